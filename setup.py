@@ -1,0 +1,43 @@
+"""Packaging. ``launch/`` and ``configs/`` stand at the top of the checkout and are installed inside the package."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = re.search(r'__version__ = "(.+)"', (here / "simclr_dist" / "__init__.py").read_text())
+assert version
+
+setup(
+    name="simclr_dist",
+    version=version[1],
+    description="Distributed large-batch contrastive pretraining whose trajectory depends on the recipe alone",
+    long_description=(here / "README.md").read_text() if (here / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=[*find_packages(include=["simclr_dist", "simclr_dist.*"]), "simclr_dist.launch", "simclr_dist.configs"],
+    package_dir={"simclr_dist.launch": "launch", "simclr_dist.configs": "configs"},
+    package_data={"simclr_dist.configs": ["*.yaml"], "simclr_dist": ["py.typed"]},
+    install_requires=[
+        "click>=8.1",
+        "matplotlib>=3.8",
+        "numpy>=1.26",
+        "omegaconf>=2.3",
+        "pillow>=10",
+        "scikit-learn>=1.4",
+        "tensorboard>=2.16",
+        "torch>=2.9",
+        "torch-optimizer>=0.3",
+        "torchvision>=0.24",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "ffcv": ["ffcv>=1.0.2"],
+        "slurm": ["submitit>=1.5"],
+        "bench": ["lightly>=1.5"],
+        "dev": ["build", "mypy", "pre-commit", "pytest", "ruff", "types-PyYAML"],
+    },
+    entry_points={"console_scripts": ["simclr-dist = simclr_dist.cli:main"]},
+)

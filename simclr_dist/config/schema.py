@@ -1,0 +1,213 @@
+"""Every key of a config: its type, default, allowed values and, under it, its documentation.
+
+``simclr-dist config --explain`` prints this file as a table, so the text under a field is what users read.
+Units stand in the names. Nothing here imports torch: a config can be checked anywhere, at once.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+SOURCES = ("digits", "folder", "cifar10", "cifar100", "stl10", "imagenet")
+SOURCES_WITHOUT_PATH = ("digits",)
+ENCODERS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+OPTIMIZERS = ("lars", "sgd", "adamw", "lamb")
+
+
+def _one_of(default: str, choices: tuple[str, ...]) -> Any:
+    return field(default=default, metadata={"choices": choices})
+
+
+def _number(default: float, low: float | None = None, high: float | None = None, above: float | None = None) -> Any:
+    return field(default=default, metadata={"low": low, "high": high, "above": above})
+
+
+@dataclass(kw_only=True)
+class Data:
+    source: str = _one_of("folder", SOURCES)
+    """Where the images come from. `digits` needs no file; the others read `path`."""
+    path: str = ""
+    """Folder of the data set. A place, not a content: a resumed run may find the same images elsewhere."""
+    image_size: int = _number(224, low=8)
+    """Side of a view in pixels."""
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
+    """Subtracted from each colour channel (images in 0..1) before the encoder."""
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    """Divides each colour channel after `mean` was subtracted."""
+
+
+@dataclass(kw_only=True)
+class Views:
+    crop_area_min: float = _number(0.08, above=0.0, high=1.0)
+    """Smallest share of the image's area that a random resized crop takes."""
+    crop_area_max: float = _number(1.0, above=0.0, high=1.0)
+    """Largest share of the image's area that a random resized crop takes."""
+    flip_probability: float = _number(0.5, low=0.0, high=1.0)
+    """Probability of a left-right flip."""
+    color_strength: float = _number(1.0, low=0.0, high=2.0)
+    """The paper's s: multiplies brightness, contrast, saturation and hue below (1 for ImageNet, 0.5 for CIFAR)."""
+    color_probability: float = _number(0.8, low=0.0, high=1.0)
+    """Probability that the four colour operations are applied (in random order)."""
+    brightness: float = _number(0.8, low=0.0)
+    """Brightness factor is drawn from 1 - b*s .. 1 + b*s, not below 0."""
+    contrast: float = _number(0.8, low=0.0)
+    """Contrast factor is drawn from 1 - c*s .. 1 + c*s, not below 0."""
+    saturation: float = _number(0.8, low=0.0)
+    """Saturation factor is drawn from 1 - t*s .. 1 + t*s, not below 0."""
+    hue: float = _number(0.2, low=0.0, high=0.5)
+    """Hue shift is drawn from -h*s .. h*s of the full circle; h*s at most 0.5."""
+    grayscale_probability: float = _number(0.2, low=0.0, high=1.0)
+    """Probability of dropping the colour."""
+    blur_probability: float = _number(0.5, low=0.0, high=1.0)
+    """Probability of a Gaussian blur; the kernel is 10 % of the image's side, made odd."""
+    blur_sigma_min: float = _number(0.1, above=0.0)
+    """Smallest standard deviation of the blur, pixels."""
+    blur_sigma_max: float = _number(2.0, above=0.0)
+    """Largest standard deviation of the blur, pixels."""
+    solarize_probability: float = _number(0.0, low=0.0, high=1.0)
+    """Probability of inverting all pixels of 128 and more (BYOL's; SimCLR has none)."""
+
+
+@dataclass(kw_only=True)
+class Encoder:
+    name: str = _one_of("resnet50", ENCODERS)
+    """torchvision's ResNet of that depth; `resnet10` has one basic block a stage (for demos and tests)."""
+    width: float = _number(1.0, above=0.0)
+    """Multiplies every channel count, as the paper's wide ResNets (2 = ResNet-50 2x)."""
+    stem: str = _one_of("imagenet", ("imagenet", "small"))
+    """`imagenet`: 7x7 convolution of stride 2 and max-pool. `small`: 3x3 of stride 1, no max-pool (CIFAR, digits)."""
+    zero_init_residual: bool = True
+    """Start the last batch norm of each residual branch at zero, as Google's code does."""
+
+
+@dataclass(kw_only=True)
+class Projection:
+    layers: int = _number(2, low=1, high=3)
+    """Linear layers of the head: 1 linear, 2 as SimCLR, 3 as SimCLR v2."""
+    hidden_dim: int = _number(0, low=0)
+    """Units of the hidden layers; 0 takes the encoder's output size, as the paper."""
+    output_dim: int = _number(128, low=2)
+    """Size of the embedding that the loss sees."""
+    batch_norm: bool = True
+    """Batch norm after every layer, the last one without an offset, as the official code."""
+
+
+@dataclass(kw_only=True)
+class Loss:
+    temperature: float = _number(0.1, above=0.0)
+    """The temperature of NT-Xent (the paper: 0.1 for ImageNet at long schedules, 0.5 for CIFAR)."""
+    scale: float = _number(1.0, above=0.0)
+    """Multiplies the mean NT-Xent. Google's code adds two means: 2 reproduces it. LARS hides it from weights only."""
+
+
+@dataclass(kw_only=True)
+class Optimizer:
+    name: str = _one_of("lars", OPTIMIZERS)
+    """`lars` is this project's own (Google's rule); `sgd` and `adamw` torch's; `lamb` torch_optimizer's."""
+    base_learning_rate: float = _number(0.3, above=0.0)
+    """Learning rate before scaling with the batch."""
+    learning_rate_scaling: str = _one_of("linear", ("linear", "sqrt", "none"))
+    """Peak rate for a global batch of B images. linear: base*B/256; sqrt: base*sqrt(B) (base 0.075); none: base."""
+    weight_decay: float = _number(1e-6, low=0.0)
+    """Weight decay. Biases and batch norm are always left out."""
+    momentum: float = _number(0.9, low=0.0, high=1.0)
+    """Momentum of `lars` and `sgd`; the first beta of `adamw` and `lamb`."""
+    trust_coefficient: float = _number(0.001, above=0.0)
+    """LARS's eta: the adapted rate is eta * |w| / |gradient + decay| times the learning rate."""
+    classic_momentum: bool = True
+    """LARS only. true: the learning rate inside the momentum buffer (Google's default). false: outside it."""
+
+
+@dataclass(kw_only=True)
+class Recipe:
+    """What is computed. The trajectory of a run depends on these keys and on the images, on nothing else."""
+
+    seed: int = _number(0, low=0, high=2**63 - 1)
+    """Seeds the initial weights, the order of the images and every random choice of every view."""
+    method: str = _one_of("simclr", ("simclr",))
+    """The pretraining method."""
+    epochs: int = _number(100, low=1)
+    """Passes over the images. An epoch drops the images that do not fill a global batch (others each time)."""
+    warmup_epochs: float = _number(10.0, low=0.0)
+    """Linear warm-up of the learning rate from 0, in epochs; then a cosine to 0."""
+    global_batch_images: int = _number(4096, low=2)
+    """Images in a step over all processes. Each has two views, and all others are its negatives."""
+    batch_norm_group_images: int = _number(0, low=0)
+    """Batch-norm statistics are taken over groups of this many images; 0: the whole global batch, as the paper."""
+    data: Data = field(default_factory=Data)
+    views: Views = field(default_factory=Views)
+    encoder: Encoder = field(default_factory=Encoder)
+    projection: Projection = field(default_factory=Projection)
+    loss: Loss = field(default_factory=Loss)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+
+
+@dataclass(kw_only=True)
+class Machine:
+    """How it is computed. Changing these keys changes the speed and the last bits of rounding, nothing else."""
+
+    run_dir: str = ""
+    """Folder of the run: checkpoints, metrics, pictures. Empty: runs/NAME, NAME being the config file's."""
+    device: str = _one_of("auto", ("auto", "cpu", "cuda"))
+    """`auto` takes one GPU a process when there is one, else the CPU."""
+    precision: str = _one_of("float32", ("float32", "bfloat16", "float16", "float64"))
+    """Precision of the kernels. bfloat16 and float16 through autocast (float16 with gradient scaling); float64 is for
+    proofs."""
+    images_per_chunk: int = _number(0, low=0)
+    """Images that a process takes through the encoder at once; 0: its whole share of the global batch."""
+    threads_per_process: int = _number(0, low=0)
+    """CPU threads of a process's kernels; 0: the cores this job may use, divided among its local processes."""
+    loader_workers: int = _number(-1, low=-1)
+    """Processes that load and augment images, for each training process. 0: none; -1: one a core, at most 16."""
+    save_every_steps: int = _number(500, low=1)
+    """Steps between checkpoints; one is always written at the end and when the run is stopped."""
+    keep_checkpoints: int = _number(3, low=1)
+    """How many of the newest checkpoints are kept."""
+    stop_after_steps: int = _number(0, low=0)
+    """Save and stop when this many steps of the recipe are done; 0: when all are. Start again to go on."""
+    max_broken_image_share: float = _number(0.001, low=0.0, high=1.0)
+    """Share of the images that may be unreadable (each is reported, and another drawn) before the run stops."""
+    compile: bool = False
+    """torch.compile the encoder and the head."""
+    channels_last: bool = False
+    """NHWC memory layout, faster for convolutions on GPUs with tensor cores."""
+    deterministic: bool = True
+    """Deterministic kernels, so that a resumed run is equal to the bit on the same machine."""
+
+
+@dataclass(kw_only=True)
+class Config:
+    recipe: Recipe = field(default_factory=Recipe)
+    machine: Machine = field(default_factory=Machine)
+
+    def check(self) -> None:
+        """Refuse combinations that no machine could run.
+
+        Raises:
+            ValueError: naming the keys and the cure.
+        """
+        recipe, views, data = self.recipe, self.recipe.views, self.recipe.data
+        if recipe.warmup_epochs > recipe.epochs:
+            raise ValueError(
+                f"recipe.warmup_epochs: {recipe.warmup_epochs:g} is more than recipe.epochs ({recipe.epochs}); "
+                "lower the one or raise the other"
+            )
+        if recipe.batch_norm_group_images and recipe.global_batch_images % recipe.batch_norm_group_images:
+            raise ValueError(
+                f"recipe.batch_norm_group_images: {recipe.batch_norm_group_images} does not divide "
+                f"recipe.global_batch_images ({recipe.global_batch_images}); take a divisor, or 0 for the whole batch"
+            )
+        if views.crop_area_min > views.crop_area_max:
+            raise ValueError("recipe.views.crop_area_min: must not exceed recipe.views.crop_area_max; swap them")
+        if views.blur_sigma_min > views.blur_sigma_max:
+            raise ValueError("recipe.views.blur_sigma_min: must not exceed recipe.views.blur_sigma_max; swap them")
+        if views.hue * views.color_strength > 0.5:
+            raise ValueError("recipe.views.hue: times recipe.views.color_strength is above 0.5, half the circle; lower it")
+        for key, values in (("mean", data.mean), ("std", data.std)):
+            if len(values) != 3 or (key == "std" and min(values) <= 0):
+                raise ValueError(f"recipe.data.{key}: needs three numbers, one a colour{', above 0' * (key == 'std')}")
+        if bool(data.path) == (data.source in SOURCES_WITHOUT_PATH):
+            raise ValueError(
+                f"recipe.data.path: '{data.path}' has no meaning for source '{data.source}'; remove it"
+                if data.path
+                else f"recipe.data.path: source '{data.source}' needs it; set recipe.data.path=FOLDER"
+            )

@@ -1,0 +1,65 @@
+"""The reference renderer: a view's parameters applied to one image with torchvision's own operations."""
+
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as tv
+
+from simclr_dist.data.views import COLOR_OPERATIONS, ViewParameters, blur_kernel_size, crop_box
+
+
+def render_view(image: Tensor, parameters: ViewParameters, row: int, image_size: int) -> Tensor:
+    """One view.
+
+    Args:
+        image: uint8 of shape (3, height, width).
+        parameters: choices for several images; ``row`` is this one's.
+        image_size: side of the view, pixels.
+
+    Returns:
+        uint8 of shape (3, image_size, image_size): crop and resize, flip, colour, grayscale, blur, solarize, in
+        SimCLR's order.
+    """
+    top, left, height, width = crop_box(parameters, row, image.shape[1], image.shape[2])
+    view = resize(image[:, top : top + height, left : left + width], image_size)
+    if parameters.flip[row]:
+        view = tv.horizontal_flip(view)
+    if parameters.color[row]:
+        for index in parameters.color_order[row]:
+            view = _adjust(view, COLOR_OPERATIONS[index], float(parameters.color_factors[row, index]))
+    if parameters.grayscale[row]:
+        view = tv.rgb_to_grayscale(view, num_output_channels=3)
+    kernel = blur_kernel_size(image_size)
+    if parameters.blur_sigma[row] > 0 and kernel > 1:
+        view = tv.gaussian_blur(view, [kernel, kernel], [float(parameters.blur_sigma[row])])
+    if parameters.solarize[row]:
+        view = tv.solarize(view, 128)
+    return view
+
+
+def render_plain(image: Tensor, image_size: int) -> Tensor:
+    """The whole image without augmentation, for evaluation: the shorter side resized, the centre taken."""
+    height, width = image.shape[1:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return resize(image[:, top : top + side, left : left + side], image_size)
+
+
+def resize(image: Tensor, image_size: int) -> Tensor:
+    """uint8 (3, h, w) -> (3, image_size, image_size), bilinear with antialiasing."""
+    return tv.resize(image, [image_size, image_size], interpolation=InterpolationMode.BILINEAR, antialias=True)
+
+
+def _adjust(view: Tensor, operation: str, factor: float) -> Tensor:
+    if operation == "brightness":
+        return view if factor == 1 else tv.adjust_brightness(view, factor)
+    if operation == "contrast":
+        return view if factor == 1 else tv.adjust_contrast(view, factor)
+    if operation == "saturation":
+        return view if factor == 1 else tv.adjust_saturation(view, factor)
+    return view if factor == 0 else tv.adjust_hue(view, factor)
+
+
+def stack_views(image: Tensor, parameters: list[ViewParameters], row: int, image_size: int) -> Tensor:
+    """All views of one image, shape (views, 3, image_size, image_size)."""
+    return torch.stack([render_view(image, each, row, image_size) for each in parameters])
