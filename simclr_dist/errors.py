@@ -14,3 +14,8 @@ def nearest(word: str, known: list[str]) -> str:
 
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its class when it has none."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -15,7 +15,9 @@ def explain() -> str:
     for key, default, entry in fields_of(schema.Config()):
         kind = getattr(entry.type, "__name__", str(entry.type)) if not isinstance(default, list) else "list of numbers"
         lines.append(f"{key}: {kind} = {default!r}{_limits(entry.metadata)}")
-        lines += textwrap.wrap(_documentation()[key.rpartition(".")[2], _owner(key)], 104, initial_indent="    ", subsequent_indent="    ")
+        lines += textwrap.wrap(
+            _documentation()[key.rpartition(".")[2], _owner(key)], 104, initial_indent="    ", subsequent_indent="    "
+        )
     return "\n".join(lines)
 
 

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from simclr_dist.config.schema import Config
-from simclr_dist.errors import UserError, nearest
+from simclr_dist.errors import UserError, first_line, nearest
 
 
 def load_config(config: str, overrides: Sequence[str] = ()) -> Config:
@@ -138,8 +138,7 @@ def _explain(error: OmegaConfBaseException) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    text = str(error)
     mark = getattr(error, "problem_mark", None)
     if mark is not None:
         return f"{getattr(error, 'problem', 'syntax error')} at line {mark.line + 1}, column {mark.column + 1}"
-    return text.splitlines()[0] if text else type(error).__name__
+    return first_line(error)

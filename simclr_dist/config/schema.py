@@ -201,7 +201,9 @@ class Config:
         if views.blur_sigma_min > views.blur_sigma_max:
             raise ValueError("recipe.views.blur_sigma_min: must not exceed recipe.views.blur_sigma_max; swap them")
         if views.hue * views.color_strength > 0.5:
-            raise ValueError("recipe.views.hue: times recipe.views.color_strength is above 0.5, half the circle; lower it")
+            raise ValueError(
+                "recipe.views.hue: times recipe.views.color_strength is above 0.5, half the circle; lower it"
+            )
         for key, values in (("mean", data.mean), ("std", data.std)):
             if len(values) != 3 or (key == "std" and min(values) <= 0):
                 raise ValueError(f"recipe.data.{key}: needs three numbers, one a colour{', above 0' * (key == 'std')}")

@@ -1,0 +1,141 @@
+"""Checkpoints: one file for all processes, written atomically, with a checksum, never half there.
+
+The file is what ``torch.save`` writes, so ``torch.load`` reads it; its SHA-256 stands in the comment that a zip file
+may end with. Protocol of a save: a temporary file in the same folder, flushed to the disk, renamed over the final name,
+the folder flushed. Whoever is killed at any point leaves the old checkpoints and perhaps a temporary file, which the
+next save removes.
+"""
+
+import hashlib
+import io
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from simclr_dist.errors import UserError, first_line
+
+FORMAT = 1
+_MARK = b"simclr_dist sha256:"
+_COMMENT_BYTES = len(_MARK) + 64
+_NAME = re.compile(r"step_(\d+)\.pt")
+
+
+class DamagedCheckpointError(Exception):
+    """The file is not what was written; the message says how."""
+
+
+def save(folder: Path, state: dict[str, Any], step: int, keep: int) -> Path:
+    """Write ``folder/step_<step>.pt``, point ``last.pt`` at it and remove all but the newest ``keep``.
+
+    Args:
+        folder: made when missing.
+        state: tensors, numbers, strings, and dicts and lists of these.
+        step: steps done.
+        keep: checkpoints kept, this one included.
+
+    Raises:
+        UserError: the folder cannot be written; earlier checkpoints are untouched.
+    """
+    path = folder / f"step_{step:09d}.pt"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, _with_checksum({"format": FORMAT, **state, "step": step}))
+        link = folder / ".last.tmp"
+        link.unlink(missing_ok=True)
+        link.symlink_to(path.name)
+        link.replace(folder / "last.pt")
+    except OSError as error:
+        raise UserError(
+            f"machine.run_dir: the checkpoint of step {step} cannot be written to {folder}: {error.strerror}; "
+            "make room or choose another folder, then start again: the earlier checkpoints are intact"
+        ) from error
+    for old in _by_age(folder)[keep:]:
+        old.unlink(missing_ok=True)
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+    return path
+
+
+def newest_intact(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint whose checksum holds (None: there is none), and why newer ones were passed over."""
+    complaints = []
+    for path in _by_age(folder):
+        try:
+            _checked_bytes(path)
+        except DamagedCheckpointError as error:
+            complaints.append(f"{path}: {error}")
+        else:
+            return path, complaints
+    return None, complaints
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The state of a checkpoint, on the CPU. Only data is read, never code.
+
+    Raises:
+        DamagedCheckpointError: checksum or contents are wrong.
+        UserError: written by a newer version of this project.
+    """
+    content = _checked_bytes(path)
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever its parsers meet
+        raise DamagedCheckpointError(f"cannot be read: {first_line(error)}") from error
+    if not isinstance(state, dict) or "format" not in state:
+        raise DamagedCheckpointError("not a checkpoint of simclr_dist")
+    if state["format"] > FORMAT:
+        raise UserError(f"{path}: written by a newer simclr_dist (format {state['format']}); update to read it")
+    return state
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Either the whole content stands under ``path`` and on the disk, or what stood there before.
+
+    Raises:
+        OSError: as the file system says.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _by_age(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, newest first."""
+    return sorted((path for path in folder.glob("step_*.pt") if _NAME.fullmatch(path.name)), reverse=True)
+
+
+def _with_checksum(state: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    # A zip file ends with the length of its comment and the comment.
+    content = content[:-2] + _COMMENT_BYTES.to_bytes(2, "little")
+    return content + _MARK + hashlib.sha256(content).hexdigest().encode()
+
+
+def _checked_bytes(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DamagedCheckpointError(f"cannot be read: {error.strerror}") from error
+    body, comment = content[:-_COMMENT_BYTES], content[-_COMMENT_BYTES:]
+    if not comment.startswith(_MARK):
+        raise DamagedCheckpointError("no checksum at its end: cut off, or not a checkpoint of simclr_dist")
+    if hashlib.sha256(body).hexdigest().encode() != comment[len(_MARK) :]:
+        raise DamagedCheckpointError("its checksum does not match its contents")
+    return content

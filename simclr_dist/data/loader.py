@@ -1,0 +1,101 @@
+"""Batches of views by step number: the position in the data is the step and nothing else."""
+
+import os
+import signal
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from simclr_dist.config.schema import Recipe
+from simclr_dist.data.order import SampleOrder
+from simclr_dist.data.philox import Purpose, random_words
+from simclr_dist.data.render import stack_views
+from simclr_dist.data.sources import BrokenImageError, ImageSource
+from simclr_dist.data.views import draw_views
+
+VIEWS = 2
+SUBSTITUTES = 8
+
+
+class Batch(NamedTuple):
+    """One process's share of a global batch."""
+
+    images: Tensor
+    """uint8 of shape (local images, views, 3, side, side)."""
+    broken: list[tuple[int, str]]
+    """(sample id, name and reason) of each image that could not be read and was replaced."""
+
+
+@dataclass
+class ViewBatches(Dataset[Batch]):
+    """step -> the views of this process's share of that step's global batch."""
+
+    source: ImageSource
+    recipe: Recipe
+    order: SampleOrder
+    rank: int = 0
+    processes: int = 1
+
+    def __getitem__(self, step: int) -> Batch:
+        epoch = self.order.epoch(step)
+        samples = self.order.samples(step, self.rank, self.processes)
+        broken: list[tuple[int, str]] = []
+        images = []
+        for row, sample in enumerate(samples):
+            samples[row], image = self._read(int(sample), epoch, broken)
+            images.append(image)
+        parameters = [draw_views(self.recipe.views, self.recipe.seed, epoch, samples, view) for view in range(VIEWS)]
+        size = self.recipe.data.image_size
+        return Batch(
+            torch.stack([stack_views(image, parameters, row, size) for row, image in enumerate(images)]), broken
+        )
+
+    def _read(self, sample: int, epoch: int, broken: list[tuple[int, str]]) -> tuple[int, Tensor]:
+        """The image, or a substitute that depends on (seed, epoch, sample id) alone, so that all machines agree."""
+        draws = None
+        tried = sample
+        for attempt in range(SUBSTITUTES + 1):
+            try:
+                return tried, self.source.read(tried)
+            except BrokenImageError as error:
+                broken.append((tried, str(error)))
+            if draws is None:
+                ids = np.array([sample], dtype=np.int64)
+                draws = random_words(self.recipe.seed, Purpose.SUBSTITUTE, epoch, ids, 0, SUBSTITUTES)[0]
+            if attempt < SUBSTITUTES:
+                tried = int(draws[attempt]) % len(self.source)
+        raise BrokenImageError(f"{SUBSTITUTES} substitutes in a row were broken too; the last: {broken[-1][1]}")
+
+
+def load_steps(batches: ViewBatches, steps: range, *, workers: int, pin_memory: bool) -> DataLoader[Batch]:
+    """Batches of the given steps in order, prefetched by ``workers`` processes (0: none)."""
+    return DataLoader(
+        batches,
+        batch_size=None,
+        sampler=steps,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        prefetch_factor=2 if workers else None,
+        worker_init_fn=_ignore_signals if workers else None,
+    )
+
+
+def worker_count(requested: int, local_processes: int) -> int:
+    """Loader workers of one process: as requested, or (-1) the cores this job may use, divided among its processes."""
+    return requested if requested >= 0 else max(1, min(16, usable_cores() // local_processes))
+
+
+def usable_cores() -> int:
+    """Cores that this job may run on (SLURM and containers give fewer than the machine has)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _ignore_signals(_: int) -> None:
+    # A stop signal often reaches the whole process group: the trainer finishes its step, so its workers must live on.
+    # They end when the trainer closes the loader, or by themselves when their parent is gone.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,0 +1,62 @@
+"""Collectives that also work without a process group, where they are the identity.
+
+Sums over processes are taken of gathered values in the order of ranks: every process gets the same bits, and the bits
+do not depend on how a library lays out its rings.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+# torch 2.14 renamed all_gather_into_tensor and warns about the old name.
+_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
+
+def process_count(group: dist.ProcessGroup | None = None) -> int:
+    """Processes in the group (None: the default one); 1 where torch.distributed is not initialised."""
+    return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
+
+
+def process_rank(group: dist.ProcessGroup | None = None) -> int:
+    """This process's rank in the group; 0 where torch.distributed is not initialised."""
+    return dist.get_rank(group) if dist.is_available() and dist.is_initialized() else 0
+
+
+def gather_stacked(tensor: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """The tensors of all ranks, stacked in front: (processes, *shape). No gradient flows back.
+
+    All ranks must give the same shape.
+    """
+    if process_count(group) == 1:
+        return tensor.unsqueeze(0)
+    gathered = tensor.new_empty((process_count(group) * tensor.numel(),))
+    _gather(gathered, tensor.contiguous().view(-1), group=group)
+    return gathered.view(-1, *tensor.shape)
+
+
+def gather_objects(value: object) -> list[object]:
+    """One small picklable object of every rank, in order. Slow: for events, not for steps."""
+    if process_count() == 1:
+        return [value]
+    gathered: list[object] = [None] * process_count()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
+def from_first(value: object) -> object:
+    """Rank 0's small picklable object, on every rank."""
+    if process_count() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def maximum(values: list[float], device: torch.device) -> list[float]:
+    """Element by element, the largest over all ranks: one collective, and every rank gets the same answer."""
+    if process_count() == 1:
+        return values
+    # float32 because not every backend's devices have float64; the values are flags, counts and seconds.
+    tensor = torch.tensor(values, dtype=torch.float32, device=device)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return [float(value) for value in tensor.tolist()]

@@ -1,0 +1,169 @@
+"""Batch norm whose statistics are taken over a stated number of images, wherever these images are.
+
+A group may be a part of a process's rows, exactly its rows, or the rows of several processes. torch's SyncBatchNorm
+refuses CPU tensors and knows only whole processes; this one is the same code on every backend, so what the tests prove
+with gloo is what runs with NCCL.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from simclr_dist.distributed.collectives import gather_stacked, process_count
+
+
+@dataclass(frozen=True)
+class StatisticsGroup:
+    """How a batch-norm group maps onto processes: several local groups, or one group of several processes."""
+
+    local_groups: int = 1
+    """Equal groups of consecutive rows in this process's batch."""
+    spans_processes: bool = False
+    """Whether the one local group is a part of a larger one."""
+    process_group: dist.ProcessGroup | None = None
+    """The processes of the larger group; None with ``spans_processes``: all."""
+
+
+class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm over groups of rows (Ioffe and Szegedy 2015; global over a batch as in SimCLR, section 2.1).
+
+    Same parameters, buffers and state dict as ``nn.BatchNorm2d``. Input (rows, channels, ...); the rows of a group
+    stand together. Running statistics follow the mean over this process's groups.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        *,
+        bias: bool = True,
+        statistics: StatisticsGroup | None = None,
+    ) -> None:
+        super().__init__(num_features, eps, momentum)
+        self.statistics = statistics or StatisticsGroup()
+        if not bias:
+            self.register_parameter("bias", None)
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        if x.dim() < 2:
+            raise ValueError(f"expected (rows, channels, ...), got {x.dim()} dimensions")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised ``x``, of the same shape.
+
+        Raises:
+            ValueError: the rows do not divide into the groups.
+        """
+        assert self.momentum is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        group = self.statistics
+        if not self.training or (group.local_groups == 1 and not group.spans_processes):
+            return super().forward(x)
+        if len(x) % group.local_groups:
+            raise ValueError(f"{len(x)} rows do not divide into {group.local_groups} batch-norm groups")
+        y, mean, variance = _GroupedBatchNorm.apply(x, self.weight, self.bias, self.eps, group)
+        with torch.no_grad():
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked.add_(1)
+            count = x.numel() // x.shape[1] // group.local_groups * _processes(group)
+            self.running_mean.lerp_(mean.mean(0).to(self.running_mean.dtype), self.momentum)
+            unbiased = variance.mean(0) * (count / max(1, count - 1))
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+        return y  # type: ignore[no-any-return]
+
+
+def _processes(group: StatisticsGroup) -> int:
+    return process_count(group.process_group) if group.spans_processes else 1
+
+
+class _GroupedBatchNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, group: StatisticsGroup
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        rows = _by_group(x, group)
+        reduced = _reduced(rows)
+        # Half-precision inputs are summed in float32; float64 stays what it is.
+        precision = torch.promote_types(x.dtype, torch.float32)
+        variance, mean = torch.var_mean(rows.to(precision), dim=reduced, correction=0)
+        if group.spans_processes:
+            # Chan's rule for equal counts: no sum of squares, so no cancellation when the mean is large.
+            gathered = gather_stacked(torch.stack((mean, variance)), group.process_group)
+            means, variances = gathered[:, 0], gathered[:, 1]
+            mean, variance = means.mean(0), variances.mean(0) + means.var(0, correction=0)
+        inverse = torch.rsqrt(variance + eps)
+        scale = inverse * weight
+        shift = -mean * scale if bias is None else bias - mean * scale
+        y = torch.addcmul(_spread(shift, rows), rows, _spread(scale, rows)).to(x.dtype).view_as(x)
+        ctx.save_for_backward(x, weight, mean, inverse)
+        ctx.group, ctx.has_bias = group, bias is not None
+        ctx.mark_non_differentiable(mean, variance)
+        return y, mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
+        x, weight, mean, inverse = ctx.saved_tensors
+        rows, grad = _by_group(x, ctx.group), _by_group(gradients[0], ctx.group)
+        precision = mean.dtype
+        rows, grad = rows.to(precision), grad.to(precision)
+        reduced = _reduced(rows)
+        sum_grad = grad.sum(reduced)
+        sum_grad_x = (grad * (rows - _spread(mean, rows))).sum(reduced) * inverse
+        # Parameters get the sums of this process's rows; DDP joins them. The input needs those of the whole group.
+        grad_weight, grad_bias = sum_grad_x.sum(0), sum_grad.sum(0)
+        count = rows[0].numel() // rows.shape[2]
+        if ctx.group.spans_processes:
+            gathered = gather_stacked(torch.stack((sum_grad, sum_grad_x)), ctx.group.process_group)
+            (sum_grad, sum_grad_x), count = gathered.sum(0), count * len(gathered)
+        scale = weight * inverse
+        slope = -scale * inverse * sum_grad_x / count
+        shift = -scale * sum_grad / count - slope * mean
+        grad_x = torch.addcmul(_spread(shift, rows), rows, _spread(slope, rows)).addcmul_(grad, _spread(scale, rows))
+        return grad_x.to(x.dtype).view_as(x), grad_weight, grad_bias if ctx.has_bias else None, None, None
+
+
+def _by_group(x: Tensor, group: StatisticsGroup) -> Tensor:
+    """(rows, channels, ...) -> (groups, rows of a group, channels, ...), without a copy."""
+    return x.unflatten(0, (group.local_groups, -1))
+
+
+def _reduced(rows: Tensor) -> list[int]:
+    return [dim for dim in range(rows.dim()) if dim not in (0, 2)]
+
+
+def _spread(values: Tensor, rows: Tensor) -> Tensor:
+    """(groups, channels) so that it broadcasts over ``rows``."""
+    return values.view(values.shape[0], 1, values.shape[1], *(1,) * (rows.dim() - 3))
+
+
+def divide_batch_norm(
+    group_images: int, global_batch_images: int, processes: int, *, make_groups: bool = True
+) -> StatisticsGroup:
+    """The mapping of batch-norm groups of ``group_images`` (0: the whole global batch) onto the processes.
+
+    Group number k holds the images k*group_images ... of the global batch, on any number of processes. With
+    ``make_groups=False`` it only checks. Otherwise every process must call it: it makes process groups.
+
+    Raises:
+        ValueError: neither does a group divide a process's share, nor a share a group.
+    """
+    share = global_batch_images // processes
+    images = group_images or global_batch_images
+    if share % images == 0:
+        return StatisticsGroup(local_groups=share // images)
+    if images % share:
+        raise ValueError(
+            f"recipe.batch_norm_group_images: groups of {images} images cannot be mapped onto {processes} processes of "
+            f"{share} images each; take a number of processes whose share divides {images} or is a multiple of it"
+        )
+    members = images // share
+    if members == processes or not make_groups:
+        return StatisticsGroup(spans_processes=True)
+    rank = dist.get_rank()
+    made = [dist.new_group(list(range(first, first + members))) for first in range(0, processes, members)]
+    return StatisticsGroup(spans_processes=True, process_group=made[rank // members])

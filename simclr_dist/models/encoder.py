@@ -1,0 +1,97 @@
+"""Encoders: torchvision's ResNets with the width, the stem and the batch norm that a recipe asks for."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+_DEPTHS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
+    "resnet10": (BasicBlock, [1, 1, 1, 1]),
+    "resnet18": (BasicBlock, [2, 2, 2, 2]),
+    "resnet34": (BasicBlock, [3, 4, 6, 3]),
+    "resnet50": (Bottleneck, [3, 4, 6, 3]),
+    "resnet101": (Bottleneck, [3, 4, 23, 3]),
+    "resnet152": (Bottleneck, [3, 8, 36, 3]),
+}
+
+
+class Encoder(nn.Module):
+    """Images to features: normalisation of the pixels, then a ResNet without its classifier.
+
+    ``backbone`` has torchvision's parameter names, so its weights go in and out of torchvision as they are.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        width: float = 1.0,
+        stem: str = "imagenet",
+        zero_init_residual: bool = True,
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+        norm_layer: Callable[..., nn.Module] = nn.BatchNorm2d,
+    ) -> None:
+        """A ResNet ``name`` with every channel count times ``width``.
+
+        Raises:
+            ValueError: unknown name or stem, or a width that leaves less than one channel.
+        """
+        super().__init__()
+        if name not in _DEPTHS:
+            raise ValueError(f"unknown encoder '{name}'; known: {', '.join(_DEPTHS)}")
+        block, depths = _DEPTHS[name]
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.backbone = _WideResNet(block, depths, width, stem, zero_init_residual, norm_layer)
+        self.output_dim: int = self.backbone.output_dim
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features of shape (rows, output_dim) of uint8 images of shape (rows, 3, height, width)."""
+        pixels = images.to(self.mean.dtype) / 255
+        features: Tensor = self.backbone((pixels - self.mean) / self.std)
+        return features
+
+
+class _WideResNet(ResNet):  # type: ignore[misc]
+    """torchvision's ResNet with all channels widened, as the paper's (torchvision's own ``wide`` widen the 3x3 only)."""
+
+    def __init__(
+        self,
+        block: type[BasicBlock | Bottleneck],
+        depths: list[int],
+        width: float,
+        stem: str,
+        zero_init_residual: bool,
+        norm_layer: Callable[..., nn.Module],
+    ) -> None:
+        self._width = width
+        channels = self._widened(64)
+        super().__init__(block, depths, zero_init_residual=zero_init_residual, norm_layer=norm_layer)
+        self.bn1 = norm_layer(channels)
+        if stem == "small":
+            self.conv1 = nn.Conv2d(3, channels, kernel_size=3, stride=1, padding=1, bias=False)
+            self.maxpool = nn.Identity()
+        elif stem == "imagenet":
+            self.conv1 = nn.Conv2d(3, channels, kernel_size=7, stride=2, padding=3, bias=False)
+        else:
+            raise ValueError(f"unknown stem '{stem}'; known: imagenet, small")
+        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+        self.fc = nn.Identity()
+        self.output_dim = self._widened(512) * block.expansion
+
+    def _widened(self, channels: int) -> int:
+        if round(channels * self._width) < 1:
+            raise ValueError(f"recipe.encoder.width: {self._width:g} leaves a layer without channels; raise it")
+        return round(channels * self._width)
+
+    def _make_layer(
+        self, block: type[BasicBlock | Bottleneck], planes: int, blocks: int, stride: int = 1, dilate: bool = False
+    ) -> nn.Sequential:
+        if planes == 64:  # the first stage continues the widened stem, not torchvision's 64 channels
+            self.inplanes = self._widened(64)
+        return super()._make_layer(block, self._widened(planes), blocks, stride, dilate)

@@ -1,0 +1,32 @@
+"""The learning rate as a function of the step: applied, never stepped, so that a resume cannot get it wrong."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Linear warm-up from 0, then a cosine to 0, as Google's ``WarmUpAndCosineDecay``."""
+
+    peak: float
+    warmup_steps: int
+    total_steps: int
+
+    def __call__(self, step: int) -> float:
+        """The learning rate of step ``step``, counted from 0."""
+        if step < self.warmup_steps:
+            return self.peak * step / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
+        return self.peak * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def peak_learning_rate(base: float, scaling: str, global_batch_images: int) -> float:
+    """The rate after warm-up: base * B / 256 (linear), base * sqrt(B) (sqrt; paper, appendix B.1) or base (none).
+
+    Raises:
+        ValueError: another ``scaling``.
+    """
+    factors = {"linear": global_batch_images / 256, "sqrt": math.sqrt(global_batch_images), "none": 1.0}
+    if scaling not in factors:
+        raise ValueError(f"unknown learning rate scaling '{scaling}'; known: {', '.join(factors)}")
+    return base * factors[scaling]
