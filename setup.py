@@ -28,9 +28,9 @@ setup(
         "pillow>=10",
         "scikit-learn>=1.4",
         "tensorboard>=2.16",
-        "torch>=2.9",
+        "torch>=2.14",
         "torch-optimizer>=0.3",
-        "torchvision>=0.24",
+        "torchvision>=0.29",
         "tqdm>=4.66",
     ],
     extras_require={

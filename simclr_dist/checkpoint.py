@@ -39,7 +39,7 @@ def save(folder: Path, state: dict[str, Any], step: int, keep: int) -> Path:
     Raises:
         UserError: the folder cannot be written; earlier checkpoints are untouched.
     """
-    path = folder / f"step_{step:09d}.pt"
+    path = path_of(folder, step)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, _with_checksum({"format": FORMAT, **state, "step": step}))
@@ -59,17 +59,27 @@ def save(folder: Path, state: dict[str, Any], step: int, keep: int) -> Path:
     return path
 
 
+def path_of(folder: Path, step: int) -> Path:
+    """The file of the checkpoint of ``step``."""
+    return folder / f"step_{step:09d}.pt"
+
+
 def newest_intact(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint whose checksum holds (None: there is none), and why newer ones were passed over."""
-    complaints = []
+    """The newest checkpoint whose checksum holds (None: there is none), and why newer ones were passed over.
+
+    When an older one is intact, the damaged ones are renamed to ``*.damaged``: the run will write their steps again.
+    """
+    damaged = []
     for path in _by_age(folder):
         try:
             _checked_bytes(path)
         except DamagedCheckpointError as error:
-            complaints.append(f"{path}: {error}")
-        else:
-            return path, complaints
-    return None, complaints
+            damaged.append((path, f"{path}: {error}"))
+            continue
+        for other, _ in damaged:
+            other.replace(other.with_name(f"{other.name}.damaged"))
+        return path, [complaint for _, complaint in damaged]
+    return None, [complaint for _, complaint in damaged]
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -7,6 +7,16 @@ class UserError(ValueError):
     The command line prints it as one line and exits with status 2; a traceback comes with ``--debug`` only.
     """
 
+    agreed = False
+    """Whether all processes raise it together, so that one of them is enough to tell."""
+
+
+def agreed_error(message: str) -> UserError:
+    """A UserError that all processes raise together."""
+    error = UserError(message)
+    error.agreed = True
+    return error
+
 
 def nearest(word: str, known: list[str]) -> str:
     """``" (did you mean 'x'?)"`` for the known word most like ``word``, or nothing when none is alike."""

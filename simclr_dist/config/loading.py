@@ -13,7 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from simclr_dist.config.schema import Config
+from simclr_dist.config.schema import Config, Recipe
 from simclr_dist.errors import UserError, first_line, nearest
 
 
@@ -43,15 +43,22 @@ def load_config(config: str, overrides: Sequence[str] = ()) -> Config:
 
 def find_config(name: str) -> Path:
     """The file of ``name``: a path, or the name of a shipped recipe with or without ``.yaml``."""
-    from simclr_dist import configs
+    from simclr_dist.configs import shipped as shipped_configs
 
     if Path(name).is_file():
         return Path(name)
-    shipped = {path.stem: path for path in configs.shipped()}
+    shipped: dict[str, Path] = {path.stem: path for path in shipped_configs()}
     if name.removesuffix(".yaml") in shipped and "/" not in name:
         return shipped[name.removesuffix(".yaml")]
     guess = nearest(Path(name).stem, list(shipped))
     raise UserError(f"{name}: no such file, and no shipped recipe of that name{guess}; shipped: {', '.join(shipped)}")
+
+
+def recipe_from_dict(stored: dict[str, Any]) -> Recipe:
+    """The recipe that :func:`to_dict` made, as checkpoints hold it."""
+    recipe = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), stored))
+    assert isinstance(recipe, Recipe)
+    return recipe
 
 
 def to_dict(node: Any) -> dict[str, Any]:
@@ -84,7 +91,7 @@ def _parse(path: Path, overrides: Sequence[str]) -> Any:
     if not OmegaConf.is_dict(node):
         raise UserError(f"{path}: must be a mapping with the keys 'recipe' and 'machine'")
     for override in overrides:
-        key, equals, value = override.partition("=")
+        key, equals, _ = override.partition("=")
         if not equals or not key:
             raise UserError(f"{override}: not an override; write key=value, for example recipe.epochs=100")
         try:

@@ -1,6 +1,5 @@
 """Batches of views by step number: the position in the data is the step and nothing else."""
 
-import os
 import signal
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,7 +17,8 @@ from simclr_dist.data.sources import BrokenImageError, ImageSource
 from simclr_dist.data.views import draw_views
 
 VIEWS = 2
-SUBSTITUTES = 8
+SUBSTITUTES = 32
+ALL_BROKEN = -1
 
 
 class Batch(NamedTuple):
@@ -27,7 +27,7 @@ class Batch(NamedTuple):
     images: Tensor
     """uint8 of shape (local images, views, 3, side, side)."""
     broken: list[tuple[int, str]]
-    """(sample id, name and reason) of each image that could not be read and was replaced."""
+    """(sample id, name and reason) of each image that could not be read and was replaced; id ALL_BROKEN: by nothing."""
 
 
 @dataclass
@@ -68,7 +68,8 @@ class ViewBatches(Dataset[Batch]):
                 draws = random_words(self.recipe.seed, Purpose.SUBSTITUTE, epoch, ids, 0, SUBSTITUTES)[0]
             if attempt < SUBSTITUTES:
                 tried = int(draws[attempt]) % len(self.source)
-        raise BrokenImageError(f"{SUBSTITUTES} substitutes in a row were broken too; the last: {broken[-1][1]}")
+        broken.append((ALL_BROKEN, f"{SUBSTITUTES} substitutes in a row were broken too"))
+        return sample, torch.zeros(3, 1, 1, dtype=torch.uint8)
 
 
 def load_steps(batches: ViewBatches, steps: range, *, workers: int, pin_memory: bool) -> DataLoader[Batch]:
@@ -82,16 +83,6 @@ def load_steps(batches: ViewBatches, steps: range, *, workers: int, pin_memory: 
         prefetch_factor=2 if workers else None,
         worker_init_fn=_ignore_signals if workers else None,
     )
-
-
-def worker_count(requested: int, local_processes: int) -> int:
-    """Loader workers of one process: as requested, or (-1) the cores this job may use, divided among its processes."""
-    return requested if requested >= 0 else max(1, min(16, usable_cores() // local_processes))
-
-
-def usable_cores() -> int:
-    """Cores that this job may run on (SLURM and containers give fewer than the machine has)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _ignore_signals(_: int) -> None:

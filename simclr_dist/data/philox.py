@@ -1,4 +1,4 @@
-"""Counter-based random numbers: a pure function of (seed, what for, epoch, sample, stream), in any order, on any process.
+"""Counter-based random numbers: a pure function of (seed, purpose, epoch, sample, stream), in any order, anywhere.
 
 Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011), vectorised in numpy. It uses
 32-bit multiplications only, so a numba or a GPU renderer can draw the same numbers.
@@ -70,4 +70,4 @@ def uniforms(
     seed: int, purpose: Purpose, epoch: int, samples: NDArray[np.int64], stream: int, count: int
 ) -> NDArray[np.float64]:
     """As :func:`random_words`, uniform in [0, 1)."""
-    return random_words(seed, purpose, epoch, samples, stream, count) * 2.0**-32
+    return random_words(seed, purpose, epoch, samples, stream, count).astype(np.float64) * 2.0**-32

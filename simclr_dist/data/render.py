@@ -47,7 +47,10 @@ def render_plain(image: Tensor, image_size: int) -> Tensor:
 
 def resize(image: Tensor, image_size: int) -> Tensor:
     """uint8 (3, h, w) -> (3, image_size, image_size), bilinear with antialiasing."""
-    return tv.resize(image, [image_size, image_size], interpolation=InterpolationMode.BILINEAR, antialias=True)
+    resized: Tensor = tv.resize(
+        image, [image_size, image_size], interpolation=InterpolationMode.BILINEAR, antialias=True
+    )
+    return resized
 
 
 def _adjust(view: Tensor, operation: str, factor: float) -> Tensor:

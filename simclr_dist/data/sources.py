@@ -17,6 +17,7 @@ from torch import Tensor
 from torchvision import datasets
 
 from simclr_dist.config.schema import Data
+from simclr_dist.data.order import permute
 from simclr_dist.errors import UserError, first_line
 
 SPLITS = ("pretrain", "train", "test")
@@ -118,14 +119,12 @@ def open_source(data: Data, split: str = "pretrain") -> ImageSource:
 
 
 def _open_digits(_: Path, split: str) -> ImageSource:
-    """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels; the last 360 are the test split.
-
-    They stand in the order of collection, so the held-out digits are mostly those of other writers.
-    """
+    """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels; 360 of them, drawn once and for all, are held out."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    part = slice(DIGITS_TRAIN, None) if split == "test" else slice(0, DIGITS_TRAIN)
+    order = permute(np.arange(len(digits.images)), len(digits.images), seed=0, epoch=0)
+    part = order[DIGITS_TRAIN:] if split == "test" else order[:DIGITS_TRAIN]
     grey = np.round(digits.images[part] * (255 / 16)).astype(np.uint8)
     images = np.repeat(grey[:, None], 3, axis=1)
     return ArraySource(images, digits.target[part].astype(np.int64), [str(name) for name in digits.target_names])

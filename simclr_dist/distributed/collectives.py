@@ -4,12 +4,13 @@ Sums over processes are taken of gathered values in the order of ranks: every pr
 do not depend on how a library lays out its rings.
 """
 
+from typing import Any, TypeVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# torch 2.14 renamed all_gather_into_tensor and warns about the old name.
-_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+Value = TypeVar("Value")
 
 
 def process_count(group: dist.ProcessGroup | None = None) -> int:
@@ -30,26 +31,27 @@ def gather_stacked(tensor: Tensor, group: dist.ProcessGroup | None = None) -> Te
     if process_count(group) == 1:
         return tensor.unsqueeze(0)
     gathered = tensor.new_empty((process_count(group) * tensor.numel(),))
-    _gather(gathered, tensor.contiguous().view(-1), group=group)
+    dist.all_gather_single(gathered, tensor.contiguous().view(-1), group=group)
     return gathered.view(-1, *tensor.shape)
 
 
-def gather_objects(value: object) -> list[object]:
+def gather_objects(value: Value) -> list[Value]:
     """One small picklable object of every rank, in order. Slow: for events, not for steps."""
     if process_count() == 1:
         return [value]
-    gathered: list[object] = [None] * process_count()
+    gathered: list[Any] = [None] * process_count()
     dist.all_gather_object(gathered, value)
     return gathered
 
 
-def from_first(value: object) -> object:
+def from_first(value: Value) -> Value:
     """Rank 0's small picklable object, on every rank."""
     if process_count() == 1:
         return value
-    box = [value]
+    box: list[Any] = [value]
     dist.broadcast_object_list(box, src=0)
-    return box[0]
+    first: Value = box[0]
+    return first
 
 
 def maximum(values: list[float], device: torch.device) -> list[float]:

@@ -99,7 +99,8 @@ class _GroupedBatchNorm(torch.autograd.Function):
         inverse = torch.rsqrt(variance + eps)
         scale = inverse * weight
         shift = -mean * scale if bias is None else bias - mean * scale
-        y = torch.addcmul(_spread(shift, rows), rows, _spread(scale, rows)).to(x.dtype).view_as(x)
+        y = torch.empty_like(x)  # a tensor of its own, not a view of the result: the ReLU that follows works in place
+        torch.addcmul(_spread(shift, rows), rows, _spread(scale, rows), out=_by_group(y, group))
         ctx.save_for_backward(x, weight, mean, inverse)
         ctx.group, ctx.has_bias = group, bias is not None
         ctx.mark_non_differentiable(mean, variance)
@@ -129,7 +130,7 @@ class _GroupedBatchNorm(torch.autograd.Function):
 
 def _by_group(x: Tensor, group: StatisticsGroup) -> Tensor:
     """(rows, channels, ...) -> (groups, rows of a group, channels, ...), without a copy."""
-    return x.unflatten(0, (group.local_groups, -1))
+    return x.view(group.local_groups, len(x) // group.local_groups, *x.shape[1:])
 
 
 def _reduced(rows: Tensor) -> list[int]:
@@ -164,6 +165,23 @@ def divide_batch_norm(
     members = images // share
     if members == processes or not make_groups:
         return StatisticsGroup(spans_processes=True)
-    rank = dist.get_rank()
     made = [dist.new_group(list(range(first, first + members))) for first in range(0, processes, members)]
-    return StatisticsGroup(spans_processes=True, process_group=made[rank // members])
+    own = made[dist.get_rank() // members]
+    assert isinstance(own, dist.ProcessGroup)
+    return StatisticsGroup(spans_processes=True, process_group=own)
+
+
+def average_running_statistics(module: nn.Module) -> None:
+    """Give all processes the mean of their running statistics, in one collective.
+
+    Needed after a step where batch-norm groups are smaller than the global batch: each process has seen its own groups
+    only. Running statistics are linear in those of the groups, so this is what one process with all groups would hold.
+    """
+    norms = [norm for norm in module.modules() if isinstance(norm, GroupedBatchNorm)]
+    buffers = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var) if buffer is not None]
+    if process_count() == 1 or not buffers:
+        return
+    flat = torch.cat([buffer.view(-1) for buffer in buffers])
+    dist.all_reduce(flat)
+    for buffer, mean in zip(buffers, (flat / process_count()).split([b.numel() for b in buffers]), strict=True):
+        buffer.copy_(mean.view_as(buffer))

@@ -58,7 +58,7 @@ class Encoder(nn.Module):
 
 
 class _WideResNet(ResNet):  # type: ignore[misc]
-    """torchvision's ResNet with all channels widened, as the paper's (torchvision's own ``wide`` widen the 3x3 only)."""
+    """torchvision's ResNet with all channels widened, as the paper's (torchvision's ``wide`` widen the 3x3 only)."""
 
     def __init__(
         self,
@@ -94,4 +94,5 @@ class _WideResNet(ResNet):  # type: ignore[misc]
     ) -> nn.Sequential:
         if planes == 64:  # the first stage continues the widened stem, not torchvision's 64 channels
             self.inplanes = self._widened(64)
-        return super()._make_layer(block, self._widened(planes), blocks, stride, dilate)
+        stage: nn.Sequential = super()._make_layer(block, self._widened(planes), blocks, stride, dilate)
+        return stage

@@ -43,5 +43,5 @@ def make_optimizer(module: nn.Module, recipe: Optimizer) -> torch.optim.Optimize
         from torch_optimizer import Lamb
 
         # It refuses a rate of 0 at construction only; the schedule sets every step's.
-        return Lamb(groups, lr=1.0, betas=(recipe.momentum, 0.999))  # type: ignore[no-any-return]
+        return Lamb(groups, lr=1.0, betas=(recipe.momentum, 0.999))
     raise ValueError(f"unknown optimizer '{recipe.name}'")

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+Tensors = list[Tensor] | tuple[Tensor, ...]
+
 
 class LARS(Optimizer):
     """Momentum SGD whose learning rate is adapted to each tensor by trust = eta * |w| / |g + weight_decay * w|.
@@ -15,7 +17,7 @@ class LARS(Optimizer):
     Google's ``lars_optimizer.py``:
 
     - classic (default):  v = m v + lr * trust * (g + wd w);   w = w - v
-    - otherwise:          v = m v + (g + wd w);   w = w - lr * trust(v) * v, with the norm of v in place of the gradient's
+    - otherwise:          v = m v + (g + wd w);   w = w - lr * trust * v, trust taken with v's norm instead
 
     The classic form keeps each step's learning rate inside the buffer, so the two differ while the rate changes.
     Parameter groups with ``adapt=False`` (biases and batch norm, see ``parameter_groups``) have trust 1. A tensor of
@@ -56,7 +58,7 @@ class LARS(Optimizer):
         return loss
 
 
-def _update(weights: list[Tensor], gradients: list[Tensor], buffers: list[Tensor], group: dict[str, Any]) -> None:
+def _update(weights: list[Tensor], gradients: Tensors, buffers: list[Tensor], group: dict[str, Any]) -> None:
     lr, momentum = group["lr"], group["momentum"]
     if group["weight_decay"]:
         gradients = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
@@ -66,7 +68,7 @@ def _update(weights: list[Tensor], gradients: list[Tensor], buffers: list[Tensor
         gradients = buffers
     if group["adapt"]:
         trust = _trust(weights, gradients, group["trust_coefficient"])
-        step = torch._foreach_mul(gradients, trust)
+        step: Tensors = torch._foreach_mul(gradients, trust)
         torch._foreach_mul_(step, lr)
     else:
         step = torch._foreach_mul(gradients, lr)
@@ -76,7 +78,7 @@ def _update(weights: list[Tensor], gradients: list[Tensor], buffers: list[Tensor
     torch._foreach_sub_(weights, step)
 
 
-def _trust(weights: list[Tensor], gradients: list[Tensor], coefficient: float) -> list[Tensor]:
+def _trust(weights: list[Tensor], gradients: Tensors, coefficient: float) -> list[Tensor]:
     weight_norms = torch.stack(torch._foreach_norm(weights))
     gradient_norms = torch.stack(torch._foreach_norm(gradients))
     ratio = coefficient * weight_norms / gradient_norms

@@ -1,0 +1,1 @@
+"""Starting the processes of a run; installed as ``simclr_dist.launch``."""

@@ -1,0 +1,92 @@
+"""Several processes on this machine, for one command and without torchrun's noise.
+
+The launcher holds the rendezvous store itself, on a port that the system chose, so no port can be taken between
+choosing and using it. Signals are passed on and waited for; when a process fails the others are ended; when the
+launcher itself is killed its processes stop at the next step.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+import torch.distributed as dist
+
+_LAUNCHER = "SIMCLR_DIST_LAUNCHER"
+_GRACE_SECONDS = 10.0
+
+
+def run_processes(count: int, arguments: Sequence[str]) -> int:
+    """Run ``simclr-dist ARGUMENTS`` in ``count`` processes that form one process group.
+
+    Returns:
+        0 when all returned 0; otherwise the status of the first that did not (128 + number for a signal).
+    """
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    shared = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # torch's processes then join the store instead of making their own
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        _LAUNCHER: str(os.getpid()),
+    }
+    if sys.platform == "linux":
+        shared["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
+    command = [sys.executable, "-m", "simclr_dist", *arguments]
+    processes = [
+        subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(count)
+    ]
+
+    def pass_on(number: int, _: FrameType | None) -> None:
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return _wait(processes)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
+    """Until all have ended, or ``_GRACE_SECONDS`` after the first failure."""
+    failed, since = 0, 0.0
+    while any(process.poll() is None for process in processes):
+        for rank, process in enumerate(processes):
+            if process.poll() and not failed:
+                failed, since = process.returncode, time.monotonic()
+                if failed < 0:
+                    name = signal.Signals(-failed).name
+                    print(
+                        f"simclr-dist: process {rank} was killed by {name}; start the same command again to go on "
+                        "from the last checkpoint",
+                        file=sys.stderr,
+                    )
+        if failed and time.monotonic() > since + _GRACE_SECONDS:
+            break
+        time.sleep(0.05)
+    failed = failed or next((process.returncode for process in processes if process.returncode), 0)
+    return failed if failed >= 0 else 128 - failed
+
+
+def stop_with_launcher() -> None:
+    """In a process of :func:`run_processes`: get SIGTERM when the launcher dies, so that no process is left behind."""
+    launcher = os.environ.get(_LAUNCHER)
+    if launcher is None or sys.platform != "linux":
+        return
+    set_parent_death_signal = 1
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != int(launcher):  # it died before the call
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,102 @@
+"""From a recipe to the objects that compute it, and what must hold before they are built."""
+
+import os
+import shutil
+from functools import partial
+
+import torch
+
+from simclr_dist.config import Config, Machine, Recipe
+from simclr_dist.data.order import SampleOrder
+from simclr_dist.errors import UserError
+from simclr_dist.methods import SimCLR
+from simclr_dist.models.batch_norm import GroupedBatchNorm, StatisticsGroup, divide_batch_norm
+from simclr_dist.models.encoder import Encoder
+from simclr_dist.models.projection import projection_head
+from simclr_dist.optim.schedule import Schedule, peak_learning_rate
+
+
+def build_method(recipe: Recipe, statistics: StatisticsGroup | None = None) -> SimCLR:
+    """The method with its initial weights, which depend on recipe.seed alone; on the CPU, in float32."""
+    norm_layer = partial(GroupedBatchNorm, statistics=statistics)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        encoder = Encoder(
+            recipe.encoder.name,
+            width=recipe.encoder.width,
+            stem=recipe.encoder.stem,
+            zero_init_residual=recipe.encoder.zero_init_residual,
+            mean=recipe.data.mean,
+            std=recipe.data.std,
+            norm_layer=norm_layer,
+        )
+        projection = projection_head(
+            encoder.output_dim,
+            layers=recipe.projection.layers,
+            hidden_dim=recipe.projection.hidden_dim,
+            output_dim=recipe.projection.output_dim,
+            batch_norm=recipe.projection.batch_norm,
+            norm_layer=norm_layer,
+        )
+    return SimCLR(encoder, projection, temperature=recipe.loss.temperature, loss_scale=recipe.loss.scale)
+
+
+def build_order(recipe: Recipe, images: int) -> SampleOrder:
+    """The order of the images.
+
+    Raises:
+        UserError: there are fewer images than a global batch.
+    """
+    if images < recipe.global_batch_images:
+        raise UserError(
+            f"recipe.global_batch_images: {recipe.global_batch_images} is more than the data set's {images} images; "
+            f"lower it to {images} or less"
+        )
+    return SampleOrder(seed=recipe.seed, images=images, global_batch_images=recipe.global_batch_images)
+
+
+def build_schedule(recipe: Recipe, order: SampleOrder) -> Schedule:
+    """The learning rate of every step of the run."""
+    rate = recipe.optimizer
+    return Schedule(
+        peak=peak_learning_rate(rate.base_learning_rate, rate.learning_rate_scaling, recipe.global_batch_images),
+        warmup_steps=round(recipe.warmup_epochs * order.steps_per_epoch),
+        total_steps=recipe.epochs * order.steps_per_epoch,
+    )
+
+
+def check_machine(config: Config, processes: int) -> None:
+    """Refuse a machine that cannot compute the recipe, before anything starts.
+
+    Raises:
+        UserError: naming the keys and the cure.
+    """
+    recipe, machine = config.recipe, config.machine
+    batch = recipe.global_batch_images
+    if batch % processes:
+        fitting = max(count for count in range(1, processes + 1) if batch % count == 0)
+        raise UserError(
+            f"recipe.global_batch_images: {batch} images cannot be shared equally by {processes} processes; "
+            f"start {fitting}, or another number that divides {batch}"
+        )
+    try:
+        divide_batch_norm(recipe.batch_norm_group_images, batch, processes, make_groups=False)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    share = batch // processes
+    if machine.images_per_chunk and machine.images_per_chunk < share:
+        raise UserError(
+            f"machine.images_per_chunk: {machine.images_per_chunk} is less than a process's share of {share} images; "
+            "chunks are not supported yet; set it to 0, or start more processes"
+        )
+    _check_compiler(machine)
+
+
+def _check_compiler(machine: Machine) -> None:
+    on_cpu = machine.device == "cpu" or not torch.cuda.is_available()
+    compiler = os.environ.get("CXX", "g++")
+    if machine.compile and on_cpu and not shutil.which(compiler):
+        raise UserError(
+            f"machine.compile: torch.compile needs a C++ compiler on the CPU and '{compiler}' is not installed; "
+            "install g++ or set machine.compile=false"
+        )

@@ -1,0 +1,179 @@
+"""The command ``simclr-dist``: each subcommand parses, builds, runs, closes.
+
+What a user can cause is one line and status 2; ``--debug`` adds the traceback. Heavy imports stand inside the
+subcommands, so that ``--help`` and bad input are answered at once.
+"""
+
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from simclr_dist import __version__
+from simclr_dist.config import Config, load_config, to_yaml
+from simclr_dist.errors import UserError, first_line
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit with its status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    status: Any = 1
+    try:
+        status = command.main(arguments, prog_name="simclr-dist", standalone_mode=False)
+    except (UserError, click.ClickException) as error:
+        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        if not getattr(error, "agreed", False) or _rank() == 0:
+            _complain(" ".join(message.split()), debug)
+        status = 2
+    except (KeyboardInterrupt, click.Abort):
+        status = 128 + signal.SIGINT
+    except BrokenPipeError:
+        status = 0
+    except Exception as error:
+        _complain(f"{type(error).__name__}: {first_line(error)}; this was not foreseen: --debug shows where", debug)
+        status = 1
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _complain(message: str, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    where = f" (process {_rank()})" if _rank() else ""
+    print(f"simclr-dist{where}: {message}", file=sys.stderr)
+
+
+def _rank() -> int:
+    from simclr_dist.distributed.processes import Processes
+
+    return Processes.from_environment().rank
+
+
+def _with_config(function: Callable[..., Any]) -> Callable[..., Any]:
+    function = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")(function)
+    return click.argument("config", metavar="CONFIG")(function)
+
+
+def _with_debug(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")(function)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
+@click.version_option(__version__, prog_name="simclr-dist")
+@_with_debug
+def command() -> None:
+    """Distributed large-batch contrastive pretraining: the trajectory depends on the recipe alone.
+
+    CONFIG is a YAML file, or the name of a shipped recipe such as digits_demo; KEY=VALUE overrides a key of it.
+    """
+
+
+@command.command()
+@_with_config
+@click.option("--processes", type=click.IntRange(min=1), help="Start this many processes on this machine.")
+@_with_debug
+def pretrain(config: str, overrides: tuple[str, ...], processes: int | None) -> int:
+    """Pretrain an encoder, or go on with the run that stands in machine.run_dir.
+
+    Alone it is one process; under torchrun (`torchrun --nproc-per-node N -m simclr_dist pretrain ...`) it is one of
+    those; --processes N starts them itself.
+    """
+    loaded = load_config(config, overrides)
+    from simclr_dist.distributed.processes import Processes, choose_device
+    from simclr_dist.launch import local
+
+    here = Processes.from_environment()
+    if processes and processes > 1:
+        if here.count > 1:
+            raise UserError("--processes: torchrun has started the processes already; leave it out")
+        from simclr_dist.build import check_machine
+
+        check_machine(loaded, processes)
+        choose_device(loaded.machine.device, processes - 1)
+        debug = ["--debug"] if "--debug" in sys.argv else []
+        return int(local.run_processes(processes, ["pretrain", config, *overrides, *debug]))
+    local.stop_with_launcher()
+    from simclr_dist.trainer import pretrain as run
+
+    return _report(run(loaded, here), loaded, here.is_first)
+
+
+def _report(outcome: Any, config: Config, is_first: bool) -> int:
+    run_dir = config.machine.run_dir
+    if is_first and outcome.steps_done == outcome.total_steps:
+        click.echo(f"finished: {outcome.steps_done} steps; evaluate with: simclr-dist evaluate {run_dir}")
+    elif is_first:
+        why = f" by {signal.Signals(outcome.signal).name}" if outcome.signal else ""
+        click.echo(
+            f"stopped{why} after step {outcome.steps_done} of {outcome.total_steps}, saved in {run_dir}; "
+            "start the same command again to go on"
+        )
+    return 128 + outcome.signal if outcome.signal else 0
+
+
+@command.command("config")
+@click.argument("config", metavar="[CONFIG]", required=False)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--explain", is_flag=True, help="Every key with its type, default and documentation instead.")
+@_with_debug
+def show_config(config: str | None, overrides: tuple[str, ...], explain: bool) -> None:
+    """Print the resolved config."""
+    if explain:
+        from simclr_dist.config.explain import explain as explained
+
+        click.echo(explained())
+    elif config:
+        click.echo(to_yaml(load_config(config, overrides)), nl=False)
+    else:
+        raise UserError("config: give a CONFIG, or --explain")
+
+
+@command.command()
+@_with_config
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default="views.png", show_default=True)
+@click.option("--images", type=click.IntRange(min=1), default=8, show_default=True, help="Rows of the picture.")
+@_with_debug
+def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> None:
+    """Draw images and pairs of their views, as the run will see them, into a PNG."""
+    recipe = load_config(config, overrides).recipe
+    from torchvision.io import write_png
+
+    from simclr_dist.data.preview import contact_sheet
+    from simclr_dist.data.sources import BrokenImageError, open_source
+
+    try:
+        write_png(contact_sheet(open_source(recipe.data), recipe, images), str(out))
+    except BrokenImageError as error:
+        raise UserError(f"cannot preview a broken image: {error}") from error
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"--out: cannot write {out}: {first_line(error)}") from error
+    click.echo(f"{out}: each row an image and three pairs of its views")
+
+
+@command.command()
+@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.option("--labels", default="1,2,5,10,50", show_default=True, help="Numbers of labels a class.")
+@click.option("--splits", type=click.IntRange(min=1), default=5, show_default=True, help="Draws of the labels.")
+@_with_debug
+def evaluate(run_dir: Path, labels: str, splits: int) -> None:
+    """Evaluate a run's frozen encoder: linear probe and kNN with few labels, a table and a picture in RUN_DIR."""
+    try:
+        counts = sorted({int(count) for count in labels.split(",")})
+        if counts[0] < 1:
+            raise ValueError
+    except ValueError as error:
+        raise UserError(f"--labels: '{labels}' is not a list of whole numbers above 0, such as 1,10,50") from error
+    from simclr_dist.evaluation.features import load_encoder
+    from simclr_dist.evaluation.label_curve import label_curve
+    from simclr_dist.evaluation.report import table, write_report
+
+    encoder, recipe, steps_done = load_encoder(run_dir)
+    points = label_curve(encoder, recipe, counts, splits)
+    click.echo(
+        f"held-out accuracy in %, mean of {splits} draws of the labels, after {steps_done} steps\n{table(points)}"
+    )
+    click.echo("\n".join(str(path) for path in write_report(run_dir, recipe, steps_done, points)))

@@ -1,0 +1,36 @@
+"""Broken images: named once each in run_dir/broken_images.txt, and the run stops when there are too many."""
+
+from pathlib import Path
+
+from simclr_dist.data.loader import ALL_BROKEN
+from simclr_dist.metrics import log
+
+
+class BrokenImages:
+    """The broken images that a run has met, over all its processes and restarts."""
+
+    def __init__(self, run_dir: Path, images: int, max_share: float) -> None:
+        """Go on with what the run folder says."""
+        self.path, self.images, self.max_share = run_dir / "broken_images.txt", images, max_share
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        self.met = {int(line.partition("\t")[0]) for line in lines}
+
+    def note(self, broken: list[tuple[int, str]], *, write: bool) -> None:
+        """Count images of all processes, given as (sample id, name and reason); with ``write`` report the new ones."""
+        for sample, reason in broken:
+            if sample in self.met:
+                continue
+            self.met.add(sample)
+            if write:
+                log.warning("broken image, another is drawn in its place: %s", reason)
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(f"{sample}\t{reason}\n")
+
+    def too_many(self) -> str | None:
+        """What to tell the user when the run must stop, else None."""
+        if ALL_BROKEN not in self.met and len(self.met) <= self.max_share * self.images:
+            return None
+        return (
+            f"{len(self.met)} of {self.images} images are broken, more than machine.max_broken_image_share "
+            f"({self.max_share:g}); they are listed in {self.path}: mend or remove them, or raise the share"
+        )

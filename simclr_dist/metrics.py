@@ -1,0 +1,128 @@
+"""What a run tells: metrics.jsonl and TensorBoard for every step, a progress bar on a terminal, lines in a log."""
+
+import json
+import logging
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from simclr_dist.checkpoint import write_atomically
+
+log = logging.getLogger("simclr_dist")
+_LINE_EVERY_SECONDS = 10.0
+
+
+class MetricsLog:
+    """metrics.jsonl (one object a step) and TensorBoard, going on without gaps or repeats after a restart."""
+
+    def __init__(self, run_dir: Path, steps_done: int) -> None:
+        """Drop what a previous process wrote after the checkpoint of ``steps_done``: those steps come again."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path = run_dir / "metrics.jsonl"
+        lines = [line for line in read_metrics(self.path) if line["step"] <= steps_done]
+        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+        self._file = self.path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=steps_done + 1)
+
+    def write(self, values: dict[str, float]) -> None:
+        """One step's values; numbers that are not finite become null."""
+        finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
+        self._file.write(json.dumps(finite) + "\n")
+        self._file.flush()
+        for key, value in values.items():
+            if key not in ("step", "epoch"):
+                self._board.add_scalar(key, value, int(values["step"]))
+
+    def sync(self) -> None:
+        """Bring everything to the disk; done before a checkpoint, so that its steps are never missing here."""
+        os.fsync(self._file.fileno())
+        self._board.flush()
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The lines of a metrics.jsonl, without the half-written last line that a kill may leave; [] when missing."""
+    lines = []
+    if path.exists():
+        for text in path.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                break
+    return lines
+
+
+class Reporter:
+    """Where the numbers of a step go: the metrics log, and a bar on a terminal or a line every ten seconds elsewhere.
+
+    One process of the run reports (``active``); the others' calls do nothing.
+    """
+
+    def __init__(self, run_dir: Path, steps_done: int, total_steps: int, *, active: bool) -> None:
+        self.total, self._first, self._active = total_steps, steps_done, active
+        self._started = self._last_line = time.monotonic()
+        self._bar = None
+        if active:
+            self._metrics = MetricsLog(run_dir, steps_done)
+            if sys.stderr.isatty():
+                self._bar = tqdm(total=total_steps, initial=steps_done, unit="step")
+
+    def __enter__(self) -> "Reporter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        if self._active:
+            self._metrics.close()
+
+    def step(self, values: dict[str, float]) -> None:
+        """The values of the step just done."""
+        if not self._active:
+            return
+        self._metrics.write(values)
+        text = (
+            f"loss {values['loss']:.4f}  top-1 {100 * values['contrastive_top1']:.1f} %  "
+            f"{values['images_per_second']:.0f} images/s"
+        )
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update()
+            return
+        now, step = time.monotonic(), int(values["step"])
+        if now - self._last_line >= _LINE_EVERY_SECONDS or step == self.total:
+            left = (now - self._started) / (step - self._first) * (self.total - step)
+            log.info("step %d of %d  %s  %s left", step, self.total, text, duration(left))
+            self._last_line = now
+
+    def sync(self) -> None:
+        """Bring all numbers to the disk."""
+        if self._active:
+            self._metrics.sync()
+
+
+def duration(seconds: float) -> str:
+    """2 h 05 min, 3 min 20 s, 12 s."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def log_to(run_dir: Path) -> None:
+    """Send the project's log lines to the terminal and, with the time, to run_dir/log.txt."""
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.handlers.clear()
+    log.addHandler(logging.StreamHandler())
+    file = logging.FileHandler(run_dir / "log.txt", encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s  %(message)s"))
+    log.addHandler(file)

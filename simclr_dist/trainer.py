@@ -1,0 +1,182 @@
+"""The training loop. It knows no particular method: a module that maps views to a dict with a ``loss`` will do."""
+
+import math
+import time
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from simclr_dist.build import build_method, build_order, build_schedule, check_machine
+from simclr_dist.config import Config
+from simclr_dist.data.broken import BrokenImages
+from simclr_dist.data.loader import VIEWS, Batch, ViewBatches, load_steps
+from simclr_dist.data.sources import open_source
+from simclr_dist.distributed.agreement import StopSignals, all_or_none
+from simclr_dist.distributed.collectives import gather_objects, maximum
+from simclr_dist.distributed.data_parallel import data_parallel, settle_buckets
+from simclr_dist.distributed.processes import Processes, choose_device, process_group, set_kernels, worker_count
+from simclr_dist.errors import agreed_error
+from simclr_dist.metrics import Reporter
+from simclr_dist.models.batch_norm import average_running_statistics, divide_batch_norm
+from simclr_dist.optim import make_optimizer
+from simclr_dist.run_folder import RunFolder
+
+_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call of :func:`pretrain` ended."""
+
+    steps_done: int
+    total_steps: int
+    signal: int | None = None
+    """The signal that stopped it, if one did."""
+
+
+def pretrain(config: Config, processes: Processes) -> Outcome:
+    """Run, or go on with, the run in machine.run_dir; every process of the run calls this.
+
+    Raises:
+        UserError: the machine cannot compute the recipe, the data cannot be read, the folder holds another recipe's
+            run, too many images are broken, the loss is not finite.
+    """
+    check_machine(config, processes.count)
+    device = choose_device(config.machine.device, processes.local_rank)
+    set_kernels(config.machine.threads_per_process, config.machine.deterministic, processes.local_count)
+    with StopSignals() as stop, process_group(processes, device):
+        return Trainer(config, processes, device).train(stop)
+
+
+class Trainer:
+    """A run: its objects, restored from the newest checkpoint of the run folder, and the loop over its steps."""
+
+    def __init__(self, config: Config, processes: Processes, device: torch.device) -> None:
+        recipe, machine = config.recipe, config.machine
+        self.config, self.processes, self.device = config, processes, device
+        with all_or_none():
+            self.source = open_source(recipe.data)
+            self.order = build_order(recipe, len(self.source))
+        self.folder = RunFolder(config, self.source)
+        self.schedule = build_schedule(recipe, self.order)
+        statistics = divide_batch_norm(recipe.batch_norm_group_images, recipe.global_batch_images, processes.count)
+        self.method = build_method(recipe, statistics).to(
+            device, dtype=torch.float64 if machine.precision == "float64" else torch.float32
+        )
+        if machine.channels_last:
+            self.method.to(memory_format=torch.channels_last)
+        self.optimizer = make_optimizer(self.method, recipe.optimizer)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=machine.precision == "float16")
+        self.state = {"model": self.method, "optimizer": self.optimizer, "scaler": self.scaler}
+        self.steps_done = self.folder.restore(self.state)
+        if machine.compile:
+            self.method.encoder.compile()
+            self.method.projection.compile()
+        self.parallel = data_parallel(self.method, device)
+        share = recipe.global_batch_images // processes.count
+        blank = torch.zeros(share, VIEWS, 3, recipe.data.image_size, recipe.data.image_size, dtype=torch.uint8)
+        settle_buckets(self.parallel, lambda: self.compute_gradients(blank))
+
+    def train(self, stop: StopSignals) -> Outcome:
+        """Walk the steps that are left; save as asked, at the end, and when stopped."""
+        machine, total = self.config.machine, self.schedule.total_steps
+        until = min(total, machine.stop_after_steps or total)
+        broken = BrokenImages(self.folder.path, len(self.source), machine.max_broken_image_share)
+        batches, signal = iter(self._loader(until)), 0
+        with Reporter(self.folder.path, self.steps_done, total, active=self.processes.is_first) as reporter:
+            while self.steps_done < until and not signal:
+                started = time.perf_counter()
+                batch = next(batches)
+                waited = time.perf_counter() - started
+                # One small collective: was anyone told to stop, is an image broken, how long did the slowest wait.
+                facts = maximum([stop.received or 0, len(batch.broken), waited], self.device)
+                signal = int(facts[0])
+                if facts[1]:
+                    self._note(broken, batch, reporter)
+                values = self.train_step(batch.images)
+                self.steps_done += 1
+                reporter.step(self._progress(values, time.perf_counter() - started, waited=facts[2]))
+                if self.steps_done % machine.save_every_steps == 0:
+                    self._save(reporter)
+            self._save(reporter)
+        return Outcome(self.steps_done, total, signal)
+
+    def train_step(self, images: Tensor) -> dict[str, float]:
+        """One step of the recipe on this process's share of the global batch, uint8 (local images, views, 3, h, w).
+
+        Raises:
+            UserError: the loss or the gradient is not finite; the weights are still those of the step before.
+        """
+        learning_rate = self.schedule(self.steps_done)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        outputs = self.compute_gradients(images)
+        self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.method.parameters() if p.grad is not None]
+        outputs["gradient_norm"] = nn.utils.get_total_norm(gradients)
+        values = _numbers(outputs)
+        self._refuse_not_finite(values)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        if self.config.recipe.batch_norm_group_images:
+            average_running_statistics(self.method)
+        return {**values, "learning_rate": learning_rate}
+
+    def compute_gradients(self, images: Tensor) -> dict[str, Tensor]:
+        """Forward and backward pass; the gradients, averaged over processes, stand in the parameters."""
+        images = images.to(self.device, non_blocking=True)
+        dtype = _AUTOCAST.get(self.config.machine.precision)
+        with torch.autocast(self.device.type, dtype) if dtype else nullcontext():
+            outputs: dict[str, Tensor] = self.parallel(images)
+        self.scaler.scale(outputs["loss"]).backward()
+        return outputs
+
+    def _loader(self, until: int) -> Iterable[Batch]:
+        processes = self.processes
+        return load_steps(
+            ViewBatches(self.source, self.config.recipe, self.order, processes.rank, processes.count),
+            range(self.steps_done, until),
+            workers=worker_count(self.config.machine.loader_workers, processes.local_count),
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def _save(self, reporter: Reporter) -> None:
+        reporter.sync()  # first the metrics: a checkpoint's steps are never missing there
+        self.folder.save(self.state, self.steps_done)
+
+    def _note(self, broken: BrokenImages, batch: Batch, reporter: Reporter) -> None:
+        for met in gather_objects(batch.broken):
+            broken.note(met, write=self.processes.is_first)
+        if complaint := broken.too_many():
+            self._save(reporter)
+            raise agreed_error(complaint)
+
+    def _progress(self, values: dict[str, float], seconds: float, waited: float) -> dict[str, float]:
+        return {
+            "step": self.steps_done,
+            "epoch": self.order.epoch(self.steps_done - 1) + 1,
+            **values,
+            "images_per_second": self.config.recipe.global_batch_images / seconds,
+            "data_wait_share": waited / seconds,
+            "step_seconds": seconds,
+        }
+
+    def _refuse_not_finite(self, values: dict[str, float]) -> None:
+        # With gradient scaling a gradient may overflow: the scaler skips that step and lowers the scale.
+        checked = ("loss",) if self.scaler.is_enabled() else ("loss", "gradient_norm")
+        for name in checked:
+            if not math.isfinite(values[name]):
+                raise agreed_error(
+                    f"{name} is {values[name]} at step {self.steps_done + 1}; {self.folder.last_checkpoint()}. "
+                    "Lower recipe.optimizer.base_learning_rate or lengthen the warm-up, in another machine.run_dir"
+                )
+
+
+def _numbers(values: dict[str, Tensor]) -> dict[str, float]:
+    """All scalars in one transfer from the device."""
+    stacked = torch.stack([value.detach().to(torch.float64) for value in values.values()])
+    return dict(zip(values, stacked.tolist(), strict=True))
