@@ -1,16 +1,14 @@
-"""From a recipe to the objects that compute it, and what must hold before they are built."""
+"""From a recipe to the objects that compute it."""
 
-import os
-import shutil
 from functools import partial
 
 import torch
 
-from simclr_dist.config import Config, Machine, Recipe
+from simclr_dist.config import Recipe
 from simclr_dist.data.order import SampleOrder
 from simclr_dist.errors import UserError
 from simclr_dist.methods import SimCLR
-from simclr_dist.models.batch_norm import GroupedBatchNorm, StatisticsGroup, divide_batch_norm
+from simclr_dist.models.batch_norm import GroupedBatchNorm, StatisticsGroup
 from simclr_dist.models.encoder import Encoder
 from simclr_dist.models.projection import projection_head
 from simclr_dist.optim.schedule import Schedule, peak_learning_rate
@@ -63,40 +61,3 @@ def build_schedule(recipe: Recipe, order: SampleOrder) -> Schedule:
         warmup_steps=round(recipe.warmup_epochs * order.steps_per_epoch),
         total_steps=recipe.epochs * order.steps_per_epoch,
     )
-
-
-def check_machine(config: Config, processes: int) -> None:
-    """Refuse a machine that cannot compute the recipe, before anything starts.
-
-    Raises:
-        UserError: naming the keys and the cure.
-    """
-    recipe, machine = config.recipe, config.machine
-    batch = recipe.global_batch_images
-    if batch % processes:
-        fitting = max(count for count in range(1, processes + 1) if batch % count == 0)
-        raise UserError(
-            f"recipe.global_batch_images: {batch} images cannot be shared equally by {processes} processes; "
-            f"start {fitting}, or another number that divides {batch}"
-        )
-    try:
-        divide_batch_norm(recipe.batch_norm_group_images, batch, processes, make_groups=False)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    share = batch // processes
-    if machine.images_per_chunk and machine.images_per_chunk < share:
-        raise UserError(
-            f"machine.images_per_chunk: {machine.images_per_chunk} is less than a process's share of {share} images; "
-            "chunks are not supported yet; set it to 0, or start more processes"
-        )
-    _check_compiler(machine)
-
-
-def _check_compiler(machine: Machine) -> None:
-    on_cpu = machine.device == "cpu" or not torch.cuda.is_available()
-    compiler = os.environ.get("CXX", "g++")
-    if machine.compile and on_cpu and not shutil.which(compiler):
-        raise UserError(
-            f"machine.compile: torch.compile needs a C++ compiler on the CPU and '{compiler}' is not installed; "
-            "install g++ or set machine.compile=false"
-        )

@@ -90,7 +90,7 @@ def pretrain(config: str, overrides: tuple[str, ...], processes: int | None) -> 
     if processes and processes > 1:
         if here.count > 1:
             raise UserError("--processes: torchrun has started the processes already; leave it out")
-        from simclr_dist.build import check_machine
+        from simclr_dist.checks import check_machine
 
         check_machine(loaded, processes)
         choose_device(loaded.machine.device, processes - 1)

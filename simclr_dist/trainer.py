@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from simclr_dist.build import build_method, build_order, build_schedule, check_machine
+from simclr_dist.build import build_method, build_order, build_schedule
+from simclr_dist.checks import check_machine
 from simclr_dist.config import Config
 from simclr_dist.data.broken import BrokenImages
 from simclr_dist.data.loader import VIEWS, Batch, ViewBatches, load_steps

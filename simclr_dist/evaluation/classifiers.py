@@ -3,17 +3,18 @@
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 Features = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
 
 def probe_accuracy(train: Features, train_labels: Labels, test: Features, test_labels: Labels) -> float:
-    """Share of test images that a linear probe gets right: standardised features, multinomial logistic regression."""
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=2000))
-    return float(probe.fit(train, train_labels).score(test, test_labels))
+    """Share of test images that a linear probe gets right: multinomial logistic regression with L2, C = 1.
+
+    The features are taken as they are: standardising them costs raw pixels nine points at one label a class on the
+    digits (their border hardly varies) and would flatter the encoder by that.
+    """
+    return float(LogisticRegression(C=1.0, max_iter=2000).fit(train, train_labels).score(test, test_labels))
 
 
 def knn_accuracy(

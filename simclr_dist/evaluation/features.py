@@ -57,6 +57,23 @@ def extract_features(
     return torch.cat(features).numpy()
 
 
+@torch.inference_mode()
+def settle_statistics(encoder: nn.Module, source: ImageSource, image_size: int, images: int = 1024) -> None:
+    """Set the running statistics of batch norm to those of some images: an untrained encoder has none of its own.
+
+    Without them its features would be worse than its weights are, and the comparison unfair.
+    """
+    chosen = np.linspace(0, len(source) - 1, min(images, len(source))).astype(np.int64)
+    norms = [module for module in encoder.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    encoder.train()(torch.stack([render_plain(source.read(int(sample)), image_size) for sample in chosen]))
+    encoder.eval()
+    for norm, momentum in zip(norms, before, strict=True):
+        norm.momentum = momentum
+
+
 def raw_pixels(source: ImageSource, image_size: int) -> NDArray[np.float32]:
     """The pixels themselves as features, shape (images, 3 * side * side), in 0..1."""
     return extract_features(nn.Flatten(), source, image_size) / np.float32(255)

@@ -12,7 +12,7 @@ from simclr_dist.data.philox import Purpose, uniforms
 from simclr_dist.data.sources import ImageSource, open_source
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation.classifiers import Labels, knn_accuracy, probe_accuracy
-from simclr_dist.evaluation.features import extract_features, raw_pixels
+from simclr_dist.evaluation.features import extract_features, raw_pixels, settle_statistics
 from simclr_dist.models.encoder import Encoder
 
 CLASSIFIERS = {"linear probe": probe_accuracy, "kNN": knn_accuracy}
@@ -49,9 +49,11 @@ def label_curve(encoder: Encoder, recipe: Recipe, labels_per_class: Sequence[int
             f"--labels: {max(labels_per_class)} labels a class, but a class has {smallest} images; ask fewer"
         )
     size = recipe.data.image_size
+    untrained = build_method(recipe).encoder
+    settle_statistics(untrained, train, size)
     kinds = {
         "pretrained": (extract_features(encoder, train, size), extract_features(encoder, test, size)),
-        "untrained": tuple(extract_features(build_method(recipe).encoder, source, size) for source in (train, test)),
+        "untrained": (extract_features(untrained, train, size), extract_features(untrained, test, size)),
         "raw pixels": (raw_pixels(train, size), raw_pixels(test, size)),
     }
     points = []

@@ -1,0 +1,81 @@
+"""What the trainer adds to a step: its step against the bare forward, loss, backward and optimizer of the same model.
+
+    python benchmarks/step.py [--encoder resnet18] [--images 32] [--side 64] [--rounds 20]
+
+Both take the same tensors, in turn, in one process; data loading is left out. Printed: the median over rounds of the
+ratio of their times (trainer / bare). Absolute times are shown for orientation only.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from simclr_dist.build import build_method
+from simclr_dist.config import load_config
+from simclr_dist.distributed.processes import Processes
+from simclr_dist.optim import make_optimizer
+from simclr_dist.trainer import Trainer
+
+
+def seconds(step: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    step()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--encoder", default="resnet18")
+    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--side", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "bench.yaml"
+        file.write_text("recipe: {data: {source: digits}}\n")
+        overrides = {
+            "recipe.encoder.name": options.encoder,
+            "recipe.global_batch_images": options.images,
+            "recipe.data.image_size": options.side,
+            "machine.run_dir": folder,
+        }
+        config = load_config(str(file), [f"{key}={value}" for key, value in overrides.items()])
+        trainer = Trainer(config, Processes(), torch.device("cpu"))
+        method = build_method(config.recipe)
+        optimizer = make_optimizer(method, config.recipe.optimizer)
+        images = torch.randint(0, 256, (options.images, 2, 3, options.side, options.side), dtype=torch.uint8)
+
+        def bare() -> None:
+            for group in optimizer.param_groups:
+                group["lr"] = 0.1
+            method(images)["loss"].backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        ratios, times = [], []
+        for number in range(options.rounds + 2):
+            # In turn, and each first every other time: the machine's speed drifts.
+            if number % 2:
+                ours, theirs = seconds(lambda: trainer.train_step(images)), seconds(bare)
+            else:
+                theirs, ours = seconds(bare), seconds(lambda: trainer.train_step(images))
+            if number >= 2:
+                ratios.append(ours / theirs)
+                times.append((ours, theirs))
+    ours, theirs = (statistics.median(column) for column in zip(*times, strict=True))
+    print(f"{options.encoder}, {options.images} images of {options.side} pixels, {options.threads} thread(s)")
+    print(
+        f"trainer step / bare step: median {statistics.median(ratios):.3f}  (min {min(ratios):.3f}, max {max(ratios):.3f})"
+    )
+    print(f"for orientation: {1000 * ours:.0f} ms / {1000 * theirs:.0f} ms")
+
+
+if __name__ == "__main__":
+    main()

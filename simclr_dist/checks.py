@@ -1,0 +1,47 @@
+"""What must hold before anything is built: whether these processes can compute this recipe."""
+
+import os
+import shutil
+
+import torch
+
+from simclr_dist.config import Config, Machine
+from simclr_dist.errors import UserError
+from simclr_dist.models.batch_norm import divide_batch_norm
+
+
+def check_machine(config: Config, processes: int) -> None:
+    """Refuse a machine that cannot compute the recipe, before anything starts.
+
+    Raises:
+        UserError: naming the keys and the cure.
+    """
+    recipe, machine = config.recipe, config.machine
+    batch = recipe.global_batch_images
+    if batch % processes:
+        fitting = max(count for count in range(1, processes + 1) if batch % count == 0)
+        raise UserError(
+            f"recipe.global_batch_images: {batch} images cannot be shared equally by {processes} processes; "
+            f"start {fitting}, or another number that divides {batch}"
+        )
+    try:
+        divide_batch_norm(recipe.batch_norm_group_images, batch, processes, make_groups=False)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    share = batch // processes
+    if machine.images_per_chunk and machine.images_per_chunk < share:
+        raise UserError(
+            f"machine.images_per_chunk: {machine.images_per_chunk} is less than a process's share of {share} images; "
+            "chunks are not supported yet; set it to 0, or start more processes"
+        )
+    _check_compiler(machine)
+
+
+def _check_compiler(machine: Machine) -> None:
+    on_cpu = machine.device == "cpu" or not torch.cuda.is_available()
+    compiler = os.environ.get("CXX", "g++")
+    if machine.compile and on_cpu and not shutil.which(compiler):
+        raise UserError(
+            f"machine.compile: torch.compile needs a C++ compiler on the CPU and '{compiler}' is not installed; "
+            "install g++ or set machine.compile=false"
+        )

@@ -1,0 +1,91 @@
+"""Encoders and heads: torchvision's networks, the paper's widths, the official code's head."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from simclr_dist.models.encoder import Encoder
+from simclr_dist.models.projection import projection_head
+
+
+def images(side: int) -> torch.Tensor:
+    return torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_features_are_those_of_torchvision_with_the_same_weights(name):
+    encoder = Encoder(name).eval()
+    theirs = torchvision.models.get_model(name, weights=None).eval()
+    theirs.fc = nn.Identity()
+    theirs.load_state_dict(encoder.backbone.state_dict())
+    pixels = torchvision.transforms.functional.normalize(
+        images(64) / 255, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+    )
+    with torch.no_grad():
+        assert torch.allclose(encoder(images(64)), theirs(pixels), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "output_dim", "parameters"),
+    # The paper's figure 7 and v2's table 1: ResNet-50 has 24 M parameters, 2x 94 M, 4x 375 M.
+    [
+        ("resnet50", 1, 2048, 24e6),
+        ("resnet50", 2, 4096, 94e6),
+        ("resnet152", 1, 2048, 58e6),
+        ("resnet18", 0.5, 256, 2.8e6),
+    ],
+)
+def test_widths_give_the_papers_sizes(name, width, output_dim, parameters):
+    with torch.device("meta"):
+        encoder = Encoder(name, width=width)
+    assert encoder.output_dim == output_dim
+    assert sum(p.numel() for p in encoder.parameters()) == pytest.approx(parameters, rel=0.025)
+
+
+def test_the_small_stem_keeps_the_resolution():
+    encoder = Encoder("resnet10", width=0.25, stem="small").eval()
+    sizes = []
+    encoder.backbone.layer1.register_forward_hook(
+        lambda _module, _inputs, output: sizes.append(tuple(output.shape[1:]))
+    )
+    encoder(images(32))
+    assert sizes == [(16, 32, 32)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "resnet19"}, "resnet19"),
+        ({"name": "resnet18", "stem": "odd"}, "odd"),
+        ({"name": "resnet18", "width": 1e-4}, "width"),
+    ],
+)
+def test_encoders_that_cannot_be_built_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Encoder(**options)
+
+
+@pytest.mark.parametrize("zero", [True, False])
+def test_residual_branches_start_at_zero_when_asked(zero):
+    block = Encoder("resnet18", zero_init_residual=zero).backbone.layer1[0]
+    assert bool((block.bn2.weight == 0).all()) == zero
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_the_head_is_the_official_codes(layers):
+    head = projection_head(64, layers=layers, output_dim=16)
+    linears = [module for module in head if isinstance(module, nn.Linear)]
+    norms = [module for module in head if hasattr(module, "running_mean")]
+    assert [linear.out_features for linear in linears] == [64] * (layers - 1) + [16]
+    assert all(linear.bias is None for linear in linears)
+    assert [norm.bias is None for norm in norms] == [False] * (layers - 1) + [True]
+    assert sum(isinstance(module, nn.ReLU) for module in head) == layers - 1
+
+
+def test_a_head_without_batch_norm_has_biases():
+    head = projection_head(64, layers=2, hidden_dim=32, output_dim=16, batch_norm=False)
+    assert [(m.in_features, m.out_features, m.bias is not None) for m in head if isinstance(m, nn.Linear)] == [
+        (64, 32, True),
+        (32, 16, True),
+    ]
