@@ -71,9 +71,8 @@ def main() -> None:
                 times.append((ours, theirs))
     ours, theirs = (statistics.median(column) for column in zip(*times, strict=True))
     print(f"{options.encoder}, {options.images} images of {options.side} pixels, {options.threads} thread(s)")
-    print(
-        f"trainer step / bare step: median {statistics.median(ratios):.3f}  (min {min(ratios):.3f}, max {max(ratios):.3f})"
-    )
+    low, high = min(ratios), max(ratios)
+    print(f"trainer step / bare step: median {statistics.median(ratios):.3f} (min {low:.3f}, max {high:.3f})")
     print(f"for orientation: {1000 * ours:.0f} ms / {1000 * theirs:.0f} ms")
 
 
