@@ -4,6 +4,7 @@ What a user can cause is one line and status 2; ``--debug`` adds the traceback. 
 subcommands, so that ``--help`` and bad input are answered at once.
 """
 
+import os
 import signal
 import sys
 import traceback
@@ -25,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     status: Any = 1
     try:
         status = command.main(arguments, prog_name="simclr-dist", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        status = 2
     except (UserError, click.ClickException) as error:
         message = error.format_message() if isinstance(error, click.ClickException) else str(error)
         if not getattr(error, "agreed", False) or _rank() == 0:
@@ -48,9 +52,9 @@ def _complain(message: str, debug: bool) -> None:
 
 
 def _rank() -> int:
-    from simclr_dist.distributed.processes import Processes
-
-    return Processes.from_environment().rank
+    """This process's rank as the environment says, without importing torch; 0 when it says nonsense."""
+    rank = os.environ.get("RANK", "0")
+    return int(rank) if rank.isdigit() else 0
 
 
 def _with_config(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -140,17 +144,20 @@ def show_config(config: str | None, overrides: tuple[str, ...], explain: bool) -
 def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> None:
     """Draw images and pairs of their views, as the run will see them, into a PNG."""
     recipe = load_config(config, overrides).recipe
-    from torchvision.io import write_png
+    from PIL import Image
 
     from simclr_dist.data.preview import contact_sheet
     from simclr_dist.data.sources import BrokenImageError, open_source
 
     try:
-        write_png(contact_sheet(open_source(recipe.data), recipe, images), str(out))
+        sheet = contact_sheet(open_source(recipe.data), recipe, images)
+        Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(out)
     except BrokenImageError as error:
         raise UserError(f"cannot preview a broken image: {error}") from error
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"--out: cannot write {out}: {first_line(error)}") from error
+    except (OSError, ValueError) as error:  # ValueError: Pillow knows no format of that name
+        raise UserError(
+            f"--out: cannot write {out}: {first_line(error)}; give a PNG in a folder that is there"
+        ) from error
     click.echo(f"{out}: each row an image and three pairs of its views")
 
 

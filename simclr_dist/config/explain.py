@@ -6,7 +6,7 @@ import textwrap
 from typing import Any
 
 from simclr_dist.config import schema
-from simclr_dist.config.loading import fields_of
+from simclr_dist.config.loading import fields_of, plain_number
 
 
 def explain() -> str:
@@ -30,7 +30,7 @@ def _limits(limits: Any) -> str:
     if limits.get("choices"):
         return f"  (one of {', '.join(limits['choices'])})"
     words = {"low": "at least", "above": "above", "high": "at most"}
-    parts = [f"{word} {limits[name]:g}" for name, word in words.items() if limits.get(name) is not None]
+    parts = [f"{word} {plain_number(limits[name])}" for name, word in words.items() if limits.get(name) is not None]
     return f"  ({', '.join(parts)})" if parts else ""
 
 

@@ -1,13 +1,14 @@
 """From YAML and ``key=value`` to a checked ``Config``, and back.
 
-OmegaConf does the parsing and the typing; this module turns whatever is wrong into one line that names the file, the
-key, the value and the cure.
+OmegaConf parses; this module turns whatever is wrong into one line that names the file, the key, the value and the
+cure.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from omegaconf import OmegaConf
@@ -15,6 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from simclr_dist.config.schema import Config, Recipe
 from simclr_dist.errors import UserError, first_line, nearest
+
+Node = TypeVar("Node")
 
 
 def load_config(config: str, overrides: Sequence[str] = ()) -> Config:
@@ -25,15 +28,9 @@ def load_config(config: str, overrides: Sequence[str] = ()) -> Config:
             combination.
     """
     path = find_config(config)
-    node = _parse(path, overrides)
-    _refuse_unknown_keys(OmegaConf.to_container(node), Config(), where=str(path))
+    given = _parse(path, overrides)
     try:
-        loaded = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), node))
-    except OmegaConfBaseException as error:
-        raise UserError(f"{path}: {_explain(error)}") from error
-    assert isinstance(loaded, Config)
-    try:
-        _refuse_out_of_range(loaded)
+        loaded = _filled(Config, given)
         loaded.check()
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
@@ -45,9 +42,14 @@ def find_config(name: str) -> Path:
     """The file of ``name``: a path, or the name of a shipped recipe with or without ``.yaml``."""
     from simclr_dist.configs import shipped as shipped_configs
 
-    if Path(name).is_file():
-        return Path(name)
     shipped: dict[str, Path] = {path.stem: path for path in shipped_configs()}
+    try:
+        if Path(name).is_file():
+            return Path(name)
+        if Path(name).is_dir():
+            raise UserError(f"{name}: is a folder; give the YAML file in it")
+    except (OSError, ValueError):
+        pass  # no name that a file can have: said below
     if name.removesuffix(".yaml") in shipped and "/" not in name:
         return shipped[name.removesuffix(".yaml")]
     guess = nearest(Path(name).stem, list(shipped))
@@ -55,10 +57,13 @@ def find_config(name: str) -> Path:
 
 
 def recipe_from_dict(stored: dict[str, Any]) -> Recipe:
-    """The recipe that :func:`to_dict` made, as checkpoints hold it."""
-    recipe = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), stored))
-    assert isinstance(recipe, Recipe)
-    return recipe
+    """The recipe that :func:`to_dict` made, as checkpoints hold it.
+
+    Raises:
+        UserError: it has keys or values that this version does not know.
+    """
+    _refuse_shape(stored, Recipe, "the stored recipe", "recipe.")
+    return _filled(Recipe, stored, "recipe.")
 
 
 def to_dict(node: Any) -> dict[str, Any]:
@@ -68,7 +73,7 @@ def to_dict(node: Any) -> dict[str, Any]:
 
 def to_yaml(config: Config) -> str:
     """The resolved config as YAML that :func:`load_config` reads back to the same config."""
-    return yaml.safe_dump(to_dict(config), sort_keys=False)
+    return OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
 
 
 def fields_of(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field[Any]]]:
@@ -81,67 +86,121 @@ def fields_of(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclass
             yield f"{prefix}{entry.name}", value, entry
 
 
-def _parse(path: Path, overrides: Sequence[str]) -> Any:
+def _parse(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    needs = f"{path}: must be a mapping with the keys 'recipe' and 'machine'"
     try:
         node = OmegaConf.load(path)
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {_one_line(error)}") from error
     except OSError as error:
+        if error.strerror is None:  # OmegaConf's own, for a file that holds a single value
+            raise UserError(needs) from error
         raise UserError(f"{path}: cannot be read: {error.strerror}; check the path and its permissions") from error
     if not OmegaConf.is_dict(node):
-        raise UserError(f"{path}: must be a mapping with the keys 'recipe' and 'machine'")
+        raise UserError(needs)
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not equals or not key:
             raise UserError(f"{override}: not an override; write key=value, for example recipe.epochs=100")
         try:
-            node = OmegaConf.merge(node, OmegaConf.from_dotlist([override]))
+            value = OmegaConf.from_dotlist([override])
         except (yaml.YAMLError, OmegaConfBaseException) as error:
             raise UserError(f"{override}: cannot be read as key=value: {_one_line(error)}") from error
-    return node
+        try:
+            node = OmegaConf.merge(node, value)
+        except (OmegaConfBaseException, TypeError) as error:
+            raise UserError(f"{override}: does not fit {path}, where '{key}' has keys below it or has none") from error
+    _refuse_shape(OmegaConf.to_container(node), Config, str(path))
+    try:
+        # With the defaults below, so that ${recipe.epochs} finds one.
+        values: Any = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(to_dict(Config())), node), resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{path}: {error.full_key}: {_one_line(error)}") from error
+    return values  # type: ignore[no-any-return]
 
 
-def _refuse_unknown_keys(given: Any, schema: Any, where: str, prefix: str = "") -> None:
-    known = {entry.name: getattr(schema, entry.name) for entry in dataclasses.fields(schema)}
-    for key, value in (given or {}).items():
+def _refuse_shape(given: Any, schema: Any, where: str, prefix: str = "") -> None:
+    """Unknown keys, keys where a value belongs and the other way round, and keys left open."""
+    known = {entry.name: entry for entry in dataclasses.fields(schema)}
+    for key, value in given.items():
         name = f"{prefix}{key}"
         if key not in known:
-            alike = nearest(str(key), list(known)) or nearest(str(key), _all_keys())
-            hint = alike or f"; known here: {', '.join(known)}"
-            raise UserError(f"{where}: unknown key '{name}'{hint}")
-        if dataclasses.is_dataclass(known[key]):
+            raise UserError(f"{where}: unknown key '{name}'{_hint(str(key), list(known))}")
+        if value == "???":
+            raise UserError(f"{where}: {name}: has no value; give it one")
+        if dataclasses.is_dataclass(known[key].type):
             if not isinstance(value, dict):
                 raise UserError(f"{where}: {name}: expected keys below it, got {value!r}")
-            _refuse_unknown_keys(value, known[key], where, f"{name}.")
+            _refuse_shape(value, known[key].type, where, f"{name}.")
+        elif isinstance(value, dict):
+            _checked(name, value, known[key])  # says what belongs there instead
 
 
-def _all_keys() -> list[str]:
-    return [key for key, _, _ in fields_of(Config())]
+def _filled(schema: type[Node], given: dict[str, Any], prefix: str = "") -> Node:
+    """``schema`` with the given values, each checked against its field; keys it does not know are an error."""
+    values = {}
+    for entry in dataclasses.fields(schema):  # type: ignore[arg-type]
+        if entry.name in given:
+            name, value = f"{prefix}{entry.name}", given[entry.name]
+            is_branch = dataclasses.is_dataclass(entry.type)
+            values[entry.name] = _filled(entry.type, value, f"{name}.") if is_branch else _checked(name, value, entry)  # type: ignore[arg-type]
+    return schema(**values)
 
 
-def _refuse_out_of_range(config: Config) -> None:
-    for key, value, entry in fields_of(config):
-        limits = entry.metadata
-        choices = limits.get("choices")
-        if choices and value not in choices:
-            raise UserError(f"{key}: '{value}' is not one of {', '.join(choices)}{nearest(str(value), list(choices))}")
-        if limits.get("low") is not None and not value >= limits["low"]:
-            raise UserError(f"{key}: {value} is too small; at least {limits['low']:g}")
-        if limits.get("high") is not None and not value <= limits["high"]:
-            raise UserError(f"{key}: {value} is too large; at most {limits['high']:g}")
-        if limits.get("above") is not None and not value > limits["above"]:
-            raise UserError(f"{key}: {value} must be above {limits['above']:g}")
+def _hint(key: str, known: list[str]) -> str:
+    everywhere = [dotted for dotted, _, _ in fields_of(Config())]
+    elsewhere = [dotted for dotted in everywhere if dotted.rpartition(".")[2] == key]
+    if elsewhere:
+        return f" (did you mean '{elsewhere[0]}'?)"
+    return nearest(key, known) or nearest(key, everywhere) or f"; known here: {', '.join(known)}"
 
 
-def _explain(error: OmegaConfBaseException) -> str:
-    expected = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "text"}
-    key, message = getattr(error, "full_key", None), _one_line(error)
-    if not key:
-        return message
-    for kind, words in expected.items():
-        if message.endswith(f"could not be converted to {kind}") or f"not a valid {kind.lower()}" in message:
-            return f"{key}: {message.split(' of type')[0].removeprefix('Value ')} is not {words}"
-    return f"{key}: {message}"
+def _checked(name: str, value: Any, field: dataclasses.Field[Any]) -> Any:
+    """The value in the field's type.
+
+    Raises:
+        UserError: it is of another type, not finite, not a choice or out of range.
+    """
+    limits, expected, fits = field.metadata, "", False
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if field.type is int:
+        expected, fits = "a whole number", whole
+    elif field.type is float:
+        expected, fits = "a finite number", _is_finite(value)
+        value = float(value) if fits else value
+    elif field.type is bool:
+        expected, fits = "true or false", isinstance(value, bool)
+    elif field.type is str:
+        value = str(value) if whole else value  # machine.run_dir=2026 is meant as a name
+        expected, fits = "text (other numbers that are meant as text need quotes)", isinstance(value, str)
+        expected = f"one of {', '.join(limits['choices'])}" if "choices" in limits else expected
+    else:
+        expected, fits = "a list of three numbers, one a colour", _are_three_numbers(value)
+        value = [float(number) for number in value] if fits else value
+    if not fits:
+        raise UserError(f"{name}: {value!r} is not {expected}")
+    if "choices" in limits and value not in limits["choices"]:
+        raise UserError(f"{name}: {value!r} is not {expected}{nearest(value, list(limits['choices']))}")
+    if limits.get("low") is not None and value < limits["low"]:
+        raise UserError(f"{name}: {value} is too small; at least {plain_number(limits['low'])}")
+    if limits.get("high") is not None and value > limits["high"]:
+        raise UserError(f"{name}: {value} is too large; at most {plain_number(limits['high'])}")
+    if limits.get("above") is not None and value <= limits["above"]:
+        raise UserError(f"{name}: {value} must be above {plain_number(limits['above'])}")
+    return value
+
+
+def plain_number(value: float) -> str:
+    """A limit as people write it: 0.5, 1, and every digit of a large whole number."""
+    return str(value) if isinstance(value, int) else f"{value:g}"
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_three_numbers(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(_is_finite(number) for number in value)
 
 
 def _one_line(error: Exception) -> str:

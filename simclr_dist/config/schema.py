@@ -204,9 +204,12 @@ class Config:
             raise ValueError(
                 "recipe.views.hue: times recipe.views.color_strength is above 0.5, half the circle; lower it"
             )
-        for key, values in (("mean", data.mean), ("std", data.std)):
-            if len(values) != 3 or (key == "std" and min(values) <= 0):
-                raise ValueError(f"recipe.data.{key}: needs three numbers, one a colour{', above 0' * (key == 'std')}")
+        if min(data.std) <= 0:
+            raise ValueError(f"recipe.data.std: {data.std} divides the pixels; all three must be above 0")
+        if recipe.optimizer.name in ("adamw", "lamb") and recipe.optimizer.momentum >= 1:
+            raise ValueError(
+                f"recipe.optimizer.momentum: 1 cannot be the first beta of {recipe.optimizer.name}; take 0.9, say"
+            )
         if bool(data.path) == (data.source in SOURCES_WITHOUT_PATH):
             raise ValueError(
                 f"recipe.data.path: '{data.path}' has no meaning for source '{data.source}'; remove it"

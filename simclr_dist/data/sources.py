@@ -1,111 +1,25 @@
-"""Where images come from: a numbered set of images, read one at a time, each named so that a broken one can be found.
+"""Where images come from, by name: torchvision's readers for CIFAR, STL10 and ImageNet, folders, the digits.
 
-torchvision's readers do the parsing of CIFAR, STL10 and ImageNet. Three splits: ``pretrain`` is what pretraining sees,
-``train`` and ``test`` carry labels for evaluation; held-out images are never in the first two.
+Three splits: ``pretrain`` is what pretraining sees, ``train`` and ``test`` carry labels for evaluation; held-out images
+are never in the first two.
 """
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor
 from torchvision import datasets
 
 from simclr_dist.config.schema import Data
+from simclr_dist.data.files import IMAGE_SUFFIXES, FileSource, find_images
 from simclr_dist.data.order import permute
+from simclr_dist.data.source import ArraySource, BrokenImageError, ImageSource
 from simclr_dist.errors import UserError, first_line
+
+__all__ = ["ArraySource", "BrokenImageError", "FileSource", "ImageSource", "open_source"]
 
 SPLITS = ("pretrain", "train", "test")
 DIGITS_TRAIN = 1437
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
-
-
-class BrokenImageError(Exception):
-    """An image that cannot be read; the message is its name and the reason."""
-
-
-class ImageSource(Protocol):
-    """A numbered set of images."""
-
-    labels: NDArray[np.int64] | None
-    """Class of each image, or None."""
-    classes: list[str]
-    """Names of the classes; empty when there are none."""
-
-    def __len__(self) -> int:
-        """Number of images."""
-
-    def read(self, sample: int) -> Tensor:
-        """The image as uint8 of shape (3, height, width).
-
-        Raises:
-            BrokenImageError: it cannot be decoded.
-        """
-
-    def fingerprint(self) -> str:
-        """Changes when the set of images changes: of names for files, of a sample of pixels for arrays."""
-
-
-class ArraySource:
-    """Images held in memory as one uint8 array."""
-
-    def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64] | None, classes: list[str]) -> None:
-        """``images`` has shape (n, 3, height, width)."""
-        self.images, self.labels, self.classes = images, labels, classes
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def read(self, sample: int) -> Tensor:
-        return torch.from_numpy(self.images[sample].copy())
-
-    def fingerprint(self) -> str:
-        digest = hashlib.sha256(repr(self.images.shape).encode())
-        for image in self.images[:: max(1, len(self) // 1000)]:
-            digest.update(image.tobytes())
-        return digest.hexdigest()
-
-
-class FileSource:
-    """Images in files, decoded by Pillow when they are read.
-
-    The names stand in one block of bytes, not in a list: a list of a million strings would be copied, page by page,
-    into every loader worker as its reference counts are touched.
-    """
-
-    def __init__(self, root: Path, names: list[str], labels: list[int] | None, classes: list[str]) -> None:
-        """``names`` are paths below ``root``."""
-        encoded = [name.encode("utf-8", "surrogateescape") for name in names]
-        self.root = root
-        self._names = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-        self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
-        self.labels = None if labels is None else np.asarray(labels, dtype=np.int64)
-        self.classes = classes
-
-    def __len__(self) -> int:
-        return len(self._ends)
-
-    def name(self, sample: int) -> str:
-        start = self._ends[sample - 1] if sample else 0
-        return self._names[start : self._ends[sample]].tobytes().decode("utf-8", "surrogateescape")
-
-    def read(self, sample: int) -> Tensor:
-        try:
-            with Image.open(self.root / self.name(sample)) as image:
-                pixels = np.array(image.convert("RGB"))
-        except Exception as error:  # Pillow's decoders raise almost anything on damaged input
-            # A name may hold any bytes: shown with escapes, so that it can always be printed.
-            name = self.name(sample).encode("utf-8", "backslashreplace").decode()
-            raise BrokenImageError(f"{name}: {type(error).__name__}: {first_line(error)}") from error
-        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-
-    def fingerprint(self) -> str:
-        return hashlib.sha256(repr(len(self)).encode() + self._names.tobytes()).hexdigest()
 
 
 def open_source(data: Data, split: str = "pretrain") -> ImageSource:
@@ -144,15 +58,19 @@ def _open_folder(path: Path, split: str) -> ImageSource:
         root = path
     else:
         raise UserError(f"recipe.data.path: {path} has no 'train' and 'test' folders; make them to evaluate on it")
-    files = sorted(found.relative_to(root) for found in root.rglob("*") if found.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
+    names = find_images(root)
+    if not names:
         raise UserError(f"recipe.data.path: no images in {root} (looked for {', '.join(IMAGE_SUFFIXES)})")
-    names = [str(file) for file in files]
-    if any(len(file.parts) == 1 for file in files):
+    if any("/" not in name for name in names):
         return FileSource(root, names, None, [])
-    classes = sorted({file.parts[0] for file in files})
+    folders = {name.partition("/")[0] for name in names}
+    if split != "pretrain" and held_out:
+        # Numbered over both splits: a class that one of them lacks must not shift the others.
+        other = find_images(path / "train" if split == "test" else held_out)
+        folders |= {name.partition("/")[0] for name in other if "/" in name}
+    classes = sorted(folders)
     number = {name: index for index, name in enumerate(classes)}
-    return FileSource(root, names, [number[file.parts[0]] for file in files], classes)
+    return FileSource(root, names, [number[name.partition("/")[0]] for name in names], classes)
 
 
 def _open_cifar(reader: type[datasets.CIFAR10]) -> Callable[[Path, str], ImageSource]:
@@ -167,7 +85,7 @@ def _open_stl10(path: Path, split: str) -> ImageSource:
     part = "unlabeled" if split == "pretrain" else split
     found = _through_torchvision(lambda: datasets.STL10(path, split=part), "STL10", path)
     labels = None if split == "pretrain" else found.labels.astype(np.int64)
-    return ArraySource(found.data, labels, found.classes)
+    return ArraySource(found.data, labels, getattr(found, "classes", []))
 
 
 def _open_imagenet(path: Path, split: str) -> ImageSource:

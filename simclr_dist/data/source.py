@@ -1,0 +1,55 @@
+"""What a source of images is: a numbered set, read one at a time, each named so that a broken one can be found."""
+
+import hashlib
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class BrokenImageError(Exception):
+    """An image that cannot be read; the message is its name and the reason."""
+
+
+class ImageSource(Protocol):
+    """A numbered set of images."""
+
+    labels: NDArray[np.int64] | None
+    """Class of each image, or None."""
+    classes: list[str]
+    """Names of the classes; empty when there are none."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def read(self, sample: int) -> Tensor:
+        """The image as uint8 of shape (3, height, width).
+
+        Raises:
+            BrokenImageError: it cannot be decoded.
+        """
+
+    def fingerprint(self) -> str:
+        """Changes when the set of images changes: of names for files, of a sample of pixels for arrays."""
+
+
+class ArraySource:
+    """Images held in memory as one uint8 array."""
+
+    def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64] | None, classes: list[str]) -> None:
+        """``images`` has shape (n, 3, height, width)."""
+        self.images, self.labels, self.classes = images, labels, classes
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, sample: int) -> Tensor:
+        return torch.from_numpy(self.images[sample].copy())
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(repr(self.images.shape).encode())
+        for image in self.images[:: max(1, len(self) // 1000)]:
+            digest.update(image.tobytes())
+        return digest.hexdigest()
