@@ -24,7 +24,7 @@ class RunFolder:
         Raises:
             UserError: it cannot be written.
         """
-        self.path = Path(config.machine.run_dir)
+        self.path = Path(config.machine.run_dir).expanduser()
         self.config = config
         self.images = {"count": len(source), "fingerprint": source.fingerprint()}
         self._saved_step: int | None = None

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import textwrap
+from functools import cache
 from typing import Any
 
 from simclr_dist.config import schema
@@ -34,6 +35,7 @@ def _limits(limits: Any) -> str:
     return f"  ({', '.join(parts)})" if parts else ""
 
 
+@cache
 def _documentation() -> dict[tuple[str, str], str]:
     """(field, class) -> the string literal that follows the field in the source."""
     found = {}

@@ -28,7 +28,7 @@ def open_source(data: Data, split: str = "pretrain") -> ImageSource:
     Raises:
         UserError: the folder is missing, holds no images, or is not what the source expects.
     """
-    opened: ImageSource = _OPENERS[data.source](Path(data.path), split)
+    opened: ImageSource = _OPENERS[data.source](Path(data.path).expanduser(), split)
     return opened
 
 
