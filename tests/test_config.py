@@ -413,7 +413,7 @@ def test_a_source_that_reads_files_takes_a_path(minimal, source):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (b"recipe: [", "line 1"),
+        (b"recipe: [", "at line"),
         (b"recipe:\n  epochs: 3\n data: {}\n", "line 3"),
         (b"recipe:\n\tepochs: 3\n", "line 2"),
         (b"recipe: {epochs: 1}\nrecipe: {epochs: 2}\n", "duplicate key recipe at line 2"),

@@ -90,6 +90,9 @@ def test_twenty_steps_on_1_2_and_4_processes_have_the_same_losses(tmp_path, prec
             f"machine.run_dir={tmp_path / str(count)}",
             f"machine.precision={precision}",
             f"recipe.batch_norm_group_images={group_images}",
+            # Large enough images and small enough steps that rounding errors do not grow tenfold in a step.
+            "recipe.data.image_size=16",
+            "recipe.optimizer.base_learning_rate=0.1",
             "machine.stop_after_steps=20",
         )
         run_distributed(count, pretrain_here, config)
@@ -100,7 +103,7 @@ def test_twenty_steps_on_1_2_and_4_processes_have_the_same_losses(tmp_path, prec
     one, four = (final_state(tmp_path / str(count))["model"] for count in (1, 4))
     weight = "encoder.backbone.layer4.0.conv2.weight"
     start = build_method(config.recipe).state_dict()[weight]
-    assert relative_error(one[weight], start) > 5e-4  # twenty equal losses of a run that stands still prove nothing
+    assert relative_error(one[weight], start) > 2e-4  # twenty equal losses of a run that stands still prove nothing
     for name in one:
         if name.endswith("running_var"):
             assert relative_error(four[name], one[name]) < 100 * bound, name

@@ -88,6 +88,7 @@ def fields_of(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclass
 
 def _parse(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     needs = f"{path}: must be a mapping with the keys 'recipe' and 'machine'"
+    node: Any
     try:
         node = OmegaConf.load(path)
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
