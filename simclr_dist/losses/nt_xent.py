@@ -6,11 +6,9 @@ rows (Chen et al. 2020, equation 1, averaged over all rows):
     L = 1/N sum_i -log p_i,pos(i)        dL/dz_i = 1/(N T) sum_j (p_ij + p_ji - 2 [j = pos(i)]) z_j
 
 p_ji needs only s_ji = s_ij and row j's log-sum-exp, so two gathers in the forward pass (the rows; then a few numbers a
-row) give each process the whole gradient of its own rows, and the backward pass needs no communication.
-
-Numerics: the negatives are summed apart from the positive. -log p_pos = softplus(negatives - positive) and
-1 - p_pos = sigmoid(negatives - positive), where negatives is their log-sum-exp, so nothing cancels when the pairs are
-well separated, and nothing overflows at any temperature.
+row) give each process the whole gradient of its own rows, and the backward pass needs no communication. Both passes
+stream over tiles (``tiles.py``) in O(B d) memory. The negatives are summed apart from the positive: 1 - p_pos =
+negatives / (negatives + positive), so nothing cancels when the pairs are well separated.
 """
 
 from dataclasses import dataclass
@@ -22,8 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simclr_dist.distributed.collectives import gather_stacked, process_count, process_rank
-
-_BLOCK_ELEMENTS = 1 << 22  # of the similarity matrix at once: 16 MiB in float32
+from simclr_dist.losses.tiles import Pairs, PairSums
 
 
 @dataclass(frozen=True)
@@ -51,10 +48,10 @@ class NTXentLoss(nn.Module):
     """
 
     def __init__(self, temperature: float = 0.1, group: dist.ProcessGroup | None = None) -> None:
-        """Raises ValueError for a temperature that is not above 0."""
+        """Raises ValueError for a temperature below 1/700, where float64 overflows."""
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
+        if not temperature >= 1 / 700:
+            raise ValueError(f"temperature must be at least 1/700, got {temperature}")
         self.temperature, self.group = temperature, group
         self._agreed_rows: int | None = None
 
@@ -97,39 +94,21 @@ class _NTXent(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, temperature: float, group: dist.ProcessGroup | None) -> Any:
         columns = gather_stacked(rows, group).flatten(0, 1)
-        own = process_rank(group) * len(rows) + torch.arange(len(rows), device=rows.device)
-        # In every process's slot view 1 stands before view 2, so a partner is half a slot away.
-        partner = own.roll(len(rows) // 2)
-        negatives, positive = rows.new_empty(len(rows)), rows.new_empty(len(rows))
-        rank = torch.empty_like(own)
-        for block in _blocks(len(rows), len(columns)):
-            similarity = rows[block] @ columns.T / temperature
-            positive[block] = similarity.gather(1, partner[block, None])[:, 0]
-            similarity.scatter_(1, own[block, None], -torch.inf).scatter_(1, partner[block, None], -torch.inf)
-            negatives[block] = similarity.logsumexp(1)
-            rank[block] = (similarity > positive[block, None]).sum(1)
-        numbers = torch.stack((negatives - positive, torch.logaddexp(negatives, positive), rank.to(rows.dtype)))
-        gap, log_sum, all_ranks = gather_stacked(numbers, group).transpose(0, 1).flatten(1)
-        ctx.save_for_backward(rows, columns, own, partner, gap, log_sum)
-        ctx.temperature, ctx.processes = temperature, process_count(group)
-        std = columns.std(0, correction=0).mean() * columns.shape[1] ** 0.5
-        ctx.mark_non_differentiable(all_ranks, std)
-        return F.softplus(gap).mean(), all_ranks, std
+        ctx.pairs = Pairs(columns, process_rank(group) * len(rows), len(rows), temperature)
+        ctx.sums = ctx.pairs.forward()
+        parts = torch.stack((ctx.sums.negatives, ctx.sums.positives, ctx.sums.rank))
+        ctx.all_sums = everyone = PairSums(*gather_stacked(parts, group).transpose(0, 1).flatten(1))
+        ctx.processes = process_count(group)
+        # Negatives apart from the positive, so that nothing cancels when the pairs are well separated.
+        separated = torch.log1p(everyone.negatives / everyone.positives)
+        mixed = (everyone.negatives + everyone.positives).log() - everyone.positives.log()
+        loss = torch.where(everyone.negatives < everyone.positives, separated, mixed).mean().to(rows.dtype)
+        variance = columns.square().mean(0) - columns.mean(0).square()
+        std = variance.clamp_min(0).sqrt().mean() * columns.shape[1] ** 0.5
+        ctx.mark_non_differentiable(everyone.rank, std)
+        return loss, everyone.rank, std
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor, None, None]:
-        rows, columns, own, partner, gap, log_sum = ctx.saved_tensors
-        gradient = torch.empty_like(rows)
-        for block in _blocks(len(rows), len(columns)):
-            similarity = rows[block] @ columns.T / ctx.temperature
-            pull = (similarity - log_sum[own[block], None]).exp_()
-            pull += (similarity - log_sum).exp_()
-            attraction = gap[own[block]].sigmoid() + gap[partner[block]].sigmoid()
-            pull.scatter_(1, own[block, None], 0.0).scatter_(1, partner[block, None], -attraction[:, None])
-            gradient[block] = pull @ columns
-        return gradient * (grad_loss * ctx.processes / (len(columns) * ctx.temperature)), None, None
-
-
-def _blocks(rows: int, columns: int) -> list[slice]:
-    size = max(1, _BLOCK_ELEMENTS // columns)
-    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+        gradient = ctx.pairs.gradient(ctx.sums, ctx.all_sums).to(grad_loss.dtype)
+        return gradient.mul_(grad_loss * ctx.processes / len(ctx.pairs.columns)), None, None

@@ -1,0 +1,123 @@
+"""NT-Xent's sums over pairs of rows, tile by tile: O(rows * d) memory, never the matrix of similarities.
+
+Both passes walk the same tiles of exp(z_i.z_j / T). Where the rows are all the columns (one process), a tile above the
+diagonal serves its mirror image too. A tile is written once and worked on in place; at 512 x 512 it stays in a core's
+cache. Sums are products with ones: reductions of a library cost more than that.
+
+No shift is subtracted before the exponential: |z_i.z_j / T| <= 1/T, and up to 1/T = 60 both e^60 * 2B and e^-60 are
+well inside float32. Beyond, tiles are float64, good to 1/T = 700 (see docs/design/streaming_loss.md).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_FLOAT32_LIMIT = 60.0
+_CPU_TILE, _DEVICE_TILE = 512, 4096
+
+
+@dataclass
+class PairSums:
+    """What the forward pass finds for each of this process's rows, and what the backward pass needs again."""
+
+    negatives: Tensor
+    """sum over j != i, pos(i) of exp(s_ij)."""
+    positives: Tensor
+    """exp(s_i,pos(i))."""
+    rank: Tensor
+    """How many negatives are more similar than the positive."""
+
+
+class Pairs:
+    """The pairs (row of this process, column of the global batch).
+
+    Args:
+        columns: the unit rows of all processes, (2 B, d), one process after the other, each view 1 before view 2.
+        first: where this process's rows begin.
+        count: how many they are.
+        temperature: T.
+    """
+
+    def __init__(self, columns: Tensor, first: int, count: int, temperature: float) -> None:
+        self.wide = columns.dtype == torch.float32 and 1 / temperature > _FLOAT32_LIMIT
+        # A factor of 1/sqrt(T) on both sides makes the product s_ij itself.
+        self.columns = (columns.double() if self.wide else columns) * temperature**-0.5
+        self.rows = self.columns[first : first + count]
+        self.first, self.half, self.temperature = first, count // 2, temperature
+        self.symmetric = count == len(columns)
+        self.tile = min(len(columns), _CPU_TILE if columns.device.type == "cpu" else _DEVICE_TILE)
+
+    def forward(self) -> PairSums:
+        """The sums over all columns of every row."""
+        negatives, rank = self.rows.new_zeros(len(self.rows)), self.rows.new_zeros(len(self.rows))
+        positives = (self.rows * self.rows.roll(self.half, 0)).sum(1).exp()
+        ones, larger = self.rows.new_ones(self.tile), self.rows.new_empty(self.tile, self.tile)
+        for i, j, pairs in self._tiles():
+            for diagonal, _ in self._partners(pairs, i, j):
+                diagonal.zero_()
+            more = larger[: len(pairs), : pairs.shape[1]]
+            negatives[i].addmv_(pairs, ones[: pairs.shape[1]])
+            rank[i].addmv_(torch.gt(pairs, positives[i, None], out=more), ones[: pairs.shape[1]])
+            if self._has_mirror(i, j):
+                negatives[j].addmv_(pairs.T, ones[: len(pairs)])
+                rank[j].addmv_(torch.gt(pairs, positives[j], out=more).T, ones[: len(pairs)])
+        return PairSums(negatives, positives, rank)
+
+    def gradient(self, sums: PairSums, all_sums: PairSums) -> Tensor:
+        """sum over j of (p_ij + p_ji - 2 [j = pos(i)]) z_j for every row of this process, times 1/T.
+
+        Args:
+            sums: of this process's rows.
+            all_sums: of all columns; the weight of a row is 1 / (its positive + its negatives).
+        """
+        own, other = (1 / (s.positives + s.negatives) for s in (sums, all_sums))
+        missed = sums.negatives * own  # 1 - p_i,pos(i), without cancellation
+        pull = -(missed + missed.roll(self.half))
+        # sum_j G_ij z_j = sum_j G_ij (z_j - mean) + mean * sum_j G_ij: when the embeddings collapse all z_j are nearly
+        # the mean and the sum of G_ij nearly 0; apart, neither term loses its digits.
+        mean = self.columns.mean(0)
+        centred = self.columns - mean
+        gradient, total = torch.zeros_like(self.rows), self.rows.new_zeros(len(self.rows))
+        ones, weights = self.rows.new_ones(self.tile), self.rows.new_empty(self.tile, self.tile)
+        for i, j, pairs in self._tiles():
+            pairs.mul_(torch.add(own[i, None], other[j], out=weights[: len(pairs), : pairs.shape[1]]))
+            for diagonal, rows in self._partners(pairs, i, j):
+                diagonal.copy_(pull[rows])
+            gradient[i].addmm_(pairs, centred[j])
+            total[i].addmv_(pairs, ones[: pairs.shape[1]])
+            if self._has_mirror(i, j):
+                gradient[j].addmm_(pairs.T, centred[i])
+                total[j].addmv_(pairs.T, ones[: len(pairs)])
+        return torch.addr(gradient, total, mean).mul_(self.temperature**-0.5)
+
+    def _tiles(self) -> Iterator[tuple[slice, slice, Tensor]]:
+        """(rows, columns, exp(s) of them); the tensor is overwritten by the next. A row with itself counts 0."""
+        buffer = self.rows.new_empty(self.tile * self.tile)
+        for top in range(0, len(self.rows), self.tile):
+            i = slice(top, min(top + self.tile, len(self.rows)))
+            for left in range(top if self.symmetric else 0, len(self.columns), self.tile):
+                j = slice(left, min(left + self.tile, len(self.columns)))
+                shape = (i.stop - i.start, j.stop - j.start)
+                pairs = buffer[: shape[0] * shape[1]].view(shape)
+                torch.mm(self.rows[i], self.columns[j].T, out=pairs).exp_()
+                for diagonal, _ in self._diagonal(pairs, i, j, self.first, 0, len(self.rows)):
+                    diagonal.zero_()
+                yield i, j, pairs
+
+    def _has_mirror(self, i: slice, j: slice) -> bool:
+        return self.symmetric and i.start != j.start
+
+    def _partners(self, pairs: Tensor, i: slice, j: slice) -> Iterator[tuple[Tensor, slice]]:
+        """Where a tile holds rows' positives: (view of these elements, the rows)."""
+        yield from self._diagonal(pairs, i, j, self.first + self.half, 0, self.half)
+        yield from self._diagonal(pairs, i, j, self.first - self.half, self.half, len(self.rows))
+
+    @staticmethod
+    def _diagonal(pairs: Tensor, i: slice, j: slice, shift: int, low: int, high: int) -> Iterator[tuple[Tensor, slice]]:
+        """The elements (row, row + shift), low <= row < high, that lie in the tile."""
+        rows = slice(max(i.start, low, j.start - shift), min(i.stop, high, j.stop - shift))
+        if rows.start < rows.stop:
+            inside = pairs[rows.start - i.start :, rows.start + shift - j.start :]
+            yield inside.diagonal()[: rows.stop - rows.start], rows
