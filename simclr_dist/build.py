@@ -14,8 +14,11 @@ from simclr_dist.models.projection import projection_head
 from simclr_dist.optim.schedule import Schedule, peak_learning_rate
 
 
-def build_method(recipe: Recipe, statistics: StatisticsGroup | None = None) -> SimCLR:
-    """The method with its initial weights, which depend on recipe.seed alone; on the CPU, in float32."""
+def build_method(recipe: Recipe, statistics: StatisticsGroup | None = None, recompute: str = "none") -> SimCLR:
+    """The method with its initial weights, which depend on recipe.seed alone; on the CPU, in float32.
+
+    ``statistics`` and ``recompute`` are the machine's: how batch-norm groups lie on it, and what it does not keep.
+    """
     norm_layer = partial(GroupedBatchNorm, statistics=statistics)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -27,6 +30,7 @@ def build_method(recipe: Recipe, statistics: StatisticsGroup | None = None) -> S
             mean=recipe.data.mean,
             std=recipe.data.std,
             norm_layer=norm_layer,
+            recompute=recompute,
         )
         projection = projection_head(
             encoder.output_dim,

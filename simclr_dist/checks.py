@@ -24,16 +24,15 @@ def check_machine(config: Config, processes: int) -> None:
             f"recipe.global_batch_images: {batch} images cannot be shared equally by {processes} processes; "
             f"start {fitting}, or another number that divides {batch}"
         )
+    share, chunk = batch // processes, machine.images_per_chunk
+    if chunk and share % chunk:
+        raise UserError(
+            f"machine.images_per_chunk: {chunk} does not divide a process's share of {share} images; take one that does"
+        )
     try:
-        divide_batch_norm(recipe.batch_norm_group_images, batch, processes, make_groups=False)
+        divide_batch_norm(recipe.batch_norm_group_images, batch, processes, chunk_images=chunk, make_groups=False)
     except ValueError as error:
         raise UserError(str(error)) from error
-    share = batch // processes
-    if machine.images_per_chunk and machine.images_per_chunk < share:
-        raise UserError(
-            f"machine.images_per_chunk: {machine.images_per_chunk} is less than a process's share of {share} images; "
-            "chunks are not supported yet; set it to 0, or start more processes"
-        )
     _check_compiler(machine)
 
 

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Iterable
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +19,7 @@ from simclr_dist.distributed.collectives import gather_objects, maximum
 from simclr_dist.distributed.data_parallel import data_parallel, settle_buckets
 from simclr_dist.distributed.processes import Processes, choose_device, process_group, set_kernels, worker_count
 from simclr_dist.errors import agreed_error
+from simclr_dist.gradients import compute_gradients
 from simclr_dist.metrics import Reporter
 from simclr_dist.models.batch_norm import average_running_statistics, divide_batch_norm
 from simclr_dist.optim import make_optimizer
@@ -63,8 +63,13 @@ class Trainer:
             self.order = build_order(recipe, len(self.source))
         self.folder = RunFolder(config, self.source)
         self.schedule = build_schedule(recipe, self.order)
-        statistics = divide_batch_norm(recipe.batch_norm_group_images, recipe.global_batch_images, processes.count)
-        self.method = build_method(recipe, statistics).to(
+        statistics = divide_batch_norm(
+            recipe.batch_norm_group_images,
+            recipe.global_batch_images,
+            processes.count,
+            chunk_images=machine.images_per_chunk,
+        )
+        self.method = build_method(recipe, statistics, machine.recompute).to(
             device, dtype=torch.float64 if machine.precision == "float64" else torch.float32
         )
         if machine.channels_last:
@@ -129,12 +134,14 @@ class Trainer:
 
     def compute_gradients(self, images: Tensor) -> dict[str, Tensor]:
         """Forward and backward pass; the gradients, averaged over processes, stand in the parameters."""
-        images = images.to(self.device, non_blocking=True)
-        dtype = _AUTOCAST.get(self.config.machine.precision)
-        with torch.autocast(self.device.type, dtype) if dtype else nullcontext():
-            outputs: dict[str, Tensor] = self.parallel(images)
-        self.scaler.scale(outputs["loss"]).backward()
-        return outputs
+        return compute_gradients(
+            self.method,
+            self.parallel,
+            images.to(self.device, non_blocking=True),
+            chunk_images=self.config.machine.images_per_chunk,
+            autocast=_AUTOCAST.get(self.config.machine.precision),
+            scaler=self.scaler,
+        )
 
     def _loader(self, until: int) -> Iterable[Batch]:
         processes = self.processes

@@ -168,7 +168,8 @@ def test_channels_last_changes_rounding_only(tmp_path):
     [
         (["recipe.global_batch_images=30"], 4, "cannot be shared equally by 4 processes; start 3"),
         (["recipe.global_batch_images=24", "recipe.batch_norm_group_images=6"], 3, "groups of 6 images"),
-        (["machine.images_per_chunk=8"], 1, "machine.images_per_chunk: 8 is less"),
+        (["machine.images_per_chunk=8"], 1, "machine.images_per_chunk: chunks of 8 images .* machine.recompute=all"),
+        (["machine.images_per_chunk=12"], 1, "machine.images_per_chunk: 12 does not divide"),
         (["machine.device=cuda"], 1, "torch sees no GPU"),
         (["recipe.global_batch_images=4000"], 1, "more than the data set's 1437 images"),
     ],

@@ -153,7 +153,11 @@ class Machine:
     """Precision of the kernels. bfloat16 and float16 through autocast (float16 with gradient scaling); float64 is for
     proofs."""
     images_per_chunk: int = _number(0, low=0)
-    """Images that a process takes through the encoder at once; 0: its whole share of the global batch."""
+    """Images that a process takes through the encoder at once; 0: its whole share of the global batch. Less than the
+    share means gradient caching: each chunk goes through twice, and must hold whole batch-norm groups."""
+    recompute: str = _one_of("none", ("none", "blocks", "all"))
+    """Activations computed again in the backward pass instead of kept: none; those inside the residual blocks; all (the
+    stem's too). Less memory for about a third more time; exact with any batch-norm group."""
     threads_per_process: int = _number(0, low=0)
     """CPU threads of a process's kernels; 0: the cores this job may use, divided among its local processes."""
     loader_workers: int = _number(-1, low=-1)

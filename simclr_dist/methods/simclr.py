@@ -17,19 +17,24 @@ class SimCLR(nn.Module):
         self.encoder, self.projection = encoder, projection
         self.temperature, self.loss_scale = temperature, loss_scale
 
-    def forward(self, views: Tensor) -> dict[str, Tensor]:
-        """The loss and the metrics of a batch.
+    def forward(self, views: Tensor, *, embed_only: bool = False) -> dict[str, Tensor]:
+        """The loss and the metrics of a batch, as :meth:`loss` gives them of what :meth:`embed` gives.
 
-        Args:
-            views: uint8, (local images, 2, 3, height, width).
-
-        Returns:
-            ``loss`` (scalar, to be differentiated) and detached scalars, all over the global batch.
+        ``embed_only`` returns only ``embeddings``: DDP prepares its reduction for the one method that it wraps, and
+        gradient caching goes through the encoder without the loss.
         """
+        embeddings = self.embed(views)
+        return {"embeddings": embeddings} if embed_only else self.loss(embeddings)
+
+    def embed(self, views: Tensor) -> Tensor:
+        """Embeddings (local images, 2, d) of uint8 views (local images, 2, 3, height, width)."""
         # Both views go through together, image by image: batch norm sees both, and its groups are whole images.
-        embeddings = self.projection(self.encoder(views.flatten(0, 1))).unflatten(0, views.shape[:2])
+        return self.projection(self.encoder(views.flatten(0, 1))).unflatten(0, views.shape[:2])  # type: ignore[no-any-return]
+
+    def loss(self, embeddings: Tensor) -> dict[str, Tensor]:
+        """``loss`` (scalar, to be differentiated) and detached scalars, all over the global batch."""
         result = nt_xent(embeddings[:, 0], embeddings[:, 1], self.temperature)
-        rows = 2 * views.shape[0] * process_count()
+        rows = 2 * len(embeddings) * process_count()
         return {
             "loss": self.loss_scale * result.loss,
             "contrastive_top1": result.top1,

@@ -5,12 +5,15 @@ refuses CPU tensors and knows only whole processes; this one is the same code on
 with gloo is what runs with NCCL.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from simclr_dist.distributed.collectives import gather_stacked, process_count
 
@@ -45,6 +48,8 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
     ) -> None:
         super().__init__(num_features, eps, momentum)
         self.statistics = statistics or StatisticsGroup()
+        self.held = False
+        self.seen: list[tuple[Tensor, Tensor]] | None = None
         if not bias:
             self.register_parameter("bias", None)
 
@@ -58,23 +63,73 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         Raises:
             ValueError: the rows do not divide into the groups.
         """
-        assert self.momentum is not None
-        assert self.running_mean is not None
-        assert self.running_var is not None
         group = self.statistics
         if not self.training or (group.local_groups == 1 and not group.spans_processes):
-            return super().forward(x)
+            return self._by_torch(x)
         if len(x) % group.local_groups:
             raise ValueError(f"{len(x)} rows do not divide into {group.local_groups} batch-norm groups")
         y, mean, variance = _GroupedBatchNorm.apply(x, self.weight, self.bias, self.eps, group)
         with torch.no_grad():
-            assert self.num_batches_tracked is not None
-            self.num_batches_tracked.add_(1)
             count = x.numel() // x.shape[1] // group.local_groups * _processes(group)
-            self.running_mean.lerp_(mean.mean(0).to(self.running_mean.dtype), self.momentum)
-            unbiased = variance.mean(0) * (count / max(1, count - 1))
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+            self._meet(mean.mean(0), variance.mean(0) * (count / max(1, count - 1)))
         return y  # type: ignore[no-any-return]
+
+    def _by_torch(self, x: Tensor) -> Tensor:
+        """One group that is exactly these rows, or evaluation: torch's own kernel."""
+        if not self.training or (self.seen is None and not self.held):
+            return super().forward(x)
+        mean, variance = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)  # type: ignore[arg-type]
+        y: Tensor = F.batch_norm(x, mean, variance, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps)
+        self._meet(mean, variance)
+        return y
+
+    def _meet(self, mean: Tensor, variance: Tensor) -> None:
+        """Statistics of one pass: dropped when held, kept when collected, otherwise the running ones move."""
+        if self.held:
+            return
+        if self.seen is not None:
+            self.seen.append((mean, variance))
+            return
+        assert self.num_batches_tracked is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
+
+
+def _norms(module: nn.Module) -> list[GroupedBatchNorm]:
+    return [norm for norm in module.modules() if isinstance(norm, GroupedBatchNorm)]
+
+
+@contextmanager
+def statistics_held(module: nn.Module) -> Iterator[None]:
+    """Inside, forward passes leave the running statistics alone: for passes that repeat an earlier one."""
+    norms = _norms(module)
+    before = [norm.held for norm in norms]
+    for norm in norms:
+        norm.held = True
+    try:
+        yield
+    finally:
+        for norm, held in zip(norms, before, strict=True):
+            norm.held = held
+
+
+@contextmanager
+def statistics_of_one_pass(module: nn.Module) -> Iterator[None]:
+    """Inside, several forward passes of equal size count as one: the running statistics move once, by their mean."""
+    norms = _norms(module)
+    for norm in norms:
+        norm.seen = []
+    try:
+        yield
+    finally:
+        for norm in norms:
+            seen, norm.seen = norm.seen, None
+            if seen:
+                norm._meet(*(torch.stack(values).mean(0) for values in zip(*seen, strict=True)))
 
 
 def _processes(group: StatisticsGroup) -> int:
@@ -143,20 +198,27 @@ def _spread(values: Tensor, rows: Tensor) -> Tensor:
 
 
 def divide_batch_norm(
-    group_images: int, global_batch_images: int, processes: int, *, make_groups: bool = True
+    group_images: int, global_batch_images: int, processes: int, *, chunk_images: int = 0, make_groups: bool = True
 ) -> StatisticsGroup:
-    """The mapping of batch-norm groups of ``group_images`` (0: the whole global batch) onto the processes.
+    """The mapping of batch-norm groups of ``group_images`` (0: the whole global batch) onto processes and chunks.
 
     Group number k holds the images k*group_images ... of the global batch, on any number of processes. With
     ``make_groups=False`` it only checks. Otherwise every process must call it: it makes process groups.
 
     Raises:
-        ValueError: neither does a group divide a process's share, nor a share a group.
+        ValueError: neither does a group divide a process's share or chunk, nor a share a group.
     """
     share = global_batch_images // processes
     images = group_images or global_batch_images
-    if share % images == 0:
-        return StatisticsGroup(local_groups=share // images)
+    at_once = chunk_images or share
+    if at_once % images == 0:
+        return StatisticsGroup(local_groups=at_once // images)
+    if at_once < share:
+        raise ValueError(
+            f"machine.images_per_chunk: chunks of {at_once} images do not hold whole batch-norm groups of {images}; "
+            f"set machine.images_per_chunk=0 and machine.recompute=all to save memory under this recipe, start more "
+            f"processes, or take a chunk that {images} divides"
+        )
     if images % share:
         raise ValueError(
             f"recipe.batch_norm_group_images: groups of {images} images cannot be mapped onto {processes} processes of "
@@ -177,8 +239,9 @@ def average_running_statistics(module: nn.Module) -> None:
     Needed after a step where batch-norm groups are smaller than the global batch: each process has seen its own groups
     only. Running statistics are linear in those of the groups, so this is what one process with all groups would hold.
     """
-    norms = [norm for norm in module.modules() if isinstance(norm, GroupedBatchNorm)]
-    buffers = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var) if buffer is not None]
+    buffers = [
+        buffer for norm in _norms(module) for buffer in (norm.running_mean, norm.running_var) if buffer is not None
+    ]
     if process_count() == 1 or not buffers:
         return
     flat = torch.cat([buffer.view(-1) for buffer in buffers])

@@ -1,10 +1,14 @@
 """Encoders: torchvision's ResNets with the width, the stem and the batch norm that a recipe asks for."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+from simclr_dist.models.batch_norm import statistics_held
 
 _DEPTHS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
     "resnet10": (BasicBlock, [1, 1, 1, 1]),
@@ -35,8 +39,12 @@ class Encoder(nn.Module):
         mean: Sequence[float] = (0.485, 0.456, 0.406),
         std: Sequence[float] = (0.229, 0.224, 0.225),
         norm_layer: Callable[..., nn.Module] = nn.BatchNorm2d,
+        recompute: str = "none",
     ) -> None:
         """A ResNet ``name`` with every channel count times ``width``.
+
+        ``recompute``: which activations are not kept but computed again in the backward pass: none; those inside the
+        residual ``blocks``; ``all``, the stem's too.
 
         Raises:
             ValueError: unknown name or stem, or a width that leaves less than one channel.
@@ -48,6 +56,7 @@ class Encoder(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.backbone = _WideResNet(block, depths, width, stem, zero_init_residual, norm_layer)
+        self.backbone.recompute = recompute
         self.output_dim: int = self.backbone.output_dim
 
     def forward(self, images: Tensor) -> Tensor:
@@ -70,6 +79,7 @@ class _WideResNet(ResNet):  # type: ignore[misc]
         norm_layer: Callable[..., nn.Module],
     ) -> None:
         self._width = width
+        self.recompute = "none"
         channels = self._widened(64)
         super().__init__(block, depths, zero_init_residual=zero_init_residual, norm_layer=norm_layer)
         self.bn1 = norm_layer(channels)
@@ -83,6 +93,28 @@ class _WideResNet(ResNet):  # type: ignore[misc]
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.fc = nn.Identity()
         self.output_dim = self._widened(512) * block.expansion
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self._kept_or_recomputed(self._stem, x, self.recompute == "all")
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            for block in stage:
+                x = self._kept_or_recomputed(block, x, self.recompute in ("blocks", "all"))
+        features: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
+        return features
+
+    def _stem(self, x: Tensor) -> Tensor:
+        pooled: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        return pooled
+
+    def _kept_or_recomputed(self, part: Callable[[Tensor], Tensor], x: Tensor, recomputed: bool) -> Tensor:
+        if not recomputed or not torch.is_grad_enabled():
+            return part(x)
+        # The second pass must not move the running statistics again.
+        module = part if isinstance(part, nn.Module) else self.bn1
+        result: Tensor = checkpoint(
+            part, x, use_reentrant=False, context_fn=lambda: (nullcontext(), statistics_held(module))
+        )
+        return result
 
     def _widened(self, channels: int) -> int:
         if round(channels * self._width) < 1:
