@@ -87,23 +87,34 @@ def pretrain(config: str, overrides: tuple[str, ...], processes: int | None) -> 
     those; --processes N starts them itself.
     """
     loaded = load_config(config, overrides)
+    from simclr_dist.distributed.processes import Processes
+
+    if processes and processes > 1:
+        return _start(processes, loaded, ["pretrain", config, *overrides])
+    _stop_with_launcher()
+    from simclr_dist.trainer import pretrain as run
+
+    here = Processes.from_environment()
+    return _report(run(loaded, here), loaded, here.is_first)
+
+
+def _start(processes: int, config: Config, arguments: list[str]) -> int:
+    """The same command in so many processes, after checking here, once, what they would all refuse."""
+    from simclr_dist.checks import check_machine
     from simclr_dist.distributed.processes import Processes, choose_device
     from simclr_dist.launch import local
 
-    here = Processes.from_environment()
-    if processes and processes > 1:
-        if here.count > 1:
-            raise UserError("--processes: torchrun has started the processes already; leave it out")
-        from simclr_dist.checks import check_machine
+    if Processes.from_environment().count > 1:
+        raise UserError("--processes: torchrun has started the processes already; leave it out")
+    check_machine(config, processes)
+    choose_device(config.machine.device, processes - 1)
+    return int(local.run_processes(processes, [*arguments, *(["--debug"] if "--debug" in sys.argv else [])]))
 
-        check_machine(loaded, processes)
-        choose_device(loaded.machine.device, processes - 1)
-        debug = ["--debug"] if "--debug" in sys.argv else []
-        return int(local.run_processes(processes, ["pretrain", config, *overrides, *debug]))
+
+def _stop_with_launcher() -> None:
+    from simclr_dist.launch import local
+
     local.stop_with_launcher()
-    from simclr_dist.trainer import pretrain as run
-
-    return _report(run(loaded, here), loaded, here.is_first)
 
 
 def _report(outcome: Any, config: Config, is_first: bool) -> int:
@@ -184,3 +195,32 @@ def evaluate(run_dir: Path, labels: str, splits: int) -> None:
         f"held-out accuracy in %, mean of {splits} draws of the labels, after {steps_done} steps\n{table(points)}"
     )
     click.echo("\n".join(str(path) for path in write_report(run_dir, recipe, steps_done, points)))
+
+
+@command.command()
+@click.argument("config", metavar="[CONFIG]", default="digits_demo")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--processes", type=click.IntRange(min=1), help="Start this many processes on this machine.")
+@_with_debug
+def verify(config: str, overrides: tuple[str, ...], processes: int | None) -> int:
+    """Check on these machines that the trajectory depends on the recipe alone; status 1 when a promise fails.
+
+    Gradients, batch norm, LARS, chunks, sample order and views against a float64 reference in one process. Runs under
+    torchrun as pretrain does.
+    """
+    loaded = load_config(config, overrides)
+    if processes and processes > 1:
+        return _start(processes, loaded, ["verify", config, *overrides])
+    _stop_with_launcher()
+    from simclr_dist.checks import check_machine
+    from simclr_dist.distributed.processes import Processes, choose_device, process_group
+    from simclr_dist.verification.certificate import Certificate, table
+
+    here = Processes.from_environment()
+    check_machine(loaded, here.count)
+    device = choose_device(loaded.machine.device, here.local_rank)
+    with process_group(here, device):
+        rows = Certificate(loaded.recipe, here, device).rows()
+    if here.is_first:
+        click.echo(table(rows, f"{here.count} processes, {device.type}"))
+    return 0 if all(row.holds for row in rows) else 1
