@@ -169,6 +169,16 @@ def test_lars_is_bit_equal_wherever_in_memory_its_tensors_lie(decay):
     assert all(torch.equal(after_two_steps(offset), reference) for offset in range(1, 17))
 
 
+@pytest.mark.parametrize("adapt", [True, False])
+def test_backward_through_weights_lars_has_changed_is_refused(adapt):
+    weight = nn.Parameter(torch.ones(3, 2))
+    weight.grad = torch.ones(3, 2)
+    loss = weight.square().sum()
+    LARS([{"params": [weight], "adapt": adapt}], lr=0.1).step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 def test_biases_and_batch_norm_are_out_of_decay_and_adaptation():
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
     decayed, free = parameter_groups(module, 0.1)

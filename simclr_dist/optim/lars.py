@@ -127,6 +127,7 @@ def _update_fused(group: dict[str, Any], weights: Tensors, gradients: Tensors, b
         _sgd(weights, gradients, buffers, weight_decay=decay, momentum=momentum, dampening=0.0, lr=0.0)
         for weight, buffer, rate in zip(weights, buffers, _rates(weights, buffers, group).tolist(), strict=True):
             weight.add_(buffer, alpha=-rate)
+    torch.autograd.graph.increment_version(weights)  # the kernel does not: a stale graph would go unnoticed
 
 
 def _update_foreach(group: dict[str, Any], weights: Tensors, gradients: Tensors, buffers: Tensors) -> None:
