@@ -80,6 +80,105 @@ def test_lars_leaves_gradients_as_they_are():
     assert torch.equal(parameter.grad, torch.full((3, 2), 2.0))
 
 
+def _lars_by_its_formula(weight, gradient, buffer, group):
+    direction = gradient + group["weight_decay"] * weight
+    if not group["classic_momentum"]:
+        buffer = direction = group["momentum"] * buffer + direction
+    rate = group["lr"]
+    if group["adapt"] and weight.norm() > 0 and direction.norm() > 0:
+        rate = rate * group["trust_coefficient"] * weight.norm() / direction.norm()
+    if group["classic_momentum"]:
+        buffer = group["momentum"] * buffer + rate * direction
+        return weight - buffer, buffer
+    return weight - rate * buffer, buffer
+
+
+def _tensors_of_many_layouts() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Weights, gradients: large, small, scalar, empty, zero, of two types, in equal or unequal layouts, with gaps."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    last = {"memory_format": torch.channels_last}
+    return [
+        (draw(300, 301), draw(300, 301)),
+        (draw(5, 3), draw(5, 3)),
+        (draw(7), draw(7)),
+        (draw(), draw()),
+        (draw(0, 2), draw(0, 2)),
+        (torch.zeros(3, 2, dtype=torch.float64), draw(3, 2)),
+        (draw(3, 2), torch.zeros(3, 2, dtype=torch.float64)),
+        (draw(5, 3).float(), draw(5, 3).float()),
+        (draw(4, 3, 3, 3).to(**last), draw(4, 3, 3, 3).to(**last)),
+        (draw(4, 3, 3, 3).to(**last), draw(4, 3, 3, 3)),
+        (draw(4, 5).t(), draw(5, 4)),
+        (draw(6, 8)[:, ::2], draw(6, 4)),
+        (draw(6, 8)[:, ::2], draw(6, 8)[:, ::2]),
+    ]
+
+
+@pytest.mark.parametrize("classic", [True, False])
+@pytest.mark.parametrize("adapt", [True, False])
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+@pytest.mark.parametrize("decay", [0.1, 0.0])
+def test_lars_is_its_formula_for_every_layout(classic, adapt, momentum, decay):
+    pairs = _tensors_of_many_layouts()
+    # As they are: nn.Parameter would keep layouts, clone would close gaps.
+    weights = [weight.clone() if weight.is_contiguous() else weight for weight, _ in pairs]
+    expected = [(weight.double().clone(), torch.zeros_like(weight).double()) for weight, _ in pairs]
+    optimizer = LARS(
+        [{"params": weights, "adapt": adapt}],
+        lr=0.0,
+        momentum=momentum,
+        weight_decay=decay,
+        trust_coefficient=0.1,
+        classic_momentum=classic,
+    )
+    (group,) = optimizer.param_groups
+    for step in range(4):
+        group["lr"] = 0.3 * step  # the first step of a warm-up has rate 0
+        gradients = [(1 + step) * gradient.clone() for _, gradient in pairs]
+        for weight, gradient, (_, like) in zip(weights, gradients, pairs, strict=True):
+            weight.grad = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype).copy_(gradient)
+        optimizer.step()
+        for number, (weight, gradient) in enumerate(zip(weights, gradients, strict=True)):
+            assert torch.equal(weight.grad, gradient), number
+            expected[number] = _lars_by_its_formula(expected[number][0], gradient.double(), expected[number][1], group)
+            tolerance = 1e-6 if weight.dtype == torch.float32 else 1e-13
+            assert torch.allclose(weight.double(), expected[number][0], rtol=tolerance, atol=tolerance), number
+
+
+@pytest.mark.parametrize("decay", [0.1, 0.0])
+def test_lars_is_bit_equal_wherever_in_memory_its_tensors_lie(decay):
+    # Replicas hold equal weights and gradients at unequal addresses, such as views into DDP's buckets.
+    values = torch.randn(3, 100_003, generator=torch.Generator().manual_seed(0))
+
+    def after_two_steps(offset: int) -> torch.Tensor:
+        weight, gradient, buffer = (torch.empty(100_100)[offset * n :][:100_003] for n in (1, 2, 3))
+        for tensor, value in zip((weight, gradient, buffer), values, strict=True):
+            tensor.copy_(value)
+        weight.grad = gradient
+        optimizer = LARS([weight], lr=1.0, weight_decay=decay, trust_coefficient=1.0)
+        optimizer.state[weight]["momentum_buffer"] = buffer
+        optimizer.step()
+        optimizer.step()
+        return weight
+
+    reference = after_two_steps(0)
+    assert all(torch.equal(after_two_steps(offset), reference) for offset in range(1, 17))
+
+
+@pytest.mark.parametrize("adapt", [True, False])
+def test_backward_through_weights_lars_has_changed_is_refused(adapt):
+    weight = nn.Parameter(torch.ones(3, 2))
+    weight.grad = torch.ones(3, 2)
+    loss = weight.square().sum()
+    LARS([{"params": [weight], "adapt": adapt}], lr=0.1).step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 def test_biases_and_batch_norm_are_out_of_decay_and_adaptation():
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
     decayed, free = parameter_groups(module, 0.1)

@@ -1,6 +1,12 @@
-"""LARS as in Google's code for SimCLR (You, Gitman and Ginsburg 2017), for all tensors at once and in place."""
+"""LARS as in Google's code for SimCLR (You, Gitman and Ginsburg 2017), in place and in few passes over memory.
 
-from collections.abc import Callable, Iterable
+On a CPU a step costs what it moves through memory, so each tensor in turn (small ones a few together) is read for its
+norms and then, still in cache, updated by torch's fused SGD kernel. Elsewhere all tensors go together through
+``torch._foreach_*``, and no norm is brought to the host, which would wait for the device.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,6 +14,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
+Parameter = tuple[Tensor, Tensor, Tensor]  # weight, gradient, momentum buffer
+
+CHUNK_ELEMENTS = 1 << 16  # 256 KiB of float32
+
+# In one pass v = m v + (1 - dampening) * (g + weight_decay w), w = w - lr v, with gradients left as they are. It is the
+# kernel of torch.optim.SGD(fused=True), which has one rate for a whole group. Here the rate goes in as 1 - dampening,
+# SGD's one factor that stays in the buffer. A "first step" would skip it: buffers start as zeros instead.
+_sgd = partial(torch._fused_sgd_, nesterov=False, maximize=False, is_first_step=False)
 
 
 class LARS(Optimizer):
@@ -49,37 +63,94 @@ class LARS(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            weights = [weight for weight in group["params"] if weight.grad is not None]
-            if weights:
-                buffers = [
-                    self.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight)) for weight in weights
-                ]
-                _update(weights, [weight.grad for weight in weights], buffers, group)
+            routes: dict[bool, list[Parameter]] = {True: [], False: []}
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    state = self.state[weight]
+                    if "momentum_buffer" not in state:
+                        state["momentum_buffer"] = torch.zeros_like(weight)
+                    parameter = (weight, weight.grad, state["momentum_buffer"])
+                    routes[_fusible(*parameter, group["momentum"])].append(parameter)
+            for chunk in _chunks(routes[True]):
+                _update_fused(group, *zip(*chunk, strict=True))
+            if routes[False]:
+                _update_foreach(group, *zip(*routes[False], strict=True))
         return loss
 
 
-def _update(weights: list[Tensor], gradients: Tensors, buffers: list[Tensor], group: dict[str, Any]) -> None:
-    lr, momentum = group["lr"], group["momentum"]
+def _fusible(weight: Tensor, gradient: Tensor, buffer: Tensor, momentum: float) -> bool:
+    """Whether torch's fused SGD kernel may take these tensors on a CPU. Without momentum it ignores buffers.
+
+    It walks raw memory and silently mixes elements up where layouts differ or have gaps. Buffers come from
+    ``zeros_like``, which keeps a layout only if it has no gaps: equal strides rule both out.
+    """
+    return (
+        momentum != 0
+        and weight.device.type == "cpu"
+        and weight.dtype in (torch.float32, torch.float64)
+        and weight.dtype == gradient.dtype == buffer.dtype
+        and weight.stride() == gradient.stride() == buffer.stride()
+    )
+
+
+def _chunks(parameters: list[Parameter]) -> Iterator[list[Parameter]]:
+    """Neighbours together up to CHUNK_ELEMENTS: what small tensors cost is calls, what large ones cost is memory."""
+    chunk: list[Parameter] = []
+    elements = 0
+    for parameter in parameters:
+        elements += parameter[0].numel()
+        if chunk and elements > CHUNK_ELEMENTS:
+            yield chunk
+            chunk, elements = [], parameter[0].numel()
+        chunk.append(parameter)
+    if chunk:
+        yield chunk
+
+
+def _update_fused(group: dict[str, Any], weights: Tensors, gradients: Tensors, buffers: Tensors) -> None:
+    lr, momentum, decay, classic = (group[key] for key in ("lr", "momentum", "weight_decay", "classic_momentum"))
+    if not group["adapt"]:
+        inner, outer = (lr, 1.0) if classic else (1.0, lr)
+        _sgd(weights, gradients, buffers, weight_decay=decay, momentum=momentum, dampening=1.0 - inner, lr=outer)
+    elif classic:
+        # The norm of the sum itself: three dot products would need no temporary, but are no faster, cancel, and in MKL
+        # their last bits depend on where in memory a tensor lies, which replicas do not share. The sums die with this
+        # call, so that the next chunk's get the same memory, mapped and in cache: kept longer they cost a third more.
+        sums = torch._foreach_add(gradients, weights, alpha=decay) if decay else gradients
+        rates, rate = _rates(weights, sums, group), 1.0
+        if len(weights) > 1:  # small: one more pass is cheaper than a kernel call for each
+            sums = torch._foreach_mul(sums, rates.unbind())
+        else:
+            rate = rates.item()
+        _sgd(weights, sums, buffers, weight_decay=0.0, momentum=momentum, dampening=1.0 - rate, lr=1.0)
+    else:
+        _sgd(weights, gradients, buffers, weight_decay=decay, momentum=momentum, dampening=0.0, lr=0.0)
+        for weight, buffer, rate in zip(weights, buffers, _rates(weights, buffers, group).tolist(), strict=True):
+            weight.add_(buffer, alpha=-rate)
+    torch.autograd.graph.increment_version(weights)  # the kernel does not: a stale graph would go unnoticed
+
+
+def _update_foreach(group: dict[str, Any], weights: Tensors, gradients: Tensors, buffers: Tensors) -> None:
     if group["weight_decay"]:
         gradients = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
-    torch._foreach_mul_(buffers, momentum)
+    torch._foreach_mul_(buffers, group["momentum"])
     if not group["classic_momentum"]:
         torch._foreach_add_(buffers, gradients)
         gradients = buffers
+    steps: Tensors
     if group["adapt"]:
-        trust = _trust(weights, gradients, group["trust_coefficient"])
-        step: Tensors = torch._foreach_mul(gradients, trust)
-        torch._foreach_mul_(step, lr)
+        steps = torch._foreach_mul(gradients, _rates(weights, gradients, group).unbind())
     else:
-        step = torch._foreach_mul(gradients, lr)
+        steps = torch._foreach_mul(gradients, group["lr"])
     if group["classic_momentum"]:
-        torch._foreach_add_(buffers, step)
-        step = buffers
-    torch._foreach_sub_(weights, step)
+        torch._foreach_add_(buffers, steps)
+        steps = buffers
+    torch._foreach_sub_(weights, steps)
 
 
-def _trust(weights: list[Tensor], gradients: Tensors, coefficient: float) -> list[Tensor]:
+def _rates(weights: Tensors, directions: Tensors, group: dict[str, Any]) -> Tensor:
+    """Each tensor's lr * trust, on its device."""
     weight_norms = torch.stack(torch._foreach_norm(weights))
-    gradient_norms = torch.stack(torch._foreach_norm(gradients))
-    ratio = coefficient * weight_norms / gradient_norms
-    return list(torch.where((weight_norms > 0) & (gradient_norms > 0), ratio, 1.0).unbind())
+    norms = torch.stack(torch._foreach_norm(directions))
+    trust = group["trust_coefficient"] * weight_norms / norms
+    return torch.where((weight_norms > 0) & (norms > 0), trust, 1.0).mul_(group["lr"])

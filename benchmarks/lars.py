@@ -1,0 +1,131 @@
+"""This project's LARS against a loop over tensors as in moco-v3's LARS, and against torch_optimizer's for orientation.
+
+    python benchmarks/lars.py [--rounds 30]
+
+All update copies of the same tensors, in turn, in one process, without a forward or backward pass: ResNet-50's 161
+parameters, then 161 tiny ones. Biases and batch norm are out of decay and adaptation. Printed: the median over rounds
+of the ratio of times (below 1: faster than the loop). Absolute times are shown for orientation only.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torch_optimizer
+from torch import Tensor
+from torchvision.models import resnet50
+
+from simclr_dist.optim import LARS
+
+LR, MOMENTUM, DECAY, COEFFICIENT = 0.1, 0.9, 1e-4, 0.001
+
+
+class LoopLARS(torch.optim.Optimizer):
+    """Tensor by tensor as in moco-v3: the learning rate outside the momentum buffer."""
+
+    def __init__(self, params: list[Tensor]) -> None:
+        super().__init__(params, {"lr": LR, "momentum": MOMENTUM, "weight_decay": DECAY, "coefficient": COEFFICIENT})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                dp = p.grad
+                if p.ndim > 1:
+                    dp = dp.add(p, alpha=group["weight_decay"])
+                    param_norm, update_norm = torch.norm(p), torch.norm(dp)
+                    one = torch.ones_like(param_norm)
+                    ratio = group["coefficient"] * param_norm / update_norm
+                    q = torch.where(param_norm > 0.0, torch.where(update_norm > 0, ratio, one), one)
+                    dp = dp.mul(q)
+                state = self.state[p]
+                if "mu" not in state:
+                    state["mu"] = torch.zeros_like(p)
+                mu = state["mu"]
+                mu.mul_(group["momentum"]).add_(dp)
+                p.add_(mu, alpha=-group["lr"])
+
+
+def parameters_like(shapes: list[torch.Size]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    parameters = []
+    for shape in shapes:
+        parameter = torch.nn.Parameter(0.05 * torch.randn(shape, generator=generator))
+        parameter.grad = 1e-3 * torch.randn(shape, generator=generator)
+        parameters.append(parameter)
+    return parameters
+
+
+def ours(parameters: list[Tensor], classic_momentum: bool) -> LARS:
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1]},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0, "adapt": False},
+    ]
+    return LARS(
+        groups,
+        lr=LR,
+        momentum=MOMENTUM,
+        weight_decay=DECAY,
+        trust_coefficient=COEFFICIENT,
+        classic_momentum=classic_momentum,
+    )
+
+
+def torch_optimizers(parameters: list[Tensor]) -> torch.optim.Optimizer:
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1]},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},  # which also turns adaptation off
+    ]
+    return torch_optimizer.LARS(
+        groups, lr=LR, momentum=MOMENTUM, weight_decay=DECAY, trust_coefficient=COEFFICIENT, eps=0.0
+    )
+
+
+def seconds(step: Callable[[], object], steps: int) -> float:
+    started = time.perf_counter()
+    for _ in range(steps):
+        step()
+    return (time.perf_counter() - started) / steps
+
+
+def compare(title: str, shapes: list[torch.Size], rounds: int, steps: int) -> None:
+    optimizers = {
+        "moco-v3's loop": LoopLARS(parameters_like(shapes)),
+        "ours, classic": ours(parameters_like(shapes), classic_momentum=True),
+        "ours, rate outside": ours(parameters_like(shapes), classic_momentum=False),
+        "torch_optimizer": torch_optimizers(parameters_like(shapes)),
+    }
+    names = list(optimizers)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds + 3):
+        # In turn, each at every place of the order: the machine's speed drifts.
+        start = number % len(names)
+        for name in names[start:] + names[:start]:
+            times[name].append(seconds(optimizers[name].step, steps))
+    count = sum(shape.numel() for shape in shapes)
+    print(f"{title}: {len(shapes)} tensors, {sum(len(s) > 1 for s in shapes)} adapted, {count:,} elements")
+    loop = times[names[0]][3:]
+    print(f"  {names[0]}: {1000 * statistics.median(loop):.2f} ms")
+    for name in names[1:]:
+        ratios = [mine / theirs for mine, theirs in zip(times[name][3:], loop, strict=True)]
+        median, low, high = statistics.median(ratios), min(ratios), max(ratios)
+        milliseconds = 1000 * statistics.median(times[name][3:])
+        print(f"  {name} / loop: median {median:.3f} (min {low:.3f}, max {high:.3f}); {milliseconds:.2f} ms")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(f"{options.threads} thread(s), {options.rounds} rounds")
+    compare("ResNet-50", [parameter.shape for parameter in resnet50().parameters()], options.rounds, steps=1)
+    tiny = [torch.Size((2, 4)) if number % 4 else torch.Size((8,)) for number in range(161)]
+    compare("tiny", tiny, options.rounds, steps=20)
+
+
+if __name__ == "__main__":
+    main()
