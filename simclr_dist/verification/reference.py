@@ -3,7 +3,6 @@
 Nothing here is shared with the code under test but the networks' layers.
 """
 
-import copy
 import math
 from functools import partial
 
@@ -34,8 +33,7 @@ def running_variance(x: Tensor, rows_per_group: int, momentum: float) -> Tensor:
 
 
 def gradients(method: SimCLR, views: Tensor, group_images: int) -> dict[str, Tensor]:
-    """Gradient of the loss in every parameter, for the global batch of views."""
-    method = copy.deepcopy(method)
+    """Gradient of the loss in every parameter, for the global batch of views; ``method`` is spent."""
     rows = views.shape[1] * group_images
     for norm in method.modules():
         if isinstance(norm, GroupedBatchNorm):
