@@ -102,14 +102,17 @@ def autograd_gather() -> Callable[[Tensor, Tensor], Tensor]:
 
 def tile_products() -> Callable[[Tensor, Tensor], Tensor]:
     """The matrix products that the tiles of ours need, and nothing else (a loss without a meaning)."""
-    tile = 512
+    from simclr_dist.losses import tiles
+
+    tile = tiles._CPU_TILE
 
     def products(z_1: Tensor, z_2: Tensor) -> Tensor:
-        z, buffer = torch.cat((z_1, z_2)).detach(), torch.empty(tile, tile)
+        z, whole = torch.cat((z_1, z_2)).detach(), torch.empty(tile * tile)
         gradient = torch.zeros_like(z)
         for top in range(0, len(z), tile):
             for left in range(top, len(z), tile):
-                i, j = slice(top, top + tile), slice(left, left + tile)
+                i, j = slice(top, min(top + tile, len(z))), slice(left, min(left + tile, len(z)))
+                buffer = whole[: (i.stop - top) * (j.stop - left)].view(i.stop - top, j.stop - left)
                 torch.mm(z[i], z[j].T, out=buffer)
                 torch.mm(z[i], z[j].T, out=buffer)
                 gradient[i].addmm_(buffer, z[j])
@@ -148,7 +151,7 @@ def serve(name: str, rows: int) -> None:
 
 
 def one_process(rows: int, rounds: int, names: list[str]) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     served = {
         name: subprocess.Popen(
             [sys.executable, __file__, "--serve", name, "--rows", str(rows)],

@@ -1,7 +1,7 @@
 """NT-Xent's sums over pairs of rows, tile by tile: O(rows * d) memory, never the matrix of similarities.
 
 Both passes walk the same tiles of exp(z_i.z_j / T). Where the rows are all the columns (one process), a tile above the
-diagonal serves its mirror image too. A tile is written once and worked on in place; at 512 x 512 it stays in a core's
+diagonal serves its mirror image too. A tile is written once and worked on in place; at 768 x 768 it stays in a core's
 cache. Sums are products with ones: reductions of a library cost more than that.
 
 No shift is subtracted before the exponential: |z_i.z_j / T| <= 1/T, and up to 1/T = 60 both e^60 * 2B and e^-60 are
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 _FLOAT32_LIMIT = 60.0
-_CPU_TILE, _DEVICE_TILE = 512, 4096
+_CPU_TILE, _DEVICE_TILE = 768, 4096
 
 
 @dataclass
