@@ -74,7 +74,7 @@ def autograd_gather() -> Callable[[Tensor, Tensor], Tensor]:
 
         @staticmethod
         def forward(ctx, rows, columns):  # type: ignore[no-untyped-def]
-            ctx.pairs = Pairs(columns, dist.get_rank() * len(rows), len(rows), TEMPERATURE)
+            ctx.pairs = Pairs(columns.clone(), dist.get_rank() * len(rows), len(rows), TEMPERATURE)
             ctx.sums = ctx.pairs.forward()
             return torch.log1p(ctx.sums.negatives / ctx.sums.positives).mean()
 

@@ -97,8 +97,11 @@ class _NTXent(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, raw: Tensor, temperature: float, group: dist.ProcessGroup | None) -> Any:
         ctx.inverse = raw.norm(dim=1, keepdim=True).clamp_min_(_SMALLEST_NORM).reciprocal_()
-        ctx.rows = rows = raw * ctx.inverse
+        rows = raw * ctx.inverse
         columns = gather_stacked(rows, group).flatten(0, 1)
+        # No temporary of the size of the batch: all that counts here is memory.
+        variance = torch.linalg.vector_norm(columns, dim=0).square() / len(columns) - columns.mean(0).square()
+        std = variance.clamp_min(0).sqrt().mean() * columns.shape[1] ** 0.5
         ctx.pairs = Pairs(columns, process_rank(group) * len(rows), len(rows), temperature)
         ctx.sums = ctx.pairs.forward()
         parts = torch.stack((ctx.sums.negatives, ctx.sums.positives, ctx.sums.rank))
@@ -108,8 +111,6 @@ class _NTXent(torch.autograd.Function):
         separated = torch.log1p(everyone.negatives / everyone.positives)
         mixed = (everyone.negatives + everyone.positives).log() - everyone.positives.log()
         loss = torch.where(everyone.negatives < everyone.positives, separated, mixed).mean().to(rows.dtype)
-        variance = columns.square().mean(0) - columns.mean(0).square()
-        std = variance.clamp_min(0).sqrt().mean() * columns.shape[1] ** 0.5
         ctx.mark_non_differentiable(everyone.rank, std)
         return loss, everyone.rank, std
 
@@ -117,6 +118,7 @@ class _NTXent(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor, None, None]:
         gradient = ctx.pairs.gradient(ctx.sums, ctx.all_sums).to(grad_loss.dtype)
         # Through z = x / |x|: what is along z is lost.
-        along = (gradient * ctx.rows).sum(1, keepdim=True)
-        gradient.addcmul_(ctx.rows, along, value=-1)
+        scaled = ctx.pairs.rows.to(grad_loss.dtype)  # z / sqrt(T)
+        along = torch.linalg.vecdot(gradient, scaled).mul_(ctx.pairs.temperature)
+        gradient.addcmul_(scaled, along[:, None], value=-1)
         return gradient.mul_(ctx.inverse * (grad_loss * ctx.processes / len(ctx.pairs.columns))), None, None

@@ -34,7 +34,8 @@ class Pairs:
     """The pairs (row of this process, column of the global batch).
 
     Args:
-        columns: the unit rows of all processes, (2 B, d), one process after the other, each view 1 before view 2.
+        columns: the unit rows of all processes, (2 B, d), one process after the other, each view 1 before view 2; taken
+            over, and scaled in place.
         first: where this process's rows begin.
         count: how many they are.
         temperature: T.
@@ -43,7 +44,7 @@ class Pairs:
     def __init__(self, columns: Tensor, first: int, count: int, temperature: float) -> None:
         self.wide = columns.dtype == torch.float32 and 1 / temperature > _FLOAT32_LIMIT
         # A factor of 1/sqrt(T) on both sides makes the product s_ij itself.
-        self.columns = (columns.double() if self.wide else columns) * temperature**-0.5
+        self.columns = (columns.double() if self.wide else columns).mul_(temperature**-0.5)
         self.rows = self.columns[first : first + count]
         self.first, self.half, self.temperature = first, count // 2, temperature
         self.symmetric = count == len(columns)
@@ -78,19 +79,18 @@ class Pairs:
         # sum_j G_ij z_j = sum_j G_ij (z_j - mean) + mean * sum_j G_ij: when the embeddings collapse all z_j are nearly
         # the mean and the sum of G_ij nearly 0; apart, neither term loses its digits.
         mean = self.columns.mean(0)
-        centred = self.columns - mean
         gradient, total = torch.zeros_like(self.rows), self.rows.new_zeros(len(self.rows))
         ones, weights = self.rows.new_ones(self.tile), self.rows.new_empty(self.tile, self.tile)
         for i, j, pairs in self._tiles():
             pairs.mul_(torch.add(own[i, None], other[j], out=weights[: len(pairs), : pairs.shape[1]]))
             for diagonal, rows in self._partners(pairs, i, j):
                 diagonal.copy_(pull[rows])
-            gradient[i].addmm_(pairs, centred[j])
+            gradient[i].addmm_(pairs, self.columns[j] - mean)
             total[i].addmv_(pairs, ones[: pairs.shape[1]])
             if self._has_mirror(i, j):
-                gradient[j].addmm_(pairs.T, centred[i])
+                gradient[j].addmm_(pairs.T, self.columns[i] - mean)
                 total[j].addmv_(pairs.T, ones[: len(pairs)])
-        return torch.addr(gradient, total, mean).mul_(self.temperature**-0.5)
+        return gradient.addr_(total, mean).mul_(self.temperature**-0.5)
 
     def _tiles(self) -> Iterator[tuple[slice, slice, Tensor]]:
         """(rows, columns, exp(s) of them); the tensor is overwritten by the next. A row with itself counts 0."""
