@@ -90,7 +90,7 @@ def autograd_gather() -> Callable[[Tensor, Tensor], Tensor]:
                     diagonal.copy_(missed[rows])
                 of_rows[i].addmm_(tile, pairs.columns[j])
                 of_columns[j].addmm_(tile.T, pairs.rows[i])
-            factor = grad * TEMPERATURE**-0.5 / len(pairs.rows)
+            factor = grad / (pairs.factor * TEMPERATURE * len(pairs.rows))
             return of_rows * factor, of_columns * factor
 
     def loss(z_1: Tensor, z_2: Tensor) -> Tensor:

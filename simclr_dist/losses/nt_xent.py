@@ -118,7 +118,7 @@ class _NTXent(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor, None, None]:
         gradient = ctx.pairs.gradient(ctx.sums, ctx.all_sums).to(grad_loss.dtype)
         # Through z = x / |x|: what is along z is lost.
-        scaled = ctx.pairs.rows.to(grad_loss.dtype)  # z / sqrt(T)
-        along = torch.linalg.vecdot(gradient, scaled).mul_(ctx.pairs.temperature)
+        scaled = ctx.pairs.rows.to(grad_loss.dtype)  # z times pairs.factor
+        along = torch.linalg.vecdot(gradient, scaled).div_(ctx.pairs.factor**2)
         gradient.addcmul_(scaled, along[:, None], value=-1)
         return gradient.mul_(ctx.inverse * (grad_loss * ctx.processes / len(ctx.pairs.columns))), None, None

@@ -8,6 +8,7 @@ No shift is subtracted before the exponential: |z_i.z_j / T| <= 1/T, and up to 1
 well inside float32. Beyond, tiles are float64, good to 1/T = 700 (see docs/design/streaming_loss.md).
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -43,8 +44,9 @@ class Pairs:
 
     def __init__(self, columns: Tensor, first: int, count: int, temperature: float) -> None:
         self.wide = columns.dtype == torch.float32 and 1 / temperature > _FLOAT32_LIMIT
-        # A factor of 1/sqrt(T) on both sides makes the product s_ij itself.
-        self.columns = (columns.double() if self.wide else columns).mul_(temperature**-0.5)
+        # This factor on both sides makes the product s_ij in base 2, and exp2 takes half of exp's time on a CPU.
+        self.factor = (math.log2(math.e) / temperature) ** 0.5
+        self.columns = (columns.double() if self.wide else columns).mul_(self.factor)
         self.rows = self.columns[first : first + count]
         self.first, self.half, self.temperature = first, count // 2, temperature
         self.symmetric = count == len(columns)
@@ -53,7 +55,7 @@ class Pairs:
     def forward(self) -> PairSums:
         """The sums over all columns of every row."""
         negatives, rank = self.rows.new_zeros(len(self.rows)), self.rows.new_zeros(len(self.rows))
-        positives = (self.rows * self.rows.roll(self.half, 0)).sum(1).exp()
+        positives = (self.rows * self.rows.roll(self.half, 0)).sum(1).exp2()
         ones, larger = self.rows.new_ones(self.tile), self.rows.new_empty(self.tile, self.tile)
         for i, j, pairs in self._tiles():
             for diagonal, _ in self._partners(pairs, i, j):
@@ -90,7 +92,7 @@ class Pairs:
             if self._has_mirror(i, j):
                 gradient[j].addmm_(pairs.T, self.columns[i] - mean)
                 total[j].addmv_(pairs.T, ones[: len(pairs)])
-        return gradient.addr_(total, mean).mul_(self.temperature**-0.5)
+        return gradient.addr_(total, mean).mul_(1 / (self.factor * self.temperature))
 
     def _tiles(self) -> Iterator[tuple[slice, slice, Tensor]]:
         """(rows, columns, exp(s) of them); the tensor is overwritten by the next. A row with itself counts 0."""
@@ -101,7 +103,7 @@ class Pairs:
                 j = slice(left, min(left + self.tile, len(self.columns)))
                 shape = (i.stop - i.start, j.stop - j.start)
                 pairs = buffer[: shape[0] * shape[1]].view(shape)
-                torch.mm(self.rows[i], self.columns[j].T, out=pairs).exp_()
+                torch.mm(self.rows[i], self.columns[j].T, out=pairs).exp2_()
                 for diagonal, _ in self._diagonal(pairs, i, j, self.first, 0, len(self.rows)):
                     diagonal.zero_()
                 yield i, j, pairs
