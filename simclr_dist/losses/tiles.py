@@ -46,6 +46,7 @@ class Pairs:
         self.wide = columns.dtype == torch.float32 and 1 / temperature > _FLOAT32_LIMIT
         # This factor on both sides makes the product s_ij in base 2, and exp2 takes half of exp's time on a CPU.
         self.factor = (math.log2(math.e) / temperature) ** 0.5
+        self.positives = self._positives(columns[first : first + count], temperature)
         self.columns = (columns.double() if self.wide else columns).mul_(self.factor)
         self.rows = self.columns[first : first + count]
         self.first, self.half, self.temperature = first, count // 2, temperature
@@ -55,7 +56,7 @@ class Pairs:
     def forward(self) -> PairSums:
         """The sums over all columns of every row."""
         negatives, rank = self.rows.new_zeros(len(self.rows)), self.rows.new_zeros(len(self.rows))
-        positives = (self.rows * self.rows.roll(self.half, 0)).sum(1).exp2()
+        positives = self.positives.to(self.rows.dtype)
         ones, larger = self.rows.new_ones(self.tile), self.rows.new_empty(self.tile, self.tile)
         for i, j, pairs in self._tiles():
             for diagonal, _ in self._partners(pairs, i, j):
@@ -67,6 +68,15 @@ class Pairs:
                 negatives[j].addmv_(pairs.T, ones[: len(pairs)])
                 rank[j].addmv_(torch.gt(pairs, positives[j], out=more).T, ones[: len(pairs)])
         return PairSums(negatives, positives, rank)
+
+    @staticmethod
+    def _positives(rows: Tensor, temperature: float) -> Tensor:
+        """exp(s_i,pos(i)) in float64: its relative error is that of s times s, and the loss is a ratio to it."""
+        found = [
+            torch.linalg.vecdot(one.double(), other.double())
+            for one, other in zip(*(half.split(4096) for half in rows.chunk(2)), strict=True)
+        ]
+        return torch.cat(found).div_(temperature).exp_().repeat(2)
 
     def gradient(self, sums: PairSums, all_sums: PairSums) -> Tensor:
         """sum over j of (p_ij + p_ji - 2 [j = pos(i)]) z_j for every row of this process, times 1/T.
