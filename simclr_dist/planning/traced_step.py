@@ -1,0 +1,238 @@
+"""One step of a run, traced on fake tensors: the trainer's own code, no data, no GPU, no memory.
+
+Fake tensors (torch's FakeTensorMode) have shapes and types but no values, and torch's fake process group answers every
+collective at once; so one process sees what each of thousands would allocate, compute and send. The fake device is the
+CPU: faking a CUDA device fails in the backward pass where there is no driver.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from simclr_dist.build import build_method
+from simclr_dist.config import Config, Machine, Recipe
+from simclr_dist.data.loader import VIEWS
+from simclr_dist.models.batch_norm import StatisticsGroup, average_running_statistics, divide_batch_norm
+from simclr_dist.optim import make_optimizer
+from simclr_dist.planning.recompute import chunked_gradients, recompute_activations, trainer_recomputes
+from simclr_dist.planning.tracker import Sent, StepTracker
+from simclr_dist.trainer import _AUTOCAST, Trainer
+
+# DistributedDataParallel's: the first bucket is small so that sending starts early.
+_FIRST_BUCKET_BYTES, _BUCKET_BYTES = 1 << 20, 25 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTrace:
+    """What one step of one process takes. Bytes are those of tensors; see ``plan`` for what a device adds to them."""
+
+    local_images: int
+    processes: int
+    peak_bytes: int
+    """Highest sum of living tensors during the step."""
+    at_peak: dict[str, int]
+    """The same by category: weights (parameters and buffers), optimizer state, gradients, images, activations,
+    backward (gradients of activations, recomputed ones), loss, update (what the optimizer needs for a moment)."""
+    pass_bytes: int
+    """Peak of the forward and backward passes."""
+    update_bytes: int
+    """Peak of the optimizer's update."""
+    resting_bytes: int
+    """Between steps: weights, optimizer state, and the gradient buckets when there is more than one process."""
+    loss_bytes: int
+    """Peak of what the loss alone makes, at whatever moment."""
+    flops: int
+    """Floating-point operations of matrix products and convolutions."""
+    collectives: dict[Sent, int]
+    """Kind -> calls."""
+    payload: dict[Sent, int]
+    """Kind -> bytes that the process puts in."""
+
+
+def traced_step(
+    recipe: Recipe, machine: Machine, local_images: int, processes: int, recompute: str | None = None
+) -> StepTrace:
+    """Trace a step of one of ``processes`` that hold ``local_images`` each; the loss sees all of them.
+
+    Args:
+        recipe: what is computed; its global batch is local_images * processes here.
+        machine: precision, images_per_chunk and, where it has the key, recompute.
+        local_images: images of a process in a step.
+        processes: how many there are, none of which is started.
+        recompute: takes the place of machine.recompute while that key does not exist.
+
+    Raises:
+        ValueError: the batch-norm groups cannot be mapped onto the processes.
+    """
+    tracker = StepTracker()
+    with _fake_processes(processes), FakeTensorMode(), tracker:
+        step = _TracedTrainer(Config(recipe=recipe, machine=machine), local_images, processes, tracker, recompute)
+        side = recipe.data.image_size
+        with tracker.category("images"):
+            images = torch.zeros(local_images, VIEWS, 3, side, side, dtype=torch.uint8)
+        resting = tracker.living["weights"] + tracker.living["optimizer state"] + tracker.living["gradients"]
+        tracker.restart()
+        step.compute_gradients(images)
+        pass_bytes = tracker.peak
+        at_peak = tracker.at_peak
+        update_bytes = step.update()
+        if update_bytes > pass_bytes:
+            at_peak = tracker.at_peak
+    return StepTrace(
+        local_images=local_images,
+        processes=processes,
+        peak_bytes=max(pass_bytes, update_bytes),
+        at_peak={name: count for name, count in at_peak.items() if count},
+        pass_bytes=pass_bytes,
+        update_bytes=update_bytes,
+        resting_bytes=resting,
+        loss_bytes=tracker.loss_peak,
+        flops=tracker.flops,
+        collectives=dict(tracker.collectives),
+        payload=dict(tracker.payload),
+    )
+
+
+class _TracedTrainer(Trainer):
+    """A trainer without data and folder, on fake tensors, whose compute_gradients is the trainer's."""
+
+    def __init__(
+        self, config: Config, local_images: int, processes: int, tracker: StepTracker, recompute: str | None
+    ) -> None:
+        recipe, machine = config.recipe, config.machine
+        self.config, self.device, self.tracker = config, torch.device("cpu"), tracker
+        self.chunk = machine.images_per_chunk if 0 < machine.images_per_chunk < local_images else 0
+        with tracker.category("weights"), default_dtype(machine.precision):
+            self.method = build_method(recipe, self._statistics(recipe, local_images, processes))
+        if machine.channels_last:
+            for parameter in self.method.parameters():
+                if parameter.dim() == 4:
+                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        if not trainer_recomputes():
+            recompute_activations(self.method, recompute or "none")
+        self.optimizer = make_optimizer(self.method, recipe.optimizer)
+        # The scaler's own tensors are scalars, and it reads their values, which fake ones do not have.
+        self.scaler = torch.amp.GradScaler("cpu", enabled=False)
+        self._make_optimizer_state()
+        self.parallel = _Buckets(self.method, tracker).module if processes > 1 else _tagging(self.method, tracker)
+
+    def _statistics(self, recipe: Recipe, local_images: int, processes: int) -> StatisticsGroup:
+        group = recipe.batch_norm_group_images
+        if self.chunk:
+            if not group or self.chunk % group or local_images % self.chunk:
+                raise ValueError(f"batch-norm groups of {group} images do not divide chunks of {self.chunk}")
+            return StatisticsGroup(local_groups=self.chunk // group)
+        return divide_batch_norm(group, local_images * processes, processes)
+
+    def _make_optimizer_state(self) -> None:
+        """The state that every step but the first finds: made by an update with gradients of zero."""
+        for parameter in self.method.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        with self.tracker.category("optimizer state"):
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def compute_gradients(self, images: Tensor) -> dict[str, Tensor]:
+        if not self.chunk or trainer_recomputes():
+            return super().compute_gradients(images)
+        dtype = _AUTOCAST.get(self.config.machine.precision)
+        with torch.autocast("cpu", dtype) if dtype else nullcontext():
+            chunked_gradients(self.method, images, self.chunk)
+        return {}
+
+    def update(self) -> int:
+        """What the trainer does after the gradients; returns the peak of it in bytes."""
+        collectives, payload, flops = self.tracker.collectives.copy(), self.tracker.payload.copy(), self.tracker.flops
+        self.tracker.restart()
+        with self.tracker.category("update"):
+            nn.utils.get_total_norm([p.grad for p in self.method.parameters() if p.grad is not None])
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            if self.config.recipe.batch_norm_group_images:
+                average_running_statistics(self.method)
+        self.tracker.collectives.update(collectives)
+        self.tracker.payload.update(payload)
+        self.tracker.flops += flops
+        return self.tracker.peak
+
+
+class _Buckets:
+    """The gradient buckets of DistributedDataParallel, which refuses fake tensors.
+
+    With gradient_as_bucket_view the buckets are the gradients; they stay between steps. A bucket is sent as soon as
+    the last of its gradients is there.
+    """
+
+    def __init__(self, module: nn.Module, tracker: StepTracker) -> None:
+        self.module = module
+        bucket: list[nn.Parameter] = []
+        limit = _FIRST_BUCKET_BYTES
+        # Gradients become ready from the last layer to the first.
+        for parameter in reversed(list(module.parameters())):
+            bucket.append(parameter)
+            if sum(p.numel() * p.element_size() for p in bucket) >= limit:
+                self._add(bucket, tracker)
+                bucket, limit = [], _BUCKET_BYTES
+        if bucket:
+            self._add(bucket, tracker)
+
+    def _add(self, parameters: list[nn.Parameter], tracker: StepTracker) -> None:
+        with tracker.category("gradients"):
+            flat = parameters[0].new_empty(sum(p.numel() for p in parameters))
+        views = [v.view_as(p) for v, p in zip(flat.split([p.numel() for p in parameters]), parameters, strict=True)]
+        ready: Counter[int] = Counter()
+
+        def arrived(parameter: nn.Parameter, number: int) -> None:
+            # Chunks add to what earlier ones left; only the last chunk's backward sends, as under no_sync().
+            if parameter.grad is not views[number]:
+                parameter.grad = views[number].copy_(parameter.grad)
+                ready[number] += 1
+                if len(ready) == len(parameters):
+                    dist.all_reduce(flat)
+                    ready.clear()
+
+        for number, parameter in enumerate(parameters):
+            parameter.register_post_accumulate_grad_hook(lambda p, number=number: arrived(p, number))
+
+
+def _tagging(module: nn.Module, tracker: StepTracker) -> nn.Module:
+    def tag(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        tracker.retag(parameter.grad, "gradients")
+
+    for parameter in module.parameters():
+        parameter.register_post_accumulate_grad_hook(tag)
+    return module
+
+
+@contextmanager
+def default_dtype(precision: str) -> Iterator[None]:
+    """New tensors are of the weights' type: Module.to() refuses fake tensors, so they are made in it."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64 if precision == "float64" else torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def _fake_processes(count: int) -> Iterator[None]:
+    """A process group of ``count`` of which only this process exists."""
+    if count == 1:
+        yield
+        return
+    # Internal in name, but the only public way in is the store; it is what torch's own planning tools import.
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=count)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
