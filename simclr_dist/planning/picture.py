@@ -55,7 +55,9 @@ def _draw_memory(axis: Any, plan: Plan) -> None:
             axis.plot([row.gpus for row in rows], peaks, "o", color=color, markersize=8, label=label)
     for row in plan.rows:
         if row.fits and row.variant != Variant():
-            axis.annotate(str(row.variant), (row.gpus, row.peak_bytes / 1e9), (6, -14), textcoords="offset points")
+            axis.annotate(
+                str(row.variant), (row.gpus, row.peak_bytes / 1e9), (-8, -12), textcoords="offset points", ha="right"
+            )
     axis.axhline(plan.usable_bytes / 1e9, color=_ORANGE, label=f"for tensors: {plan.usable_bytes / 1e9:.3g} GB")
     axis.set_yscale("log")
     axis.set(title="Peak memory of a GPU", ylabel="GB")
@@ -76,6 +78,7 @@ def _draw_time(axis: Any, plan: Plan) -> None:
     axis.plot(counts, [row.hours for row in plan.rows], color=_BLUE, label="whole run; % of it communication")
     axis.plot(counts, compute, color=_GREY, linestyle=":", label="computation alone")
     axis.set_yscale("log")
+    axis.margins(y=0.12)
     axis.set(title="Time, from the assumed rates", ylabel="hours")
     axis.yaxis.set_major_formatter("{x:g}")
     axis.legend(fontsize=9)

@@ -110,10 +110,10 @@ class _TracedTrainer(Trainer):
         self.chunk = machine.images_per_chunk if 0 < machine.images_per_chunk < local_images else 0
         with tracker.category("weights"), default_dtype(machine.precision):
             self.method = build_method(recipe, self._statistics(recipe, local_images, processes))
-        if machine.channels_last:
-            for parameter in self.method.parameters():
-                if parameter.dim() == 4:
-                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+            if machine.channels_last:
+                for parameter in self.method.parameters():
+                    if parameter.dim() == 4:
+                        parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         if not trainer_recomputes():
             recompute_activations(self.method, recompute or "none")
         self.optimizer = make_optimizer(self.method, recipe.optimizer)
