@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from simclr_dist import checkpoint
@@ -20,6 +21,7 @@ from simclr_dist.planning.memory import Line, StepMemory, Variant
 from simclr_dist.planning.plan import make_plan
 from simclr_dist.planning.report import report, suggestion
 from simclr_dist.planning.traced_step import traced_step
+from simclr_dist.planning.tracker import StepTracker
 from simclr_dist.planning.units import parse_bandwidth, parse_bytes, parse_count, parse_flops, show_bytes
 
 ASSUMED = Assumptions(flops_per_second=1e12, bandwidth=25e9, node_bandwidth=200e9)
@@ -64,7 +66,8 @@ def test_units(parse, text, value):
     [
         (parse_bytes, "80"), (parse_bytes, "80Gb"), (parse_bytes, "80 gigabytes"), (parse_bytes, "0GB"),
         (parse_bytes, "-1GB"), (parse_bytes, ""), (parse_bytes, "1e400GB"), (parse_bandwidth, "200Gb"),
-        (parse_bandwidth, "200"), (parse_flops, "60TB"), (parse_flops, "fast"), (parse_count, "1.5"), (parse_count, "0"), (parse_count, "many"),
+        (parse_bandwidth, "200"), (parse_flops, "60TB"), (parse_flops, "fast"), (parse_count, "1.5"),
+        (parse_count, "0"), (parse_count, "many"),
     ],
 )  # fmt: skip
 def test_a_unit_that_cannot_be_meant_is_one_line_that_names_the_option(parse, text):
@@ -140,18 +143,45 @@ def test_the_traced_peak_is_what_the_allocator_gave_a_real_step(config, group):
         optimizer.zero_grad()
 
     step()
+    peak, _ = _allocated(step)
+    resting = _bytes([*method.parameters(), *method.buffers(), images]) + _bytes(
+        [v for s in optimizer.state.values() for v in s.values() if torch.is_tensor(v)]
+    )
+    assert traced_step(config.recipe, config.machine, 64, 1).peak_bytes == pytest.approx(resting + peak, rel=0.03)
+
+
+def _allocated(function) -> tuple[int, int]:
+    """Highest and last level of torch's CPU allocator over the start of ``function``, oneDNN's scratch included."""
     with torch.autograd.profiler.profile(profile_memory=True) as profile:
-        step()
-    # Every allocation of torch's CPU allocator, oneDNN's scratch included, in order.
+        kept = function()
     level = peak = 0
     for event in profile.kineto_results.events():
         if event.name() == "[memory]":
             level += event.nbytes()
             peak = max(peak, level)
-    resting = _bytes([*method.parameters(), *method.buffers(), images]) + _bytes(
-        [v for s in optimizer.state.values() for v in s.values() if torch.is_tensor(v)]
-    )
-    assert traced_step(config.recipe, config.machine, 64, 1).peak_bytes == pytest.approx(resting + peak, rel=0.03)
+    del kept
+    return peak, level
+
+
+@pytest.mark.parametrize("recompute", ["none", "blocks", "all"])
+def test_what_half_precision_holds_for_the_backward_pass_is_what_the_allocator_holds(config, recompute):
+    # The peak itself cannot be compared: without kernels for bfloat16 a CPU unfolds whole layers for its convolutions.
+    def forward() -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return method(images)["loss"]
+
+    method = build_method(config.recipe, recompute=recompute)
+    images = torch.zeros(8, 2, 3, 32, 32, dtype=torch.uint8)
+    forward()
+    _, held = _allocated(forward)
+    tracker = StepTracker()
+    with FakeTensorMode(), tracker:
+        method = build_method(config.recipe, recompute=recompute)
+        images = torch.zeros(8, 2, 3, 32, 32, dtype=torch.uint8)
+        before = sum(tracker.living.values())
+        loss = forward()
+        assert sum(tracker.living.values()) - before == pytest.approx(held, rel=0.01)
+    del loss
 
 
 def test_memory_and_operations_are_affine_in_the_images_of_a_process(config):
@@ -159,7 +189,8 @@ def test_memory_and_operations_are_affine_in_the_images_of_a_process(config):
     memory = StepMemory(config.recipe, config.machine, [16, 64, 256], exact=64)
     middle = memory.trace(64, "none")
     passes, update = memory.lines(64, "none")
-    assert max(passes(64), update(64)) == pytest.approx(middle.peak_bytes, rel=0.01)
+    # A maximum of lines is convex: the chord may be above it, never below.
+    assert middle.peak_bytes <= max(passes(64), update(64)) <= 1.02 * middle.peak_bytes
     assert memory.flops(64, Variant()) == pytest.approx(middle.flops, rel=1e-6)
     assert passes(memory.largest_that_fits(500 * MIB, "none")) <= 500 * MIB
     assert passes(memory.largest_that_fits(500 * MIB, "none") + 1) > 500 * MIB
@@ -168,14 +199,16 @@ def test_memory_and_operations_are_affine_in_the_images_of_a_process(config):
 def test_recomputation_and_chunks_trade_operations_for_memory(config):
     config.recipe.batch_norm_group_images = 8
     plain = traced_step(config.recipe, config.machine, 32, 2)
-    blocks, everything = (traced_step(config.recipe, config.machine, 32, 2, mode) for mode in ("blocks", "all"))
+    blocks, everything = (
+        traced_step(config.recipe, replace(config.machine, recompute=mode), 32, 2) for mode in ("blocks", "all")
+    )
     chunked = traced_step(config.recipe, replace(config.machine, images_per_chunk=8), 32, 2)
     assert plain.peak_bytes > blocks.peak_bytes > everything.peak_bytes
     assert plain.flops < blocks.flops < everything.flops < 1.4 * plain.flops
     assert chunked.peak_bytes < 0.5 * plain.peak_bytes
     assert chunked.flops == pytest.approx(plain.flops * 4 / 3, rel=0.03)
     memory = StepMemory(config.recipe, config.machine, [32, 16, 8], exact=32)
-    # The estimate is an upper one: a chunk alone has the loss's tensors too.
+    # The estimate adds what a chunk alone takes and what the other images hold meanwhile.
     estimate = memory.peak_bytes(32, Variant(images_per_chunk=8))
     assert chunked.peak_bytes == pytest.approx(estimate, rel=0.15)
 

@@ -1,8 +1,9 @@
 """Memory and operations of a step at any number of images: traced where it matters, on a line in between.
 
 At a fixed global batch both are affine in the images of a process: activations and operations grow with its images,
-weights, gradients and optimizer state do not, and the loss has tiles of a fixed size. A line through the smallest and
-the largest number that is asked for stands for those in between; other traced numbers check it.
+weights, gradients and optimizer state do not, and the loss has tiles of a fixed size. The peak is the highest of several
+such lines (in the encoder, in the loss, in the update), so it is convex: the chord between the smallest and the largest
+number that is asked for is never below it. Other traced numbers check it.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,6 @@ from dataclasses import dataclass, replace
 
 from simclr_dist.config import Machine, Recipe
 from simclr_dist.models.batch_norm import divide_batch_norm
-from simclr_dist.planning.recompute import with_recompute
 from simclr_dist.planning.traced_step import StepTrace, traced_step
 
 # Below it a line's offset would be fitted to rounding: the loss's tiles, for one, are then smaller than a tile.
@@ -62,7 +62,7 @@ class StepMemory:
     def __init__(self, recipe: Recipe, machine: Machine, shares: Sequence[int], exact: int) -> None:
         """``shares``: the numbers of images a process that will be asked for; ``exact``: the one that is traced."""
         self.recipe = recipe
-        self.machine = replace(machine, images_per_chunk=0)
+        self.machine = replace(machine, images_per_chunk=0, device="cuda")
         self.shares, self.exact = sorted({*shares, exact}), exact
         self._traces: dict[tuple[int, str], StepTrace] = {}
 
@@ -83,8 +83,8 @@ class StepMemory:
         key = (images, recompute)
         if key not in self._traces:
             processes = self.recipe.global_batch_images // images
-            machine = with_recompute(self.machine, recompute)
-            self._traces[key] = traced_step(self.recipe, machine, images, processes, recompute)
+            machine = replace(self.machine, recompute=recompute)
+            self._traces[key] = traced_step(self.recipe, machine, images, processes)
         return self._traces[key]
 
     def nearest_trace(self, images: int, recompute: str) -> StepTrace:

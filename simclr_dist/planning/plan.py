@@ -9,8 +9,9 @@ from simclr_dist.errors import UserError
 from simclr_dist.planning.checkpoints import checkpoint_bytes
 from simclr_dist.planning.communication import Assumptions, Traffic, step_traffic
 from simclr_dist.planning.memory import StepMemory, Variant
-from simclr_dist.planning.recompute import RECOMPUTE
 
+# From the least to the most recomputation.
+_RECOMPUTE = ("none", "blocks", "all")
 _COUNTS = [2**power for power in range(13)]
 
 
@@ -123,17 +124,17 @@ class _Planner:
                 f"machine.images_per_chunk: {chunk} does not cut a GPU's {images} images into equal chunks of whole "
                 f"batch-norm groups of {group or self.recipe.global_batch_images}; set it to 0 and let the plan choose"
             )
-        return Variant(getattr(machine, "recompute", "none"), chunk)
+        return Variant(machine.recompute, chunk)
 
     def best(self, gpus: int) -> Row:
         """The first that fits, from the least to the most recomputation; else the one with the lowest peak."""
         images = self.recipe.global_batch_images // gpus
         tried = []
-        for recompute in RECOMPUTE:
+        for recompute in _RECOMPUTE:
             tried.append(Variant(recompute))
             if self.memory.peak_bytes(images, tried[-1]) <= self.usable_bytes:
                 return self.row(gpus, tried[-1])
-        for recompute in RECOMPUTE:
+        for recompute in _RECOMPUTE:
             for chunk in self._chunks(images):
                 tried.append(Variant(recompute, chunk))
                 if self.memory.peak_bytes(images, tried[-1]) <= self.usable_bytes:

@@ -6,7 +6,6 @@ import yaml
 
 from simclr_dist.config import Machine
 from simclr_dist.planning.plan import Plan, Row
-from simclr_dist.planning.recompute import trainer_recomputes, with_recompute
 from simclr_dist.planning.units import show_bytes, show_rate, show_seconds
 
 _PURPOSES = {
@@ -24,9 +23,8 @@ def report(plan: Plan) -> str:
 def suggestion(plan: Plan) -> str:
     """The machine half that fits, as YAML that a recipe can be put beside."""
     variant, machine = plan.suggested.variant, plan.config.machine
-    changed = asdict(with_recompute(machine, variant.recompute))
-    changed["images_per_chunk"] = variant.images_per_chunk
-    changed["device"] = "cuda"
+    changed = asdict(machine)
+    changed |= {"device": "cuda", "recompute": variant.recompute, "images_per_chunk": variant.images_per_chunk}
     defaults, always = Machine(), ("device", "precision", "images_per_chunk", "recompute")
     # run_dir was filled in from the file's name; a suggestion must not carry it into another file.
     kept = {
@@ -38,8 +36,6 @@ def suggestion(plan: Plan) -> str:
     head = f"# for {row.gpus} GPUs, predicted peak {show_bytes(row.peak_bytes)} of tensors a GPU\n"
     if not row.fits:
         head += "# PREDICTED NOT TO FIT\n"
-    if variant.recompute != "none" and not trainer_recomputes():
-        head += f"# needs recompute: {variant.recompute}, a key that this version does not have\n"
     return head + yaml.safe_dump({"machine": kept}, sort_keys=False)
 
 

@@ -7,8 +7,8 @@ CPU: faking a CUDA device fails in the backward pass where there is no driver.
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
@@ -18,11 +18,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from simclr_dist.build import build_method
 from simclr_dist.config import Config, Machine, Recipe
 from simclr_dist.data.loader import VIEWS
-from simclr_dist.models.batch_norm import StatisticsGroup, average_running_statistics, divide_batch_norm
+from simclr_dist.losses import tiles
+from simclr_dist.models.batch_norm import average_running_statistics, divide_batch_norm
 from simclr_dist.optim import make_optimizer
-from simclr_dist.planning.recompute import chunked_gradients, recompute_activations, trainer_recomputes
 from simclr_dist.planning.tracker import Sent, StepTracker
-from simclr_dist.trainer import _AUTOCAST, Trainer
+from simclr_dist.trainer import Trainer
 
 # DistributedDataParallel's: the first bucket is small so that sending starts early.
 _FIRST_BUCKET_BYTES, _BUCKET_BYTES = 1 << 20, 25 << 20
@@ -55,24 +55,23 @@ class StepTrace:
     """Kind -> bytes that the process puts in."""
 
 
-def traced_step(
-    recipe: Recipe, machine: Machine, local_images: int, processes: int, recompute: str | None = None
-) -> StepTrace:
+def traced_step(recipe: Recipe, machine: Machine, local_images: int, processes: int) -> StepTrace:
     """Trace a step of one of ``processes`` that hold ``local_images`` each; the loss sees all of them.
 
     Args:
         recipe: what is computed; its global batch is local_images * processes here.
-        machine: precision, images_per_chunk and, where it has the key, recompute.
+        machine: precision, images_per_chunk, recompute, channels_last; ``device: cuda`` gives the loss a GPU's tiles.
         local_images: images of a process in a step.
         processes: how many there are, none of which is started.
-        recompute: takes the place of machine.recompute while that key does not exist.
 
     Raises:
-        ValueError: the batch-norm groups cannot be mapped onto the processes.
+        ValueError: the batch-norm groups cannot be mapped onto the processes or chunks.
     """
     tracker = StepTracker()
-    with _fake_processes(processes), FakeTensorMode(), tracker:
-        step = _TracedTrainer(Config(recipe=recipe, machine=machine), local_images, processes, tracker, recompute)
+    if machine.images_per_chunk >= local_images:
+        machine = replace(machine, images_per_chunk=0)
+    with _fake_processes(processes), _tiles_of(machine.device), FakeTensorMode(), tracker:
+        step = _TracedTrainer(Config(recipe=recipe, machine=machine), local_images, processes, tracker)
         side = recipe.data.image_size
         with tracker.category("images"):
             images = torch.zeros(local_images, VIEWS, 3, side, side, dtype=torch.uint8)
@@ -102,33 +101,22 @@ def traced_step(
 class _TracedTrainer(Trainer):
     """A trainer without data and folder, on fake tensors, whose compute_gradients is the trainer's."""
 
-    def __init__(
-        self, config: Config, local_images: int, processes: int, tracker: StepTracker, recompute: str | None
-    ) -> None:
+    def __init__(self, config: Config, local_images: int, processes: int, tracker: StepTracker) -> None:
         recipe, machine = config.recipe, config.machine
         self.config, self.device, self.tracker = config, torch.device("cpu"), tracker
-        self.chunk = machine.images_per_chunk if 0 < machine.images_per_chunk < local_images else 0
+        group, chunk = recipe.batch_norm_group_images, machine.images_per_chunk
+        statistics = divide_batch_norm(group, local_images * processes, processes, chunk_images=chunk)
         with tracker.category("weights"), default_dtype(machine.precision):
-            self.method = build_method(recipe, self._statistics(recipe, local_images, processes))
+            self.method = build_method(recipe, statistics, machine.recompute)
             if machine.channels_last:
                 for parameter in self.method.parameters():
                     if parameter.dim() == 4:
                         parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-        if not trainer_recomputes():
-            recompute_activations(self.method, recompute or "none")
         self.optimizer = make_optimizer(self.method, recipe.optimizer)
         # The scaler's own tensors are scalars, and it reads their values, which fake ones do not have.
         self.scaler = torch.amp.GradScaler("cpu", enabled=False)
         self._make_optimizer_state()
         self.parallel = _Buckets(self.method, tracker).module if processes > 1 else _tagging(self.method, tracker)
-
-    def _statistics(self, recipe: Recipe, local_images: int, processes: int) -> StatisticsGroup:
-        group = recipe.batch_norm_group_images
-        if self.chunk:
-            if not group or self.chunk % group or local_images % self.chunk:
-                raise ValueError(f"batch-norm groups of {group} images do not divide chunks of {self.chunk}")
-            return StatisticsGroup(local_groups=self.chunk // group)
-        return divide_batch_norm(group, local_images * processes, processes)
 
     def _make_optimizer_state(self) -> None:
         """The state that every step but the first finds: made by an update with gradients of zero."""
@@ -137,14 +125,6 @@ class _TracedTrainer(Trainer):
         with self.tracker.category("optimizer state"):
             self.optimizer.step()
         self.optimizer.zero_grad()
-
-    def compute_gradients(self, images: Tensor) -> dict[str, Tensor]:
-        if not self.chunk or trainer_recomputes():
-            return super().compute_gradients(images)
-        dtype = _AUTOCAST.get(self.config.machine.precision)
-        with torch.autocast("cpu", dtype) if dtype else nullcontext():
-            chunked_gradients(self.method, images, self.chunk)
-        return {}
 
     def update(self) -> int:
         """What the trainer does after the gradients; returns the peak of it in bytes."""
@@ -220,6 +200,17 @@ def default_dtype(precision: str) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+@contextmanager
+def _tiles_of(device: str) -> Iterator[None]:
+    """The loss takes its tiles' size from the tensors' device, which is a fake CPU here."""
+    before = tiles._CPU_TILE
+    tiles._CPU_TILE = tiles._DEVICE_TILE if device == "cuda" else before
+    try:
+        yield
+    finally:
+        tiles._CPU_TILE = before
 
 
 @contextmanager
