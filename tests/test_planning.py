@@ -196,6 +196,11 @@ def test_memory_and_operations_are_affine_in_the_images_of_a_process(config):
     assert passes(memory.largest_that_fits(500 * MIB, "none") + 1) > 500 * MIB
 
 
+def test_a_single_large_share_is_not_mistaken_for_a_constant(config):
+    memory = StepMemory(config.recipe, config.machine, [4, 8, 16], exact=16)
+    assert memory.flops(8, Variant()) == pytest.approx(memory.flops(16, Variant()) / 2, rel=0.01)
+
+
 def test_recomputation_and_chunks_trade_operations_for_memory(config):
     config.recipe.batch_norm_group_images = 8
     plain = traced_step(config.recipe, config.machine, 32, 2)

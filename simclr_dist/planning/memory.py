@@ -1,9 +1,9 @@
 """Memory and operations of a step at any number of images: traced where it matters, on a line in between.
 
 At a fixed global batch both are affine in the images of a process: activations and operations grow with its images,
-weights, gradients and optimizer state do not, and the loss has tiles of a fixed size. The peak is the highest of several
-such lines (in the encoder, in the loss, in the update), so it is convex: the chord between the smallest and the largest
-number that is asked for is never below it. Other traced numbers check it.
+weights, gradients and optimizer state do not, and the loss has tiles of a fixed size. The peak is the highest of
+several such lines (in the encoder, in the loss, in the update), so it is convex: the chord between the smallest and the
+largest number that is asked for is never below it. Other traced numbers check it.
 """
 
 from collections.abc import Sequence
@@ -141,7 +141,8 @@ class StepMemory:
     def _fitted_sizes(self, images: int) -> list[int]:
         """The smallest and the largest share with the batch norm of ``images``."""
         alike = [n for n in self.shares if self.regime(n) == self.regime(images)] or [images]
-        large = [n for n in alike if n >= _SMALLEST_FITTED] or alike
+        large = [n for n in alike if n >= _SMALLEST_FITTED]
+        large = large if len(large) > 1 else alike
         return sorted({large[0], large[-1]})
 
     def _held_bytes(self) -> int:

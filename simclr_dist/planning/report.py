@@ -1,5 +1,6 @@
 """The plan as text and as the machine half of a config."""
 
+import textwrap
 from dataclasses import asdict, fields
 
 import yaml
@@ -79,7 +80,8 @@ def _chosen(plan: Plan) -> list[str]:
     # What is too little to read stays in the sum.
     parts = sorted(((count, name) for name, count in trace.at_peak.items() if count > 1e6), reverse=True)
     shares = ", ".join(f"{name} {show_bytes(count)}" for count, name in parts)
-    lines.append(f"  {'a chunk: ' if row.variant.images_per_chunk else ''}{shares}")
+    of_what = "a chunk: " if row.variant.images_per_chunk else ""
+    lines += textwrap.wrap(of_what + shares, 116, initial_indent="  ", subsequent_indent="    ")
     lines.append(f"  (the loss takes {show_bytes(trace.loss_bytes)} for itself, at another moment)")
     room = ", ".join(
         f"{plan.memory.largest_that_fits(plan.usable_bytes, mode)} with recompute={mode}"

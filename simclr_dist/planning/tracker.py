@@ -1,8 +1,8 @@
 """What a step allocates, computes and sends, seen operator by operator.
 
-torch's own ``torch.distributed._tools.mem_tracker.MemTracker`` gives the same peaks (benchmarks/plan.py
-compares), but is slower, keeps hooks on every module and tensor, and knows neither operations nor collectives: one
-small mode sees all.
+torch's own ``torch.distributed._tools.mem_tracker.MemTracker`` gives the same peaks (``benchmarks/plan.py
+--tracker``), but keeps hooks on every module and tensor and knows neither operations nor collectives: one small mode
+sees all.
 """
 
 import sys
