@@ -82,7 +82,7 @@ def _chosen(plan: Plan) -> list[str]:
     shares = ", ".join(f"{name} {show_bytes(count)}" for count, name in parts)
     of_what = "a chunk: " if row.variant.images_per_chunk else ""
     lines += textwrap.wrap(of_what + shares, 116, initial_indent="  ", subsequent_indent="    ")
-    lines.append(f"  (the loss takes {show_bytes(trace.loss_bytes)} for itself, at another moment)")
+    lines.append(f"  (the loss alone takes {show_bytes(trace.loss_bytes)}, at its own peak)")
     room = ", ".join(
         f"{plan.memory.largest_that_fits(plan.usable_bytes, mode)} with recompute={mode}"
         for mode in plan.memory.traced_modes
@@ -92,7 +92,7 @@ def _chosen(plan: Plan) -> list[str]:
     if checked:
         worst = max(abs(distance) for _, _, distance in checked)
         lines.append(
-            f"  (of {len(checked)} steps traced between, the line in images a GPU is off by {100 * worst:.1f} %)"
+            f"  (the line through memory against images a GPU, at {len(checked)} traced between: off by {100 * worst:.1f} %)"
         )
     return [*lines, *_traffic(row)]
 

@@ -5,14 +5,13 @@ collective at once; so one process sees what each of thousands would allocate, c
 CPU: faking a CUDA device fails in the backward pass where there is no driver.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from simclr_dist.build import build_method
@@ -21,11 +20,9 @@ from simclr_dist.data.loader import VIEWS
 from simclr_dist.losses import tiles
 from simclr_dist.models.batch_norm import average_running_statistics, divide_batch_norm
 from simclr_dist.optim import make_optimizer
+from simclr_dist.planning.gradient_buckets import in_buckets, tagged
 from simclr_dist.planning.tracker import Sent, StepTracker
 from simclr_dist.trainer import Trainer
-
-# DistributedDataParallel's: the first bucket is small so that sending starts early.
-_FIRST_BUCKET_BYTES, _BUCKET_BYTES = 1 << 20, 25 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +113,7 @@ class _TracedTrainer(Trainer):
         # The scaler's own tensors are scalars, and it reads their values, which fake ones do not have.
         self.scaler = torch.amp.GradScaler("cpu", enabled=False)
         self._make_optimizer_state()
-        self.parallel = _Buckets(self.method, tracker).module if processes > 1 else _tagging(self.method, tracker)
+        self.parallel = (in_buckets if processes > 1 else tagged)(self.method, tracker)
 
     def _make_optimizer_state(self) -> None:
         """The state that every step but the first finds: made by an update with gradients of zero."""
@@ -140,55 +137,6 @@ class _TracedTrainer(Trainer):
         self.tracker.payload.update(payload)
         self.tracker.flops += flops
         return self.tracker.peak
-
-
-class _Buckets:
-    """The gradient buckets of DistributedDataParallel, which refuses fake tensors.
-
-    With gradient_as_bucket_view the buckets are the gradients; they stay between steps. A bucket is sent as soon as
-    the last of its gradients is there.
-    """
-
-    def __init__(self, module: nn.Module, tracker: StepTracker) -> None:
-        self.module = module
-        bucket: list[nn.Parameter] = []
-        limit = _FIRST_BUCKET_BYTES
-        # Gradients become ready from the last layer to the first.
-        for parameter in reversed(list(module.parameters())):
-            bucket.append(parameter)
-            if sum(p.numel() * p.element_size() for p in bucket) >= limit:
-                self._add(bucket, tracker)
-                bucket, limit = [], _BUCKET_BYTES
-        if bucket:
-            self._add(bucket, tracker)
-
-    def _add(self, parameters: list[nn.Parameter], tracker: StepTracker) -> None:
-        with tracker.category("gradients"):
-            flat = parameters[0].new_empty(sum(p.numel() for p in parameters))
-        views = [v.view_as(p) for v, p in zip(flat.split([p.numel() for p in parameters]), parameters, strict=True)]
-        ready: Counter[int] = Counter()
-
-        def arrived(parameter: nn.Parameter, number: int) -> None:
-            # Chunks add to what earlier ones left; only the last chunk's backward sends, as under no_sync().
-            if parameter.grad is not views[number]:
-                parameter.grad = views[number].copy_(parameter.grad)
-                ready[number] += 1
-                if len(ready) == len(parameters):
-                    dist.all_reduce(flat)
-                    ready.clear()
-
-        for number, parameter in enumerate(parameters):
-            parameter.register_post_accumulate_grad_hook(lambda p, number=number: arrived(p, number))
-
-
-def _tagging(module: nn.Module, tracker: StepTracker) -> nn.Module:
-    def tag(parameter: Tensor) -> None:
-        assert parameter.grad is not None
-        tracker.retag(parameter.grad, "gradients")
-
-    for parameter in module.parameters():
-        parameter.register_post_accumulate_grad_hook(tag)
-    return module
 
 
 @contextmanager
