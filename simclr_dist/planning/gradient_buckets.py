@@ -1,4 +1,4 @@
-"""Where gradients stand, and when they are sent: DistributedDataParallel refuses fake tensors, so this takes its place."""
+"""Where gradients stand and when they are sent, in place of DistributedDataParallel, which refuses fake tensors."""
 
 from collections import Counter
 

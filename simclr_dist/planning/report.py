@@ -92,7 +92,7 @@ def _chosen(plan: Plan) -> list[str]:
     if checked:
         worst = max(abs(distance) for _, _, distance in checked)
         lines.append(
-            f"  (the line through memory against images a GPU, at {len(checked)} traced between: off by {100 * worst:.1f} %)"
+            f"  (a line stands for the numbers of images not traced; where it was checked: off by {100 * worst:.1f} %)"
         )
     return [*lines, *_traffic(row)]
 
