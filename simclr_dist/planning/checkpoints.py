@@ -11,7 +11,7 @@ from simclr_dist.build import build_method
 from simclr_dist.checkpoint import _COMMENT_BYTES, FORMAT
 from simclr_dist.config import Config, to_dict
 from simclr_dist.optim import make_optimizer
-from simclr_dist.planning.traced_step import default_dtype
+from simclr_dist.planning.fakes import default_dtype, kernels_of
 
 
 class _Counter:
@@ -28,7 +28,7 @@ class _Counter:
 
 def checkpoint_bytes(config: Config, images: int) -> int:
     """Bytes of one checkpoint file of a run over ``images`` (a number's own digits move it by a byte or two)."""
-    with FakeTensorMode(), default_dtype(config.machine.precision):
+    with FakeTensorMode(), kernels_of("cpu"), default_dtype(config.machine.precision):
         method = build_method(config.recipe)
         optimizer = make_optimizer(method, config.recipe.optimizer)
         for parameter in method.parameters():

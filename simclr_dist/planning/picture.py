@@ -56,7 +56,7 @@ def _draw_memory(axis: Any, plan: Plan) -> None:
     for row in plan.rows:
         if row.fits and row.variant != Variant():
             axis.annotate(
-                str(row.variant), (row.gpus, row.peak_bytes / 1e9), (-8, -12), textcoords="offset points", ha="right"
+                str(row.variant), (row.gpus, row.peak_bytes / 1e9), (0, -18), textcoords="offset points", ha="center"
             )
     axis.axhline(plan.usable_bytes / 1e9, color=_ORANGE, label=f"for tensors: {plan.usable_bytes / 1e9:.3g} GB")
     axis.set_yscale("log")

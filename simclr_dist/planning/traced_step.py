@@ -5,21 +5,18 @@ collective at once; so one process sees what each of thousands would allocate, c
 CPU: faking a CUDA device fails in the backward pass where there is no driver.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from simclr_dist.build import build_method
 from simclr_dist.config import Config, Machine, Recipe
 from simclr_dist.data.loader import VIEWS
-from simclr_dist.losses import tiles
 from simclr_dist.models.batch_norm import average_running_statistics, divide_batch_norm
 from simclr_dist.optim import make_optimizer
+from simclr_dist.planning.fakes import default_dtype, fake_processes, kernels_of
 from simclr_dist.planning.gradient_buckets import in_buckets, tagged
 from simclr_dist.planning.tracker import Sent, StepTracker
 from simclr_dist.trainer import Trainer
@@ -67,7 +64,7 @@ def traced_step(recipe: Recipe, machine: Machine, local_images: int, processes: 
     tracker = StepTracker()
     if machine.images_per_chunk >= local_images:
         machine = replace(machine, images_per_chunk=0)
-    with _fake_processes(processes), _tiles_of(machine.device), FakeTensorMode(), tracker:
+    with fake_processes(processes), kernels_of(machine.device), FakeTensorMode(), tracker:
         step = _TracedTrainer(Config(recipe=recipe, machine=machine), local_images, processes, tracker)
         side = recipe.data.image_size
         with tracker.category("images"):
@@ -137,41 +134,3 @@ class _TracedTrainer(Trainer):
         self.tracker.payload.update(payload)
         self.tracker.flops += flops
         return self.tracker.peak
-
-
-@contextmanager
-def default_dtype(precision: str) -> Iterator[None]:
-    """New tensors are of the weights' type: Module.to() refuses fake tensors, so they are made in it."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64 if precision == "float64" else torch.float32)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-@contextmanager
-def _tiles_of(device: str) -> Iterator[None]:
-    """The loss takes its tiles' size from the tensors' device, which is a fake CPU here."""
-    before = tiles._CPU_TILE
-    tiles._CPU_TILE = tiles._DEVICE_TILE if device == "cuda" else before
-    try:
-        yield
-    finally:
-        tiles._CPU_TILE = before
-
-
-@contextmanager
-def _fake_processes(count: int) -> Iterator[None]:
-    """A process group of ``count`` of which only this process exists."""
-    if count == 1:
-        yield
-        return
-    # Internal in name, but the only public way in is the store; it is what torch's own planning tools import.
-    from torch.testing._internal.distributed.fake_pg import FakeStore
-
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=count)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
