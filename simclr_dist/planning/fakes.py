@@ -1,0 +1,53 @@
+"""What stands around a traced step: processes that are not there, and the code paths of another device."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+
+from simclr_dist.losses import tiles
+from simclr_dist.optim import lars
+
+
+@contextmanager
+def fake_processes(count: int) -> Iterator[None]:
+    """A process group of ``count`` of which only this process exists."""
+    if count == 1:
+        yield
+        return
+    # Internal in name, but the only public way in is the store; it is what torch's own planning tools import.
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=count)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def kernels_of(device: str) -> Iterator[None]:
+    """The loss and LARS choose their ways by the tensors' device, which is always a fake CPU here.
+
+    With ``cuda`` the loss's tiles are a GPU's. LARS goes a GPU's way on any device: its way on a CPU needs less memory,
+    and reads values, which fake tensors do not have.
+    """
+    tile, fusible = tiles._CPU_TILE, lars._fusible
+    tiles._CPU_TILE = tiles._DEVICE_TILE if device == "cuda" else tile
+    lars._fusible = lambda *_: False
+    try:
+        yield
+    finally:
+        tiles._CPU_TILE, lars._fusible = tile, fusible
+
+
+@contextmanager
+def default_dtype(precision: str) -> Iterator[None]:
+    """New tensors are of the weights' type: Module.to() refuses fake tensors, so they are made in it."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64 if precision == "float64" else torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

@@ -1,0 +1,150 @@
+"""Memory and operations of a step at any number of images: traced where it matters, on a line in between.
+
+At a fixed global batch both are affine in the images of a process: activations and operations grow with its images,
+weights, gradients and optimizer state do not, and the loss has tiles of a fixed size. The peak is the highest of
+several such lines (in the encoder, in the loss, in the update), so it is convex: the chord between the smallest and the
+largest number that is asked for is never below it. Other traced numbers check it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from simclr_dist.config import Machine, Recipe
+from simclr_dist.models.batch_norm import divide_batch_norm
+from simclr_dist.planning.traced_step import StepTrace, traced_step
+
+# Below it a line's offset would be fitted to rounding: the loss's tiles, for one, are then smaller than a tile.
+_SMALLEST_FITTED = 16
+
+
+@dataclass(frozen=True)
+class Line:
+    """value = offset + slope * images."""
+
+    offset: float
+    slope: float
+
+    def __call__(self, images: float) -> float:
+        return self.offset + self.slope * images
+
+    @classmethod
+    def fit(cls, points: Sequence[tuple[float, float]]) -> "Line":
+        """Least squares through (images, value) points; a single point gives a constant."""
+        mean_x = sum(x for x, _ in points) / len(points)
+        mean_y = sum(y for _, y in points) / len(points)
+        spread = sum((x - mean_x) ** 2 for x, _ in points)
+        slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / spread if spread else 0.0
+        return cls(mean_y - slope * mean_x, slope)
+
+    def worst(self, points: Sequence[tuple[float, float]]) -> float:
+        """Largest relative distance of a point from the line."""
+        return max(abs(self(x) - y) / y for x, y in points)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a process takes its images through the encoder; the trajectory is the same."""
+
+    recompute: str = "none"
+    """machine.recompute."""
+    images_per_chunk: int = 0
+    """machine.images_per_chunk; 0: all at once."""
+
+    def __str__(self) -> str:
+        parts = [f"recompute={self.recompute}"] if self.recompute != "none" else []
+        parts += [f"chunks of {self.images_per_chunk}"] if self.images_per_chunk else []
+        return ", ".join(parts) or "as it is"
+
+
+class StepMemory:
+    """Predictions for a recipe on a kind of machine; steps are traced when they are first needed."""
+
+    def __init__(self, recipe: Recipe, machine: Machine, shares: Sequence[int], exact: int) -> None:
+        """``shares``: the numbers of images a process that will be asked for; ``exact``: the one that is traced."""
+        self.recipe = recipe
+        self.machine = replace(machine, images_per_chunk=0, device="cuda")
+        self.shares, self.exact = sorted({*shares, exact}), exact
+        self._traces: dict[tuple[int, str], StepTrace] = {}
+
+    def regime(self, images: int) -> str:
+        """Which batch norm ``images`` a process lead to: ``own`` (torch's), ``local`` groups or ``spans`` processes."""
+        group = divide_batch_norm(
+            self.recipe.batch_norm_group_images,
+            self.recipe.global_batch_images,
+            self.recipe.global_batch_images // images,
+            make_groups=False,
+        )
+        if group.spans_processes:
+            return "spans"
+        return "own" if group.local_groups == 1 else "local"
+
+    def trace(self, images: int, recompute: str) -> StepTrace:
+        """The traced step of ``images`` a process, the global batch being the recipe's."""
+        key = (images, recompute)
+        if key not in self._traces:
+            processes = self.recipe.global_batch_images // images
+            machine = replace(self.machine, recompute=recompute)
+            self._traces[key] = traced_step(self.recipe, machine, images, processes)
+        return self._traces[key]
+
+    def nearest_trace(self, images: int, recompute: str) -> StepTrace:
+        """A traced step with the same collectives: of the same batch norm, and of the nearest number of images."""
+        alike = [n for n in self._fitted_sizes(images) if (n, recompute) in self._traces] or self._fitted_sizes(images)
+        return self.trace(min(alike, key=lambda n: abs(n - images)), recompute)
+
+    def peak_bytes(self, images: int, variant: Variant) -> float:
+        """Highest sum of tensors in a step of ``images`` a process."""
+        chunk = variant.images_per_chunk
+        if chunk and chunk < images:
+            return self.peak_bytes(chunk, Variant(variant.recompute)) + (images - chunk) * self._held_bytes()
+        if images == self.exact or images in self._fitted_sizes(images):
+            return self.trace(images, variant.recompute).peak_bytes
+        return max(line(images) for line in self.lines(images, variant.recompute))
+
+    def flops(self, images: int, variant: Variant) -> float:
+        """Operations of a step of ``images`` a process."""
+        chunk = variant.images_per_chunk
+        if chunk and chunk < images:
+            # The chunks go twice through the encoder; a backward pass costs two forward passes.
+            once = Variant(variant.recompute)
+            return images / chunk * (self.flops(chunk, once) + self.flops(chunk, Variant()) / 3)
+        points = [(n, self.trace(n, variant.recompute).flops) for n in self._fitted_sizes(images)]
+        return Line.fit(points)(images)
+
+    def lines(self, images: int, recompute: str) -> tuple[Line, Line]:
+        """Peak bytes of the passes and of the update against images a process, for the batch norm of ``images``."""
+        traces = [self.trace(n, recompute) for n in self._fitted_sizes(images)]
+        return (
+            Line.fit([(t.local_images, t.pass_bytes) for t in traces]),
+            Line.fit([(t.local_images, t.update_bytes) for t in traces]),
+        )
+
+    def largest_that_fits(self, usable_bytes: float, recompute: str) -> int:
+        """Images a process that fit at once; 0: none do."""
+        lines = [line for line in self.lines(self.exact, recompute) if line.slope]
+        fits = [int((usable_bytes - line.offset) / line.slope) for line in lines]
+        return max(0, min([*fits, self.recipe.global_batch_images]))
+
+    @property
+    def traced_modes(self) -> list[str]:
+        """The kinds of recomputation that some prediction has needed."""
+        return list(dict.fromkeys(mode for _, mode in self._traces))
+
+    def check(self) -> list[tuple[int, str, float]]:
+        """(images, recompute, distance from the line relative to the traced peak) of traces that made no line."""
+        return [
+            (n, mode, max(line(n) for line in self.lines(n, mode)) / trace.peak_bytes - 1)
+            for (n, mode), trace in self._traces.items()
+            if n not in self._fitted_sizes(n)
+        ]
+
+    def _fitted_sizes(self, images: int) -> list[int]:
+        """The smallest and the largest share with the batch norm of ``images``."""
+        alike = [n for n in self.shares if self.regime(n) == self.regime(images)] or [images]
+        large = [n for n in alike if n >= _SMALLEST_FITTED]
+        large = large if len(large) > 1 else alike
+        return sorted({large[0], large[-1]})
+
+    def _held_bytes(self) -> int:
+        """Of an image outside the chunk: its views, embeddings, their unit rows and the gradients of both."""
+        return 2 * (3 * self.recipe.data.image_size**2 + 4 * 4 * self.recipe.projection.output_dim)

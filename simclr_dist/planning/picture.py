@@ -1,0 +1,84 @@
+"""The plan as a picture: memory and time against the number of GPUs."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+from simclr_dist.errors import UserError, first_line
+from simclr_dist.planning.memory import Variant
+from simclr_dist.planning.plan import Plan
+
+_BLUE, _ORANGE, _GREY, _RED = "#1b6ca8", "#d98324", "#7a7a7a", "#b3362b"
+
+
+def draw(plan: Plan, path: Path) -> None:
+    """Write the PNG.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    figure, (memory, time) = pyplot.subplots(1, 2, figsize=(13, 5), layout="constrained")
+    recipe = plan.config.recipe
+    figure.suptitle(
+        f"Predicted: {recipe.encoder.name} at {recipe.data.image_size} px, global batch {recipe.global_batch_images}, "
+        f"{plan.config.machine.precision}, GPUs of {plan.gpu_memory_bytes / 1e9:.0f} GB"
+    )
+    _draw_memory(memory, plan)
+    _draw_time(time, plan)
+    counts = [row.gpus for row in plan.rows]
+    for axis in (memory, time):
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(counts, [str(count) for count in counts], rotation=45 if len(counts) > 9 else 0)
+        axis.set_xlabel("GPUs")
+        axis.grid(alpha=0.25)
+        axis.axvline(plan.suggested.gpus, color=_GREY, linewidth=6, alpha=0.2, zorder=0)
+    try:
+        figure.savefig(path, dpi=110)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--out: cannot write {path}: {first_line(error)}") from error
+    finally:
+        pyplot.close(figure)
+
+
+def _draw_memory(axis: Any, plan: Plan) -> None:
+    counts = [row.gpus for row in plan.rows]
+    plain = [plan.memory.peak_bytes(row.images, Variant()) / 1e9 for row in plan.rows]
+    axis.plot(counts, plain, color=_GREY, linestyle=":", marker=".", label="without recomputation or chunks")
+    for fits, color, label in ((True, _BLUE, "what fits"), (False, _RED, "does not fit")):
+        rows = [row for row in plan.rows if row.fits is fits]
+        if rows:
+            peaks = [row.peak_bytes / 1e9 for row in rows]
+            axis.plot([row.gpus for row in rows], peaks, "o", color=color, markersize=8, label=label)
+    for row in plan.rows:
+        if row.fits and row.variant != Variant():
+            axis.annotate(
+                str(row.variant), (row.gpus, row.peak_bytes / 1e9), (0, -18), textcoords="offset points", ha="center"
+            )
+    axis.axhline(plan.usable_bytes / 1e9, color=_ORANGE, label=f"for tensors: {plan.usable_bytes / 1e9:.3g} GB")
+    axis.set_yscale("log")
+    axis.set(title="Peak memory of a GPU", ylabel="GB")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.legend(fontsize=9)
+
+
+def _draw_time(axis: Any, plan: Plan) -> None:
+    counts = [row.gpus for row in plan.rows]
+    compute = [row.hours * (1 - row.communication_share) for row in plan.rows]
+    for row in plan.rows:
+        color = _BLUE if row.fits else _RED
+        axis.plot(row.gpus, row.hours, "o", color=color, markersize=8)
+        axis.annotate(
+            f"{100 * row.communication_share:.0f} %", (row.gpus, row.hours), (0, 9), textcoords="offset points",
+            ha="center", fontsize=9, color=_ORANGE,
+        )  # fmt: skip
+    axis.plot(counts, [row.hours for row in plan.rows], color=_BLUE, label="whole run; % of it communication")
+    axis.plot(counts, compute, color=_GREY, linestyle=":", label="computation alone")
+    axis.set_yscale("log")
+    axis.margins(y=0.12)
+    axis.set(title="Time, from the assumed rates", ylabel="hours")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.legend(fontsize=9)

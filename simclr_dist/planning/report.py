@@ -1,0 +1,134 @@
+"""The plan as text and as the machine half of a config."""
+
+import textwrap
+from dataclasses import asdict, fields
+
+import yaml
+
+from simclr_dist.config import Machine
+from simclr_dist.planning.plan import Plan, Row
+from simclr_dist.planning.units import show_bytes, show_rate, show_seconds
+
+_PURPOSES = {
+    "loss": "embeddings, log-sum-exps",
+    "gradients": "gradients",
+    "batch norm": "batch-norm statistics",
+}
+
+
+def report(plan: Plan) -> str:
+    """The plan for people; every line is at most about 120 characters."""
+    return "\n".join([*_head(plan), "", *_chosen(plan), "", *_table(plan)])
+
+
+def suggestion(plan: Plan) -> str:
+    """The machine half that fits, as YAML that a recipe can be put beside."""
+    variant, machine = plan.suggested.variant, plan.config.machine
+    changed = asdict(machine)
+    changed |= {"device": "cuda", "recompute": variant.recompute, "images_per_chunk": variant.images_per_chunk}
+    defaults, always = Machine(), ("device", "precision", "images_per_chunk", "recompute")
+    # run_dir was filled in from the file's name; a suggestion must not carry it into another file.
+    kept = {
+        entry.name: changed[entry.name]
+        for entry in fields(Machine)
+        if entry.name != "run_dir" and (entry.name in always or changed[entry.name] != getattr(defaults, entry.name))
+    }
+    row = plan.suggested
+    head = f"# for {row.gpus} GPUs, predicted peak {show_bytes(row.peak_bytes)} of tensors a GPU\n"
+    if not row.fits:
+        head += "# PREDICTED NOT TO FIT\n"
+    return head + yaml.safe_dump({"machine": kept}, sort_keys=False)
+
+
+def _head(plan: Plan) -> list[str]:
+    recipe, machine, assumed = plan.config.recipe, plan.config.machine, plan.assumed
+    group = recipe.batch_norm_group_images or recipe.global_batch_images
+    wide = f" {recipe.encoder.width:g}x" if recipe.encoder.width != 1 else ""
+    kept = machine.keep_checkpoints
+    return [
+        "predicted from a traced step and the assumptions below; nothing here was measured",
+        f"recipe      {recipe.encoder.name}{wide} at {recipe.data.image_size} px, global batch "
+        f"{recipe.global_batch_images}, batch norm over {group} images, {recipe.optimizer.name}, {machine.precision}",
+        f"length      {plan.images} images, {plan.steps_per_epoch} steps an epoch, {recipe.epochs} epochs, "
+        f"{plan.total_steps} steps",
+        f"checkpoint  {show_bytes(plan.checkpoint_bytes)}, {kept} kept: {show_bytes(kept * plan.checkpoint_bytes)}, "
+        "and one more while it is written",
+        f"assumed     {show_rate(assumed.flops_per_second, 'FLOP')} sustained a GPU; {show_rate(assumed.bandwidth)} "
+        f"between nodes of {assumed.gpus_per_node} GPUs, {show_rate(assumed.node_bandwidth)} inside; "
+        f"{show_seconds(assumed.latency_seconds)} a collective;",
+        f"            nothing sent while computing; {100 * assumed.memory_margin:.0f} % of {_gpu(plan)} left to CUDA, "
+        f"NCCL, cuDNN and the allocator: {show_bytes(plan.usable_bytes)} for tensors",
+    ]
+
+
+def _gpu(plan: Plan) -> str:
+    return show_bytes(plan.gpu_memory_bytes)
+
+
+def _chosen(plan: Plan) -> list[str]:
+    configured, row = plan.configured, plan.suggested
+    lines = [f"{row.gpus} GPUs, {row.images} images each"]
+    if not configured.fits:
+        lines.append(f"  {configured.variant}: does not fit, {show_bytes(configured.peak_bytes)} at the peak")
+    if configured.fits or row.variant != configured.variant:
+        shown = configured if configured.fits else row
+        verdict = "fits" if shown.fits else "does not fit"
+        lines.append(f"  {shown.variant}: {verdict}, {show_bytes(shown.peak_bytes)} at the peak")
+        row = shown
+    at_once = row.variant.images_per_chunk or row.images
+    trace = plan.memory.trace(at_once, row.variant.recompute)
+    # What is too little to read stays in the sum.
+    parts = sorted(((count, name) for name, count in trace.at_peak.items() if count > 1e6), reverse=True)
+    shares = ", ".join(f"{name} {show_bytes(count)}" for count, name in parts)
+    of_what = "a chunk: " if row.variant.images_per_chunk else ""
+    lines += textwrap.wrap(of_what + shares, 116, initial_indent="  ", subsequent_indent="    ")
+    lines.append(f"  (the loss alone takes {show_bytes(trace.loss_bytes)}, at its own peak)")
+    room = ", ".join(
+        f"{plan.memory.largest_that_fits(plan.usable_bytes, mode)} with recompute={mode}"
+        for mode in plan.memory.traced_modes
+    )
+    lines.append(f"  largest number of images a GPU at once: {room}")
+    checked = plan.memory.check()
+    if checked:
+        worst = max(abs(distance) for _, _, distance in checked)
+        lines.append(
+            f"  (a line stands for the numbers of images not traced; where it was checked: off by {100 * worst:.1f} %)"
+        )
+    return [*lines, *_traffic(row)]
+
+
+def _traffic(row: Row) -> list[str]:
+    lines = [f"  {'a step, a GPU':<44}{'calls':>6}{'sends':>10}{'time':>10}"]
+    for kind in row.traffic:
+        way = "backward" if kind.sent.backward else "forward"
+        what = f"{kind.sent.collective} of {_PURPOSES[kind.sent.purpose]}"
+        what += f", {way}" if kind.sent.purpose == "batch norm" else ""
+        lines.append(f"  {what:<44}{kind.calls:>6}{show_bytes(kind.wire_bytes):>10}{show_seconds(kind.seconds):>10}")
+    total = row.compute_seconds + row.communication_seconds
+    return [
+        *lines,
+        f"  {'computation':<44}{'':>16}{show_seconds(row.compute_seconds):>10}",
+        f"  {'step':<44}{'':>16}{show_seconds(total):>10}   communication {100 * row.communication_share:.0f} % of it",
+    ]
+
+
+def _table(plan: Plan) -> list[str]:
+    lines = [f"{'GPUs':>5}{'images each':>13}{'peak':>10}{'communication':>15}{'step':>10}{'hours':>8}  fits"]
+    for row in plan.rows:
+        seconds = row.compute_seconds + row.communication_seconds
+        fits = f"yes, {row.variant}" if row.fits else f"no, not even {row.variant}"
+        lines.append(
+            f"{row.gpus:>5}{row.images:>13}{show_bytes(row.peak_bytes):>10}{100 * row.communication_share:>13.0f} %"
+            f"{show_seconds(seconds):>10}{_hours(row.hours):>8}  {fits}"
+        )
+    reasons: dict[str, list[int]] = {}
+    for gpus, reason in plan.refused.items():
+        # The reasons differ by the count alone; one of a kind is enough.
+        reasons.setdefault(reason.partition(":")[0], []).append(gpus)
+    for counts in reasons.values():
+        lines.append(f"refused: {', '.join(map(str, counts))}; {plan.refused[counts[0]]}")
+    return lines
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.0f}" if hours >= 99.5 else f"{hours:.3g}"
