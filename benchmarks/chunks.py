@@ -1,0 +1,68 @@
+"""What gradient caching costs: a step chunk by chunk against the same chunks kept in one graph.
+
+    python benchmarks/chunks.py [--encoder resnet18] [--images 64] [--chunk 16] [--side 64] [--rounds 8]
+
+Both on the same tensors, in turn, in one process; printed is the median over rounds of the ratio of their times. One
+graph computes each chunk once and keeps it; caching computes it twice and keeps one.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from simclr_dist.build import build_method
+from simclr_dist.config import Recipe
+from simclr_dist.gradients import compute_gradients
+from simclr_dist.models.batch_norm import divide_batch_norm
+
+
+def seconds(step: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    step()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoder", default="resnet18")
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--chunk", type=int, default=16)
+    parser.add_argument("--side", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=8)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    recipe = Recipe(global_batch_images=options.images, batch_norm_group_images=options.chunk)
+    recipe.encoder.name = options.encoder
+    statistics_group = divide_batch_norm(options.chunk, options.images, 1, chunk_images=options.chunk)
+    method = build_method(recipe, statistics_group)
+    views = torch.randint(0, 256, (options.images, 2, 3, options.side, options.side), dtype=torch.uint8)
+
+    def cached() -> None:
+        compute_gradients(method, method, views, chunk_images=options.chunk)
+        method.zero_grad()
+
+    def one_graph() -> None:
+        embeddings = torch.cat([method.embed(chunk) for chunk in views.split(options.chunk)])
+        method.loss(embeddings)["loss"].backward()
+        method.zero_grad()
+
+    ratios = []
+    for number in range(options.rounds + 1):
+        if number % 2:
+            ours, theirs = seconds(cached), seconds(one_graph)
+        else:
+            theirs, ours = seconds(one_graph), seconds(cached)
+        if number:
+            ratios.append(ours / theirs)
+    print(
+        f"{options.encoder}, {options.images} images of {options.side} pixels in chunks of {options.chunk}, one thread"
+    )
+    low, high = min(ratios), max(ratios)
+    print(f"gradient caching / one graph: median {statistics.median(ratios):.3f} (min {low:.3f}, max {high:.3f})")
+
+
+if __name__ == "__main__":
+    main()
