@@ -35,8 +35,8 @@ def write_patches(folder: Path, count: int) -> None:
     places = [
         (number, top, left)
         for number, photograph in enumerate(photographs)
-        for top in range(0, photograph.shape[0] - PATCH, 11)
-        for left in range(0, photograph.shape[1] - PATCH, 11)
+        for top in range(0, photograph.shape[0] - PATCH, 10)
+        for left in range(0, photograph.shape[1] - PATCH, 10)
     ]
     assert len(places) >= count, "a smaller stride is needed"
     folder.mkdir()
