@@ -16,7 +16,7 @@ import torch
 from simclr_dist.build import build_method
 from simclr_dist.config import Recipe
 from simclr_dist.gradients import compute_gradients
-from simclr_dist.models.batch_norm import divide_batch_norm
+from simclr_dist.models.statistics_group import divide_batch_norm
 
 
 def seconds(step: Callable[[], object]) -> float:

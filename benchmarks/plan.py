@@ -134,7 +134,7 @@ def compare_trackers() -> None:
         ours = traced_step(recipe, config.machine, recipe.global_batch_images, 1)
         middle = time.perf_counter()
         with FakeTensorMode():
-            from simclr_dist.models.batch_norm import divide_batch_norm
+            from simclr_dist.models.statistics_group import divide_batch_norm
 
             groups = divide_batch_norm(recipe.batch_norm_group_images, recipe.global_batch_images, 1)
             method = build_method(recipe, groups)

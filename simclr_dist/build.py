@@ -8,9 +8,10 @@ from simclr_dist.config import Recipe
 from simclr_dist.data.order import SampleOrder
 from simclr_dist.errors import UserError
 from simclr_dist.methods import SimCLR
-from simclr_dist.models.batch_norm import GroupedBatchNorm, StatisticsGroup
+from simclr_dist.models.batch_norm import GroupedBatchNorm
 from simclr_dist.models.encoder import Encoder
 from simclr_dist.models.projection import projection_head
+from simclr_dist.models.statistics_group import StatisticsGroup
 from simclr_dist.optim.schedule import Schedule, peak_learning_rate
 
 

@@ -7,7 +7,7 @@ import torch
 
 from simclr_dist.config import Config, Machine
 from simclr_dist.errors import UserError
-from simclr_dist.models.batch_norm import divide_batch_norm
+from simclr_dist.models.statistics_group import divide_batch_norm
 
 
 def check_machine(config: Config, processes: int) -> None:

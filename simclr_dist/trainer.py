@@ -21,7 +21,8 @@ from simclr_dist.distributed.processes import Processes, choose_device, process_
 from simclr_dist.errors import agreed_error
 from simclr_dist.gradients import compute_gradients
 from simclr_dist.metrics import Reporter
-from simclr_dist.models.batch_norm import average_running_statistics, divide_batch_norm
+from simclr_dist.models.batch_norm import average_running_statistics
+from simclr_dist.models.statistics_group import divide_batch_norm
 from simclr_dist.optim import make_optimizer
 from simclr_dist.run_folder import RunFolder
 

@@ -4,12 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from simclr_dist.models.batch_norm import (
-    GroupedBatchNorm,
-    StatisticsGroup,
-    average_running_statistics,
-    divide_batch_norm,
-)
+from simclr_dist.models.batch_norm import GroupedBatchNorm, average_running_statistics
+from simclr_dist.models.statistics_group import StatisticsGroup, divide_batch_norm
 from tests.harness import relative_error, run_distributed
 
 IMAGES, CHANNELS = 16, 5

@@ -12,9 +12,10 @@ from simclr_dist.build import build_method
 from simclr_dist.distributed.collectives import process_count, process_rank
 from simclr_dist.distributed.data_parallel import data_parallel
 from simclr_dist.methods import SimCLR
-from simclr_dist.models.batch_norm import GroupedBatchNorm, divide_batch_norm
+from simclr_dist.models.batch_norm import GroupedBatchNorm
 from simclr_dist.models.encoder import Encoder
 from simclr_dist.models.projection import projection_head
+from simclr_dist.models.statistics_group import divide_batch_norm
 from tests.harness import final_state, losses, pretrain_here, relative_error, run_distributed, tiny_config
 from tests.test_nt_xent import plain_nt_xent
 

@@ -11,8 +11,9 @@ from simclr_dist.distributed.collectives import process_count, process_rank
 from simclr_dist.distributed.data_parallel import data_parallel
 from simclr_dist.gradients import compute_gradients
 from simclr_dist.methods import SimCLR
-from simclr_dist.models.batch_norm import GroupedBatchNorm, divide_batch_norm
+from simclr_dist.models.batch_norm import GroupedBatchNorm
 from simclr_dist.models.projection import projection_head
+from simclr_dist.models.statistics_group import divide_batch_norm
 from tests.harness import assert_bit_equal, final_state, losses, pretrain_here, run_distributed, tiny_config
 
 IMAGES = 32

@@ -13,7 +13,7 @@ from simclr_dist.build import build_method
 from simclr_dist.cli import main
 from simclr_dist.config import Config, load_config, to_dict
 from simclr_dist.errors import UserError
-from simclr_dist.models.batch_norm import divide_batch_norm
+from simclr_dist.models.statistics_group import divide_batch_norm
 from simclr_dist.optim import make_optimizer
 from simclr_dist.planning.checkpoints import checkpoint_bytes
 from simclr_dist.planning.communication import Assumptions, step_traffic

@@ -12,7 +12,7 @@ from simclr_dist.data import loader
 from simclr_dist.distributed.collectives import process_count, process_rank
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.losses import nt_xent
-from simclr_dist.models import batch_norm
+from simclr_dist.models import statistics_group
 from simclr_dist.optim import factory
 from simclr_dist.verification import certificate
 from tests.harness import run_distributed
@@ -33,7 +33,7 @@ def _gather_without_gradient() -> None:
 
 
 def _local_batch_norm() -> None:
-    batch_norm.divide_batch_norm = lambda *_, **__: batch_norm.StatisticsGroup()
+    statistics_group.divide_batch_norm = lambda *_, **__: statistics_group.StatisticsGroup()
 
 
 def _lars_adapts_biases() -> None:

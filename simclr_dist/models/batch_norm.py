@@ -7,7 +7,6 @@ with gloo is what runs with NCCL.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,18 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simclr_dist.distributed.collectives import gather_stacked, process_count
-
-
-@dataclass(frozen=True)
-class StatisticsGroup:
-    """How a batch-norm group maps onto processes: several local groups, or one group of several processes."""
-
-    local_groups: int = 1
-    """Equal groups of consecutive rows in this process's batch."""
-    spans_processes: bool = False
-    """Whether the one local group is a part of a larger one."""
-    process_group: dist.ProcessGroup | None = None
-    """The processes of the larger group; None with ``spans_processes``: all."""
+from simclr_dist.models.statistics_group import StatisticsGroup
 
 
 class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -197,42 +185,6 @@ def _reduced(rows: Tensor) -> list[int]:
 def _spread(values: Tensor, rows: Tensor) -> Tensor:
     """(groups, channels) so that it broadcasts over ``rows``."""
     return values.view(values.shape[0], 1, values.shape[1], *(1,) * (rows.dim() - 3))
-
-
-def divide_batch_norm(
-    group_images: int, global_batch_images: int, processes: int, *, chunk_images: int = 0, make_groups: bool = True
-) -> StatisticsGroup:
-    """The mapping of batch-norm groups of ``group_images`` (0: the whole global batch) onto processes and chunks.
-
-    Group number k holds the images k*group_images ... of the global batch, on any number of processes. With
-    ``make_groups=False`` it only checks. Otherwise every process must call it: it makes process groups.
-
-    Raises:
-        ValueError: neither does a group divide a process's share or chunk, nor a share a group.
-    """
-    share = global_batch_images // processes
-    images = group_images or global_batch_images
-    at_once = chunk_images or share
-    if at_once % images == 0:
-        return StatisticsGroup(local_groups=at_once // images)
-    if at_once < share:
-        raise ValueError(
-            f"machine.images_per_chunk: chunks of {at_once} images do not hold whole batch-norm groups of {images}; "
-            f"set machine.images_per_chunk=0 and machine.recompute=all to save memory under this recipe, start more "
-            f"processes, or take a chunk that {images} divides"
-        )
-    if images % share:
-        raise ValueError(
-            f"recipe.batch_norm_group_images: groups of {images} images cannot be mapped onto {processes} processes of "
-            f"{share} images each; take a number of processes whose share divides {images} or is a multiple of it"
-        )
-    members = images // share
-    if members == processes or not make_groups:
-        return StatisticsGroup(spans_processes=True)
-    made = [dist.new_group(list(range(first, first + members))) for first in range(0, processes, members)]
-    own = made[dist.get_rank() // members]
-    assert isinstance(own, dist.ProcessGroup)
-    return StatisticsGroup(spans_processes=True, process_group=own)
 
 
 def average_running_statistics(module: nn.Module) -> None:

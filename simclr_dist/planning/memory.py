@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from simclr_dist.config import Machine, Recipe
-from simclr_dist.models.batch_norm import divide_batch_norm
+from simclr_dist.models.statistics_group import divide_batch_norm
 from simclr_dist.planning.traced_step import StepTrace, traced_step
 
 # Below it a line's offset would be fitted to rounding: the loss's tiles, for one, are then smaller than a tile.

@@ -14,7 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from simclr_dist.build import build_method
 from simclr_dist.config import Config, Machine, Recipe
 from simclr_dist.data.loader import VIEWS
-from simclr_dist.models.batch_norm import average_running_statistics, divide_batch_norm
+from simclr_dist.models.batch_norm import average_running_statistics
+from simclr_dist.models.statistics_group import divide_batch_norm
 from simclr_dist.optim import make_optimizer
 from simclr_dist.planning.fakes import default_dtype, fake_processes, kernels_of
 from simclr_dist.planning.gradient_buckets import in_buckets, tagged

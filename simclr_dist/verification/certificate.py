@@ -17,7 +17,7 @@ from simclr_dist.distributed.data_parallel import data_parallel
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.gradients import compute_gradients
 from simclr_dist.losses import NTXentLoss
-from simclr_dist.models import batch_norm
+from simclr_dist.models import statistics_group
 from simclr_dist.models.batch_norm import GroupedBatchNorm, average_running_statistics
 from simclr_dist.optim import factory
 from simclr_dist.verification import reference
@@ -115,9 +115,9 @@ class Certificate:
             _error(norm.running_var, reference.running_variance(x, rows, 0.1)),
         )
 
-    def _statistics(self, chunk_images: int = 0, group: int = 0) -> batch_norm.StatisticsGroup:
+    def _statistics(self, chunk_images: int = 0, group: int = 0) -> statistics_group.StatisticsGroup:
         count = self.processes.count
-        return batch_norm.divide_batch_norm(group or self.group, self.batch, count, chunk_images=chunk_images)
+        return statistics_group.divide_batch_norm(group or self.group, self.batch, count, chunk_images=chunk_images)
 
     def _pixels(self) -> Tensor:
         noise = self._random(self.batch, 2, 3, _IMAGE_SIDE, _IMAGE_SIDE)
