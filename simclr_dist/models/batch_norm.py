@@ -66,7 +66,7 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         """One group that is exactly these rows, or evaluation: torch's own kernel."""
         if not self.training or (self.seen is None and not self.held):
             return super().forward(x)
-        # Stand-ins for the running statistics, also when held: a recomputation must save as many tensors as the first pass.
+        # Stand-ins for the running ones, also when held: a recomputation must save as many tensors as the first pass.
         mean, variance = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)  # type: ignore[arg-type]
         y: Tensor = F.batch_norm(x, mean, variance, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps)
         self._meet(mean, variance)
