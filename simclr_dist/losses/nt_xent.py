@@ -96,8 +96,10 @@ class _NTXent(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, raw: Tensor, temperature: float, group: dist.ProcessGroup | None) -> Any:
-        ctx.inverse = raw.norm(dim=1, keepdim=True).clamp_min_(_SMALLEST_NORM).reciprocal_()
-        rows = raw * ctx.inverse
+        # In float64 and without a float64 copy of the rows: they are rounded once, and memory is what counts here.
+        ctx.norm = torch.linalg.vector_norm(raw, dim=1, keepdim=True, dtype=torch.float64).clamp_min_(_SMALLEST_NORM)
+        rows = torch.div(raw, ctx.norm, out=torch.empty_like(raw))
+        ctx.norm = ctx.norm.to(raw.dtype)
         columns = gather_stacked(rows, group).flatten(0, 1)
         # No temporary of the size of the batch: all that counts here is memory.
         variance = torch.linalg.vector_norm(columns, dim=0).square() / len(columns) - columns.mean(0).square()
@@ -118,7 +120,6 @@ class _NTXent(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor, None, None]:
         gradient = ctx.pairs.gradient(ctx.sums, ctx.all_sums).to(grad_loss.dtype)
         # Through z = x / |x|: what is along z is lost.
-        scaled = ctx.pairs.rows.to(grad_loss.dtype)  # z times pairs.factor
-        along = torch.linalg.vecdot(gradient, scaled).div_(ctx.pairs.factor**2)
-        gradient.addcmul_(scaled, along[:, None], value=-1)
-        return gradient.mul_(ctx.inverse * (grad_loss * ctx.processes / len(ctx.pairs.columns))), None, None
+        rows = ctx.pairs.rows.to(grad_loss.dtype)
+        gradient.addcmul_(rows, torch.linalg.vecdot(gradient, rows)[:, None], value=-1)
+        return gradient.div_(ctx.norm).mul_(grad_loss * ctx.processes / len(ctx.pairs.columns)), None, None

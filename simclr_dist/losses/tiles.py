@@ -35,8 +35,7 @@ class Pairs:
     """The pairs (row of this process, column of the global batch).
 
     Args:
-        columns: the unit rows of all processes, (2 B, d), one process after the other, each view 1 before view 2; taken
-            over, and scaled in place.
+        columns: the unit rows of all processes, (2 B, d), one process after the other, each view 1 before view 2.
         first: where this process's rows begin.
         count: how many they are.
         temperature: T.
@@ -44,10 +43,10 @@ class Pairs:
 
     def __init__(self, columns: Tensor, first: int, count: int, temperature: float) -> None:
         self.wide = columns.dtype == torch.float32 and 1 / temperature > _FLOAT32_LIMIT
-        # This factor on both sides makes the product s_ij in base 2, and exp2 takes half of exp's time on a CPU.
-        self.factor = (math.log2(math.e) / temperature) ** 0.5
+        # The product takes this factor for nothing and is s_ij in base 2 then; exp2 takes half of exp's time on a CPU.
+        self.factor = math.log2(math.e) / temperature
         self.positives = self._positives(columns[first : first + count], temperature)
-        self.columns = (columns.double() if self.wide else columns).mul_(self.factor)
+        self.columns = columns.double() if self.wide else columns
         self.rows = self.columns[first : first + count]
         self.first, self.half, self.temperature = first, count // 2, temperature
         self.symmetric = count == len(columns)
@@ -102,7 +101,7 @@ class Pairs:
             if self._has_mirror(i, j):
                 gradient[j].addmm_(pairs.T, self.columns[i] - mean)
                 total[j].addmv_(pairs.T, ones[: len(pairs)])
-        return gradient.addr_(total, mean).mul_(1 / (self.factor * self.temperature))
+        return gradient.addr_(total, mean).div_(self.temperature)
 
     def _tiles(self) -> Iterator[tuple[slice, slice, Tensor]]:
         """(rows, columns, exp(s) of them); the tensor is overwritten by the next. A row with itself counts 0."""
@@ -113,7 +112,7 @@ class Pairs:
                 j = slice(left, min(left + self.tile, len(self.columns)))
                 shape = (i.stop - i.start, j.stop - j.start)
                 pairs = buffer[: shape[0] * shape[1]].view(shape)
-                torch.mm(self.rows[i], self.columns[j].T, out=pairs).exp2_()
+                torch.addmm(pairs, self.rows[i], self.columns[j].T, beta=0, alpha=self.factor, out=pairs).exp2_()
                 for diagonal, _ in self._diagonal(pairs, i, j, self.first, 0, len(self.rows)):
                     diagonal.zero_()
                 yield i, j, pairs

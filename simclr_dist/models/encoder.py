@@ -97,8 +97,11 @@ class _WideResNet(ResNet):  # type: ignore[misc]
     def forward(self, x: Tensor) -> Tensor:
         x = self._kept_or_recomputed(self._stem, x, self.recompute == "all")
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            if self.recompute == "none":
+                x = stage(x)
+                continue
             for block in stage:
-                x = self._kept_or_recomputed(block, x, self.recompute in ("blocks", "all"))
+                x = self._kept_or_recomputed(block, x, True)
         features: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
         return features
 
