@@ -287,7 +287,7 @@ def test_the_command_prints_the_plan_and_draws_it(capsys, tmp_path):
     )
     status, out, err = _run(capsys, "digits_demo", *options)
     assert (status, err) == (0, "")
-    assert "1437 images, 11 steps an epoch, 50 epochs, 550 steps" in out
+    assert "1437 images, 11 steps an epoch, 60 epochs, 660 steps" in out
     assert "machine:" in out
     assert picture.read_bytes().startswith(b"\x89PNG")
 

@@ -84,5 +84,5 @@ def test_a_wheel_installed_elsewhere_runs_the_demos_recipe_by_its_name(tmp_path)
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.startswith(str(tmp_path / "installed"))
-    assert "stopped after step 1 of 550" in done.stdout
+    assert "stopped after step 1 of 660" in done.stdout
     assert (tmp_path / "runs" / "digits_demo" / "checkpoints" / "last.pt").exists()
