@@ -96,9 +96,11 @@ class _NTXent(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, raw: Tensor, temperature: float, group: dist.ProcessGroup | None) -> Any:
-        # In float64 and without a float64 copy of the rows: they are rounded once, and memory is what counts here.
+        # Divided in float64, so that rows are rounded once; in parts, as torch makes a float64 copy of what it divides.
         ctx.norm = torch.linalg.vector_norm(raw, dim=1, keepdim=True, dtype=torch.float64).clamp_min_(_SMALLEST_NORM)
-        rows = torch.div(raw, ctx.norm, out=torch.empty_like(raw))
+        rows = torch.empty_like(raw)
+        for part, norm, out in zip(raw.split(4096), ctx.norm.split(4096), rows.split(4096), strict=True):
+            torch.div(part, norm, out=out)
         ctx.norm = ctx.norm.to(raw.dtype)
         columns = gather_stacked(rows, group).flatten(0, 1)
         # No temporary of the size of the batch: all that counts here is memory.
