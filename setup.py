@@ -23,10 +23,12 @@ setup(
     install_requires=[
         "click>=8.1",
         "matplotlib>=3.8",
+        "numba>=0.61",
         "numpy>=1.26",
         "omegaconf>=2.3",
         "pillow>=10",
         "scikit-learn>=1.4",
+        "simplejpeg>=1.8",
         "tensorboard>=2.16",
         "torch>=2.14",
         "torch-optimizer>=0.3",
@@ -37,7 +39,7 @@ setup(
         "ffcv": ["ffcv>=1.0.2"],
         "slurm": ["submitit>=1.5"],
         "bench": ["lightly>=1.5"],
-        "dev": ["build", "mypy", "pre-commit", "pytest", "ruff", "types-PyYAML"],
+        "dev": ["build", "mypy", "pre-commit", "pytest", "ruff", "scikit-image", "types-PyYAML"],
     },
     entry_points={"console_scripts": ["simclr-dist = simclr_dist.cli:main"]},
 )

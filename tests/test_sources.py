@@ -20,6 +20,7 @@ from sklearn.datasets import load_digits
 from torchvision import datasets
 
 from simclr_dist.config.schema import SOURCES, SOURCES_WITHOUT_PATH, Data
+from simclr_dist.data.files import decode, decode_jpeg
 from simclr_dist.data.sources import (
     SPLITS,
     ArraySource,
@@ -593,3 +594,25 @@ def test_an_image_read_from_an_array_can_be_changed_without_changing_the_array()
     before = source.read(0).clone()
     source.read(0).zero_()
     assert torch.equal(source.read(0), before)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True, "subsampling": 2}])
+def test_jpegs_have_the_same_pixels_whichever_library_decodes_them(tmp_path, mode, options):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    path = tmp_path / "image.jpg"
+    Image.fromarray(noise).convert(mode).save(path, **options)
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(decode(path), np.array(image.convert("RGB")))
+    assert (decode_jpeg(path.read_bytes()) is None) == (mode == "CMYK")
+
+
+@pytest.mark.parametrize("cut", [0, 2, 100, 600])
+def test_a_damaged_jpeg_is_left_to_pillow_whose_reason_is_reported(tmp_path, cut):
+    path = tmp_path / "image.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(path)
+    data = path.read_bytes()[:cut]
+    assert decode_jpeg(data) is None
+    path.write_bytes(data)
+    with pytest.raises(BrokenImageError, match=r"image\.jpg: \w*Error: "):
+        FileSource(tmp_path, ["image.jpg"], None, []).read(0)
