@@ -155,7 +155,7 @@ def test_all_operations_together_come_in_simclrs_order():
 def test_the_crop_of_the_parameters_is_cut_before_it_is_resized():
     image, drawn = photo(70, 90), draw_views(_only_crops(), 0, 0, np.arange(20), 0)
     for row in range(20):
-        top, left, height, width = crop_box(drawn, row, 70, 90)
+        top, left, height, width = crop_box(drawn.crop_attempts[row], drawn.crop_place[row], 70, 90)
         expected = resized(image[:, top : top + height, left : left + width])
         assert torch.equal(render_view(image, drawn, row, SIDE), expected)
 

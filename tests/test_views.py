@@ -210,7 +210,9 @@ SHAPES = [(32, 32), (224, 224), (375, 500), (500, 100), (60, 300), (8, 8), (10, 
 def test_the_crop_lies_inside_the_image_and_holds_a_pixel(shape):
     height, width = shape
     parameters = draw_views(Views(), 0, 0, IDS[:1000], 0)
-    boxes = np.array([crop_box(parameters, row, height, width) for row in range(1000)])
+    boxes = np.array(
+        [crop_box(parameters.crop_attempts[row], parameters.crop_place[row], height, width) for row in range(1000)]
+    )
     top, left, tall, wide = boxes.T
     assert top.min() >= 0
     assert left.min() >= 0
@@ -225,7 +227,9 @@ def test_the_crop_is_distributed_as_torchvisions(shape, area):
     height, width = shape
     draws = 1500
     parameters = draw_views(Views(crop_area_min=area[0], crop_area_max=area[1]), 0, 0, IDS[:draws], 0)
-    ours = np.array([crop_box(parameters, row, height, width) for row in range(draws)])
+    ours = np.array(
+        [crop_box(parameters.crop_attempts[row], parameters.crop_place[row], height, width) for row in range(draws)]
+    )
     image = torch.zeros(1, height, width)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -249,13 +253,15 @@ def test_an_image_that_no_attempt_fits_gives_torchvisions_centred_crop(shape):
     parameters = draw_views(Views(crop_area_min=1.0, crop_area_max=1.0), 0, 0, IDS[:50], 0)
     # The whole area in a ratio that the image does not have fits nowhere, so torchvision's rule draws nothing either.
     theirs = RandomResizedCrop.get_params(torch.zeros(1, height, width), (1.0, 1.0), ASPECT_RATIOS)
-    assert {crop_box(parameters, row, height, width) for row in range(50)} == {tuple(theirs)}
+    assert {
+        crop_box(parameters.crop_attempts[row], parameters.crop_place[row], height, width) for row in range(50)
+    } == {tuple(theirs)}
 
 
 def test_an_image_of_an_allowed_ratio_that_no_attempt_fits_is_taken_whole():
     parameters = draw_views(Views(), 0, 0, IDS[:1], 0)
     too_large = np.full_like(parameters.crop_attempts, 2.0)
-    assert crop_box(replace(parameters, crop_attempts=too_large), 0, 60, 70) == (0, 0, 60, 70)
+    assert crop_box(too_large[0], parameters.crop_place[0], 60, 70) == (0, 0, 60, 70)
 
 
 ALMOST_ONE = 1 - 2**-32  # the largest number that is drawn
@@ -270,7 +276,7 @@ def test_the_first_attempt_that_fits_is_taken_and_reaches_every_edge(place, top,
     attempts = parameters.crop_attempts.copy()
     attempts[0, :3] = [[2.0, 1.0], [0.25, 1.0], [0.01, 1.0]]
     chosen = replace(parameters, crop_attempts=attempts, crop_place=np.array([place]))
-    assert crop_box(chosen, 0, 100, 100) == (top, left, 50, 50)
+    assert crop_box(chosen.crop_attempts[0], chosen.crop_place[0], 100, 100) == (top, left, 50, 50)
 
 
 @pytest.mark.parametrize(("side", "kernel"), [(224, 23), (96, 9), (32, 3), (16, 1), (8, 1), (20, 3), (112, 11)])

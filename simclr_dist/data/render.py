@@ -20,10 +20,7 @@ def render_view(image: Tensor, parameters: ViewParameters, row: int, image_size:
         uint8 of shape (3, image_size, image_size): crop and resize, flip, colour, grayscale, blur, solarize, in
         SimCLR's order.
     """
-    top, left, height, width = crop_box(parameters, row, image.shape[1], image.shape[2])
-    view = resize(image[:, top : top + height, left : left + width], image_size)
-    if parameters.flip[row]:
-        view = tv.horizontal_flip(view)
+    view = render_crop(image, parameters, row, image_size)
     if parameters.color[row]:
         for index in parameters.color_order[row]:
             view = _adjust(view, COLOR_OPERATIONS[index], float(parameters.color_factors[row, index]))
@@ -35,6 +32,17 @@ def render_view(image: Tensor, parameters: ViewParameters, row: int, image_size:
     if parameters.solarize[row]:
         view = tv.solarize(view, 128)
     return view
+
+
+def render_crop(image: Tensor, parameters: ViewParameters, row: int, image_size: int) -> Tensor:
+    """The part of a view that changes its shape: crop, resize and flip; uint8 (3, image_size, image_size)."""
+    top, left, height, width = crop_box(
+        parameters.crop_attempts[row], parameters.crop_place[row], image.shape[1], image.shape[2]
+    )
+    crop = resize(image[:, top : top + height, left : left + width], image_size)
+    if parameters.flip[row]:
+        crop = tv.horizontal_flip(crop)
+    return crop
 
 
 def render_plain(image: Tensor, image_size: int) -> Tensor:

@@ -65,18 +65,19 @@ def draw_views(recipe: Views, seed: int, epoch: int, samples: NDArray[np.int64],
     )
 
 
-def crop_box(parameters: ViewParameters, row: int, height: int, width: int) -> tuple[int, int, int, int]:
+def crop_box(
+    attempts: NDArray[np.float64], place: NDArray[np.float64], height: int, width: int
+) -> tuple[int, int, int, int]:
     """(top, left, height, width) in pixels of the crop from an image of that size.
 
     As torchvision's RandomResizedCrop: the first of ten attempts that fits, else the largest centred crop of an
-    allowed aspect ratio.
+    allowed aspect ratio. Arguments are one row of :class:`ViewParameters`. (numba compiles this function too.)
     """
-    for area, ratio in parameters.crop_attempts[row]:
+    for area, ratio in attempts:
         crop_width = round(math.sqrt(height * width * area * ratio))
         crop_height = round(math.sqrt(height * width * area / ratio))
         if 0 < crop_width <= width and 0 < crop_height <= height:
-            down, right = parameters.crop_place[row]
-            top, left = int(down * (height - crop_height + 1)), int(right * (width - crop_width + 1))
+            top, left = int(place[0] * (height - crop_height + 1)), int(place[1] * (width - crop_width + 1))
             return top, left, crop_height, crop_width
     crop_width = min(width, max(1, round(height * ASPECT_RATIOS[1])))
     crop_height = min(height, max(1, round(width / ASPECT_RATIOS[0])))

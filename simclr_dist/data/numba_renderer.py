@@ -1,0 +1,66 @@
+"""The fast renderer: the reference's pixels (render.py) from loops that numba compiled."""
+
+import torch
+from torch import Tensor
+
+from simclr_dist.data.kernels import blur, colors, compiled, geometry
+from simclr_dist.data.views import ViewParameters, blur_kernel_size, crop_box
+
+_crop_box = compiled(crop_box)
+
+
+def render_view(image: Tensor, parameters: ViewParameters, row: int, image_size: int) -> Tensor:
+    """As :func:`simclr_dist.data.render.render_view`."""
+    view = render_crop(image, parameters, row, image_size)
+    _color(
+        view.numpy(),
+        bool(parameters.color[row]),
+        parameters.color_order[row],
+        parameters.color_factors[row],
+        bool(parameters.grayscale[row]),
+        float(parameters.blur_sigma[row]),
+        blur_kernel_size(image_size),
+        bool(parameters.solarize[row]),
+    )
+    return view
+
+
+def render_crop(image: Tensor, parameters: ViewParameters, row: int, image_size: int) -> Tensor:
+    """The part of a view that changes its shape: crop, resize and flip; uint8 (3, image_size, image_size)."""
+    view = torch.empty(3, image_size, image_size, dtype=torch.uint8)
+    _crop(
+        image.numpy(),
+        parameters.crop_attempts[row],
+        parameters.crop_place[row],
+        bool(parameters.flip[row]),
+        view.numpy(),
+    )
+    return view
+
+
+@compiled
+def _crop(image, attempts, place, flip, out):  # type: ignore[no-untyped-def]
+    top, left, height, width = _crop_box(attempts, place, image.shape[1], image.shape[2])
+    geometry.crop_and_resize(image, top, left, height, width, flip, out)
+
+
+@compiled
+def _color(image, color, order, factors, grayscale, sigma, taps, solarize):  # type: ignore[no-untyped-def]
+    planes = image.reshape(3, -1)
+    if color:
+        for index in order:
+            factor = factors[index]
+            if index == 0 and factor != 1:
+                colors.adjust_brightness(planes, factor)
+            if index == 1 and factor != 1:
+                colors.adjust_contrast(planes, factor)
+            if index == 2 and factor != 1:
+                colors.adjust_saturation(planes, factor)
+            if index == 3 and factor != 0:
+                colors.adjust_hue(planes, factor)
+    if grayscale:
+        colors.to_grayscale(planes)
+    if sigma > 0 and taps > 1:
+        blur.gaussian_blur(image, sigma, taps)
+    if solarize:
+        colors.solarize(planes, 128)
