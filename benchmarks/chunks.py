@@ -7,22 +7,14 @@ graph computes each chunk once and keeps it; caching computes it twice and keeps
 """
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 
 import torch
+from side_by_side import in_turn, ratio
 
 from simclr_dist.build import build_method
 from simclr_dist.config import Recipe
 from simclr_dist.gradients import compute_gradients
 from simclr_dist.models.statistics_group import divide_batch_norm
-
-
-def seconds(step: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    step()
-    return time.perf_counter() - started
 
 
 def main() -> None:
@@ -49,19 +41,11 @@ def main() -> None:
         method.loss(embeddings)["loss"].backward()
         method.zero_grad()
 
-    ratios = []
-    for number in range(options.rounds + 1):
-        if number % 2:
-            ours, theirs = seconds(cached), seconds(one_graph)
-        else:
-            theirs, ours = seconds(one_graph), seconds(cached)
-        if number:
-            ratios.append(ours / theirs)
+    seconds = in_turn({"cached": cached, "one graph": one_graph}, options.rounds)
     print(
         f"{options.encoder}, {options.images} images of {options.side} pixels in chunks of {options.chunk}, one thread"
     )
-    low, high = min(ratios), max(ratios)
-    print(f"gradient caching / one graph: median {statistics.median(ratios):.3f} (min {low:.3f}, max {high:.3f})")
+    print(f"gradient caching / one graph: {ratio(seconds['cached'], seconds['one graph'])}")
 
 
 if __name__ == "__main__":

@@ -64,6 +64,20 @@ def autograd_gather(gather: Callable[[Tensor], Tensor] | None = None) -> Callabl
     """A leaner all_gather with a gradient (one all_reduce backward), then the same tiles."""
     from simclr_dist.losses.tiles import Pairs
 
+    class AllPairs(Pairs):
+        """No tile serves its mirror image: whose gradient reaches the columns has no use for that."""
+
+        def _tiles(self):  # type: ignore[no-untyped-def]
+            buffer = self.rows.new_empty(self.tile * self.tile)
+            for top in range(0, len(self.rows), self.tile):
+                i = slice(top, min(top + self.tile, len(self.rows)))
+                for left in range(0, len(self.columns), self.tile):
+                    j = slice(left, min(left + self.tile, len(self.columns)))
+                    yield i, j, self._pairs(i, j, buffer)
+
+        def _mirror(self, i, j):  # type: ignore[no-untyped-def]
+            return None
+
     class Gather(torch.autograd.Function):
         @staticmethod
         def forward(ctx, rows):  # type: ignore[no-untyped-def]
@@ -81,7 +95,7 @@ def autograd_gather(gather: Callable[[Tensor], Tensor] | None = None) -> Callabl
 
         @staticmethod
         def forward(ctx, rows, columns):  # type: ignore[no-untyped-def]
-            ctx.pairs = Pairs(columns, dist.get_rank() * len(rows), len(rows), TEMPERATURE)
+            ctx.pairs = AllPairs(columns, dist.get_rank() * len(rows), len(rows), TEMPERATURE)
             ctx.sums = ctx.pairs.forward()
             return torch.log1p(ctx.sums.negatives / ctx.sums.positives).mean()
 
@@ -103,6 +117,37 @@ def autograd_gather(gather: Callable[[Tensor], Tensor] | None = None) -> Callabl
     def loss(z_1: Tensor, z_2: Tensor) -> Tensor:
         rows = F.normalize(torch.cat((z_1, z_2)), dim=1)
         return LocalRows.apply(rows, gather(rows) if gather else Gather.apply(rows))  # type: ignore[no-any-return]
+
+    return loss
+
+
+def autograd_tiles() -> Callable[[Tensor, Tensor], Tensor]:
+    """torch.distributed.nn's all_gather and tiles of the same size written in plain torch: autograd differentiates
+    them, each computed again in the backward pass so that no more memory is held than by ours.
+    """
+    from torch.distributed.nn.functional import all_gather
+    from torch.utils.checkpoint import checkpoint
+
+    from simclr_dist.losses import tiles
+
+    def negatives(rows: Tensor, columns: Tensor, excluded: Tensor) -> Tensor:
+        similarity = (rows @ columns.T - 1) / TEMPERATURE
+        return similarity.masked_fill(excluded, -math.inf).exp().sum(1)
+
+    def loss(z_1: Tensor, z_2: Tensor) -> Tensor:
+        rows, tile = F.normalize(torch.cat((z_1, z_2)), dim=1), tiles._CPU_TILE
+        columns = torch.cat(all_gather(rows))
+        own = torch.arange(len(rows)) + dist.get_rank() * len(rows)
+        everyone = torch.arange(len(columns))
+        positives = ((rows * rows.roll(len(rows) // 2, 0)).sum(1) - 1) / TEMPERATURE
+        parts = [
+            sum(
+                checkpoint(negatives, mine, theirs, number[:, None] == other, use_reentrant=False)
+                for theirs, other in zip(columns.split(tile), everyone.split(tile), strict=True)
+            )
+            for mine, number in zip(rows.split(tile), own.split(tile), strict=True)
+        ]
+        return (torch.cat(parts).log() - positives).mean()
 
     return loss
 
@@ -135,6 +180,7 @@ DISTRIBUTED = {
     "ours": ours,
     "lean autograd gather": autograd_gather,
     "torch's autograd gather": torchs_autograd_gather,
+    "autograd gather, tiles": autograd_tiles,
     "lightly": lightly,
 }
 
@@ -210,6 +256,7 @@ def distributed_rank(rank: int, count: int, images: int, rounds: int, folder: st
             "ours": others * local * (row + 3 * 4),
             "lean autograd gather": others * local * row + 2 * others * local * row,
             "torch's autograd gather": others * local * row + 2 * others * local * row,
+            "autograd gather, tiles": others * local * row + 2 * others * local * row,
             "lightly": others * local * row + 2 * others * local * row,
         }
         own = mine[0]

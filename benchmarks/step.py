@@ -9,23 +9,16 @@ ratio of their times (trainer / bare). Absolute times are shown for orientation 
 import argparse
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from side_by_side import in_turn, ratio
 
 from simclr_dist.build import build_method
 from simclr_dist.config import load_config
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.optim import make_optimizer
 from simclr_dist.trainer import Trainer
-
-
-def seconds(step: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    step()
-    return time.perf_counter() - started
 
 
 def main() -> None:
@@ -59,21 +52,11 @@ def main() -> None:
             optimizer.step()
             optimizer.zero_grad()
 
-        ratios, times = [], []
-        for number in range(options.rounds + 2):
-            # In turn, and each first every other time: the machine's speed drifts.
-            if number % 2:
-                ours, theirs = seconds(lambda: trainer.train_step(images)), seconds(bare)
-            else:
-                theirs, ours = seconds(bare), seconds(lambda: trainer.train_step(images))
-            if number >= 2:
-                ratios.append(ours / theirs)
-                times.append((ours, theirs))
-    ours, theirs = (statistics.median(column) for column in zip(*times, strict=True))
+        seconds = in_turn({"trainer": lambda: trainer.train_step(images), "bare": bare}, options.rounds, warm_up=2)
     print(f"{options.encoder}, {options.images} images of {options.side} pixels, {options.threads} thread(s)")
-    low, high = min(ratios), max(ratios)
-    print(f"trainer step / bare step: median {statistics.median(ratios):.3f} (min {low:.3f}, max {high:.3f})")
-    print(f"for orientation: {1000 * ours:.0f} ms / {1000 * theirs:.0f} ms")
+    print(f"trainer step / bare step: {ratio(seconds['trainer'], seconds['bare'])}")
+    ours, theirs = (1000 * statistics.median(seconds[name]) for name in ("trainer", "bare"))
+    print(f"for orientation: {ours:.0f} ms / {theirs:.0f} ms")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """NT-Xent's sums over pairs of rows, tile by tile: O(rows * d) memory, never the matrix of similarities.
 
-Both passes walk the same tiles of exp(z_i.z_j / T). Where the rows are all the columns (one process), a tile above the
-diagonal serves its mirror image too. A tile is written once and worked on in place; at 768 x 768 it stays in a core's
-cache. Sums are products with ones: reductions of a library cost more than that.
+Both passes walk the same tiles of exp(z_i.z_j / T). Among the process's own rows a tile above the diagonal serves its
+mirror image too. A tile is written once and worked on in place; at 768 x 768 it stays in a core's cache. Sums are
+products with ones: reductions of a library cost more than that.
 
 No shift is subtracted before the exponential: |z_i.z_j / T| <= 1/T, and up to 1/T = 60 both e^60 * 2B and e^-60 are
 well inside float32. Beyond, tiles are float64, good to 1/T = 700 (see docs/design/streaming_loss.md).
@@ -49,7 +49,6 @@ class Pairs:
         self.columns = columns.double() if self.wide else columns
         self.rows = self.columns[first : first + count]
         self.first, self.half, self.temperature = first, count // 2, temperature
-        self.symmetric = count == len(columns)
         self.tile = min(len(columns), _CPU_TILE if columns.device.type == "cpu" else _DEVICE_TILE)
 
     def forward(self) -> PairSums:
@@ -63,9 +62,9 @@ class Pairs:
             more = larger[: len(pairs), : pairs.shape[1]]
             negatives[i].addmv_(pairs, ones[: pairs.shape[1]])
             rank[i].addmv_(torch.gt(pairs, positives[i, None], out=more), ones[: pairs.shape[1]])
-            if self._has_mirror(i, j):
-                negatives[j].addmv_(pairs.T, ones[: len(pairs)])
-                rank[j].addmv_(torch.gt(pairs, positives[j], out=more).T, ones[: len(pairs)])
+            if (k := self._mirror(i, j)) is not None:
+                negatives[k].addmv_(pairs.T, ones[: len(pairs)])
+                rank[k].addmv_(torch.gt(pairs, positives[k], out=more).T, ones[: len(pairs)])
         return PairSums(negatives, positives, rank)
 
     @staticmethod
@@ -98,27 +97,35 @@ class Pairs:
                 diagonal.copy_(pull[rows])
             gradient[i].addmm_(pairs, self.columns[j] - mean)
             total[i].addmv_(pairs, ones[: pairs.shape[1]])
-            if self._has_mirror(i, j):
-                gradient[j].addmm_(pairs.T, self.columns[i] - mean)
-                total[j].addmv_(pairs.T, ones[: len(pairs)])
+            if (k := self._mirror(i, j)) is not None:
+                gradient[k].addmm_(pairs.T, self.rows[i] - mean)
+                total[k].addmv_(pairs.T, ones[: len(pairs)])
         return gradient.addr_(total, mean).div_(self.temperature)
 
     def _tiles(self) -> Iterator[tuple[slice, slice, Tensor]]:
         """(rows, columns, exp(s) of them); the tensor is overwritten by the next. A row with itself counts 0."""
         buffer = self.rows.new_empty(self.tile * self.tile)
+        last = self.first + len(self.rows)
         for top in range(0, len(self.rows), self.tile):
             i = slice(top, min(top + self.tile, len(self.rows)))
-            for left in range(top if self.symmetric else 0, len(self.columns), self.tile):
-                j = slice(left, min(left + self.tile, len(self.columns)))
-                shape = (i.stop - i.start, j.stop - j.start)
-                pairs = buffer[: shape[0] * shape[1]].view(shape)
-                torch.addmm(pairs, self.rows[i], self.columns[j].T, beta=0, alpha=self.factor, out=pairs).exp2_()
-                for diagonal, _ in self._diagonal(pairs, i, j, self.first, 0, len(self.rows)):
-                    diagonal.zero_()
-                yield i, j, pairs
+            # Other processes' columns, and of this process's those that a mirror image does not serve.
+            for begin, end in ((0, self.first), (self.first + top, last), (last, len(self.columns))):
+                for left in range(begin, end, self.tile):
+                    j = slice(left, min(left + self.tile, end))
+                    yield i, j, self._pairs(i, j, buffer)
 
-    def _has_mirror(self, i: slice, j: slice) -> bool:
-        return self.symmetric and i.start != j.start
+    def _pairs(self, i: slice, j: slice, buffer: Tensor) -> Tensor:
+        shape = (i.stop - i.start, j.stop - j.start)
+        pairs = buffer[: shape[0] * shape[1]].view(shape)
+        torch.addmm(pairs, self.rows[i], self.columns[j].T, beta=0, alpha=self.factor, out=pairs).exp2_()
+        for diagonal, _ in self._diagonal(pairs, i, j, self.first, 0, len(self.rows)):
+            diagonal.zero_()
+        return pairs
+
+    def _mirror(self, i: slice, j: slice) -> slice | None:
+        """The rows whose pairs with rows i a tile (i, j) holds too, None when it holds none but i's."""
+        k = slice(j.start - self.first, j.stop - self.first)
+        return k if i.start < k.start and k.stop <= len(self.rows) else None
 
     def _partners(self, pairs: Tensor, i: slice, j: slice) -> Iterator[tuple[Tensor, slice]]:
         """Where a tile holds rows' positives: (view of these elements, the rows)."""
