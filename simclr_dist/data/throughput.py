@@ -1,0 +1,61 @@
+"""How fast views are made, and where the time goes: what ``simclr-dist data bench`` prints."""
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from simclr_dist.data.loader import VIEWS, ViewBatches, load_steps
+from simclr_dist.data.views import draw_views
+
+
+def stage_seconds(batches: ViewBatches, images: int) -> dict[str, float]:
+    """Seconds an image of each stage, in this process and thread, over the first ``images`` of the first epoch.
+
+    Raises:
+        BrokenImageError: one of them cannot be read.
+    """
+    recipe, size = batches.recipe, batches.recipe.data.image_size
+    samples = batches.order.samples(0)
+    rows = range(min(images, len(samples)))
+    renderer = batches.renderer
+
+    def timed(work: Callable[[], object]) -> float:
+        started = time.perf_counter()
+        work()
+        return (time.perf_counter() - started) / len(rows)
+
+    def drawn() -> list[object]:
+        return [draw_views(recipe.views, recipe.seed, 0, samples[: len(rows)], view) for view in range(VIEWS)]
+
+    parameters = [draw_views(recipe.views, recipe.seed, 0, samples, view) for view in range(VIEWS)]
+    pictures = [batches.source.read(int(samples[row])) for row in rows]
+    renderer.view(pictures[0], parameters[0], 0, size)  # compiles
+    views = [renderer.view(pictures[row], each, row, size) for row in rows for each in parameters]
+    crop = timed(lambda: [renderer.crop(pictures[row], each, row, size) for row in rows for each in parameters])
+    whole = timed(lambda: [renderer.view(pictures[row], each, row, size) for row in rows for each in parameters])
+    return {
+        "read and decode": timed(lambda: [batches.source.read(int(samples[row])) for row in rows]),
+        "draw the choices": timed(drawn),
+        "crop, resize, flip": crop,
+        "colours and blur": whole - crop,
+        "collect the batch": timed(lambda: torch.stack(views)),
+    }
+
+
+def stage_table(batches: ViewBatches, images: int) -> str:
+    """:func:`stage_seconds` as lines of text."""
+    seconds = stage_seconds(batches, images)
+    total = sum(seconds.values())
+    lines = [f"  {name:20} {1e6 * each:8.1f} us an image  {each / total:6.1%}" for name, each in seconds.items()]
+    return "\n".join([*lines, f"  {'together':20} {1e6 * total:8.1f} us an image  {1 / total:,.0f} images/s, one core"])
+
+
+def loader_rate(batches: ViewBatches, steps: int, workers: int) -> tuple[float, float]:
+    """(seconds to the first batch, images a second after it) of the loader alone, its batches thrown away."""
+    started = time.perf_counter()
+    loader = iter(load_steps(batches, range(steps), workers=workers, pin_memory=False))
+    images = [len(next(loader).images)]
+    first = time.perf_counter() - started
+    images += [len(batch.images) for batch in loader]
+    return first, sum(images[1:]) / (time.perf_counter() - started - first)
