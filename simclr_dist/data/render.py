@@ -5,16 +5,21 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
+from simclr_dist.data.affine_color import affine_colors, color_mixes
+from simclr_dist.data.color_choices import choices_of_row
 from simclr_dist.data.views import COLOR_OPERATIONS, ViewParameters, blur_kernel_size, crop_box
 
 
-def render_view(image: Tensor, parameters: ViewParameters, row: int, image_size: int) -> Tensor:
+def render_view(
+    image: Tensor, parameters: ViewParameters, row: int, image_size: int, color_form: str = "exact"
+) -> Tensor:
     """One view.
 
     Args:
         image: uint8 of shape (3, height, width).
         parameters: choices for several images; ``row`` is this one's.
         image_size: side of the view, pixels.
+        color_form: ``recipe.views.color_form``.
 
     Returns:
         uint8 of shape (3, image_size, image_size): crop and resize, flip, colour, grayscale, blur, solarize, in
@@ -24,11 +29,10 @@ def render_view(image: Tensor, parameters: ViewParameters, row: int, image_size:
     view = resize(image[:, top : top + height, left : left + width], image_size)
     if parameters.flip[row]:
         view = tv.horizontal_flip(view)
-    if parameters.color[row]:
-        for index in parameters.color_order[row]:
-            view = _adjust(view, COLOR_OPERATIONS[index], float(parameters.color_factors[row, index]))
-    if parameters.grayscale[row]:
-        view = tv.rgb_to_grayscale(view, num_output_channels=3)
+    if color_form == "affine":
+        view = affine_colors(view[None], color_mixes(choices_of_row(parameters, row)))[0]
+    else:
+        view = _exact_colors(view, parameters, row)
     kernel = blur_kernel_size(image_size)
     if parameters.blur_sigma[row] > 0 and kernel > 1:
         view = tv.gaussian_blur(view, [kernel, kernel], [float(parameters.blur_sigma[row])])
@@ -53,6 +57,15 @@ def resize(image: Tensor, image_size: int) -> Tensor:
     return resized
 
 
+def _exact_colors(view: Tensor, parameters: ViewParameters, row: int) -> Tensor:
+    if parameters.color[row]:
+        for index in parameters.color_order[row]:
+            view = _adjust(view, COLOR_OPERATIONS[index], float(parameters.color_factors[row, index]))
+    if parameters.grayscale[row]:
+        view = tv.rgb_to_grayscale(view, num_output_channels=3)
+    return view
+
+
 def _adjust(view: Tensor, operation: str, factor: float) -> Tensor:
     if operation == "brightness":
         return view if factor == 1 else tv.adjust_brightness(view, factor)
@@ -63,6 +76,8 @@ def _adjust(view: Tensor, operation: str, factor: float) -> Tensor:
     return view if factor == 0 else tv.adjust_hue(view, factor)
 
 
-def stack_views(image: Tensor, parameters: list[ViewParameters], row: int, image_size: int) -> Tensor:
+def stack_views(
+    image: Tensor, parameters: list[ViewParameters], row: int, image_size: int, color_form: str = "exact"
+) -> Tensor:
     """All views of one image, shape (views, 3, image_size, image_size)."""
-    return torch.stack([render_view(image, each, row, image_size) for each in parameters])
+    return torch.stack([render_view(image, each, row, image_size, color_form) for each in parameters])

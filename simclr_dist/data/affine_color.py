@@ -1,0 +1,105 @@
+"""The affine form of the colour operations: one 3x4 matrix an image instead of up to four passes and grayscale.
+
+On colours x in 0..255 as real numbers, g(x) = 0.2989 R + 0.587 G + 0.114 B and m the mean of g over the view,
+
+    brightness  x -> f x
+    contrast    x -> f x + (1 - f) m
+    saturation  x -> f x + (1 - f) g(x)
+    hue         x -> x with its chroma (I, Q), of YIQ, turned by 2 pi h from red towards green
+    grayscale   x -> g(x)
+
+in the image's order, without rounding or clamping between them. Each is linear in x and in the mean colour of the
+view, so their composition is too: its matrix needs the mean of the original pixels alone, once.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from simclr_dist.data.color_choices import NEUTRAL_FACTORS, ColorChoices
+from simclr_dist.data.views import COLOR_OPERATIONS
+
+# Luma as torchvision weighs it, so that a hue shift keeps the gray that the other operations see; chroma as the FCC's
+# NTSC standard of 1953.
+_YIQ = torch.tensor(
+    [[0.2989, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], dtype=torch.float64
+)
+_RGB = torch.linalg.inv(_YIQ)
+_IDENTITY = torch.eye(3, dtype=torch.float64)
+_GRAY = _YIQ[:1].expand(3, 3)
+"""Every row is g."""
+
+
+def color_mixes(choices: ColorChoices) -> Tensor:
+    """What each image's colours become: columns 0..2 multiply the pixel, columns 3..5 the mean colour of the view.
+
+    Args:
+        choices: with one leading dimension, n, on the CPU.
+
+    Returns:
+        float64 of shape (n, 3, 6); independent of the pixels.
+    """
+    neutral = torch.tensor(NEUTRAL_FACTORS, dtype=torch.float64)
+    factors = torch.where(choices.color[:, None], choices.color_factors, neutral)
+    of_pixel = _IDENTITY.expand(len(factors), 3, 3)
+    of_mean = torch.zeros_like(of_pixel)
+    for slot in range(len(COLOR_OPERATIONS)):
+        operation = choices.color_order[:, slot].long()
+        pixel, mean = _operation(operation, factors.gather(1, operation[:, None])[..., None])
+        of_pixel, of_mean = pixel @ of_pixel, pixel @ of_mean + mean @ (of_pixel + of_mean)
+    mixes = torch.cat((of_pixel, of_mean), dim=2)
+    return torch.where(choices.grayscale[:, None, None], _GRAY @ mixes, mixes)
+
+
+def _operation(operation: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+    """(n, 3, 3) twice: what n operations do to a pixel and to the mean; ``factor`` is (n, 1, 1)."""
+    scaled, rest = factor * _IDENTITY, (1 - factor) * _GRAY
+    # Hues go red, green, blue in HSV, which is clockwise in the plane of I and Q.
+    cos, sin = torch.cos(2 * math.pi * factor), torch.sin(2 * math.pi * factor)
+    i_to_q = torch.zeros(3, 3, dtype=torch.float64)
+    i_to_q[1, 2], i_to_q[2, 1] = 1.0, -1.0
+    luma = torch.diag(torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64))
+    turned = _RGB @ (luma + cos * (_IDENTITY - luma) + sin * i_to_q) @ _YIQ
+    name = [(operation == index)[:, None, None] for index in range(len(COLOR_OPERATIONS))]
+    is_contrast, is_saturation, is_hue = (name[COLOR_OPERATIONS.index(n)] for n in ("contrast", "saturation", "hue"))
+    pixel = torch.where(is_hue, turned, torch.where(is_saturation, scaled + rest, scaled))
+    return pixel, torch.where(is_contrast, rest, torch.zeros_like(rest))
+
+
+def color_matrices(choices: ColorChoices, mean_rgb: Tensor) -> Tensor:
+    """The matrices whose product with (R, G, B, 1) are the new colours, before clamping and rounding.
+
+    Args:
+        choices: with one leading dimension, n, on the CPU.
+        mean_rgb: (n, 3), the mean colour of each view in 0..255, on the CPU.
+
+    Returns:
+        float64 of shape (n, 3, 4).
+    """
+    return _matrices(color_mixes(choices), mean_rgb)
+
+
+def affine_colors(images: Tensor, mixes: Tensor) -> Tensor:
+    """The colours mixed, clamped to 0..255 and rounded to the nearest whole number (halves to the even one).
+
+    Args:
+        images: uint8 of shape (n, 3, height, width).
+        mixes: of :func:`color_mixes`, (n, 3, 6) or (n, 18), float64, on the images' device.
+
+    Returns:
+        uint8 of the shape of ``images``. An image's pixels do not depend on the images beside it: the sum of its
+        pixels is a whole number and exact in any order.
+    """
+    pixels = images.shape[-2] * images.shape[-1]
+    mean_rgb = images.sum(dim=(-2, -1), dtype=torch.int64).to(torch.float64) / pixels
+    matrices = _matrices(mixes.view(-1, 3, 6), mean_rgb).to(torch.float32)[..., None, None]
+    colors = images.to(torch.float32)
+    mixed = (colors[:, :1] * matrices[:, :, 0]).add_(matrices[:, :, 3])
+    mixed.addcmul_(colors[:, 1:2], matrices[:, :, 1]).addcmul_(colors[:, 2:], matrices[:, :, 2])
+    return mixed.clamp_(0, 255).round_().to(torch.uint8)
+
+
+def _matrices(mixes: Tensor, mean_rgb: Tensor) -> Tensor:
+    offset = (mixes[:, :, 3:] * mean_rgb[:, None]).sum(dim=2, keepdim=True)
+    return torch.cat((mixes[:, :, :3], offset), dim=2)
