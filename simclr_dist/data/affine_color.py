@@ -1,4 +1,4 @@
-"""The affine form of the colour operations: one 3x4 matrix an image instead of up to four passes and grayscale.
+"""The affine form of the colour operations: one 3x4 matrix an image instead of up to four passes.
 
 On colours x in 0..255 as real numbers, g(x) = 0.2989 R + 0.587 G + 0.114 B and m the mean of g over the view,
 
@@ -6,10 +6,10 @@ On colours x in 0..255 as real numbers, g(x) = 0.2989 R + 0.587 G + 0.114 B and 
     contrast    x -> f x + (1 - f) m
     saturation  x -> f x + (1 - f) g(x)
     hue         x -> x with its chroma (I, Q), of YIQ, turned by 2 pi h from red towards green
-    grayscale   x -> g(x)
 
 in the image's order, without rounding or clamping between them. Each is linear in x and in the mean colour of the
-view, so their composition is too: its matrix needs the mean of the original pixels alone, once.
+view, so their composition is too: its matrix needs the mean of the original pixels alone, once. Grayscale is not part
+of it: after the clamp, as in the exact form, it differs from that one less, and it costs little.
 """
 
 import math
@@ -27,6 +27,8 @@ _YIQ = torch.tensor(
 )
 _RGB = torch.linalg.inv(_YIQ)
 _IDENTITY = torch.eye(3, dtype=torch.float64)
+_CHROMA = torch.diag(torch.tensor([0, 1, 1], dtype=torch.float64))
+_Q_TO_I = torch.tensor([[0, 0, 0], [0, 0, 1], [0, -1, 0]], dtype=torch.float64)
 _GRAY = _YIQ[:1].expand(3, 3)
 """Every row is g."""
 
@@ -48,19 +50,16 @@ def color_mixes(choices: ColorChoices) -> Tensor:
         operation = choices.color_order[:, slot].long()
         pixel, mean = _operation(operation, factors.gather(1, operation[:, None])[..., None])
         of_pixel, of_mean = pixel @ of_pixel, pixel @ of_mean + mean @ (of_pixel + of_mean)
-    mixes = torch.cat((of_pixel, of_mean), dim=2)
-    return torch.where(choices.grayscale[:, None, None], _GRAY @ mixes, mixes)
+    return torch.cat((of_pixel, of_mean), dim=2)
 
 
 def _operation(operation: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
     """(n, 3, 3) twice: what n operations do to a pixel and to the mean; ``factor`` is (n, 1, 1)."""
     scaled, rest = factor * _IDENTITY, (1 - factor) * _GRAY
-    # Hues go red, green, blue in HSV, which is clockwise in the plane of I and Q.
-    cos, sin = torch.cos(2 * math.pi * factor), torch.sin(2 * math.pi * factor)
-    i_to_q = torch.zeros(3, 3, dtype=torch.float64)
-    i_to_q[1, 2], i_to_q[2, 1] = 1.0, -1.0
-    luma = torch.diag(torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64))
-    turned = _RGB @ (luma + cos * (_IDENTITY - luma) + sin * i_to_q) @ _YIQ
+    # Hues go red, green, blue in HSV, which is clockwise in the plane of I and Q. Written as what the turn adds to the
+    # identity, so that a shift of 0 is exactly nothing.
+    angle = 2 * math.pi * factor
+    turned = _IDENTITY + _RGB @ ((torch.cos(angle) - 1) * _CHROMA + torch.sin(angle) * _Q_TO_I) @ _YIQ
     name = [(operation == index)[:, None, None] for index in range(len(COLOR_OPERATIONS))]
     is_contrast, is_saturation, is_hue = (name[COLOR_OPERATIONS.index(n)] for n in ("contrast", "saturation", "hue"))
     pixel = torch.where(is_hue, turned, torch.where(is_saturation, scaled + rest, scaled))

@@ -49,9 +49,10 @@ class ViewBatches(Dataset[Batch]):
             samples[row], image = self._read(int(sample), epoch, broken)
             images.append(image)
         parameters = [draw_views(self.recipe.views, self.recipe.seed, epoch, samples, view) for view in range(VIEWS)]
-        size = self.recipe.data.image_size
+        size, color_form = self.recipe.data.image_size, self.recipe.views.color_form
         return Batch(
-            torch.stack([stack_views(image, parameters, row, size) for row, image in enumerate(images)]), broken
+            torch.stack([stack_views(image, parameters, row, size, color_form) for row, image in enumerate(images)]),
+            broken,
         )
 
     def _read(self, sample: int, epoch: int, broken: list[tuple[int, str]]) -> tuple[int, Tensor]:

@@ -24,5 +24,5 @@ def contact_sheet(source: ImageSource, recipe: Recipe, images: int, pairs: int =
     for row, sample in enumerate(samples):
         image = source.read(int(sample))
         tiles.append(render_plain(image, size)[None])
-        tiles += [stack_views(image, parameters, row, size) for parameters in drawn]
+        tiles += [stack_views(image, parameters, row, size, recipe.views.color_form) for parameters in drawn]
     return make_grid(torch.cat(tiles), nrow=1 + 2 * pairs, padding=2, pad_value=255)  # type: ignore[no-any-return]

@@ -29,10 +29,13 @@ def render_view(
     view = resize(image[:, top : top + height, left : left + width], image_size)
     if parameters.flip[row]:
         view = tv.horizontal_flip(view)
-    if color_form == "affine":
+    if parameters.color[row] and color_form == "affine":
         view = affine_colors(view[None], color_mixes(choices_of_row(parameters, row)))[0]
-    else:
-        view = _exact_colors(view, parameters, row)
+    elif parameters.color[row]:
+        for index in parameters.color_order[row]:
+            view = _adjust(view, COLOR_OPERATIONS[index], float(parameters.color_factors[row, index]))
+    if parameters.grayscale[row]:
+        view = tv.rgb_to_grayscale(view, num_output_channels=3)
     kernel = blur_kernel_size(image_size)
     if parameters.blur_sigma[row] > 0 and kernel > 1:
         view = tv.gaussian_blur(view, [kernel, kernel], [float(parameters.blur_sigma[row])])
@@ -55,15 +58,6 @@ def resize(image: Tensor, image_size: int) -> Tensor:
         image, [image_size, image_size], interpolation=InterpolationMode.BILINEAR, antialias=True
     )
     return resized
-
-
-def _exact_colors(view: Tensor, parameters: ViewParameters, row: int) -> Tensor:
-    if parameters.color[row]:
-        for index in parameters.color_order[row]:
-            view = _adjust(view, COLOR_OPERATIONS[index], float(parameters.color_factors[row, index]))
-    if parameters.grayscale[row]:
-        view = tv.rgb_to_grayscale(view, num_output_channels=3)
-    return view
 
 
 def _adjust(view: Tensor, operation: str, factor: float) -> Tensor:
