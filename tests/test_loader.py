@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 from simclr_dist.config.schema import Data, Recipe, Views
 from simclr_dist.data.loader import ALL_BROKEN, SUBSTITUTES, VIEWS, Batch, ViewBatches, load_steps
 from simclr_dist.data.order import SampleOrder
+from simclr_dist.data.preview import contact_sheet
 from simclr_dist.data.render import stack_views
 from simclr_dist.data.sources import ArraySource, BrokenImageError
 from simclr_dist.data.views import draw_views
@@ -72,6 +74,16 @@ def test_a_batch_holds_the_views_of_the_images_of_its_step_in_order():
         assert batch.broken == []
         for row, sample in enumerate(ORDER.samples(step)):
             assert torch.equal(batch.images[row], views_of(int(sample), ORDER.epoch(step)))
+
+
+def test_batches_and_the_contact_sheet_are_rendered_in_the_recipes_color_form():
+    affine = replace(RECIPE, views=replace(RECIPE.views, color_form="affine"))
+    batch = ViewBatches(PartlyBroken(), affine, ORDER)[0]
+    drawn = [draw_views(affine.views, affine.seed, 0, ORDER.samples(0), view) for view in range(VIEWS)]
+    for row, sample in enumerate(ORDER.samples(0)):
+        assert torch.equal(batch.images[row], stack_views(PartlyBroken().read(int(sample)), drawn, row, SIDE, "affine"))
+    assert not torch.equal(batch.images, batches()[0].images)
+    assert not torch.equal(contact_sheet(PartlyBroken(), affine, 4), contact_sheet(PartlyBroken(), RECIPE, 4))
 
 
 def test_the_two_views_of_an_image_differ_and_so_do_two_epochs():
