@@ -2,7 +2,7 @@
 
 The same operations as :mod:`simclr_dist.data.render`, in the same float32 arithmetic and with uint8 after each of them.
 On a CPU everything but the blur has the reference's bits; the blur, summed in another order, differs from it by 1 in
-about one pixel of 100,000. An image's bits depend on nothing beside it, so not on the batch nor on the number at once.
+about one pixel of 50,000. An image's bits depend on nothing beside it, so not on the batch nor on the number at once.
 """
 
 import math
@@ -133,8 +133,7 @@ def _hue(images: Tensor, shift: Tensor) -> Tensor:
     sector = place.floor()
     part = place.sub_(sector)
     sector.remainder_(6)
-    without = 1.0 - saturation
-    part = saturation.mul_(part)
+    without, part = 1.0 - saturation, saturation.mul_(part)
     falling = _to_uint8((1.0 - part).mul_(value))
     rising = _to_uint8(part.add_(without).mul_(value))
     lowest, highest = _to_uint8(without.mul_(value)), _to_uint8(value)
