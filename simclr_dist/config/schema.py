@@ -58,7 +58,7 @@ class Views:
     """Hue shift is drawn from -h*s .. h*s of the full circle; h*s at most 0.5."""
     color_form: str = _one_of("exact", COLOR_FORMS)
     """`exact`: torchvision's four operations one after the other. `affine`: fused into one matrix an image, faster, but
-    without clamping between them and with hue as a rotation: views that are 7/255 apart in the mean (photos, s = 1)."""
+    without clamping between them and with hue as a rotation: views that are 5/255 apart in the mean (photos, s = 1)."""
     grayscale_probability: float = _number(0.2, low=0.0, high=1.0)
     """Probability of dropping the colour."""
     blur_probability: float = _number(0.5, low=0.0, high=1.0)
