@@ -154,14 +154,14 @@ def show_config(config: str | None, overrides: tuple[str, ...], explain: bool) -
 @_with_debug
 def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> None:
     """Draw images and pairs of their views, as the run will see them, into a PNG."""
-    recipe = load_config(config, overrides).recipe
+    loaded = load_config(config, overrides)
     from PIL import Image
 
     from simclr_dist.data.preview import contact_sheet
     from simclr_dist.data.sources import BrokenImageError, open_source
 
     try:
-        sheet = contact_sheet(open_source(recipe.data), recipe, images)
+        sheet = contact_sheet(open_source(loaded.recipe.data), loaded.recipe, images, renderer=loaded.machine.renderer)
         Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(out)
     except BrokenImageError as error:
         raise UserError(f"cannot preview a broken image: {error}") from error

@@ -12,7 +12,9 @@ from simclr_dist.build import build_method, build_order, build_schedule
 from simclr_dist.checks import check_machine
 from simclr_dist.config import Config
 from simclr_dist.data.broken import BrokenImages
+from simclr_dist.data.device_renderer import render_colors
 from simclr_dist.data.loader import VIEWS, Batch, ViewBatches, load_steps
+from simclr_dist.data.renderers import RENDERERS
 from simclr_dist.data.sources import open_source
 from simclr_dist.distributed.agreement import StopSignals, all_or_none
 from simclr_dist.distributed.collectives import gather_objects, maximum
@@ -103,7 +105,7 @@ class Trainer:
                 signal = int(facts[0])
                 if facts[1]:
                     self._note(broken, batch, reporter)
-                values = self.train_step(batch.images)
+                values = self.train_step(self._views(batch))
                 self.steps_done += 1
                 reporter.step(self._progress(values, time.perf_counter() - started, waited=facts[2]))
                 if self.steps_done % machine.save_every_steps == 0:
@@ -145,13 +147,28 @@ class Trainer:
         )
 
     def _loader(self, until: int) -> Iterable[Batch]:
-        processes = self.processes
+        processes, machine = self.processes, self.config.machine
+        batches = ViewBatches(
+            self.source,
+            self.config.recipe,
+            self.order,
+            processes.rank,
+            processes.count,
+            RENDERERS[machine.renderer],
+            colors=not machine.views_on_device,
+        )
         return load_steps(
-            ViewBatches(self.source, self.config.recipe, self.order, processes.rank, processes.count),
+            batches,
             range(self.steps_done, until),
-            workers=worker_count(self.config.machine.loader_workers, processes.local_count),
+            workers=worker_count(machine.loader_workers, processes.local_count),
             pin_memory=self.device.type == "cuda",
         )
+
+    def _views(self, batch: Batch) -> Tensor:
+        if batch.choices is None:
+            return batch.images
+        crops = batch.images.to(self.device, non_blocking=True)
+        return render_colors(crops, batch.choices, self.config.recipe.views.color_form)
 
     def _save(self, reporter: Reporter) -> None:
         reporter.sync()  # first the metrics: a checkpoint's steps are never missing there

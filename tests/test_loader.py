@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -11,10 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from simclr_dist.config.schema import Data, Recipe, Views
+from simclr_dist.config.schema import COLOR_FORMS, Data, Recipe, Views
+from simclr_dist.data.device_renderer import render_colors
 from simclr_dist.data.loader import ALL_BROKEN, SUBSTITUTES, VIEWS, Batch, ViewBatches, load_steps
 from simclr_dist.data.order import SampleOrder
-from simclr_dist.data.render import stack_views
+from simclr_dist.data.preview import contact_sheet
+from simclr_dist.data.renderers import RENDERERS, stack_views
 from simclr_dist.data.sources import ArraySource, BrokenImageError
 from simclr_dist.data.views import draw_views
 
@@ -62,7 +65,7 @@ def assert_same(one: list[Batch], other: list[Batch]) -> None:
 def views_of(sample: int, epoch: int) -> Tensor:
     """The two views of an image in an epoch, drawn and rendered alone."""
     drawn = [draw_views(RECIPE.views, RECIPE.seed, epoch, np.array([sample]), view) for view in range(VIEWS)]
-    return stack_views(PartlyBroken().read(sample), drawn, 0, SIDE)
+    return stack_views(RENDERERS["torchvision"], PartlyBroken().read(sample), drawn, 0, SIDE)
 
 
 def test_a_batch_holds_the_views_of_the_images_of_its_step_in_order():
@@ -72,6 +75,32 @@ def test_a_batch_holds_the_views_of_the_images_of_its_step_in_order():
         assert batch.broken == []
         for row, sample in enumerate(ORDER.samples(step)):
             assert torch.equal(batch.images[row], views_of(int(sample), ORDER.epoch(step)))
+
+
+@pytest.mark.parametrize("renderer", RENDERERS)
+def test_batches_and_the_contact_sheet_are_rendered_in_the_recipes_color_form(renderer):
+    affine = replace(RECIPE, views=replace(RECIPE.views, color_form="affine"))
+    batch = ViewBatches(PartlyBroken(), affine, ORDER, renderer=RENDERERS[renderer])[0]
+    drawn = [draw_views(affine.views, affine.seed, 0, ORDER.samples(0), view) for view in range(VIEWS)]
+    for row, sample in enumerate(ORDER.samples(0)):
+        image = PartlyBroken().read(int(sample))
+        expected = stack_views(RENDERERS["torchvision"], image, drawn, row, SIDE, "affine")
+        assert torch.equal(batch.images[row], expected)
+    assert not torch.equal(batch.images, batches()[0].images)
+    sheets = [contact_sheet(PartlyBroken(), recipe, 4, renderer=renderer) for recipe in (affine, RECIPE)]
+    assert not torch.equal(*sheets)
+
+
+@pytest.mark.parametrize("color_form", COLOR_FORMS)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_crops_with_their_colors_made_later_are_the_views(workers, color_form):
+    recipe = replace(RECIPE, views=replace(RECIPE.views, color_form=color_form))
+    whole = ViewBatches(PartlyBroken(SOME), recipe, ORDER, 1, 2)
+    later = replace(whole, colors=False)
+    for step, batch in enumerate(load_steps(later, range(4), workers=workers, pin_memory=False)):
+        assert not torch.equal(batch.images, whole[step].images)
+        assert torch.equal(render_colors(batch.images, batch.choices, color_form), whole[step].images)
+        assert batch.broken == whole[step].broken
 
 
 def test_the_two_views_of_an_image_differ_and_so_do_two_epochs():

@@ -9,8 +9,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from simclr_dist.config.schema import Views
-from simclr_dist.data.render import render_plain, render_view, stack_views
-from simclr_dist.data.views import COLOR_OPERATIONS, ViewParameters, blur_kernel_size, crop_box, draw_views
+from simclr_dist.data.affine_color import COLOR_OPERATIONS
+from simclr_dist.data.render import render_plain, render_view
+from simclr_dist.data.views import ViewParameters, blur_kernel_size, crop_box, draw_views
 
 SIDE = 32
 ORDERS = list(permutations(range(4)))
@@ -181,14 +182,6 @@ def test_rendering_leaves_the_image_as_it_was():
     for row in range(4):
         render_view(image, drawn, row, image.shape[1])
     assert torch.equal(image, before)
-
-
-def test_stacked_views_are_the_single_views_in_order():
-    drawn = [draw_views(Views(), 0, 0, np.arange(3), view) for view in (0, 1)]
-    stacked = stack_views(photo(), drawn, 2, SIDE)
-    assert stacked.shape == (2, 3, SIDE, SIDE)
-    assert all(torch.equal(stacked[view], render_view(photo(), drawn[view], 2, SIDE)) for view in (0, 1))
-    assert not torch.equal(stacked[0], stacked[1])
 
 
 @pytest.mark.parametrize(

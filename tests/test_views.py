@@ -13,9 +13,9 @@ from scipy import stats
 from torchvision.transforms import RandomResizedCrop
 
 from simclr_dist.config.schema import Views
+from simclr_dist.data.affine_color import COLOR_OPERATIONS
 from simclr_dist.data.views import (
     ASPECT_RATIOS,
-    COLOR_OPERATIONS,
     ViewParameters,
     blur_kernel_size,
     crop_box,

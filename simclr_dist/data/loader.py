@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from simclr_dist.config.schema import Recipe
+from simclr_dist.data.color_choices import ColorChoices, choices_of
 from simclr_dist.data.order import SampleOrder
 from simclr_dist.data.philox import Purpose, random_words
-from simclr_dist.data.render import stack_views
+from simclr_dist.data.renderers import RENDERERS, Renderer, stack_views
 from simclr_dist.data.sources import BrokenImageError, ImageSource
-from simclr_dist.data.views import draw_views
+from simclr_dist.data.views import ViewParameters, draw_views
 
 VIEWS = 2
 SUBSTITUTES = 32
@@ -25,9 +26,11 @@ class Batch(NamedTuple):
     """One process's share of a global batch."""
 
     images: Tensor
-    """uint8 of shape (local images, views, 3, side, side)."""
+    """uint8 of shape (local images, views, 3, side, side); crops still without their colours when there are choices."""
     broken: list[tuple[int, str]]
     """(sample id, name and reason) of each image that could not be read and was replaced; id ALL_BROKEN: by nothing."""
+    choices: ColorChoices | None = None
+    """Of the colours that the training device has yet to make, with leading dimensions (local images, views)."""
 
 
 @dataclass
@@ -39,6 +42,9 @@ class ViewBatches(Dataset[Batch]):
     order: SampleOrder
     rank: int = 0
     processes: int = 1
+    renderer: Renderer = RENDERERS["numba"]
+    colors: bool = True
+    """False: crops, with the choices of their colours beside them."""
 
     def __getitem__(self, step: int) -> Batch:
         epoch = self.order.epoch(step)
@@ -49,9 +55,19 @@ class ViewBatches(Dataset[Batch]):
             samples[row], image = self._read(int(sample), epoch, broken)
             images.append(image)
         parameters = [draw_views(self.recipe.views, self.recipe.seed, epoch, samples, view) for view in range(VIEWS)]
+        if self.colors:
+            views = [self._render(image, parameters, row) for row, image in enumerate(images)]
+            return Batch(torch.stack(views), broken)
         size = self.recipe.data.image_size
-        return Batch(
-            torch.stack([stack_views(image, parameters, row, size) for row, image in enumerate(images)]), broken
+        crops = [
+            torch.stack([self.renderer.crop(image, each, row, size) for each in parameters])
+            for row, image in enumerate(images)
+        ]
+        return Batch(torch.stack(crops), broken, choices_of(parameters))
+
+    def _render(self, image: Tensor, parameters: list[ViewParameters], row: int) -> Tensor:
+        return stack_views(
+            self.renderer, image, parameters, row, self.recipe.data.image_size, self.recipe.views.color_form
         )
 
     def _read(self, sample: int, epoch: int, broken: list[tuple[int, str]]) -> tuple[int, Tensor]:
@@ -78,11 +94,17 @@ def load_steps(batches: ViewBatches, steps: range, *, workers: int, pin_memory: 
         batches,
         batch_size=None,
         sampler=steps,
+        collate_fn=_as_it_is,
         num_workers=workers,
         pin_memory=pin_memory,
         prefetch_factor=2 if workers else None,
         worker_init_fn=_ignore_signals if workers else None,
     )
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    # torch's own would rebuild every tuple of a batch as a list.
+    return batch
 
 
 def _ignore_signals(_: int) -> None:

@@ -1,5 +1,6 @@
 """The fast renderer: the reference's pixels (render.py) from loops that numba compiled."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -7,16 +8,22 @@ from simclr_dist.data.kernels import blur, colors, compiled, geometry
 from simclr_dist.data.views import ViewParameters, blur_kernel_size, crop_box
 
 _crop_box = compiled(crop_box)
+_NO_MIX = np.zeros((3, 6))
 
 
-def render_view(image: Tensor, parameters: ViewParameters, row: int, image_size: int) -> Tensor:
+def render_view(
+    image: Tensor, parameters: ViewParameters, row: int, image_size: int, color_form: str = "exact"
+) -> Tensor:
     """As :func:`simclr_dist.data.render.render_view`."""
     view = render_crop(image, parameters, row, image_size)
+    affine = color_form == "affine"
     _color(
         view.numpy(),
         bool(parameters.color[row]),
         parameters.color_order[row],
         parameters.color_factors[row],
+        affine,
+        parameters.color_mixes[row] if affine else _NO_MIX,
         bool(parameters.grayscale[row]),
         float(parameters.blur_sigma[row]),
         blur_kernel_size(image_size),
@@ -26,15 +33,10 @@ def render_view(image: Tensor, parameters: ViewParameters, row: int, image_size:
 
 
 def render_crop(image: Tensor, parameters: ViewParameters, row: int, image_size: int) -> Tensor:
-    """The part of a view that changes its shape: crop, resize and flip; uint8 (3, image_size, image_size)."""
+    """As :func:`simclr_dist.data.render.render_crop`."""
     view = torch.empty(3, image_size, image_size, dtype=torch.uint8)
-    _crop(
-        image.numpy(),
-        parameters.crop_attempts[row],
-        parameters.crop_place[row],
-        bool(parameters.flip[row]),
-        view.numpy(),
-    )
+    attempts, place = parameters.crop_attempts[row], parameters.crop_place[row]
+    _crop(image.numpy(), attempts, place, bool(parameters.flip[row]), view.numpy())
     return view
 
 
@@ -45,9 +47,11 @@ def _crop(image, attempts, place, flip, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _color(image, color, order, factors, grayscale, sigma, taps, solarize):  # type: ignore[no-untyped-def]
+def _color(image, color, order, factors, affine, mix, grayscale, sigma, taps, solarize):  # type: ignore[no-untyped-def]
     planes = image.reshape(3, -1)
-    if color:
+    if color and affine:
+        colors.mix_colors(planes, mix)
+    elif color:
         for index in order:
             factor = factors[index]
             if index == 0 and factor != 1:

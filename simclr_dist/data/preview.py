@@ -6,12 +6,13 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from simclr_dist.config import Recipe
-from simclr_dist.data.render import render_plain, stack_views
+from simclr_dist.data.render import render_plain
+from simclr_dist.data.renderers import RENDERERS, stack_views
 from simclr_dist.data.sources import ImageSource
 from simclr_dist.data.views import draw_views
 
 
-def contact_sheet(source: ImageSource, recipe: Recipe, images: int, pairs: int = 3) -> Tensor:
+def contact_sheet(source: ImageSource, recipe: Recipe, images: int, pairs: int = 3, renderer: str = "numba") -> Tensor:
     """uint8 (3, height, width): one row an image: the image itself, then its pairs of views of the first epochs.
 
     Raises:
@@ -24,5 +25,8 @@ def contact_sheet(source: ImageSource, recipe: Recipe, images: int, pairs: int =
     for row, sample in enumerate(samples):
         image = source.read(int(sample))
         tiles.append(render_plain(image, size)[None])
-        tiles += [stack_views(image, parameters, row, size) for parameters in drawn]
+        tiles += [
+            stack_views(RENDERERS[renderer], image, parameters, row, size, recipe.views.color_form)
+            for parameters in drawn
+        ]
     return make_grid(torch.cat(tiles), nrow=1 + 2 * pairs, padding=2, pad_value=255)  # type: ignore[no-any-return]

@@ -5,23 +5,29 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from simclr_dist.data.views import COLOR_OPERATIONS, ViewParameters, blur_kernel_size, crop_box
+from simclr_dist.data.affine_color import COLOR_OPERATIONS, affine_colors
+from simclr_dist.data.views import ViewParameters, blur_kernel_size, crop_box
 
 
-def render_view(image: Tensor, parameters: ViewParameters, row: int, image_size: int) -> Tensor:
+def render_view(
+    image: Tensor, parameters: ViewParameters, row: int, image_size: int, color_form: str = "exact"
+) -> Tensor:
     """One view.
 
     Args:
         image: uint8 of shape (3, height, width).
         parameters: choices for several images; ``row`` is this one's.
         image_size: side of the view, pixels.
+        color_form: ``recipe.views.color_form``.
 
     Returns:
         uint8 of shape (3, image_size, image_size): crop and resize, flip, colour, grayscale, blur, solarize, in
         SimCLR's order.
     """
     view = render_crop(image, parameters, row, image_size)
-    if parameters.color[row]:
+    if parameters.color[row] and color_form == "affine":
+        view = affine_colors(view[None], torch.from_numpy(parameters.color_mixes[row : row + 1]))[0]
+    elif parameters.color[row]:
         for index in parameters.color_order[row]:
             view = _adjust(view, COLOR_OPERATIONS[index], float(parameters.color_factors[row, index]))
     if parameters.grayscale[row]:
@@ -69,8 +75,3 @@ def _adjust(view: Tensor, operation: str, factor: float) -> Tensor:
     if operation == "saturation":
         return view if factor == 1 else tv.adjust_saturation(view, factor)
     return view if factor == 0 else tv.adjust_hue(view, factor)
-
-
-def stack_views(image: Tensor, parameters: list[ViewParameters], row: int, image_size: int) -> Tensor:
-    """All views of one image, shape (views, 3, image_size, image_size)."""
-    return torch.stack([render_view(image, each, row, image_size) for each in parameters])

@@ -6,17 +6,18 @@ makes the same view. The distributions are SimCLR's (Chen et al. 2020, appendix 
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simclr_dist.config.schema import Views
+from simclr_dist.data.affine_color import color_mixes
 from simclr_dist.data.philox import Purpose, uniforms
 
 ASPECT_RATIOS = (3 / 4, 4 / 3)
 CROP_ATTEMPTS = 10
-COLOR_OPERATIONS = ("brightness", "contrast", "saturation", "hue")
 _ORDERS = np.array(list(permutations(range(4))), dtype=np.int8)
 
 
@@ -39,6 +40,11 @@ class ViewParameters:
     blur_sigma: NDArray[np.float64]
     """Standard deviation in pixels of the view; 0 = not blurred."""
     solarize: NDArray[np.bool_]
+
+    @cached_property
+    def color_mixes(self) -> NDArray[np.float64]:
+        """(n, 3, 6): the four colour operations in their affine form, see :mod:`simclr_dist.data.affine_color`."""
+        return color_mixes(self.color, self.color_order, self.color_factors)
 
 
 def draw_views(recipe: Views, seed: int, epoch: int, samples: NDArray[np.int64], view: int) -> ViewParameters:

@@ -3,10 +3,7 @@
 import numpy as np
 
 from simclr_dist.data.kernels import compiled
-from simclr_dist.data.kernels.colors import fma
-
-_ROUND = np.float32(1.5 * 2**23)
-"""Added and taken away it leaves the nearest integer, ties to even: np.rint would be a call for each pixel."""
+from simclr_dist.data.kernels.colors import ROUND, fma
 
 
 @compiled
@@ -42,7 +39,7 @@ def gaussian_blur(image, sigma, taps):  # type: ignore[no-untyped-def]
                 _add(sums, weights[tap], rows[y + tap], rows[y + taps - 1 - tap])
             target = plane[y]
             for x in range(side):
-                target[x] = np.uint8((sums[x] + _ROUND) - _ROUND)
+                target[x] = np.uint8((sums[x] + ROUND) - ROUND)
 
 
 @compiled

@@ -17,6 +17,8 @@ from simclr_dist.data.kernels import compiled
 _RED, _GREEN, _BLUE = np.float32(0.2989), np.float32(0.587), np.float32(0.114)
 _ZERO, _ONE, _MAX = np.float32(0), np.float32(1), np.float32(255)
 _SIXTH, _SIX = np.float32(1 / 6), np.float32(6)
+ROUND = np.float32(1.5 * 2**23)
+"""Added and taken away it leaves the nearest integer, ties to even: np.rint would be a call for each pixel."""
 _TO_UNIT, _FROM_UNIT = np.float32(1 / 255), np.float32(255 + 1 - 1e-3)
 
 
@@ -117,6 +119,33 @@ def adjust_hue(planes, shift):  # type: ignore[no-untyped-def]
         reds[i] = np.uint8(red * _FROM_UNIT)
         greens[i] = np.uint8(green * _FROM_UNIT)
         blues[i] = np.uint8(blue * _FROM_UNIT)
+
+
+@compiled
+def mix_colors(planes, mix):  # type: ignore[no-untyped-def]
+    """The affine form: new colours from the pixel's and the mean's, ``mix`` being float64 (3, 6)."""
+    red, green, blue = planes[0], planes[1], planes[2]
+    totals = np.zeros(3, np.int64)
+    for channel in range(3):
+        total = np.int32(0)
+        for value in planes[channel]:
+            total = np.int32(total + np.int32(value))
+        totals[channel] = total
+    matrix = np.empty((3, 4), np.float32)
+    for channel in range(3):
+        matrix[channel, :3] = mix[channel, :3]
+        matrix[channel, 3] = (mix[channel, 3:] * (totals / len(red))).sum()
+    (rr, rg, rb, r0), (gr, gg, gb, g0), (br, bg, bb, b0) = matrix[0], matrix[1], matrix[2]
+    for i in range(len(red)):
+        r, g, b = np.float32(red[i]), np.float32(green[i]), np.float32(blue[i])
+        red[i] = _nearest(fma(b, rb, fma(g, rg, fma(r, rr, r0))))
+        green[i] = _nearest(fma(b, gb, fma(g, gg, fma(r, gr, g0))))
+        blue[i] = _nearest(fma(b, bb, fma(g, bg, fma(r, br, b0))))
+
+
+@compiled
+def _nearest(value):  # type: ignore[no-untyped-def]
+    return np.uint8((min(max(value, _ZERO), _MAX) + ROUND) - ROUND)
 
 
 @compiled
