@@ -43,20 +43,21 @@ class FileSource:
 
     def read(self, sample: int) -> Tensor:
         try:
-            pixels = decode(self.root / self.name(sample))
+            pixels = decode(os.path.join(self.root, self.name(sample)))
         except Exception as error:  # Pillow's decoders raise almost anything on damaged input
             # A name may hold any bytes but must be printable in one line.
             name = ascii(self.name(sample))[1:-1]
             raise BrokenImageError(f"{name}: {type(error).__name__}: {first_line(error)}") from error
-        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        return torch.from_numpy(pixels).permute(2, 0, 1)
 
     def fingerprint(self) -> str:
         return hashlib.sha256(self._ends.tobytes() + self._names.tobytes()).hexdigest()
 
 
-def decode(path: Path) -> NDArray[np.uint8]:
+def decode(path: str | Path) -> NDArray[np.uint8]:
     """The pixels of a file as RGB, shape (height, width, 3)."""
-    pixels = decode_jpeg(path.read_bytes())
+    with open(path, "rb", buffering=0) as file:
+        pixels = decode_jpeg(file.readall())
     if pixels is not None:
         return pixels
     with warnings.catch_warnings(), Image.open(path) as image:

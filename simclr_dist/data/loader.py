@@ -2,7 +2,7 @@
 
 import signal
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +13,9 @@ from simclr_dist.config.schema import Recipe
 from simclr_dist.data.color_choices import ColorChoices, choices_of
 from simclr_dist.data.order import SampleOrder
 from simclr_dist.data.philox import Purpose, random_words
-from simclr_dist.data.renderers import RENDERERS, Renderer, stack_views
+from simclr_dist.data.renderers import RENDERERS, Renderer
 from simclr_dist.data.sources import BrokenImageError, ImageSource
-from simclr_dist.data.views import ViewParameters, draw_views
+from simclr_dist.data.views import draw_views
 
 VIEWS = 2
 SUBSTITUTES = 32
@@ -50,25 +50,20 @@ class ViewBatches(Dataset[Batch]):
         epoch = self.order.epoch(step)
         samples = self.order.samples(step, self.rank, self.processes)
         broken: list[tuple[int, str]] = []
-        images = []
+        pictures = []
         for row, sample in enumerate(samples):
-            samples[row], image = self._read(int(sample), epoch, broken)
-            images.append(image)
-        parameters = [draw_views(self.recipe.views, self.recipe.seed, epoch, samples, view) for view in range(VIEWS)]
-        if self.colors:
-            views = [self._render(image, parameters, row) for row, image in enumerate(images)]
-            return Batch(torch.stack(views), broken)
-        size = self.recipe.data.image_size
-        crops = [
-            torch.stack([self.renderer.crop(image, each, row, size) for each in parameters])
-            for row, image in enumerate(images)
-        ]
-        return Batch(torch.stack(crops), broken, choices_of(parameters))
-
-    def _render(self, image: Tensor, parameters: list[ViewParameters], row: int) -> Tensor:
-        return stack_views(
-            self.renderer, image, parameters, row, self.recipe.data.image_size, self.recipe.views.color_form
-        )
+            samples[row], picture = self._read(int(sample), epoch, broken)
+            pictures.append(picture)
+        views, size = self.recipe.views, self.recipe.data.image_size
+        parameters = [draw_views(views, self.recipe.seed, epoch, samples, view) for view in range(VIEWS)]
+        images = torch.empty(len(samples), VIEWS, 3, size, size, dtype=torch.uint8)
+        for row, picture in enumerate(pictures):
+            for view, drawn in enumerate(parameters):
+                if self.colors:
+                    self.renderer.view(picture, drawn, row, size, views.color_form, out=images[row, view])
+                else:
+                    self.renderer.crop(picture, drawn, row, size, out=images[row, view])
+        return Batch(images, broken, None if self.colors else choices_of(parameters))
 
     def _read(self, sample: int, epoch: int, broken: list[tuple[int, str]]) -> tuple[int, Tensor]:
         """The image, or a substitute that depends on (seed, epoch, sample id) alone, so that all machines agree."""
@@ -102,7 +97,7 @@ def load_steps(batches: ViewBatches, steps: range, *, workers: int, pin_memory: 
     )
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
     # torch's own would rebuild every tuple of a batch as a list.
     return batch
 

@@ -12,10 +12,15 @@ _NO_MIX = np.zeros((3, 6))
 
 
 def render_view(
-    image: Tensor, parameters: ViewParameters, row: int, image_size: int, color_form: str = "exact"
+    image: Tensor,
+    parameters: ViewParameters,
+    row: int,
+    image_size: int,
+    color_form: str = "exact",
+    out: Tensor | None = None,
 ) -> Tensor:
     """As :func:`simclr_dist.data.render.render_view`."""
-    view = render_crop(image, parameters, row, image_size)
+    view = render_crop(image, parameters, row, image_size, out)
     affine = color_form == "affine"
     _color(
         view.numpy(),
@@ -32,17 +37,20 @@ def render_view(
     return view
 
 
-def render_crop(image: Tensor, parameters: ViewParameters, row: int, image_size: int) -> Tensor:
+def render_crop(
+    image: Tensor, parameters: ViewParameters, row: int, image_size: int, out: Tensor | None = None
+) -> Tensor:
     """As :func:`simclr_dist.data.render.render_crop`."""
-    view = torch.empty(3, image_size, image_size, dtype=torch.uint8)
+    view = torch.empty(3, image_size, image_size, dtype=torch.uint8) if out is None else out
     attempts, place = parameters.crop_attempts[row], parameters.crop_place[row]
-    _crop(image.numpy(), attempts, place, bool(parameters.flip[row]), view.numpy())
+    pixels = image.permute(1, 2, 0).contiguous().numpy()  # as decoders leave them; others' layout is copied
+    _crop(pixels, attempts, place, bool(parameters.flip[row]), view.numpy())
     return view
 
 
 @compiled
 def _crop(image, attempts, place, flip, out):  # type: ignore[no-untyped-def]
-    top, left, height, width = _crop_box(attempts, place, image.shape[1], image.shape[2])
+    top, left, height, width = _crop_box(attempts, place, image.shape[0], image.shape[1])
     geometry.crop_and_resize(image, top, left, height, width, flip, out)
 
 

@@ -10,7 +10,12 @@ from simclr_dist.data.views import ViewParameters, blur_kernel_size, crop_box
 
 
 def render_view(
-    image: Tensor, parameters: ViewParameters, row: int, image_size: int, color_form: str = "exact"
+    image: Tensor,
+    parameters: ViewParameters,
+    row: int,
+    image_size: int,
+    color_form: str = "exact",
+    out: Tensor | None = None,
 ) -> Tensor:
     """One view.
 
@@ -19,6 +24,7 @@ def render_view(
         parameters: choices for several images; ``row`` is this one's.
         image_size: side of the view, pixels.
         color_form: ``recipe.views.color_form``.
+        out: where to write the view, if not into a new tensor.
 
     Returns:
         uint8 of shape (3, image_size, image_size): crop and resize, flip, colour, grayscale, blur, solarize, in
@@ -37,10 +43,12 @@ def render_view(
         view = tv.gaussian_blur(view, [kernel, kernel], [float(parameters.blur_sigma[row])])
     if parameters.solarize[row]:
         view = tv.solarize(view, 128)
-    return view
+    return view if out is None else out.copy_(view)
 
 
-def render_crop(image: Tensor, parameters: ViewParameters, row: int, image_size: int) -> Tensor:
+def render_crop(
+    image: Tensor, parameters: ViewParameters, row: int, image_size: int, out: Tensor | None = None
+) -> Tensor:
     """The part of a view that changes its shape: crop, resize and flip; uint8 (3, image_size, image_size)."""
     top, left, height, width = crop_box(
         parameters.crop_attempts[row], parameters.crop_place[row], image.shape[1], image.shape[2]
@@ -48,7 +56,7 @@ def render_crop(image: Tensor, parameters: ViewParameters, row: int, image_size:
     crop = resize(image[:, top : top + height, left : left + width], image_size)
     if parameters.flip[row]:
         crop = tv.horizontal_flip(crop)
-    return crop
+    return crop if out is None else out.copy_(crop)
 
 
 def render_plain(image: Tensor, image_size: int) -> Tensor:

@@ -14,14 +14,22 @@ class RenderView(Protocol):
     """One view of one image: :func:`simclr_dist.data.render.render_view`."""
 
     def __call__(
-        self, image: Tensor, parameters: ViewParameters, row: int, image_size: int, color_form: str = "exact"
+        self,
+        image: Tensor,
+        parameters: ViewParameters,
+        row: int,
+        image_size: int,
+        color_form: str = "exact",
+        out: Tensor | None = None,
     ) -> Tensor: ...
 
 
 class RenderCrop(Protocol):
     """Its crop, resized and flipped: :func:`simclr_dist.data.render.render_crop`."""
 
-    def __call__(self, image: Tensor, parameters: ViewParameters, row: int, image_size: int) -> Tensor: ...
+    def __call__(
+        self, image: Tensor, parameters: ViewParameters, row: int, image_size: int, out: Tensor | None = None
+    ) -> Tensor: ...
 
 
 class Renderer(NamedTuple):

@@ -30,16 +30,23 @@ def stage_seconds(batches: ViewBatches, images: int) -> dict[str, float]:
 
     parameters = [draw_views(recipe.views, recipe.seed, 0, samples, view) for view in range(VIEWS)]
     pictures = [batches.source.read(int(samples[row])) for row in rows]
-    renderer.view(pictures[0], parameters[0], 0, size)  # compiles
-    views = [renderer.view(pictures[row], each, row, size) for row in rows for each in parameters]
-    crop = timed(lambda: [renderer.crop(pictures[row], each, row, size) for row in rows for each in parameters])
-    whole = timed(lambda: [renderer.view(pictures[row], each, row, size) for row in rows for each in parameters])
+    pixels = torch.empty(len(rows), VIEWS, 3, size, size, dtype=torch.uint8)
+    form = recipe.views.color_form
+    places = [(row, view) for row in rows for view in range(VIEWS)]
+
+    def crops() -> list[torch.Tensor]:
+        return [renderer.crop(pictures[r], parameters[v], r, size, out=pixels[r, v]) for r, v in places]
+
+    def views() -> list[torch.Tensor]:
+        return [renderer.view(pictures[r], parameters[v], r, size, form, out=pixels[r, v]) for r, v in places]
+
+    views()  # compiles
+    crop, whole = timed(crops), timed(views)
     return {
         "read and decode": timed(lambda: [batches.source.read(int(samples[row])) for row in rows]),
         "draw the choices": timed(drawn),
         "crop, resize, flip": crop,
-        "colours and blur": whole - crop,
-        "collect the batch": timed(lambda: torch.stack(views)),
+        "colours and blur": max(0.0, whole - crop),
     }
 
 

@@ -8,58 +8,70 @@ from simclr_dist.data.kernels.colors import ROUND, fma
 
 @compiled
 def gaussian_blur(image, sigma, taps):  # type: ignore[no-untyped-def]
-    """``image``, uint8 (3, side, side), blurred in place; borders reflected; ``taps`` is odd.
-
-    The weights are torchvision's (transforms/v2/functional/_misc.py), whose standard deviation is ``sigma`` times the
-    square root of 1/2, as torchvision's is.
-    """
-    side, reach = image.shape[1], taps // 2
-    weights = _weights(sigma, taps)
+    """``image``, uint8 (3, side, side), blurred in place by ``sigma`` pixels; borders reflected; ``taps`` is odd."""
+    side = image.shape[1]
+    weights = _half_kernel(sigma, taps)
+    reach = len(weights) - 1
     padded = np.empty(side + 2 * reach, np.float32)
+    inside = padded[reach : reach + side]
     rows = np.empty((side + 2 * reach, side), np.float32)
     sums = np.empty(side, np.float32)
     for channel in range(3):
         plane = image[channel]
         for y in range(side):
+            source = plane[y]
             for x in range(side):
-                padded[reach + x] = np.float32(plane[y, x])
+                inside[x] = np.float32(source[x])
             for x in range(reach):
                 padded[reach - 1 - x] = padded[reach + 1 + x]
                 padded[reach + side + x] = padded[reach + side - 2 - x]
-            row = rows[reach + y]
-            _start(row, weights[reach], padded[reach:])
-            for tap in range(reach):
-                _add(row, weights[tap], padded[tap:], padded[taps - 1 - tap :])
+            _weigh(padded, reach, 1, weights, rows[reach + y])
         for y in range(reach):
             rows[reach - 1 - y] = rows[reach + 1 + y]
             rows[reach + side + y] = rows[reach + side - 2 - y]
+        flat = rows.reshape(-1)
         for y in range(side):
-            _start(sums, weights[reach], rows[y + reach])
-            for tap in range(reach):
-                _add(sums, weights[tap], rows[y + tap], rows[y + taps - 1 - tap])
+            _weigh(flat, (reach + y) * side, side, weights, sums)
             target = plane[y]
             for x in range(side):
                 target[x] = np.uint8((sums[x] + ROUND) - ROUND)
 
 
 @compiled
-def _start(sums, weight, pixels):  # type: ignore[no-untyped-def]
-    for x in range(len(sums)):
-        sums[x] = weight * pixels[x]
+def _weigh(pixels, start, stride, weights, sums):  # type: ignore[no-untyped-def]
+    """The kernel's sums centred at ``start``, ``start`` + 1, ...; ``stride`` is from a tap to the next.
+
+    Two pairs of taps at a time, as ``sums`` is read and written for each. In slices, so that numba sees that no index
+    is negative.
+    """
+    length = len(sums)
+    center = pixels[start : start + length]
+    for x in range(length):
+        sums[x] = weights[0] * center[x]
+    for tap in range(1, len(weights) - 1, 2):
+        near, far = tap * stride, (tap + 1) * stride
+        a, a_left, a_right = weights[tap], pixels[start - near :], pixels[start + near :]
+        b, b_left, b_right = weights[tap + 1], pixels[start - far :], pixels[start + far :]
+        for x in range(length):
+            sums[x] = fma(a, a_left[x] + a_right[x], fma(b, b_left[x] + b_right[x], sums[x]))
+    if len(weights) % 2 == 0:
+        far = (len(weights) - 1) * stride
+        b, b_left, b_right = weights[-1], pixels[start - far :], pixels[start + far :]
+        for x in range(length):
+            sums[x] = fma(b, b_left[x] + b_right[x], sums[x])
 
 
 @compiled
-def _add(sums, weight, left, right):  # type: ignore[no-untyped-def]
-    """The two pixels that share a weight."""
-    for x in range(len(sums)):
-        sums[x] = fma(weight, left[x] + right[x], sums[x])
+def _half_kernel(sigma, taps):  # type: ignore[no-untyped-def]
+    """Float32 weights of the distances 0, 1, ..., as torchvision's (transforms/v2/functional/_misc.py).
 
-
-@compiled
-def _weights(sigma, taps):  # type: ignore[no-untyped-def]
-    limit = (taps - 1) / (2.0 * np.sqrt(2.0))
-    exact = np.empty(taps)
-    for tap in range(taps):
-        place = -limit + 2.0 * limit * tap / (taps - 1)
-        exact[tap] = np.exp(-((place / sigma) ** 2))
-    return (exact / exact.sum()).astype(np.float32)
+    Without those that are lost when a sum is rounded to float32: a narrow kernel need not be as long as ``taps``.
+    """
+    exact = np.empty(taps // 2 + 1)
+    for distance in range(len(exact)):
+        exact[distance] = np.exp(-0.5 * (distance / sigma) ** 2)
+    exact /= 2 * exact.sum() - exact[0]
+    reach = len(exact)
+    while reach > 1 and exact[reach - 1] < 2.0**-26:
+        reach -= 1
+    return exact[:reach].astype(np.float32)
