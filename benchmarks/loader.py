@@ -35,7 +35,7 @@ from simclr_dist.data.sources import open_source
 from simclr_dist.data.throughput import stage_table
 from simclr_dist.data.views import blur_kernel_size
 
-BATCH = 32
+BATCH = 64
 
 
 def write_photographs(folder: Path, side: int, images: int) -> None:

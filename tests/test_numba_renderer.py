@@ -7,6 +7,7 @@ from torch import Tensor
 
 from simclr_dist.config.schema import Views
 from simclr_dist.data import numba_renderer, render
+from simclr_dist.data.kernels import SOURCES, blur, colors, digest_of
 from simclr_dist.data.views import ViewParameters, draw_views
 from tests.test_render import parameters, photo
 
@@ -120,3 +121,12 @@ def test_the_layout_of_an_image_in_memory_changes_nothing_and_the_image_is_left_
             numba_renderer.render_view(interleaved, choices, row, 32),
         )
         assert torch.equal(image, before)
+
+
+def test_what_numba_keeps_on_disk_is_named_after_every_source(tmp_path):
+    changed = tmp_path / "changed.py"
+    for source in SOURCES:
+        changed.write_bytes(source.read_bytes() + b"\n")
+        assert digest_of([changed if other == source else other for other in SOURCES]) != digest_of(SOURCES)
+    for function in (numba_renderer._crop, numba_renderer._color, colors.adjust_hue, blur.gaussian_blur):
+        assert function.py_func.__qualname__.endswith(digest_of(SOURCES))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from simclr_dist.data.kernels import blur, colors, compiled, geometry
@@ -20,19 +21,23 @@ def render_view(
     out: Tensor | None = None,
 ) -> Tensor:
     """As :func:`simclr_dist.data.render.render_view`."""
-    view = render_crop(image, parameters, row, image_size, out)
+    view = torch.empty(3, image_size, image_size, dtype=torch.uint8) if out is None else out
     affine = color_form == "affine"
-    _color(
+    _view(
+        _interleaved(image),
+        parameters.crop_attempts[row],
+        parameters.crop_place[row],
+        parameters.flip[row],
         view.numpy(),
-        bool(parameters.color[row]),
+        parameters.color[row],
         parameters.color_order[row],
         parameters.color_factors[row],
         affine,
         parameters.color_mixes[row] if affine else _NO_MIX,
-        bool(parameters.grayscale[row]),
-        float(parameters.blur_sigma[row]),
+        parameters.grayscale[row],
+        parameters.blur_sigma[row],
         blur_kernel_size(image_size),
-        bool(parameters.solarize[row]),
+        parameters.solarize[row],
     )
     return view
 
@@ -42,16 +47,27 @@ def render_crop(
 ) -> Tensor:
     """As :func:`simclr_dist.data.render.render_crop`."""
     view = torch.empty(3, image_size, image_size, dtype=torch.uint8) if out is None else out
-    attempts, place = parameters.crop_attempts[row], parameters.crop_place[row]
-    pixels = image.permute(1, 2, 0).contiguous().numpy()  # as decoders leave them; others' layout is copied
-    _crop(pixels, attempts, place, bool(parameters.flip[row]), view.numpy())
+    attempts, place, flip = parameters.crop_attempts[row], parameters.crop_place[row], parameters.flip[row]
+    _crop(_interleaved(image), attempts, place, flip, view.numpy())
     return view
+
+
+def _interleaved(image: Tensor) -> NDArray[np.uint8]:
+    """(height, width, 3), as decoders leave images: only others are copied."""
+    pixels: NDArray[np.uint8] = image.permute(1, 2, 0).contiguous().numpy()
+    return pixels
 
 
 @compiled
 def _crop(image, attempts, place, flip, out):  # type: ignore[no-untyped-def]
     top, left, height, width = _crop_box(attempts, place, image.shape[0], image.shape[1])
     geometry.crop_and_resize(image, top, left, height, width, flip, out)
+
+
+@compiled
+def _view(image, attempts, place, flip, out, color, order, factors, affine, mix, grayscale, sigma, taps, solarize):  # type: ignore[no-untyped-def]
+    _crop(image, attempts, place, flip, out)
+    _color(out, color, order, factors, affine, mix, grayscale, sigma, taps, solarize)
 
 
 @compiled

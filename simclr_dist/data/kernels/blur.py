@@ -41,24 +41,29 @@ def gaussian_blur(image, sigma, taps):  # type: ignore[no-untyped-def]
 def _weigh(pixels, start, stride, weights, sums):  # type: ignore[no-untyped-def]
     """The kernel's sums centred at ``start``, ``start`` + 1, ...; ``stride`` is from a tap to the next.
 
-    Two pairs of taps at a time, as ``sums`` is read and written for each. In slices, so that numba sees that no index
+    Three pairs of taps at a time, as ``sums`` is read and written for each. In slices, so that numba sees that no index
     is negative.
     """
     length = len(sums)
     center = pixels[start : start + length]
     for x in range(length):
         sums[x] = weights[0] * center[x]
-    for tap in range(1, len(weights) - 1, 2):
-        near, far = tap * stride, (tap + 1) * stride
-        a, a_left, a_right = weights[tap], pixels[start - near :], pixels[start + near :]
-        b, b_left, b_right = weights[tap + 1], pixels[start - far :], pixels[start + far :]
+    tap = 1
+    while tap + 2 < len(weights):
+        a, b, c = weights[tap], weights[tap + 1], weights[tap + 2]
+        a_left, a_right = pixels[start - tap * stride :], pixels[start + tap * stride :]
+        b_left, b_right = pixels[start - (tap + 1) * stride :], pixels[start + (tap + 1) * stride :]
+        c_left, c_right = pixels[start - (tap + 2) * stride :], pixels[start + (tap + 2) * stride :]
         for x in range(length):
-            sums[x] = fma(a, a_left[x] + a_right[x], fma(b, b_left[x] + b_right[x], sums[x]))
-    if len(weights) % 2 == 0:
-        far = (len(weights) - 1) * stride
-        b, b_left, b_right = weights[-1], pixels[start - far :], pixels[start + far :]
+            pairs = fma(c, c_left[x] + c_right[x], sums[x])
+            pairs = fma(b, b_left[x] + b_right[x], pairs)
+            sums[x] = fma(a, a_left[x] + a_right[x], pairs)
+        tap += 3
+    while tap < len(weights):
+        a, left, right = weights[tap], pixels[start - tap * stride :], pixels[start + tap * stride :]
         for x in range(length):
-            sums[x] = fma(b, b_left[x] + b_right[x], sums[x])
+            sums[x] = fma(a, left[x] + right[x], sums[x])
+        tap += 1
 
 
 @compiled

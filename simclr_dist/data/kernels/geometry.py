@@ -99,22 +99,35 @@ def _resize_columns(rows, out):  # type: ignore[no-untyped-def]
     """uint32 (h, side), see :func:`_resize_rows` -> uint8 (3, side, side)."""
     side = out.shape[1]
     first, weights, precision = _filter(rows.shape[0], side)
-    half, bits, byte = np.int32(1 << (precision - 1)), np.int32(precision), np.uint32(255)
+    taps, bits = weights.shape[1], np.int32(precision)
     sums = np.empty((3, side), np.int32)
-    reds, greens, blues = sums[0], sums[1], sums[2]
     for y in range(side):
-        sums[:] = half
-        for tap in range(weights.shape[1]):
-            weight, row = weights[y, tap], rows[first[y] + tap]
-            for x in range(side):
-                # numba would go on in 64 bits; in 32 twice as many sums fit a register.
-                reds[x] = np.int32(reds[x] + weight * np.int32(row[x] & byte))
-                greens[x] = np.int32(greens[x] + weight * np.int32(row[x] >> np.uint32(8) & byte))
-                blues[x] = np.int32(blues[x] + weight * np.int32(row[x] >> np.uint32(16) & byte))
+        sums[:] = np.int32(1 << (precision - 1))
+        for tap in range(0, taps - 1, 2):
+            near = first[y] + tap
+            _add_rows(rows[near], rows[near + 1], weights[y, tap], weights[y, tap + 1], sums[0], sums[1], sums[2])
+        if taps % 2:
+            last = rows[first[y] + taps - 1]
+            _add_rows(last, last, weights[y, taps - 1], np.int32(0), sums[0], sums[1], sums[2])
         for channel in range(3):
             target, total = out[channel, y], sums[channel]
             for x in range(side):
                 target[x] = total[x] >> bits
+
+
+@compiled
+def _add_rows(one, other, of_one, of_other, reds, greens, blues):  # type: ignore[no-untyped-def]
+    """Add two rows' weighted bytes: two at a time, as the sums are read and written for each."""
+    byte = np.uint32(255)
+    for x in range(len(reds)):
+        a, b = one[x], other[x]
+        # numba would go on in 64 bits; in 32 twice as many sums fit a register.
+        red = np.int32(reds[x] + of_one * np.int32(a & byte))
+        green = np.int32(greens[x] + of_one * np.int32(a >> np.uint32(8) & byte))
+        blue = np.int32(blues[x] + of_one * np.int32(a >> np.uint32(16) & byte))
+        reds[x] = np.int32(red + of_other * np.int32(b & byte))
+        greens[x] = np.int32(green + of_other * np.int32(b >> np.uint32(8) & byte))
+        blues[x] = np.int32(blue + of_other * np.int32(b >> np.uint32(16) & byte))
 
 
 @compiled
