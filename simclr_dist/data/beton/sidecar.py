@@ -21,6 +21,7 @@ from simclr_dist.errors import UserError, first_line
 
 VERSION = 1
 BLOCK_BYTES = 64 << 20
+_READ_BYTES = 1 << 20
 _DIGEST_BYTES = 32
 
 
@@ -45,7 +46,7 @@ class Sidecar:
 
 def path_of(beton: Path) -> Path:
     """Where the sidecar of a file stands."""
-    return beton.with_name(f"{beton.name}.json")
+    return Path(f"{beton}.json")
 
 
 def describe(path: Path, table: Table, classes: list[str], written: dict[str, Any]) -> Sidecar:
@@ -124,7 +125,7 @@ def load_sidecar(beton: Path) -> Sidecar:
             facts={key: value for key, value in content.items() if key != "format"},
         )
     except FileNotFoundError as error:
-        if not beton.exists():
+        if not beton.is_file():
             raise UserError(f"{beton}: no such file; give a .beton file") from error
         raise UserError(
             f"{beton}: has no sidecar {path.name}; bring it, or trust the file with: simclr-dist data seal {beton}"
@@ -142,9 +143,9 @@ def load_sidecar(beton: Path) -> Sidecar:
 
 def block_digest(file: int, number: int) -> bytes:
     """SHA-256 of a block of an open file, given by its descriptor."""
-    digest = hashlib.sha256()
-    for at in range(number * BLOCK_BYTES, (number + 1) * BLOCK_BYTES, 1 << 20):
-        digest.update(os.pread(file, 1 << 20, at))
+    digest, end = hashlib.sha256(), (number + 1) * BLOCK_BYTES
+    for at in range(end - BLOCK_BYTES, end, _READ_BYTES):
+        digest.update(os.pread(file, min(_READ_BYTES, end - at), at))
     return digest.digest()
 
 

@@ -1,31 +1,22 @@
 """Writing .beton files: encoded by several processes, written by one in the order of the images, all or nothing."""
 
+import fcntl
 import os
-import signal
-import threading
-import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-import torch
 
 from simclr_dist.checkpoint import flush_folder, write_atomically
-from simclr_dist.data.beton.encode import Encoded, encode
+from simclr_dist.data.beton.encode import Encoded
 from simclr_dist.data.beton.encoding import Encoding
 from simclr_dist.data.beton.format import ALLOCATION, METADATA, NO_LABEL, PAGE_BYTES, head, payloads_start, read_table
+from simclr_dist.data.beton.parallel import encode_in_order
 from simclr_dist.data.beton.sidecar import Sidecar, describe, encode_sidecar, path_of
-from simclr_dist.data.source import BrokenImageError, ImageSource
+from simclr_dist.data.source import ImageSource
 from simclr_dist.errors import UserError, first_line
-
-_CHUNK_IMAGES = 16
-_CHUNKS_AHEAD = 4
 
 
 class Written(NamedTuple):
@@ -66,32 +57,48 @@ def write_beton(
     for path in (out, path_of(out)):
         if os.path.lexists(path):
             raise UserError(f"{path}: is there already; give another name, or remove it first")
-    temporary = out.with_name(f".{out.name}.tmp")
+    temporary = Path(out.parent, f".{out.name}.tmp")
     left_out: list[str] = []
+    file = _open_alone(temporary, out)
     try:
-        with temporary.open("wb") as file, closing(_encoded(source, encoding, workers)) as images:
+        with file, closing(encode_in_order(source, encoding, workers)) as images:
             crcs = _write(source, file, images, max_broken_share, left_out, progress)
             file.flush()
             os.fsync(file.fileno())
-        written = {**(note or {}), **encoding.as_dict(), "left_out": left_out}
-        sidecar = describe(temporary, read_table(temporary), source.classes, written)
-        if not np.array_equal(sidecar.crcs, crcs):
-            raise UserError(f"{out}: what was written is not what is read back; check the disk and the memory")
-        # The sidecar first: a .beton file is then never without one.
-        write_atomically(path_of(out), encode_sidecar(sidecar))
-        temporary.replace(out)
-        flush_folder(out.parent)
+            written = {**(note or {}), **encoding.as_dict(), "left_out": left_out}
+            sidecar = describe(temporary, read_table(temporary), source.classes, written)
+            if not np.array_equal(sidecar.crcs, crcs):
+                raise UserError(f"{out}: what was written is not what is read back; check the disk and the memory")
+            # The sidecar first: a .beton file is then never without one.
+            write_atomically(path_of(out), encode_sidecar(sidecar))
+            temporary.replace(out)
+            flush_folder(out.parent)
     except BaseException as error:  # Ctrl-C too
         temporary.unlink(missing_ok=True)
         if not out.exists():
             path_of(out).unlink(missing_ok=True)
         if isinstance(error, OSError):
-            reason = error.strerror or first_line(error)
-            raise UserError(
-                f"{out}: cannot be written: {reason}; nothing is left of it: make room, or choose another folder"
-            ) from error
+            raise _unwritable(out, error) from error
         raise
     return Written(sidecar, left_out)
+
+
+def _unwritable(out: Path, error: OSError) -> UserError:
+    reason = error.strerror or first_line(error)
+    return UserError(f"{out}: cannot be written: {reason}; nothing is left of it: make room, or choose another folder")
+
+
+def _open_alone(temporary: Path, out: Path) -> BinaryIO:
+    """The emptied temporary file, locked: a second writer of ``out`` would write into it too."""
+    try:
+        file = os.fdopen(os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.truncate(0)
+    except BlockingIOError as error:
+        raise UserError(f"{out}: another process is writing it; wait for it, or end it") from error
+    except OSError as error:
+        raise _unwritable(out, error) from error
+    return file
 
 
 def _write(
@@ -140,59 +147,3 @@ def _refuse_broken(left_out: list[str], images: int, max_share: float | None) ->
             f"{len(left_out)} of {images} images are broken, more than machine.max_broken_image_share ({max_share:g}), "
             f"the last one {left_out[-1]}; mend or remove them, or raise the share"
         )
-
-
-def _encoded(source: ImageSource, encoding: Encoding, workers: int) -> Generator[Encoded | str, None, None]:
-    """The payload of each image in their order, or why there is none."""
-    chunks = (range(at, min(at + _CHUNK_IMAGES, len(source))) for at in range(0, len(source), _CHUNK_IMAGES))
-    if not workers:
-        for chunk in chunks:
-            yield from _encode_chunk(source, encoding, chunk)
-        return
-    # Forked, as torch's loader does: a source in memory is not copied.
-    executor = ProcessPoolExecutor(workers, get_context("fork"), _start_worker, (source, encoding))
-    try:
-        ahead: deque[Future[list[Encoded | str]]] = deque()
-        for chunk in chunks:
-            ahead.append(executor.submit(_work, chunk))
-            if len(ahead) > _CHUNKS_AHEAD * workers:
-                yield from ahead.popleft().result()
-        while ahead:
-            yield from ahead.popleft().result()
-    except BrokenProcessPool as error:
-        raise UserError("a worker was killed, perhaps for want of memory; try fewer with --workers") from error
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
-def _encode_chunk(source: ImageSource, encoding: Encoding, samples: range) -> list[Encoded | str]:
-    encoded: list[Encoded | str] = []
-    for sample in samples:
-        try:
-            encoded.append(encode(source, sample, encoding))
-        except BrokenImageError as error:
-            encoded.append(str(error))
-    return encoded
-
-
-_job: tuple[ImageSource, Encoding]
-
-
-def _start_worker(source: ImageSource, encoding: Encoding) -> None:
-    global _job
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells its workers to stop
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    torch.set_num_threads(1)
-    _job = source, encoding
-
-
-def _end_with(parent: int) -> None:
-    # A killed parent leaves its workers waiting for work forever: each holds the others' ends of the pipes.
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
-
-
-def _work(samples: range) -> list[Encoded | str]:
-    return _encode_chunk(*_job, samples)
