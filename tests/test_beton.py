@@ -305,7 +305,7 @@ def test_a_file_of_another_version_of_the_format_is_refused(run, written):
     content = bytearray(written.read_bytes())
     np.frombuffer(content, HEADER, 1)["version"][0] = 3
     written.write_bytes(content)
-    assert "version" in complaint(BetonSource, written)
+    assert "its header says 3" in complaint(BetonSource, written)
     assert_refused(run, written)
 
 
@@ -381,7 +381,7 @@ def test_a_damaged_sidecar_is_refused(written):
 def test_a_sidecar_of_a_newer_version_asks_for_an_update(written):
     path = sidecar.path_of(written)
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
-    assert "update" in complaint(BetonSource, written)
+    assert "update to read it" in complaint(BetonSource, written)
 
 
 def test_a_payload_damaged_after_opening_is_an_error_and_not_a_broken_image(written):
@@ -530,12 +530,18 @@ def test_an_image_that_the_format_cannot_hold_is_named(tmp_path):
     assert "page" in complaint(write_beton, large, tmp_path / "a.beton", Encoding(mode="raw", max_side=0))
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize("call", ["fsync", "rename the sidecar", "rename the file"])
 def test_a_disk_that_refuses_leaves_nothing(monkeypatch, tmp_path, call):
+    rename = Path.replace
+
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(*((os, "fsync") if call == "fsync" else (Path, "replace")), refuse)
+    def refuse_one(path: Path, target: Path) -> Path:
+        return refuse() if target.name == refused else rename(path, target)
+
+    refused = "a.beton" if call == "rename the file" else "a.beton.json"
+    monkeypatch.setattr(*((os, "fsync", refuse) if call == "fsync" else (Path, "replace", refuse_one)))
     message = complaint(write_beton, arrays(), tmp_path / "a.beton", RAW)
     assert str(tmp_path / "a.beton") in message
     assert "No space left on device" in message
