@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,10 @@ import click
 
 from simclr_dist import __version__
 from simclr_dist.config import Config, load_config, to_yaml
+from simclr_dist.data.commands import data
 from simclr_dist.errors import UserError, first_line
+from simclr_dist.options import with_config as _with_config
+from simclr_dist.options import with_debug as _with_debug
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -57,15 +60,6 @@ def _rank() -> int:
     return int(rank) if rank.isdigit() else 0
 
 
-def _with_config(function: Callable[..., Any]) -> Callable[..., Any]:
-    function = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")(function)
-    return click.argument("config", metavar="CONFIG")(function)
-
-
-def _with_debug(function: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")(function)
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
 @click.version_option(__version__, prog_name="simclr-dist")
 @_with_debug
@@ -74,6 +68,9 @@ def command() -> None:
 
     CONFIG is a YAML file, or the name of a shipped recipe such as digits_demo; KEY=VALUE overrides a key of it.
     """
+
+
+command.add_command(data)
 
 
 @command.command()

@@ -7,6 +7,10 @@ class UserError(ValueError):
     The command line prints it as one line and exits with status 2; a traceback comes with ``--debug`` only.
     """
 
+    def __init__(self, message: str) -> None:
+        # torch's loader passes a worker's error on with the whole traceback in its message; the line ends it.
+        super().__init__(message.rpartition(f"{__name__}.UserError: ")[2].strip())
+
     agreed = False
     """Whether all processes raise it together, so that one of them is enough to tell."""
 

@@ -20,6 +20,7 @@ from simclr_dist.data.preview import contact_sheet
 from simclr_dist.data.renderers import RENDERERS, stack_views
 from simclr_dist.data.sources import ArraySource, BrokenImageError
 from simclr_dist.data.views import draw_views
+from simclr_dist.errors import UserError
 
 IMAGES, BATCH, SIDE = 30, 8, 12
 RECIPE = Recipe(seed=5, global_batch_images=BATCH, data=Data(source="digits", image_size=SIDE), views=Views())
@@ -203,3 +204,15 @@ def test_workers_outlive_a_stop_signal_and_go_on(running, number):
         os.kill(worker.pid, number)
     received += list(iterator)
     assert_same(received, [batches()[step] for step in range(40)])
+
+
+class Damaged(PartlyBroken):
+    def read(self, sample: int) -> Tensor:
+        raise UserError("the file is damaged")
+
+
+def test_an_error_that_no_substitute_cures_ends_the_workers_at_once():
+    steps = load_steps(ViewBatches(Damaged(), RECIPE, ORDER), range(40), workers=2, pin_memory=False)
+    with pytest.raises(UserError, match=r"^the file is damaged$"):
+        list(steps)
+    assert multiprocessing.active_children() == []

@@ -45,9 +45,11 @@ def commands() -> list[str]:
 def test_every_command_of_the_readme_is_one_that_the_command_line_accepts(line):
     words = shlex.split(line)
     words = words[words.index("simclr_dist" if "simclr_dist" in words else "simclr-dist") + 1 :]
-    subcommand = command.commands[words[0]]
+    subcommand: click.Command = command
+    while isinstance(subcommand, click.Group):
+        subcommand = subcommand.commands[words.pop(0)]
     with click.Context(subcommand) as context:
-        subcommand.parse_args(context, words[1:])
+        subcommand.parse_args(context, words)
     assert context.params
 
 

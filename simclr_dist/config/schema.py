@@ -7,7 +7,7 @@ Units stand in the names. Nothing here imports torch: a config can be checked an
 from dataclasses import dataclass, field
 from typing import Any
 
-SOURCES = ("digits", "folder", "cifar10", "cifar100", "stl10", "imagenet")
+SOURCES = ("digits", "folder", "cifar10", "cifar100", "stl10", "imagenet", "beton")
 SOURCES_WITHOUT_PATH = ("digits",)
 ENCODERS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 COLOR_FORMS = ("exact", "affine")
@@ -27,7 +27,8 @@ class Data:
     source: str = _one_of("folder", SOURCES)
     """Where the images come from. `digits` needs no file; the others read `path`."""
     path: str = ""
-    """Folder of the data set. A place, not a content: a resumed run may find the same images elsewhere."""
+    """Folder of the data set. A place, not a content: a resumed run may find the same images elsewhere. For `beton`: a
+    file, or a folder with train.beton and test.beton (pretraining prefers pretrain.beton when it is there)."""
     image_size: int = _number(224, low=8)
     """Side of a view in pixels."""
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])

@@ -69,11 +69,11 @@ def decode(path: str | Path) -> NDArray[np.uint8]:
         return np.array(image.convert("RGB"))
 
 
-def decode_jpeg(data: bytes) -> NDArray[np.uint8] | None:
+def decode_jpeg(data: bytes | NDArray[np.uint8]) -> NDArray[np.uint8] | None:
     """Pillow's pixels in half of its time, shape (height, width, 3); None when only Pillow can decode the data or say
     what is wrong with it: no JPEG, damaged, CMYK, or suspiciously large.
     """
-    if data[:2] != b"\xff\xd8":
+    if bytes(data[:2]) != b"\xff\xd8":
         return None
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)

@@ -1,6 +1,7 @@
 """Batches of views by step number: the position in the data is the step and nothing else."""
 
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -83,18 +84,35 @@ class ViewBatches(Dataset[Batch]):
         return sample, torch.zeros(3, 1, 1, dtype=torch.uint8)
 
 
-def load_steps(batches: ViewBatches, steps: range, *, workers: int, pin_memory: bool) -> DataLoader[Batch]:
-    """Batches of the given steps in order, prefetched by ``workers`` processes (0: none)."""
-    return DataLoader(
-        batches,
-        batch_size=None,
-        sampler=steps,
-        collate_fn=_as_it_is,
-        num_workers=workers,
-        pin_memory=pin_memory,
-        prefetch_factor=2 if workers else None,
-        worker_init_fn=_ignore_signals if workers else None,
+def load_steps(batches: ViewBatches, steps: range, *, workers: int, pin_memory: bool) -> Iterator[Batch]:
+    """Batches of the given steps in order, prefetched by ``workers`` processes (0: none).
+
+    Raises:
+        UserError: as the source does when it reads.
+    """
+    loader = iter(
+        DataLoader(
+            batches,
+            batch_size=None,
+            sampler=steps,
+            collate_fn=_as_it_is,
+            num_workers=workers,
+            pin_memory=pin_memory,
+            prefetch_factor=2 if workers else None,
+            worker_init_fn=_ignore_signals if workers else None,
+        )
     )
+    return _ended(loader) if workers else loader
+
+
+def _ended(batches: Any) -> Iterator[Batch]:
+    """The batches of a loader whose workers end with them, or with an error."""
+    try:
+        yield from batches
+    finally:
+        # An error of a worker holds the iterator in a cycle of frames. When that is collected, the queue through which
+        # torch tells the workers to end is closed first; they ignore SIGTERM, and the process would wait forever.
+        batches._shutdown_workers()
 
 
 def _as_it_is(batch: Any) -> Any:

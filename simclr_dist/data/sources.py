@@ -1,4 +1,5 @@
-"""Where images come from, by name: torchvision's readers for CIFAR, STL10 and ImageNet, folders, the digits.
+"""Where images come from, by name: torchvision's readers for CIFAR, STL10 and ImageNet, folders, .beton files, the
+digits.
 
 Three splits: ``pretrain`` is what pretraining sees, ``train`` and ``test`` carry labels for evaluation; held-out images
 are never in the first two.
@@ -11,6 +12,7 @@ import numpy as np
 from torchvision import datasets
 
 from simclr_dist.config.schema import Data
+from simclr_dist.data.beton.source import open_beton
 from simclr_dist.data.files import IMAGE_SUFFIXES, FileSource, find_images
 from simclr_dist.data.order import permute
 from simclr_dist.data.source import ArraySource, BrokenImageError, ImageSource
@@ -119,4 +121,5 @@ _OPENERS: dict[str, Callable[[Path, str], ImageSource]] = {
     "cifar100": _open_cifar(datasets.CIFAR100),
     "stl10": _open_stl10,
     "imagenet": _open_imagenet,
+    "beton": open_beton,
 }

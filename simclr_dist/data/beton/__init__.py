@@ -1,0 +1,1 @@
+"""FFCV's .beton files: written, sealed, checked and read without ffcv."""
