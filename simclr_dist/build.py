@@ -4,8 +4,11 @@ from functools import partial
 
 import torch
 
-from simclr_dist.config import Recipe
+from simclr_dist.config import Config, Recipe
+from simclr_dist.data.loader import ViewBatches
 from simclr_dist.data.order import SampleOrder
+from simclr_dist.data.renderers import RENDERERS
+from simclr_dist.data.sources import ImageSource
 from simclr_dist.errors import UserError
 from simclr_dist.methods import SimCLR
 from simclr_dist.models.batch_norm import GroupedBatchNorm
@@ -56,6 +59,21 @@ def build_order(recipe: Recipe, images: int) -> SampleOrder:
             f"lower it to {images} or less"
         )
     return SampleOrder(seed=recipe.seed, images=images, global_batch_images=recipe.global_batch_images)
+
+
+def build_batches(
+    config: Config, source: ImageSource, order: SampleOrder, rank: int = 0, processes: int = 1
+) -> ViewBatches:
+    """One process's share of every global batch, rendered as the machine says."""
+    return ViewBatches(
+        source,
+        config.recipe,
+        order,
+        rank,
+        processes,
+        RENDERERS[config.machine.renderer],
+        colors=not config.machine.views_on_device,
+    )
 
 
 def build_schedule(recipe: Recipe, order: SampleOrder) -> Schedule:

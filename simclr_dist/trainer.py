@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from simclr_dist.build import build_method, build_order, build_schedule
+from simclr_dist.build import build_batches, build_method, build_order, build_schedule
 from simclr_dist.checks import check_machine
 from simclr_dist.config import Config
 from simclr_dist.data.broken import BrokenImages
 from simclr_dist.data.device_renderer import render_colors
-from simclr_dist.data.loader import VIEWS, Batch, ViewBatches, load_steps
-from simclr_dist.data.renderers import RENDERERS
+from simclr_dist.data.loader import VIEWS, Batch, load_steps
 from simclr_dist.data.sources import open_source
 from simclr_dist.distributed.agreement import StopSignals, all_or_none
 from simclr_dist.distributed.collectives import gather_objects, maximum
@@ -148,15 +147,7 @@ class Trainer:
 
     def _loader(self, until: int) -> Iterable[Batch]:
         processes, machine = self.processes, self.config.machine
-        batches = ViewBatches(
-            self.source,
-            self.config.recipe,
-            self.order,
-            processes.rank,
-            processes.count,
-            RENDERERS[machine.renderer],
-            colors=not machine.views_on_device,
-        )
+        batches = build_batches(self.config, self.source, self.order, processes.rank, processes.count)
         return load_steps(
             batches,
             range(self.steps_done, until),

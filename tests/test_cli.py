@@ -218,6 +218,19 @@ def test_preview_of_a_broken_image_names_it(run, tmp_path):
     assert "torn.jpg" in err
 
 
+@pytest.mark.parametrize("machine", [[], ["machine.renderer=torchvision"], ["machine.views_on_device=true"]])
+def test_data_bench_says_where_the_time_goes_for_every_renderer(run, machine):
+    options = ["--images", "8", "--seconds", "0", "machine.loader_workers=0"]
+    status, output, _ = run("data", "bench", "digits_demo", *options, *machine)
+    assert status == 0
+    lines = output.splitlines()
+    stages = ["read and decode", "draw the choices", "crop, resize, flip", "colours and blur", "together"]
+    on_device = any("views_on_device" in key for key in machine)
+    expected = [stage for stage in stages if not (on_device and stage == "colours and blur")]
+    assert [line.strip().partition("  ")[0] for line in lines[1:-1]] == expected
+    assert "images/s; its first batch after" in lines[-1]
+
+
 # ---------------------------------------------------------------------------------------------- imports
 
 

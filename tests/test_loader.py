@@ -3,22 +3,28 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from simclr_dist.config.schema import COLOR_FORMS, Data, Recipe, Views
+from simclr_dist.data.beton.encoding import Encoding
+from simclr_dist.data.beton.writer import write_beton
 from simclr_dist.data.device_renderer import render_colors
 from simclr_dist.data.loader import ALL_BROKEN, SUBSTITUTES, VIEWS, Batch, ViewBatches, load_steps
 from simclr_dist.data.order import SampleOrder
 from simclr_dist.data.preview import contact_sheet
 from simclr_dist.data.renderers import RENDERERS, stack_views
-from simclr_dist.data.sources import ArraySource, BrokenImageError
+from simclr_dist.data.sources import ArraySource, BrokenImageError, FileSource, ImageSource, open_source
 from simclr_dist.data.views import draw_views
 from simclr_dist.errors import UserError
 
@@ -216,3 +222,79 @@ def test_an_error_that_no_substitute_cures_ends_the_workers_at_once():
     with pytest.raises(UserError, match=r"^the file is damaged$"):
         list(steps)
     assert multiprocessing.active_children() == []
+
+
+def one_set_in_every_form(folder: Path) -> dict[str, ImageSource]:
+    """The same images as an array, as files, and in a .beton."""
+    pixels = np.random.default_rng(1).integers(0, 256, (IMAGES, 3, 15, 15), dtype=np.uint8)
+    (folder / "files").mkdir()
+    names = [f"{number:03}.png" for number in range(IMAGES)]
+    for name, image in zip(names, pixels, strict=True):
+        Image.fromarray(image.transpose(1, 2, 0)).save(folder / "files" / name)
+    files = FileSource(folder / "files", names, None, [])
+    write_beton(files, folder / "set.beton", Encoding(mode="raw"), workers=0)
+    return {
+        "array": ArraySource(pixels, None, []),
+        "files": files,
+        "beton": open_source(Data(source="beton", path=str(folder / "set.beton"))),
+    }
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_reader_gives_the_same_batches_on_any_number_of_processes_from_any_step(tmp_path, workers):
+    expected = [batches()[step].images for step in STEPS]
+    for source in one_set_in_every_form(tmp_path).values():
+        for processes, start in ((1, 0), (2, 3), (4, 5)):
+            shares = [
+                load_steps(
+                    ViewBatches(source, RECIPE, ORDER, rank, processes),
+                    range(start, len(STEPS)),
+                    workers=workers if rank == 0 else 0,
+                    pin_memory=False,
+                )
+                for rank in range(processes)
+            ]
+            for images, *parts in zip(expected[start:], *shares, strict=True):
+                assert torch.equal(torch.cat([part.images for part in parts]), images)
+
+
+LONG_RUN = """
+import multiprocessing, os, sys, threading
+from simclr_dist.config.schema import Data, Recipe
+from simclr_dist.data.loader import ViewBatches, load_steps
+from simclr_dist.data.order import SampleOrder
+from simclr_dist.data.sources import open_source
+
+def megabytes():
+    total = 0
+    for process in [os.getpid(), *(child.pid for child in multiprocessing.active_children())]:
+        with open(f"/proc/{process}/smaps_rollup") as file:
+            total += next(int(line.split()[1]) for line in file if line.startswith("Pss:"))
+    return total / 1024
+
+recipe = Recipe(global_batch_images=16, data=Data(source="beton", path=sys.argv[1], image_size=32))
+source = open_source(recipe.data)
+order = SampleOrder(seed=0, images=len(source), global_batch_images=16)
+batches = ViewBatches(source, recipe, order)
+loader = load_steps(batches, range(200 * order.steps_per_epoch), workers=1, pin_memory=False)
+for step, _ in enumerate(loader):
+    if step == 10 * order.steps_per_epoch:
+        early = megabytes()
+late = megabytes()
+before = threading.active_count()
+for _ in range(50):
+    abandoned = load_steps(batches, range(1000), workers=1, pin_memory=False)
+    next(abandoned)
+    del abandoned
+print(late - early, threading.active_count() - before, len(multiprocessing.active_children()))
+"""
+
+
+def test_200_epochs_hold_their_memory_and_50_abandoned_ones_leave_nothing_behind(tmp_path):
+    one_set_in_every_form(tmp_path)
+    command = [sys.executable, "-c", LONG_RUN, str(tmp_path / "set.beton")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    growth, threads, processes = (float(word) for word in done.stdout.split())
+    assert growth < 4  # MB; a view pair of 16 images is 0.1
+    assert (threads, processes) == (0, 0)

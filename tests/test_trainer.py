@@ -40,6 +40,18 @@ def on_folder(tmp_path: Path, *overrides: str) -> Config:
     )
 
 
+@pytest.mark.parametrize("machine", ["machine.views_on_device=true", "machine.renderer=torchvision"])
+def test_who_renders_the_views_changes_no_loss(tmp_path, machine):
+    found = []
+    for name, override in (("plain", "machine.images_per_chunk=0"), ("other", machine)):
+        folder = tmp_path / name
+        folder.mkdir()
+        pretrain(tiny_config(folder, "machine.stop_after_steps=4", "recipe.data.image_size=16", override))
+        found.append(losses(folder / "run"))
+    assert len(found[0]) == 4
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+
+
 def test_every_step_is_told_with_every_metric(tmp_path):
     config = tiny_config(tmp_path, "machine.stop_after_steps=3", "recipe.loss.scale=2")
     assert pretrain(config) == trainer.Outcome(steps_done=3, total_steps=88, signal=0)

@@ -46,6 +46,18 @@ def _seeds_by_rank() -> None:
     loader.draw_views = lambda views, seed, *rest: draw(views, seed + process_rank(), *rest)
 
 
+def _hue_one_way() -> None:
+    """A renderer's mistake of old: the shift's sign lost."""
+    device = certificate.render_colors
+
+    def one_way(crops: torch.Tensor, choices: Any, form: str) -> torch.Tensor:
+        factors = choices.color_factors.clone()
+        factors[..., 3].abs_()
+        return device(crops, choices._replace(color_factors=factors), form)
+
+    certificate.render_colors = one_way
+
+
 def _order_by_rank() -> None:
     samples = certificate.SampleOrder.samples
     certificate.SampleOrder.samples = lambda self, step, rank=0, processes=1: samples(
@@ -59,6 +71,7 @@ BREAKS: dict[str, Any] = {
     "LARS step": _lars_adapts_biases,
     "views": _seeds_by_rank,
     "sample order": _order_by_rank,
+    "renderers": _hue_one_way,
 }
 
 
@@ -75,13 +88,13 @@ def _rows(broken: str | None, *overrides: str) -> dict[str, bool]:
 @pytest.mark.parametrize("group_images", [0, 16, 64])
 def test_every_promise_holds_whatever_the_processes_and_the_batch_norm_group(count, group_images):
     for rows in run_distributed(count, _rows, None, f"recipe.batch_norm_group_images={group_images}"):
-        assert len(rows) == 7
+        assert len(rows) == 8
         assert all(rows.values()), rows
 
 
 @pytest.mark.parametrize("broken", BREAKS)
 def test_a_broken_promise_is_named(broken):
-    for rows in run_distributed(2, _rows, broken):
+    for rows in run_distributed(2, _rows, broken, "recipe.views.hue=0.2"):
         assert not rows[broken]
         # Gradients go through loss and batch norm, and views through the order: those may fail together, no others.
         downstream = (
@@ -94,7 +107,7 @@ def test_the_command_prints_the_certificate_and_ends_with_0_or_1(capsys, monkeyp
     with pytest.raises(SystemExit) as ended:
         main(["verify"])
     assert ended.value.code == 0
-    assert capsys.readouterr().out.count("holds") == 7
+    assert capsys.readouterr().out.count("holds") == 8
     monkeypatch.setattr(certificate.Certificate, "_order", lambda _: float("nan"))
     with pytest.raises(SystemExit) as ended:
         main(["verify"])

@@ -1,4 +1,4 @@
-"""``simclr-dist data``: .beton files written, checked, described, sealed."""
+"""``simclr-dist data``: .beton files written, checked, described, sealed; the loader measured."""
 
 import signal
 import sys
@@ -12,7 +12,7 @@ import click
 
 from simclr_dist.config import load_config
 from simclr_dist.data.beton.encoding import CHROMA, MODES, Encoding, default_max_side
-from simclr_dist.options import with_debug, with_overrides
+from simclr_dist.options import with_config, with_debug, with_overrides
 
 _SECONDS_BETWEEN_LINES = 30.0
 _NAMES_SHOWN = 20
@@ -22,7 +22,7 @@ _beton = click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 @click.group(no_args_is_help=True)
 @with_debug
 def data() -> None:
-    """Write, check and describe .beton files: a data set in one file, as FFCV's."""
+    """Data sets in one file, as FFCV's .beton, and the speed of the loader."""
 
 
 @data.command()
@@ -132,6 +132,34 @@ def seal(file: Path) -> None:
 
     sidecar = seal_file(file)
     click.echo(f"{file}: sealed, {_summary(sidecar.facts, sidecar.file_bytes)}")
+
+
+@data.command()
+@with_config
+@click.option("--images", type=click.IntRange(min=1), default=256, show_default=True, help="For the stages' times.")
+@click.option("--seconds", type=click.FloatRange(min=0), default=10.0, show_default=True, help="For the loader's rate.")
+@with_debug
+def bench(config: str, overrides: tuple[str, ...], images: int, seconds: float) -> None:
+    """Measure how fast the loader alone makes views, and where the time goes: no training is done.
+
+    With the recipe's images, views and batch, and the machine's renderer, views_on_device and loader_workers.
+    """
+    loaded = load_config(config, overrides)
+    from simclr_dist.build import build_batches, build_order
+    from simclr_dist.data.sources import open_source
+    from simclr_dist.data.throughput import loader_rate, stage_table
+    from simclr_dist.distributed.processes import worker_count
+
+    source = open_source(loaded.recipe.data)
+    batches = build_batches(loaded, source, build_order(loaded.recipe, len(source)))
+    workers = worker_count(loaded.machine.loader_workers, 1)
+    first, rate = loader_rate(batches, workers, seconds)
+    click.echo(
+        f"{loaded.recipe.data.source}, two views of {loaded.recipe.data.image_size} px, {loaded.machine.renderer}"
+        f"{', colours left to the device' if loaded.machine.views_on_device else ''}\n"
+        f"{stage_table(batches, images)}\n"
+        f"  the loader with {workers} worker(s): {rate:,.0f} images/s; its first batch after {first:.1f} s"
+    )
 
 
 def _summary(facts: dict[str, Any], file_bytes: int) -> str:

@@ -41,13 +41,14 @@ def stage_seconds(batches: ViewBatches, images: int) -> dict[str, float]:
         return [renderer.view(pictures[r], parameters[v], r, size, form, out=pixels[r, v]) for r, v in places]
 
     crops(), views()  # the first call compiles
-    crop, whole = timed(crops), timed(views)
-    return {
+    seconds = {
         "read and decode": timed(lambda: [batches.source.read(int(samples[row])) for row in rows]),
         "draw the choices": timed(drawn),
-        "crop, resize, flip": crop,
-        "colours and blur": max(0.0, whole - crop),
+        "crop, resize, flip": timed(crops),
     }
+    if batches.colors:
+        seconds["colours and blur"] = max(0.0, timed(views) - seconds["crop, resize, flip"])
+    return seconds
 
 
 def stage_table(batches: ViewBatches, images: int) -> str:
@@ -58,11 +59,13 @@ def stage_table(batches: ViewBatches, images: int) -> str:
     return "\n".join([*lines, f"  {'together':20} {1e6 * total:8.1f} us an image  {1 / total:,.0f} images/s, one core"])
 
 
-def loader_rate(batches: ViewBatches, steps: int, workers: int) -> tuple[float, float]:
+def loader_rate(batches: ViewBatches, workers: int, seconds: float) -> tuple[float, float]:
     """(seconds to the first batch, images a second after it) of the loader alone, its batches thrown away."""
     started = time.perf_counter()
-    loader = iter(load_steps(batches, range(steps), workers=workers, pin_memory=False))
-    images = [len(next(loader).images)]
+    loader = load_steps(batches, range(1_000_000_000), workers=workers, pin_memory=False)
+    next(loader)
     first = time.perf_counter() - started
-    images += [len(batch.images) for batch in loader]
-    return first, sum(images[1:]) / (time.perf_counter() - started - first)
+    images = 0
+    while (spent := time.perf_counter() - started - first) < seconds or not images:
+        images += len(next(loader).images)
+    return first, images / spent

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from simclr_dist.build import build_method
 from simclr_dist.config import Recipe
+from simclr_dist.data.device_renderer import render_colors
 from simclr_dist.data.loader import ViewBatches
 from simclr_dist.data.order import SampleOrder
+from simclr_dist.data.renderers import RENDERERS
 from simclr_dist.data.source import ArraySource
 from simclr_dist.distributed.collectives import gather_objects, maximum
 from simclr_dist.distributed.data_parallel import data_parallel
@@ -74,6 +76,7 @@ class Certificate:
             ("LARS step", self._lars(), 1e-12),
             ("sample order", self._order(), 0.0),
             ("views", self._views(), 0.0),
+            ("renderers", self._renderers(), 0.5 / 255),
         ]
         errors = maximum([error if error == error else 1e30 for _, error, _ in found], self.device)
         return [Row(name, error, bound) for (name, _, bound), error in zip(found, errors, strict=True)]
@@ -169,14 +172,29 @@ class Certificate:
         return float(wrong + len(epoch) - len(set(epoch)))
 
     def _views(self) -> float:
-        pixels = np.random.default_rng(0).integers(0, 256, (2 * self.batch, 3, 20, 24), dtype=np.uint8)
-        source = ArraySource(pixels, None, [])
-        order = SampleOrder(seed=self.recipe.seed, images=len(source), global_batch_images=self.batch)
+        source, order = self._images()
         own = ViewBatches(source, self.recipe, order, self.processes.rank, self.processes.count)[1].images
         together = np.concatenate(gather_objects(own.numpy()))
         # Rank 0's word counts: what one process alone would see.
         alone = gather_objects(ViewBatches(source, self.recipe, order)[1].images.numpy())[0]
         return float(np.abs(together.astype(np.int64) - alone.astype(np.int64)).max())
+
+    def _renderers(self) -> float:
+        """Mean difference from torchvision's operations, in 0..1, of the numba and of the device renderer."""
+        source, order = self._images()
+        larger = dataclasses.replace(self.recipe.data, image_size=2 * _IMAGE_SIDE)  # so large that there is a blur
+        batches = ViewBatches(source, dataclasses.replace(self.recipe, data=larger), order)
+        reference = dataclasses.replace(batches, renderer=RENDERERS["torchvision"])[1].images
+        crops = dataclasses.replace(batches, colors=False)[1]
+        assert crops.choices
+        colored = render_colors(crops.images.to(self.device), crops.choices, self.recipe.views.color_form).cpu()
+        return max(float((views - reference.float()).abs().mean()) / 255 for views in (batches[1].images, colored))
+
+    def _images(self) -> tuple[ArraySource, SampleOrder]:
+        pixels = np.random.default_rng(0).integers(0, 256, (2 * self.batch, 3, 20, 24), dtype=np.uint8)
+        return ArraySource(pixels, None, []), SampleOrder(
+            seed=self.recipe.seed, images=len(pixels), global_batch_images=self.batch
+        )
 
 
 def _error(value: Tensor, expected: Tensor) -> float:
