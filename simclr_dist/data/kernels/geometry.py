@@ -19,45 +19,53 @@ from simclr_dist.data.kernels import compiled
 _COLORS = 3
 
 
-def _weighted_pixel(known_taps: int | None) -> Any:
-    """The weighted sum of some neighbouring pixels, its four bytes in one register, where numba would take one by one.
+def _weighted_pixel(known_pairs: int | None) -> Any:
+    """The weighted sum of some neighbouring pixels, its bytes in one register: numba would take each alone.
 
-    Its arguments: the addresses of the first pixel and of the first weight (int32), how many there are (``known_taps``
-    where that is not None), the weights' bits.
+    Its arguments: the addresses of the first pixel and of its weight (int16), how many pairs of neighbours there are
+    (``known_pairs`` where that is not None), the weights' bits.
     """
-    lane, byte = ir.IntType(32), ir.IntType(8)
-    lanes, bytes_ = ir.VectorType(lane, 4), ir.VectorType(byte, 4)
+    byte, half_word, word = ir.IntType(8), ir.IntType(16), ir.IntType(32)
+    bytes_8, words_8, words_4 = ir.VectorType(byte, 8), ir.VectorType(word, 8), ir.VectorType(word, 4)
 
     def generate(_, builder: ir.IRBuilder, __, arguments):  # type: ignore[no-untyped-def]
-        pixels, weights, taps, precision = arguments
-        if known_taps is not None:
-            taps = taps.type(known_taps)  # a constant: LLVM unrolls the loop
+        pixels, weights, pairs, precision = arguments
+        if known_pairs is not None:
+            pairs = pairs.type(known_pairs)  # a constant: LLVM unrolls the loop
+
+        def lanes(value: ir.Value, chosen: list[int]) -> ir.Value:
+            mask = ir.Constant(ir.VectorType(word, len(chosen)), chosen)
+            return builder.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), mask)
 
         def in_every_lane(value: ir.Value) -> ir.Value:
-            one = builder.insert_element(ir.Constant(lanes, ir.Undefined), value, lane(0))
-            return builder.shuffle_vector(one, one, ir.Constant(lanes, [0, 0, 0, 0]))
+            one = ir.Constant(words_4, ir.Undefined)
+            return lanes(builder.insert_element(one, value, word(0)), [0, 0, 0, 0])
 
-        half = builder.shl(lane(1), builder.sub(precision, lane(1)))
-        total = cgutils.alloca_once_value(builder, in_every_lane(half))
-        with cgutils.for_range(builder, taps) as loop:
-            place = builder.add(pixels, builder.mul(loop.index, loop.index.type(_COLORS)))
-            pixel = builder.load(builder.inttoptr(place, bytes_.as_pointer()), align=1)
-            place = builder.add(weights, builder.mul(loop.index, loop.index.type(4)))
-            weight = builder.load(builder.inttoptr(place, lane.as_pointer()), align=4)
-            product = builder.mul(builder.zext(pixel, lanes), in_every_lane(weight))
-            builder.store(builder.add(builder.load(total), product), total)
+        def load(address: ir.Value, type_: ir.Type, align: int) -> ir.Value:
+            return builder.load(builder.inttoptr(address, type_.as_pointer()), align=align)
+
+        total = cgutils.alloca_once_value(builder, in_every_lane(builder.shl(word(1), builder.sub(precision, word(1)))))
+        with cgutils.for_range(builder, pairs) as loop:
+            index = loop.index
+            # Red of both pixels, green of both, blue of both: one instruction multiplies and adds each two (pmaddwd).
+            two = load(builder.add(pixels, builder.mul(index, index.type(2 * _COLORS))), bytes_8, 1)
+            two = lanes(two, [0, 3, 1, 4, 2, 5, 2, 5])
+            by = load(builder.add(weights, builder.mul(index, index.type(4))), ir.VectorType(half_word, 2), 2)
+            products = builder.mul(builder.zext(two, words_8), builder.sext(lanes(by, [0, 1] * 4), words_8))
+            sums = builder.add(lanes(products, [0, 2, 4, 6]), lanes(products, [1, 3, 5, 7]))
+            builder.store(builder.add(builder.load(total), sums), total)
         shifted = builder.lshr(builder.load(total), in_every_lane(precision))
-        return builder.bitcast(builder.trunc(shifted, bytes_), lane)
+        return builder.bitcast(builder.trunc(shifted, ir.VectorType(byte, 4)), word)
 
     @intrinsic
-    def weighted(typing, pixels, weights, taps, precision):  # type: ignore[no-untyped-def]
-        del typing, pixels, weights, taps, precision
+    def weighted(typing, pixels, weights, pairs, precision):  # type: ignore[no-untyped-def]
+        del typing, pixels, weights, pairs, precision
         return types.uint32(types.int64, types.int64, types.int64, types.int32), generate
 
     return weighted
 
 
-_weighted_2, _weighted_3, _weighted_n = _weighted_pixel(2), _weighted_pixel(3), _weighted_pixel(None)
+_weighted_2, _weighted_4, _weighted_n = _weighted_pixel(1), _weighted_pixel(2), _weighted_pixel(None)
 
 
 @compiled
@@ -73,24 +81,26 @@ def _resize_rows(image, top, left, height, width, side, flip):  # type: ignore[n
     first, weights, precision = _filter(width, side)
     if flip:
         first, weights = first[::-1].copy(), weights[::-1].copy()
-    taps, bits = weights.shape[1], np.int32(precision)
+    pairs, bits = (weights.shape[1] + 1) // 2, np.int32(precision)
+    paired = np.zeros((side, 2 * pairs), np.int16)
+    paired[:, : weights.shape[1]] = weights
     resized = np.empty((height, side), np.uint32)
-    line = np.zeros(_COLORS * width + 1, np.uint8)  # pixels are read four bytes at a time
-    pixels, of_pixels = line.ctypes.data, weights.ctypes.data
+    line = np.zeros(_COLORS * width + 8, np.uint8)  # pixels are read two at a time, in eight bytes
+    pixels, of_pixels = line.ctypes.data, paired.ctypes.data
     for y in range(height):
         source, target = image[top + y].reshape(-1), resized[y]
         for i in range(_COLORS * width):
             line[i] = source[_COLORS * left + i]
         # The usual numbers of neighbours without a loop over them: enlarging takes two, shrinking to a half three.
-        if taps == 2:
+        if pairs == 1:
             for x in range(side):
-                target[x] = _weighted_2(pixels + _COLORS * first[x], of_pixels + 8 * x, taps, bits)
-        elif taps == 3:
+                target[x] = _weighted_2(pixels + _COLORS * first[x], of_pixels + 4 * x, pairs, bits)
+        elif pairs == 2:
             for x in range(side):
-                target[x] = _weighted_3(pixels + _COLORS * first[x], of_pixels + 12 * x, taps, bits)
+                target[x] = _weighted_4(pixels + _COLORS * first[x], of_pixels + 8 * x, pairs, bits)
         else:
             for x in range(side):
-                target[x] = _weighted_n(pixels + _COLORS * first[x], of_pixels + 4 * taps * x, taps, bits)
+                target[x] = _weighted_n(pixels + _COLORS * first[x], of_pixels + 4 * pairs * x, pairs, bits)
     return resized
 
 
