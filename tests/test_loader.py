@@ -259,7 +259,7 @@ def test_every_reader_gives_the_same_batches_on_any_number_of_processes_from_any
 
 
 LONG_RUN = """
-import multiprocessing, os, sys, threading
+import multiprocessing, os, sys, threading, time
 from simclr_dist.config.schema import Data, Recipe
 from simclr_dist.data.loader import ViewBatches, load_steps
 from simclr_dist.data.order import SampleOrder
@@ -286,6 +286,9 @@ for _ in range(50):
     abandoned = load_steps(batches, range(1000), workers=1, pin_memory=False)
     next(abandoned)
     del abandoned
+for _ in range(100):  # torch's queues end their threads in their own time
+    if threading.active_count() > before or multiprocessing.active_children():
+        time.sleep(0.1)
 print(late - early, threading.active_count() - before, len(multiprocessing.active_children()))
 """
 

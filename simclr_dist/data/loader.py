@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from simclr_dist.data.order import SampleOrder
 from simclr_dist.data.philox import Purpose, random_words
 from simclr_dist.data.renderers import RENDERERS, Renderer
 from simclr_dist.data.sources import BrokenImageError, ImageSource
-from simclr_dist.data.views import draw_views
+from simclr_dist.data.views import ViewParameters, draw_views
 
 VIEWS = 2
 SUBSTITUTES = 32
@@ -60,11 +61,22 @@ class ViewBatches(Dataset[Batch]):
         images = torch.empty(len(samples), VIEWS, 3, size, size, dtype=torch.uint8)
         for row, picture in enumerate(pictures):
             for view, drawn in enumerate(parameters):
-                if self.colors:
-                    self.renderer.view(picture, drawn, row, size, views.color_form, out=images[row, view])
-                else:
-                    self.renderer.crop(picture, drawn, row, size, out=images[row, view])
+                self._render(picture, drawn, row, images[row, view])
         return Batch(images, broken, None if self.colors else choices_of(parameters))
+
+    def _render(self, picture: Tensor, parameters: ViewParameters, row: int, out: Tensor) -> None:
+        size = self.recipe.data.image_size
+        if self.colors:
+            self.renderer.view(picture, parameters, row, size, self.recipe.views.color_form, out=out)
+        else:
+            self.renderer.crop(picture, parameters, row, size, out=out)
+
+    def prepare(self) -> None:
+        """Render something, so that what is compiled at the first call is compiled in this process."""
+        size = self.recipe.data.image_size
+        parameters = draw_views(self.recipe.views, self.recipe.seed, 0, np.zeros(1, dtype=np.int64), 0)
+        black = torch.zeros(8, 8, 3, dtype=torch.uint8).permute(2, 0, 1)
+        self._render(black, parameters, 0, torch.empty(3, size, size, dtype=torch.uint8))
 
     def _read(self, sample: int, epoch: int, broken: list[tuple[int, str]]) -> tuple[int, Tensor]:
         """The image, or a substitute that depends on (seed, epoch, sample id) alone, so that all machines agree."""
@@ -90,18 +102,21 @@ def load_steps(batches: ViewBatches, steps: range, *, workers: int, pin_memory: 
     Raises:
         UserError: as the source does when it reads.
     """
-    loader = iter(
-        DataLoader(
-            batches,
-            batch_size=None,
-            sampler=steps,
-            collate_fn=_as_it_is,
-            num_workers=workers,
-            pin_memory=pin_memory,
-            prefetch_factor=2 if workers else None,
-            worker_init_fn=_ignore_signals if workers else None,
+    if workers:
+        batches.prepare()  # once, not in every worker: they begin as copies of this process
+    with _signals_held():
+        loader = iter(
+            DataLoader(
+                batches,
+                batch_size=None,
+                sampler=steps,
+                collate_fn=_as_it_is,
+                num_workers=workers,
+                pin_memory=pin_memory,
+                prefetch_factor=2 if workers else None,
+                worker_init_fn=_ignore_signals if workers else None,
+            )
         )
-    )
     return _ended(loader) if workers else loader
 
 
@@ -120,8 +135,22 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
+_STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Stop signals wait: a worker that starts here holds them until it ignores them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _ignore_signals(_: int) -> None:
     # A stop signal often reaches the whole process group: the trainer finishes its step, so its workers must live on.
     # They end when the trainer closes the loader, or by themselves when their parent is gone.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for each in _STOP_SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)

@@ -125,22 +125,30 @@ def adjust_hue(planes, shift):  # type: ignore[no-untyped-def]
 def mix_colors(planes, mix):  # type: ignore[no-untyped-def]
     """The affine form: new colours from the pixel's and the mean's, ``mix`` being float64 (3, 6)."""
     red, green, blue = planes[0], planes[1], planes[2]
-    totals = np.zeros(3, np.int64)
-    for channel in range(3):
-        total = np.int32(0)
-        for value in planes[channel]:
-            total = np.int32(total + np.int32(value))
-        totals[channel] = total
-    matrix = np.empty((3, 4), np.float32)
-    for channel in range(3):
-        matrix[channel, :3] = mix[channel, :3]
-        matrix[channel, 3] = (mix[channel, 3:] * (totals / len(red))).sum()
-    (rr, rg, rb, r0), (gr, gg, gb, g0), (br, bg, bb, b0) = matrix[0], matrix[1], matrix[2]
+    means = (_total(red) / len(red), _total(green) / len(red), _total(blue) / len(red))
+    rr, rg, rb, r0 = _mix_row(mix, 0, means)
+    gr, gg, gb, g0 = _mix_row(mix, 1, means)
+    br, bg, bb, b0 = _mix_row(mix, 2, means)
     for i in range(len(red)):
         r, g, b = np.float32(red[i]), np.float32(green[i]), np.float32(blue[i])
         red[i] = _nearest(fma(b, rb, fma(g, rg, fma(r, rr, r0))))
         green[i] = _nearest(fma(b, gb, fma(g, gg, fma(r, gr, g0))))
         blue[i] = _nearest(fma(b, bb, fma(g, bg, fma(r, br, b0))))
+
+
+@compiled
+def _mix_row(mix, row, means):  # type: ignore[no-untyped-def]
+    """The three factors of a channel and its constant, as float32: plain numbers, quick to compile."""
+    constant = mix[row, 3] * means[0] + mix[row, 4] * means[1] + mix[row, 5] * means[2]
+    return np.float32(mix[row, 0]), np.float32(mix[row, 1]), np.float32(mix[row, 2]), np.float32(constant)
+
+
+@compiled
+def _total(plane):  # type: ignore[no-untyped-def]
+    total = np.int32(0)
+    for i in range(len(plane)):
+        total = np.int32(total + np.int32(plane[i]))
+    return total
 
 
 @compiled

@@ -78,12 +78,14 @@ def crop_and_resize(image, top, left, height, width, flip, out):  # type: ignore
 @compiled
 def _resize_rows(image, top, left, height, width, side, flip):  # type: ignore[no-untyped-def]
     """A box of uint8 (h, w, 3) -> uint32 (height, side), four bytes a pixel: red, green, blue and one unused."""
-    first, weights, precision = _filter(width, side)
-    if flip:
-        first, weights = first[::-1].copy(), weights[::-1].copy()
+    unflipped, weights, precision = _filter(width, side)
     pairs, bits = (weights.shape[1] + 1) // 2, np.int32(precision)
-    paired = np.zeros((side, 2 * pairs), np.int16)
-    paired[:, : weights.shape[1]] = weights
+    first, paired = np.empty(side, np.int64), np.zeros((side, 2 * pairs), np.int16)
+    for x in range(side):
+        place = side - 1 - x if flip else x
+        first[x] = unflipped[place]
+        for tap in range(weights.shape[1]):
+            paired[x, tap] = weights[place, tap]
     resized = np.empty((height, side), np.uint32)
     line = np.zeros(_COLORS * width + 8, np.uint8)  # pixels are read two at a time, in eight bytes
     pixels, of_pixels = line.ctypes.data, paired.ctypes.data
