@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -93,8 +94,11 @@ class Trainer:
         machine, total = self.config.machine, self.schedule.total_steps
         until = min(total, machine.stop_after_steps or total)
         broken = BrokenImages(self.folder.path, len(self.source), machine.max_broken_image_share)
-        batches, signal = iter(self._loader(until)), 0
-        with Reporter(self.folder.path, self.steps_done, total, active=self.processes.is_first) as reporter:
+        signal = 0
+        with (
+            closing(self._loader(until)) as batches,
+            Reporter(self.folder.path, self.steps_done, total, active=self.processes.is_first) as reporter,
+        ):
             while self.steps_done < until and not signal:
                 started = time.perf_counter()
                 batch = next(batches)
@@ -145,7 +149,7 @@ class Trainer:
             scaler=self.scaler,
         )
 
-    def _loader(self, until: int) -> Iterable[Batch]:
+    def _loader(self, until: int) -> Generator[Batch, None, None]:
         processes, machine = self.processes, self.config.machine
         batches = build_batches(self.config, self.source, self.order, processes.rank, processes.count)
         return load_steps(

@@ -301,3 +301,23 @@ def test_200_epochs_hold_their_memory_and_50_abandoned_ones_leave_nothing_behind
     growth, threads, processes = (float(word) for word in done.stdout.split())
     assert growth < 4  # MB; a view pair of 16 images is 0.1
     assert (threads, processes) == (0, 0)
+
+
+KEPT = """
+from simclr_dist.config.schema import Data, Recipe
+from simclr_dist.data.loader import ViewBatches, load_steps
+from simclr_dist.data.order import SampleOrder
+from simclr_dist.data.sources import open_source
+
+source = open_source(Data(source="digits"))
+recipe = Recipe(global_batch_images=8, data=Data(source="digits", image_size=8))
+batches = ViewBatches(source, recipe, SampleOrder(seed=0, images=len(source), global_batch_images=8))
+begun, untouched = (load_steps(batches, range(1000), workers=1, pin_memory=False) for _ in range(2))
+next(begun)
+"""
+
+
+def test_a_process_ends_with_its_loaders_still_open():
+    """numba's compiler may keep a caller's frame, and with it a loader, beyond the caller's end."""
+    done = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

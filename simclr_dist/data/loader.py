@@ -1,9 +1,12 @@
 """Batches of views by step number: the position in the data is the step and nothing else."""
 
+import atexit
 import signal
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -96,8 +99,8 @@ class ViewBatches(Dataset[Batch]):
         return sample, torch.zeros(3, 1, 1, dtype=torch.uint8)
 
 
-def load_steps(batches: ViewBatches, steps: range, *, workers: int, pin_memory: bool) -> Iterator[Batch]:
-    """Batches of the given steps in order, prefetched by ``workers`` processes (0: none).
+def load_steps(batches: ViewBatches, steps: range, *, workers: int, pin_memory: bool) -> Generator[Batch, None, None]:
+    """Batches of the given steps in order, prefetched by ``workers`` processes (0: none), which end with its ``close``.
 
     Raises:
         UserError: as the source does when it reads.
@@ -117,17 +120,27 @@ def load_steps(batches: ViewBatches, steps: range, *, workers: int, pin_memory: 
                 worker_init_fn=_ignore_signals if workers else None,
             )
         )
-    return _ended(loader) if workers else loader
+    end = partial(_end_workers, weakref.ref(loader))
+    # An exit with the loader open: multiprocessing would send SIGTERM, which the workers ignore, and wait forever.
+    atexit.register(end)
+    return _ended(loader, end)
 
 
-def _ended(batches: Any) -> Iterator[Batch]:
+def _ended(batches: Iterator[Batch], end: Callable[[], object]) -> Generator[Batch, None, None]:
     """The batches of a loader whose workers end with them, or with an error."""
     try:
         yield from batches
     finally:
         # An error of a worker holds the iterator in a cycle of frames. When that is collected, the queue through which
-        # torch tells the workers to end is closed first; they ignore SIGTERM, and the process would wait forever.
-        batches._shutdown_workers()
+        # torch tells the workers to end is closed first, and the process would wait for them forever too.
+        end()
+        atexit.unregister(end)
+
+
+def _end_workers(loader: Callable[[], Any]) -> None:
+    living = loader()
+    if hasattr(living, "_shutdown_workers"):  # without workers torch's iterator has none to end
+        living._shutdown_workers()
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 import torch
 
@@ -62,10 +63,10 @@ def stage_table(batches: ViewBatches, images: int) -> str:
 def loader_rate(batches: ViewBatches, workers: int, seconds: float) -> tuple[float, float]:
     """(seconds to the first batch, images a second after it) of the loader alone, its batches thrown away."""
     started = time.perf_counter()
-    loader = load_steps(batches, range(1_000_000_000), workers=workers, pin_memory=False)
-    next(loader)
-    first = time.perf_counter() - started
-    images = 0
-    while (spent := time.perf_counter() - started - first) < seconds or not images:
-        images += len(next(loader).images)
+    with closing(load_steps(batches, range(1_000_000_000), workers=workers, pin_memory=False)) as loader:
+        next(loader)
+        first = time.perf_counter() - started
+        images = 0
+        while (spent := time.perf_counter() - started - first) < seconds or not images:
+            images += len(next(loader).images)
     return first, images / spent
