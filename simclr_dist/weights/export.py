@@ -79,6 +79,9 @@ def export(loaded: LoadedEncoder, to: str, out: Path, *, with_head: bool = False
 
 def describe(loaded: LoadedEncoder, form: Format) -> dict[str, Any]:
     """What stands in the sidecar, and inside the file where its format has room."""
+    recipe = to_dict(loaded.recipe) if loaded.recipe is not None else None
+    if recipe is not None:
+        recipe["data"]["path"] = ""  # a place on the machine that trained; exports are passed on
     return {
         "format": FORMAT,
         "written_by": f"simclr_dist {__version__}",
@@ -92,7 +95,7 @@ def describe(loaded: LoadedEncoder, form: Format) -> dict[str, Any]:
         "input": form.input,
         "load": form.lines(loaded),
         "assumed": list(loaded.assumed),
-        "recipe": to_dict(loaded.recipe) if loaded.recipe is not None else None,
+        "recipe": recipe,
         "steps_done": loaded.steps_done,
     }
 

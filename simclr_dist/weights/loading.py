@@ -4,23 +4,19 @@ from torch import nn
 
 from simclr_dist.weights.architecture import Architecture
 
-_TIMM_NAMES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+_KNOWN = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
 def torchvision_lines(architecture: Architecture, head: nn.Module | None) -> list[str]:
     """Python that makes ``model`` of the weights in ``FILE`` with torch and torchvision alone."""
-    blocks, block = list(architecture.blocks), architecture.block
-    if architecture.name in _TIMM_NAMES:
-        lines = ["import torch, torchvision", f"model = torchvision.models.{architecture.name}()"]
-    else:
-        lines = ["import torch", f"from torchvision.models.resnet import {block}, ResNet"]
-        lines += [f"model = ResNet({block}, {blocks})"]
-    lines += _stem_lines(architecture)
+    block, known = architecture.block, architecture.name in _KNOWN
+    names = ([block] if architecture.width != 1 or not known else []) + ([] if known else ["ResNet"])
+    lines = ["import torch, torchvision", *_imports("torchvision.models.resnet", names)]
+    made = f"torchvision.models.{architecture.name}()" if known else f"ResNet({block}, {list(architecture.blocks)})"
+    lines += [f"model = {made}", *_stem_lines(architecture)]
     if architecture.width != 1:
-        if architecture.name in _TIMM_NAMES:
-            lines.insert(1, f"from torchvision.models.resnet import {block}")
         lines.append(f"model.inplanes = {architecture.channels[0]}")
-        for number, (channels, count) in enumerate(zip(architecture.channels, blocks, strict=True), 1):
+        for number, (channels, count) in enumerate(zip(architecture.channels, architecture.blocks, strict=True), 1):
             stride = "" if number == 1 else ", stride=2"
             lines.append(f"model.layer{number} = model._make_layer({block}, {channels}, {count}{stride})")
     lines.append(f"model.fc = {_head_code(head)}")
@@ -29,18 +25,14 @@ def torchvision_lines(architecture: Architecture, head: nn.Module | None) -> lis
 
 def timm_lines(architecture: Architecture, head: nn.Module | None) -> list[str]:
     """The same with timm."""
-    block, channels = architecture.block, architecture.channels
-    if architecture.name in _TIMM_NAMES:
-        lines = ["import timm, torch", f'model = timm.create_model("{architecture.name}", num_classes=0)']
-    else:
-        lines = ["import timm, torch", f"from timm.models.resnet import {block}, ResNet"]
-        lines.append(f"model = ResNet({block}, {architecture.blocks}, num_classes=0)")
-    lines += _stem_lines(architecture)
-    if architecture.width != 1:
-        lines.insert(1, f"from timm.models.resnet import {block}, make_blocks")
-        lines.append(
-            f"for name, stage in make_blocks(({block},) * 4, {channels}, {architecture.blocks}, {channels[0]})[0]:"
-        )
+    block, blocks, channels = architecture.block, architecture.blocks, architecture.channels
+    known, wide = architecture.name in _KNOWN, architecture.width != 1
+    names = ([block] if wide or not known else []) + ([] if known else ["ResNet"]) + (["make_blocks"] if wide else [])
+    lines = ["import timm, torch", *_imports("timm.models.resnet", names)]
+    made = f'timm.create_model("{architecture.name}", ' if known else f"ResNet({block}, {blocks}, "
+    lines += [f"model = {made}num_classes=0)", *_stem_lines(architecture)]
+    if wide:
+        lines.append(f"for name, stage in make_blocks(({block},) * 4, {channels}, {blocks}, {channels[0]})[0]:")
         lines.append("    setattr(model, name, stage)")
     if head is not None:
         lines.append(f"model.fc = {_head_code(head)}")
@@ -63,6 +55,10 @@ def own_lines() -> list[str]:
         "loaded = load_encoder(Path(FILE))",
         "model = loaded.encoder",
     ]
+
+
+def _imports(module: str, names: list[str]) -> list[str]:
+    return [f"from {module} import {', '.join(names)}"] if names else []
 
 
 def _stem_lines(architecture: Architecture) -> list[str]:
