@@ -8,7 +8,7 @@ import pytest
 import torch
 import torchvision
 from torch import nn
-from torchvision.models.resnet import BasicBlock, ResNet
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from simclr_dist import checkpoint
 from simclr_dist.build import build_method
@@ -93,11 +93,10 @@ def plain_torchvision(name: str) -> nn.Module:
         network = torchvision.models.resnet50()
         network.conv1, network.bn1 = nn.Conv2d(3, 16, 7, 2, 3, bias=False), nn.BatchNorm2d(16)
         network.inplanes = 16
-        block = torchvision.models.resnet.Bottleneck
-        network.layer1 = network._make_layer(block, 16, 3)
-        network.layer2 = network._make_layer(block, 32, 4, stride=2)
-        network.layer3 = network._make_layer(block, 64, 6, stride=2)
-        network.layer4 = network._make_layer(block, 128, 3, stride=2)
+        network.layer1 = network._make_layer(Bottleneck, 16, 3)
+        network.layer2 = network._make_layer(Bottleneck, 32, 4, stride=2)
+        network.layer3 = network._make_layer(Bottleneck, 64, 6, stride=2)
+        network.layer4 = network._make_layer(Bottleneck, 128, 3, stride=2)
     else:
         network = torchvision.models.resnet18()
         if "small" in name:
@@ -146,7 +145,8 @@ def test_an_export_runs_in_onnxruntime_with_our_outputs_for_any_number_of_rows(r
     for rows in (1, 5):
         outputs = session.run(["features", "embeddings"], {"images": (images(rows) / 255).numpy()})
         for expected, got in zip(reference_outputs(loaded, images(rows)), outputs, strict=True):
-            assert (expected - torch.from_numpy(got)).abs().max() <= 1e-5
+            # onnxruntime folds batch norm into the convolutions: it rounds elsewhere.
+            assert (expected - torch.from_numpy(got)).abs().max() <= 1e-5 * max(1, float(expected.abs().max()))
     told = json.loads(session.get_modelmeta().custom_metadata_map["simclr_dist"])
     assert told["mean"] == loaded.mean
     assert told["image_size"] == SIDE
@@ -156,7 +156,7 @@ def test_an_export_runs_in_onnxruntime_with_our_outputs_for_any_number_of_rows(r
 def test_the_head_goes_along_as_fc_out_of_torchs_own_layers(runs, tmp_path, to):
     if to == "timm":
         pytest.importorskip("timm")
-    loaded = load_encoder(runs["resnet18"])
+    loaded = load_encoder(runs["resnet50 of width 0.25"])
     done = export(loaded, to, tmp_path / f"encoder{FORMATS[to].suffix}", with_head=True)
     names = {"FILE": str(done.path)}
     exec("\n".join(json.loads(done.sidecar.read_text())["load"]), names)  # what the sidecar tells users to do
@@ -165,7 +165,7 @@ def test_the_head_goes_along_as_fc_out_of_torchs_own_layers(runs, tmp_path, to):
     assert (embeddings - reference_outputs(loaded, images())[1]).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("name", list(NETWORKS))
+@pytest.mark.parametrize("name", list(NETWORKS)[2:])
 def test_safetensors_comes_back_bit_equal_with_head_and_recipe(runs, tmp_path, name):
     loaded = load_encoder(runs[name])
     back = load_encoder(export(loaded, "safetensors", tmp_path / "encoder.safetensors", with_head=True).path)
@@ -180,7 +180,7 @@ def test_safetensors_comes_back_bit_equal_with_head_and_recipe(runs, tmp_path, n
 def test_exports_for_others_are_read_back_with_what_their_sidecar_or_metadata_says(runs, tmp_path, to):
     if to == "timm":
         pytest.importorskip("timm")
-    loaded = load_encoder(runs["resnet18"])
+    loaded = load_encoder(runs["resnet10 of width 0.25 with a small stem"])
     back = load_encoder(export(loaded, to, tmp_path / f"encoder{FORMATS[to].suffix}").path)
     assert torch.equal(back.encoder(images()), loaded.encoder(images()))
     assert (back.mean, back.recipe, back.assumed) == (loaded.mean, loaded.recipe, ())
@@ -358,7 +358,7 @@ def of_solo_learn_for_cifar():
 
 def of_lightly():
     heads = {"projection_head.layers.0.weight": torch.ones(8, 512), "projection_head.layers.1.weight": torch.ones(8)}
-    return resnet("resnet50"), lambda n: {
+    return resnet(), lambda n: {
         "state_dict": {**prefixed("backbone.", nn.Sequential(*list(n.children())[:-1]).state_dict()), **heads}
     }
 
@@ -486,7 +486,10 @@ REFUSED = {
         lambda: tampered(lambda s: s.update({"layer1.0.conv1.weight": torch.ones(64, 64, 5, 5)})),
         "layer1.0.conv1.weight has the shape (64, 64, 5, 5), resnet18, 7x7 stem has (64, 64, 3, 3) there",
     ),
-    "wide_resnet50_2": (lambda: torchvision.models.wide_resnet50_2().state_dict(), "layer1.0.conv1.weight has"),
+    "wider inside, as wide_resnet50_2": (
+        lambda: ResNet(Bottleneck, [3, 4, 6, 3], width_per_group=8).state_dict(),
+        "layer1.0.conv1.weight has",
+    ),
     "no known depth": (
         lambda: ResNet(BasicBlock, [1, 2, 1, 1]).state_dict(),
         "BasicBlocks in stages of 1, 2, 1, 1 are no ResNet known here (resnet10, ",
@@ -496,7 +499,10 @@ REFUSED = {
         lambda: tampered(lambda s: s.update({"layer1.0.se.fc.weight": torch.ones(3)})),
         "'layer1.0.se.fc.weight' is no part of a plain ResNet",
     ),
-    "another network": (lambda: torchvision.models.vit_b_16().state_dict(), "no ResNet in it: its tensors are 'class"),
+    "another network": (
+        lambda: torchvision.models.squeezenet1_1().state_dict(),
+        "no ResNet in it: its tensors are 'feat",
+    ),
     "no tensors": (lambda: {"epoch": 3}, "no ResNet in it: its tensors are none"),
     "selective kernels": (lambda: {"resnet": {"net.1.blocks.0.net.2.mixing_conv.0.weight": torch.ones(3)}}, "sk0"),
     "lightly's stem without ReLU": (lambda: {"backbone.2.0.conv1.weight": torch.ones(3)}, "no ReLU after its stem"),
@@ -527,7 +533,7 @@ def test_a_prefix_chooses_among_several_networks(tmp_path):
     torch.save({**prefixed("a.", second.state_dict()), **prefixed("b.", first.state_dict())}, tmp_path / "two.pth")
     loaded = load_encoder(tmp_path / "two.pth", prefix="b")
     assert torch.equal(loaded.encoder.backbone.layer4[1].bn2.weight, first.layer4[1].bn2.weight)
-    with pytest.raises(UserError, match="under 'c'|nearest"):
+    with pytest.raises(UserError, match=r"no network under 'c'; there are 'a\.', 'b\.'"):
         load_encoder(tmp_path / "two.pth", prefix="c")
 
 

@@ -119,19 +119,15 @@ def build_encoder(
         ValueError: as :func:`complain_of_shapes`.
     """
     complain_of_shapes(state, architecture)
-    with torch.random.fork_rng(devices=[]):
+    with torch.device("meta"):  # initial weights would be thrown away
         encoder = Encoder(
-            architecture.name,
-            width=architecture.width,
-            stem=architecture.stem,
-            mean=mean,
-            std=std,
-            norm_layer=GroupedBatchNorm,
+            architecture.name, width=architecture.width, stem=architecture.stem, norm_layer=GroupedBatchNorm
         )
+    encoder.mean, encoder.std = (torch.tensor(list(values)).view(3, 1, 1) for values in (mean, std))
     encoder.backbone.conv1.padding = (architecture.stem_padding,) * 2
-    counters = {key: value for key, value in encoder.backbone.state_dict().items() if key.endswith("_tracked")}
-    encoder.backbone.load_state_dict({**counters, **state})
-    return encoder.eval().float()
+    counters = {key: torch.tensor(0) for key in encoder.backbone.state_dict() if key.endswith("num_batches_tracked")}
+    encoder.backbone.load_state_dict({**counters, **state}, assign=True)
+    return encoder.requires_grad_().eval().float()
 
 
 def _keys(keys: Sequence[str]) -> str:

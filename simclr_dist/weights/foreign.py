@@ -1,6 +1,7 @@
 """Other projects' files: tensors out of them without running any code, and what their makers left unsaid."""
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,17 +47,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if begin[8:9] == b"{" or path.suffix == ".safetensors":
         return read_safetensors(path)[0]
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle protocols of files that are then refused
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its parsers meet
-        named = re.search(r"(?:GLOBAL|[Ff]ound|function|class) ([\w.]+\.\w+)", str(error))
-        if "weights only" in str(error).lower() and named and "Unsupported" in str(error):
+        if named := re.search(r"GLOBAL (\S+) was not", str(error)):
             raise UserError(
                 f"{path}: holds more than tensors ({named[1]}), and code of a file is never run; where it can be "
                 "trusted, load it there and save its state dict alone: torch.save(model.state_dict(), FILE)"
             ) from error
-        raise UserError(
-            f"{path}: cut off, or neither a file of torch.save nor of safetensors ({first_line(error)[:80]})"
-        ) from error
+        raise UserError(f"{path}: cut off, or neither a file of torch.save nor of safetensors") from error
     return dict(_flat(content))
 
 

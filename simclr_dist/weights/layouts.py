@@ -22,6 +22,9 @@ _GOOGLE_V2_PARTS = {
 # Second copies that contrastive methods keep of their encoder: the one that gradients train is wanted.
 _SECOND_COPIES = re.compile(r"(^|[._])(encoder_k|key_encoder|momentum|teacher|target|ema|optimizer)", re.IGNORECASE)
 
+_FEWEST = 6
+"""Keys of a layout that are no coincidence."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -89,8 +92,11 @@ def find_network(tensors: Mapping[str, Tensor], prefix: str | None = None) -> Fo
     if len(trained) > 1:
         names = ", ".join(f"'{found.prefix}'" for found in trained)
         raise ValueError(f"there are {len(trained)} networks in it, under {names}; choose one with --prefix")
+    if not trained and prefix is not None and (others := [found for found in everything if found.whole]):
+        there = ", ".join(f"'{found.prefix}'" for found in others)
+        raise ValueError(f"no network under '{prefix}'; there are {there}")
     if not trained:
-        raise ValueError(_nearest(networks or everything, list(tensors), prefix))
+        raise ValueError(_nearest(networks, list(tensors)))
     found = trained[0]
     odd = [key for key in tensors if _is_odd(key, found)]
     if odd:
@@ -120,9 +126,8 @@ def _is_odd(key: str, found: Found) -> bool:
     return match is None or match["prefix"] != found.prefix
 
 
-def _nearest(networks: list[Found], keys: list[str], prefix: str | None) -> str:
+def _nearest(networks: list[Found], keys: list[str]) -> str:
     """What is the matter, with the layout that most of the keys fit."""
-    under = f" under '{prefix}'" if prefix else ""
     if any("mixing_conv" in key for key in keys):
         return "its blocks have selective kernels (sk1), which no encoder here has; take the sk0 conversion"
     if any(re.search(r"(^|\.)2\.0\.(conv1\.weight|shortcut)", key) for key in keys):
@@ -130,11 +135,11 @@ def _nearest(networks: list[Found], keys: list[str], prefix: str | None) -> str:
             "a Sequential of the children of lightly's own ResNet: it has no ReLU after its stem, so that no plain "
             "ResNet computes the same"
         )
-    if not networks or len(best := max(networks, key=lambda found: len(found.state)).state) < 6:
+    nearest = max(networks, key=lambda found: len(found.state), default=None)
+    if nearest is None or len(nearest.state) < _FEWEST:
         begin = ", ".join(f"'{key}'" for key in keys[:3]) or "none"
-        return f"no ResNet in it{under}: its tensors are {begin}{' ...' if len(keys) > 3 else ''}"
-    nearest = max(networks, key=lambda found: len(found.state))
-    missing = [key for key in ("conv1.weight", "layer4.0.conv1.weight") if key not in best]
+        return f"no ResNet in it: its tensors are {begin}{' ...' if len(keys) > 3 else ''}"
+    missing = [key for key in ("conv1.weight", "layer4.0.conv1.weight") if key not in nearest.state]
     return (
         f"nearest is {nearest.layout.name} layout{f' under {nearest.prefix!r}' if nearest.prefix else ''}, where "
         f"{' and '.join(missing)} is missing"
