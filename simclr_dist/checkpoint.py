@@ -82,6 +82,16 @@ def newest_intact(folder: Path) -> tuple[Path | None, list[str]]:
     return None, [complaint for _, complaint in damaged]
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file ends as :func:`save` ends files, intact or not."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-_COMMENT_BYTES, os.SEEK_END)
+            return file.read(len(_MARK)) == _MARK
+    except OSError:
+        return False
+
+
 def load(path: Path) -> dict[str, Any]:
     """The state of a checkpoint, on the CPU. Only data is read, never code.
 

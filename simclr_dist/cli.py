@@ -20,6 +20,7 @@ from simclr_dist.data.commands import data
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.options import with_config as _with_config
 from simclr_dist.options import with_debug as _with_debug
+from simclr_dist.weights.commands import export_weights, import_weights
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -71,6 +72,8 @@ def command() -> None:
 
 
 command.add_command(data)
+command.add_command(export_weights)
+command.add_command(import_weights)
 
 
 @command.command()
@@ -201,12 +204,15 @@ def evaluate(run_dir: Path, labels: str, splits: int) -> None:
             raise ValueError
     except ValueError as error:
         raise UserError(f"--labels: '{labels}' is not a list of whole numbers above 0, such as 1,10,50") from error
-    from simclr_dist.evaluation.features import load_encoder
     from simclr_dist.evaluation.label_curve import label_curve
     from simclr_dist.evaluation.report import table, write_report
+    from simclr_dist.weights.read import load_run
 
-    encoder, recipe, steps_done = load_encoder(run_dir)
-    points = label_curve(encoder, recipe, counts, splits)
+    loaded = load_run(run_dir)
+    recipe, steps_done = loaded.recipe, loaded.steps_done
+    assert recipe is not None
+    assert steps_done is not None
+    points = label_curve(loaded.encoder, recipe, counts, splits)
     click.echo(
         f"held-out accuracy in %, mean of {splits} draws of the labels, after {steps_done} steps\n{table(points)}"
     )

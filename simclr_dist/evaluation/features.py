@@ -1,38 +1,13 @@
 """Frozen features of a set of images."""
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from simclr_dist import checkpoint
-from simclr_dist.build import build_method
-from simclr_dist.config import Recipe
-from simclr_dist.config.loading import recipe_from_dict
 from simclr_dist.data.render import render_plain
 from simclr_dist.data.sources import BrokenImageError, ImageSource
 from simclr_dist.errors import UserError
-from simclr_dist.models.encoder import Encoder
-
-
-def load_encoder(run_dir: Path) -> tuple[Encoder, Recipe, int]:
-    """The pretrained encoder of a run's newest intact checkpoint, the run's recipe, and the steps done.
-
-    Raises:
-        UserError: there is no intact checkpoint.
-    """
-    path, complaints = checkpoint.newest_intact(run_dir / "checkpoints")
-    if path is None:
-        reason = f": {'; '.join(complaints)}" if complaints else "; give the run_dir of a pretraining run"
-        raise UserError(f"{run_dir}: no checkpoint to evaluate{reason}")
-    state: dict[str, Any] = checkpoint.load(path)
-    recipe = recipe_from_dict(state["recipe"])
-    method = build_method(recipe)
-    method.load_state_dict(state["model"])
-    return method.encoder.eval().float(), recipe, int(state["step"])
 
 
 @torch.inference_mode()
