@@ -20,6 +20,7 @@ from simclr_dist.data.commands import data
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.options import with_config as _with_config
 from simclr_dist.options import with_debug as _with_debug
+from simclr_dist.reporting.commands import report
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -71,6 +72,7 @@ def command() -> None:
 
 
 command.add_command(data)
+command.add_command(report)
 
 
 @command.command()
