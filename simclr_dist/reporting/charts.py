@@ -132,7 +132,7 @@ def matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> Html:
             if counts[row, column] and n <= 12:
                 shade = "on" if share > 0.5 else "off"
                 parts.append(_text(x + cell / 2, y + cell / 2 + 4, str(counts[row, column]), "middle", shade))
-    return tag("svg", tag("title", "Confusion matrix"), parts, viewBox="0 0 428 386", class_="chart", role="img")
+    return tag("svg", tag("title", "Confusion matrix"), parts, viewBox="0 0 428 386", class_="chart matrix", role="img")
 
 
 def legend(entries: Sequence[tuple[str, str, bool]]) -> Html:

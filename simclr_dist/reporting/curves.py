@@ -36,13 +36,12 @@ TRAINING = {
 SPEED = {
     "images_per_second": Curve("Throughput", "images/s", zero=True),
     "data_wait_share": Curve("Share of the step spent waiting for images", "%", 100, True),
-    "step_seconds": Curve("Duration of a step", "s", zero=True),
 }
 
 
 def training_curves(runs: Sequence[Facts]) -> Html:
     """What was optimised and how it went, and every metric that is not known by name."""
-    known = {**TRAINING, **SPEED, "step": None, "epoch": None}
+    known = {*TRAINING, *SPEED, "step", "epoch", "step_seconds"}
     found = {key: None for run in runs for line in run.metrics for key in line if key not in known}
     return _charts(runs, TRAINING | {key: Curve(key) for key in found})
 

@@ -1,11 +1,10 @@
 """What the encoder makes of images: numbers of its features, confusions, neighbours, the map, kernels, views."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 
 from simclr_dist.data.preview import contact_sheet
+from simclr_dist.data.render import render_plain
 from simclr_dist.data.sources import BrokenImageError
 from simclr_dist.errors import UserError
 from simclr_dist.reporting import Missing
@@ -25,7 +24,7 @@ from simclr_dist.reporting.pictures import compact_uri, feature_maps, first_kern
 from simclr_dist.reporting.subject import Subject
 from simclr_dist.reporting.tables import rows
 
-VOTERS = 20
+VOTERS, KERNELS = 20, 64
 _SHOWN_NEIGHBOURS, _SAMPLES = 8, 12
 _MATRIX_CLASSES = 40
 _LEGEND_CLASSES = 20
@@ -117,16 +116,13 @@ def map_of(subject: Subject, key: str) -> Html:
 
 def kernels(subject: Subject) -> Html:
     """The first layer, and what each stage makes of one image."""
-    pictures = first_kernels(subject.encoder)
     shape = subject.encoder.backbone.conv1.weight.shape
-    shown = f"{len(pictures)} of {shape[0]} first-layer kernels, {shape[2]} x {shape[3]} pixels"
-    columns = 16 if len(pictures) > 16 else 8
-    scale = 20 if shape[2] < 5 else 40 if columns == 8 else 30
-    image = small_image(subject)
+    picture, image = picture_of_kernels(subject), small_image(subject)
+    shown = f"{min(shape[0], KERNELS)} of {shape[0]} first-layer kernels, {shape[2]} x {shape[3]} pixels"
     first = tag(
-        "figure", tag("figcaption", shown),
-        _pixels(grid(pictures, columns), shown, columns * scale),
-        tag("figcaption", "The image below is"), _pixels(image, "the image", 96),
+        "figure",
+        tag("figcaption", shown), _pixels(picture, shown, 320 if shape[0] <= 16 else 480),
+        tag("figcaption", "The image that the feature maps are of"), _pixels(image, "the image", 96),
     )  # fmt: skip
     stages = []
     for name, maps in feature_maps(subject.encoder, image):
@@ -136,14 +132,24 @@ def kernels(subject: Subject) -> Html:
     return tag("div", first, tag("figure", stages), class_="halves")
 
 
+def picture_of_kernels(subject: Subject) -> torch.Tensor:
+    """The kernels of the first layer, side by side."""
+    pictures = first_kernels(subject.encoder, KERNELS)
+    return grid(pictures, 8 if len(pictures) <= 16 else 16)
+
+
 def view_pairs(subject: Subject) -> Html:
     """Images of pretraining and pairs of their views."""
+    told = "Each row an image and the pairs of views of its first three epochs"
+    return tag("figure", tag("figcaption", told), _pixels(picture_of_views(subject), told, 560))
+
+
+def picture_of_views(subject: Subject) -> torch.Tensor:
+    """The contact sheet of a few images of pretraining."""
     try:
-        sheet = contact_sheet(subject.pretraining, subject.recipe, min(6, len(subject.pretraining)))
+        return contact_sheet(subject.pretraining, subject.recipe, min(6, len(subject.pretraining)))
     except BrokenImageError as error:
         raise UserError(f"the report needs every image it shows, and one is broken: {error}") from error
-    told = "Each row an image and the pairs of views of its first three epochs"
-    return tag("figure", tag("figcaption", told), _pixels(sheet, told, 560))
 
 
 def class_names(subject: Subject) -> list[str]:
@@ -156,8 +162,6 @@ def class_names(subject: Subject) -> list[str]:
 
 def small_image(subject: Subject) -> torch.Tensor:
     """The first image shown, as the encoder sees it."""
-    from simclr_dist.data.render import render_plain
-
     return render_plain(subject.shown.read(0), subject.recipe.data.image_size)
 
 
@@ -167,15 +171,15 @@ def _labels(subject: Subject) -> tuple[Labels, Labels]:
     return subject.shown.labels, subject.bank.labels
 
 
-def _samples(subject: Subject) -> Sequence[int]:
+def _samples(subject: Subject) -> list[int]:
     """Images to show: of every class in turn."""
     labels = subject.shown.labels
     if labels is None:
-        return np.unique(np.linspace(0, len(subject.shown) - 1, _SAMPLES).astype(int)).tolist()
+        return [int(n) for n in np.unique(np.linspace(0, len(subject.shown) - 1, _SAMPLES).astype(np.int64))]
     turn = np.zeros(len(labels), dtype=np.int64)
     for number in np.unique(labels):
         turn[labels == number] = np.arange((labels == number).sum())
-    return np.lexsort((labels, turn))[:_SAMPLES].tolist()  # type: ignore[no-any-return]
+    return [int(n) for n in np.lexsort((labels, turn))[:_SAMPLES]]
 
 
 def _tile(subject: Subject, sample: int, text: str, kind: str, *, of_bank: bool) -> Html:

@@ -1,6 +1,7 @@
 """The page: what stands on it, in which order, and the file that it is written to."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
@@ -42,7 +43,7 @@ def page(runs: Sequence[Facts], images: int) -> Html:
     ]
     for number, run in enumerate(runs, 1):
         title = "Starts" + (f" of {run.name}" if len(runs) > 1 else "")
-        sections.append(_section(f"run{number}-starts", title, lambda run=run: tables.starts(run)))
+        sections.append(_section(f"run{number}-starts", title, partial(tables.starts, run)))
     return _document(runs, sections)
 
 
@@ -98,7 +99,7 @@ def _looks(run: Facts, key: str, prefix: str, images: int) -> list[Section]:
     ]
     return [
         label_curve,
-        *(_section(f"{key}{name}", f"{prefix}{title}", lambda make=make: make(subject)) for name, title, make in parts),
+        *(_section(f"{key}{name}", f"{prefix}{title}", partial(make, subject)) for name, title, make in parts),
     ]
 
 

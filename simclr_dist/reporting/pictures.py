@@ -41,7 +41,7 @@ def grid(tiles: Tensor, columns: int, padding: int = 1) -> Tensor:
     return picture
 
 
-def first_kernels(encoder: Encoder, most: int = 64) -> Tensor:
+def first_kernels(encoder: Encoder, most: int) -> Tensor:
     """The kernels of the first layer as uint8 (n, 3, k, k); each is stretched to the whole range."""
     weights = encoder.backbone.conv1.weight.detach()[:most].float()
     low, high = weights.amin((1, 2, 3), keepdim=True), weights.amax((1, 2, 3), keepdim=True)

@@ -19,7 +19,7 @@ from simclr_dist.errors import UserError
 from simclr_dist.evaluation.features import extract_features, load_encoder, settle_statistics
 from simclr_dist.models.encoder import Encoder
 from simclr_dist.reporting import Missing
-from simclr_dist.reporting.analysis import Features
+from simclr_dist.reporting.analysis import Features, Labels
 
 THUMBNAIL = 32
 _PAIRS = 1000
@@ -128,9 +128,8 @@ class Remembered:
 class Views:
     """The views of a source's images as images of their own: number 2 i + v is view v of image i, in epoch 0."""
 
-    labels = None
-
     def __init__(self, source: ImageSource, recipe: Recipe) -> None:
+        self.labels: Labels | None = None
         self.source, self.recipe, self.classes = source, recipe, source.classes
         samples = np.arange(len(source))
         self._drawn = [draw_views(recipe.views, recipe.seed, 0, samples, view) for view in (0, 1)]
