@@ -19,7 +19,11 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["simclr_dist", "simclr_dist.*"]), "simclr_dist.launch", "simclr_dist.configs"],
     package_dir={"simclr_dist.launch": "launch", "simclr_dist.configs": "configs"},
-    package_data={"simclr_dist.configs": ["*.yaml"], "simclr_dist": ["py.typed"]},
+    package_data={
+        "simclr_dist.configs": ["*.yaml"],
+        "simclr_dist": ["py.typed"],
+        "simclr_dist.reporting": ["page.css", "page.js"],
+    },
     install_requires=[
         "click>=8.1",
         "matplotlib>=3.8",

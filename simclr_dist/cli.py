@@ -20,6 +20,7 @@ from simclr_dist.data.commands import data
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.options import with_config as _with_config
 from simclr_dist.options import with_debug as _with_debug
+from simclr_dist.reporting.commands import report
 from simclr_dist.weights.commands import export_weights, import_weights
 
 
@@ -74,6 +75,7 @@ def command() -> None:
 command.add_command(data)
 command.add_command(export_weights)
 command.add_command(import_weights)
+command.add_command(report)
 
 
 @command.command()
@@ -206,13 +208,10 @@ def evaluate(run_dir: Path, labels: str, splits: int) -> None:
         raise UserError(f"--labels: '{labels}' is not a list of whole numbers above 0, such as 1,10,50") from error
     from simclr_dist.evaluation.label_curve import label_curve
     from simclr_dist.evaluation.report import table, write_report
-    from simclr_dist.weights.read import load_run
+    from simclr_dist.weights.read import load_pretrained
 
-    loaded = load_run(run_dir)
-    recipe, steps_done = loaded.recipe, loaded.steps_done
-    assert recipe is not None
-    assert steps_done is not None
-    points = label_curve(loaded.encoder, recipe, counts, splits)
+    encoder, recipe, steps_done = load_pretrained(run_dir)
+    points = label_curve(encoder, recipe, counts, splits)
     click.echo(
         f"held-out accuracy in %, mean of {splits} draws of the labels, after {steps_done} steps\n{table(points)}"
     )

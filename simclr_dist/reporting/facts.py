@@ -1,0 +1,132 @@
+"""What the files of a run folder tell, without its weights and images."""
+
+import json
+import logging
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from simclr_dist.errors import UserError, first_line
+from simclr_dist.metrics import read_metrics
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of the run's command."""
+
+    when: datetime
+    host: str
+    first_step: int | None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A run as its folder tells it."""
+
+    path: Path
+    name: str
+    config: dict[str, Any]
+    """Dotted key -> value, recipe and machine; empty without a config.yaml."""
+    metrics: list[dict[str, float | None]]
+    evaluations: list[tuple[str, dict[str, Any]]]
+    """(file name, contents) of what ``evaluate`` wrote."""
+    starts: list[Start]
+    warnings: list[str]
+    """What went wrong on the way, from the log."""
+
+    @property
+    def steps_done(self) -> int:
+        return int(self.metrics[-1]["step"] or 0) if self.metrics else 0
+
+
+def read_facts(run_dir: Path, name: str) -> Facts:
+    """Read a run folder.
+
+    Raises:
+        UserError: it is not one, or a file in it cannot be understood.
+    """
+    if not any((run_dir / part).exists() for part in ("config.yaml", "metrics.jsonl", "checkpoints")):
+        raise UserError(f"{run_dir}: not the folder of a run; give the run_dir of a pretraining run")
+    return Facts(
+        path=run_dir,
+        name=name,
+        config=_config(run_dir / "config.yaml"),
+        metrics=_metrics(run_dir / "metrics.jsonl"),
+        evaluations=[(file.name, _evaluation(file)) for file in sorted(run_dir.glob("evaluation_*.json"))],
+        starts=_starts(run_dir / "tensorboard"),
+        warnings=_warnings(run_dir / "log.txt"),
+    )
+
+
+def _config(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path}: cannot be read: {first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must be a mapping with the keys 'recipe' and 'machine'")
+    return dict(_leaves(content))
+
+
+def _leaves(node: dict[Any, Any], prefix: str = "") -> Any:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _metrics(path: Path) -> list[dict[str, float | None]]:
+    try:
+        lines: list[Any] = list(read_metrics(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {first_line(error)}") from error
+    for number, line in enumerate(lines, 1):
+        if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+            raise UserError(f"{path}: line {number} is not a step's metrics; it was not written by pretrain")
+    return lines
+
+
+def _evaluation(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: cannot be read: {first_line(error)}; evaluate again, or remove it") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not the result of an evaluation; evaluate again, or remove it")
+    return content
+
+
+def _starts(folder: Path) -> list[Start]:
+    """One for each of TensorBoard's files: every process that began to train has made its own."""
+    found = []
+    for file in folder.glob("events.out.tfevents.*"):
+        seconds, _, rest = file.name.removeprefix("events.out.tfevents.").partition(".")
+        if seconds.isdigit():
+            host = re.sub(r"\.\d+\.\d+$", "", rest)
+            found.append(Start(datetime.fromtimestamp(int(seconds), UTC), host, _first_step(file)))
+    return sorted(found, key=lambda start: (start.when, start.first_step or 0))
+
+
+def _first_step(file: Path) -> int | None:
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
+    try:
+        # What MetricsLog asked to be purged: every step from here on is this process's.
+        return next((int(event.step) for event in EventFileLoader(str(file)).Load() if event.step), None)
+    except Exception:  # its readers raise what they meet; the start is told without its step
+        return None
+
+
+def _warnings(path: Path) -> list[str]:
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return [line for line in text.splitlines() if re.search(r"damaged|broken|stopp|warning", line)]

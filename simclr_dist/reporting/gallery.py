@@ -1,0 +1,202 @@
+"""What the encoder makes of images: numbers of its features, confusions, neighbours, the map, kernels, views."""
+
+import numpy as np
+import torch
+
+from simclr_dist.data.preview import contact_sheet
+from simclr_dist.data.render import render_plain
+from simclr_dist.data.sources import BrokenImageError
+from simclr_dist.errors import UserError
+from simclr_dist.reporting import Missing
+from simclr_dist.reporting.analysis import (
+    Labels,
+    Neighbours,
+    alignment,
+    confusion,
+    feature_map,
+    nearest,
+    uniformity,
+    vote,
+)
+from simclr_dist.reporting.charts import legend, matrix, scatter
+from simclr_dist.reporting.markup import Html, joined, tag
+from simclr_dist.reporting.pictures import compact_uri, feature_maps, first_kernels, grid, sprite
+from simclr_dist.reporting.subject import Subject
+from simclr_dist.reporting.tables import rows
+
+VOTERS, KERNELS = 20, 64
+_SHOWN_NEIGHBOURS, _SAMPLES = 8, 12
+_MATRIX_CLASSES = 40
+_LEGEND_CLASSES = 20
+
+
+def sphere(subject: Subject) -> Html:
+    """Alignment and uniformity of view pairs, beside the untrained encoder."""
+    if len(subject.shown) < 2:
+        raise Missing("Alignment and uniformity need two images at least.")
+    body = []
+    for name, encoder in (("pretrained", subject.encoder), ("untrained", subject.untrained)):
+        first, second = subject.view_pairs(encoder)
+        body.append([name, f"{alignment(first, second):.3f}", f"{uniformity(first):.3f}"])
+    told = (
+        "Of the encoder's features on the unit sphere, for pairs of views of the images shown (Wang and Isola 2020, "
+        "alpha = 2, t = 2). Lower is better for both: views of one image lie close together, images spread out."
+    )
+    return joined(tag("p", told, class_="soft"), rows(["encoder", "alignment", "uniformity"], body, numeric=True))
+
+
+def neighbours_of(subject: Subject) -> Neighbours:
+    """The nearest images of the bank for every image shown."""
+    return nearest(subject.bank_features, subject.features, VOTERS, same=subject.same)
+
+
+def confusions(subject: Subject, neighbours: Neighbours) -> Html:
+    """Which classes weighted nearest neighbours take for which."""
+    labels, bank = _labels(subject)
+    names = class_names(subject)
+    counts = confusion(labels, vote(neighbours, bank, len(names)), len(names))
+    right = counts.trace() / counts.sum()
+    told = (
+        f"{100 * right:.1f} % right: the {neighbours.indices.shape[1]} nearest of {len(bank)} labelled images vote "
+        "(cosine, temperature 0.1). Rows: the class; columns: what it was taken for."
+    )
+    if len(names) <= _MATRIX_CLASSES:
+        return joined(tag("p", told, class_="soft"), matrix(counts, names))
+    off = counts * (1 - np.eye(len(names), dtype=np.int64))
+    worst = [divmod(int(place), len(names)) for place in np.argsort(-off, axis=None, kind="stable")[:20]]
+    body = [[names[a], names[b], str(off[a, b])] for a, b in worst if off[a, b]]
+    said = tag("p", f"{len(names)} classes are too many for a matrix; the most frequent mistakes:", class_="soft")
+    return joined(tag("p", told, class_="soft"), said, rows(["class", "taken for", "images"], body))
+
+
+def neighbour_rows(subject: Subject, neighbours: Neighbours) -> Html:
+    """Some images and their nearest neighbours; with labels, right ones are framed green and wrong ones red."""
+    labelled = subject.shown.labels is not None and subject.bank.labels is not None
+    names = class_names(subject)
+    lines = []
+    for sample in _samples(subject):
+        own = int(subject.shown.labels[sample]) if subject.shown.labels is not None else None
+        tiles = [_tile(subject, sample, names[own] if own is not None else "", "query", of_bank=False)]
+        for index, similarity in zip(
+            neighbours.indices[sample][:_SHOWN_NEIGHBOURS], neighbours.similarities[sample], strict=False
+        ):
+            kind, name = "", ""
+            if labelled:
+                other = int(subject.bank.labels[index])  # type: ignore[index]
+                kind, name = "right" if other == own else "wrong", f"{names[other]} "
+            tiles.append(_tile(subject, int(index), f"{name}{similarity:.2f}", kind, of_bank=True))
+        lines.append(tag("div", tag("div", tiles, class_="tiles"), class_="scroll"))
+    said = "The image on the left, its nearest neighbours from near to far, and their cosine similarities."
+    return joined(tag("p", said, class_="soft"), tag("div", lines, class_="neighbours"))
+
+
+def map_of(subject: Subject, key: str) -> Html:
+    """PCA, then t-SNE, one colour a class; the pictures come up under the pointer."""
+    places = feature_map(subject.features)
+    names, labels = class_names(subject), subject.shown.labels
+    colors = [_color(n, len(names)) for n in range(len(names))]
+    own = labels.tolist() if labels is not None else [0] * len(places)
+    picture, columns = sprite(subject.shown.thumbnails)
+    hidden = tag("img", id=f"{key}-sprite", src=compact_uri(picture), data_columns=columns, alt="", hidden="hidden")
+    parts = [
+        scatter(
+            places, [names[n] if labels is not None else "" for n in own], [colors[n] for n in own], f"{key}-sprite"
+        )
+    ]
+    if labels is None:
+        parts.append(tag("p", "The images have no labels, so all have one colour.", class_="soft"))
+    else:
+        parts.append(
+            legend([(name, color, False) for name, color in list(zip(names, colors, strict=True))[:_LEGEND_CLASSES]])
+        )
+        if len(names) > _LEGEND_CLASSES:
+            parts.append(tag("p", f"and {len(names) - _LEGEND_CLASSES} more classes", class_="soft"))
+    return joined(hidden, tag("figure", tag("figcaption", "Point at an image to see it."), parts))
+
+
+def kernels(subject: Subject) -> Html:
+    """The first layer, and what each stage makes of one image."""
+    shape = subject.encoder.backbone.conv1.weight.shape
+    picture, image = picture_of_kernels(subject), small_image(subject)
+    shown = f"{min(shape[0], KERNELS)} of {shape[0]} first-layer kernels, {shape[2]} x {shape[3]} pixels"
+    first = tag(
+        "figure",
+        tag("figcaption", shown), _pixels(picture, shown, 320 if shape[0] <= 16 else 480),
+        tag("figcaption", "The image that the feature maps are of"), _pixels(image, "the image", 96),
+    )  # fmt: skip
+    stages = []
+    for name, maps in feature_maps(subject.encoder, image):
+        told = f"{name}, {maps.shape[-2]} x {maps.shape[-1]}: the channels that vary most"
+        stages.append(tag("figcaption", told))
+        stages.append(_pixels(grid(_enlarged(maps), 6), told, 420))
+    return tag("div", first, tag("figure", stages), class_="halves")
+
+
+def picture_of_kernels(subject: Subject) -> torch.Tensor:
+    """The kernels of the first layer, side by side."""
+    pictures = first_kernels(subject.encoder, KERNELS)
+    return grid(pictures, 8 if len(pictures) <= 16 else 16)
+
+
+def view_pairs(subject: Subject) -> Html:
+    """Images of pretraining and pairs of their views."""
+    told = "Each row an image and the pairs of views of its first three epochs"
+    return tag("figure", tag("figcaption", told), _pixels(picture_of_views(subject), told, 560))
+
+
+def picture_of_views(subject: Subject) -> torch.Tensor:
+    """The contact sheet of a few images of pretraining."""
+    try:
+        return contact_sheet(subject.pretraining, subject.recipe, min(6, len(subject.pretraining)))
+    except BrokenImageError as error:
+        raise UserError(f"the report needs every image it shows, and one is broken: {error}") from error
+
+
+def class_names(subject: Subject) -> list[str]:
+    """A name for every label that occurs; one empty name without labels."""
+    known = [str(name) for name in subject.shown.classes]
+    labels = [source.labels for source in (subject.shown, subject.bank) if source.labels is not None]
+    most = max([len(known), 1, *(int(each.max()) + 1 for each in labels if len(each))])
+    return [*known, *(str(number) for number in range(len(known), most))]
+
+
+def small_image(subject: Subject) -> torch.Tensor:
+    """The first image shown, as the encoder sees it."""
+    return render_plain(subject.shown.read(0), subject.recipe.data.image_size)
+
+
+def _labels(subject: Subject) -> tuple[Labels, Labels]:
+    if subject.shown.labels is None or subject.bank.labels is None:
+        raise Missing("The images have no labels, so there is no confusion matrix.")
+    return subject.shown.labels, subject.bank.labels
+
+
+def _samples(subject: Subject) -> list[int]:
+    """Images to show: of every class in turn."""
+    labels = subject.shown.labels
+    if labels is None:
+        return [int(n) for n in np.unique(np.linspace(0, len(subject.shown) - 1, _SAMPLES).astype(np.int64))]
+    turn = np.zeros(len(labels), dtype=np.int64)
+    for number in np.unique(labels):
+        turn[labels == number] = np.arange((labels == number).sum())
+    return [int(n) for n in np.lexsort((labels, turn))[:_SAMPLES]]
+
+
+def _tile(subject: Subject, sample: int, text: str, kind: str, *, of_bank: bool) -> Html:
+    picture = compact_uri(subject.thumbnail(sample, of_bank=of_bank))
+    return tag("div", tag("img", src=picture, alt=text, loading="lazy"), text, class_=f"tile {kind}".strip())
+
+
+def _color(number: int, classes: int) -> str:
+    return f"var(--c{number})" if classes <= 10 else f"hsl({360 * number / classes:.0f} 60% 52%)"
+
+
+def _enlarged(tiles: torch.Tensor, side: int = 64) -> torch.Tensor:
+    """By a whole factor, so that the lines between small tiles stay thin."""
+    return tiles.repeat_interleave(max(1, side // tiles.shape[-1]), -1).repeat_interleave(
+        max(1, side // tiles.shape[-2]), -2
+    )
+
+
+def _pixels(picture: torch.Tensor, told: str, width: int) -> Html:
+    return tag("img", src=compact_uri(picture), alt=told, class_="pixels", style=f"width:{width}px")

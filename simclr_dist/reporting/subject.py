@@ -1,0 +1,155 @@
+"""The encoder of a run and the images that it is looked at with."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from simclr_dist.build import build_method
+from simclr_dist.config import Recipe
+from simclr_dist.data.render import render_plain
+from simclr_dist.data.renderers import RENDERERS
+from simclr_dist.data.source import ImageSource, Subset
+from simclr_dist.data.sources import BrokenImageError, open_source
+from simclr_dist.data.views import draw_views
+from simclr_dist.errors import UserError
+from simclr_dist.evaluation.features import extract_features, settle_statistics
+from simclr_dist.models.encoder import Encoder
+from simclr_dist.reporting import Missing
+from simclr_dist.reporting.analysis import Features, Labels
+from simclr_dist.weights.read import load_pretrained
+
+THUMBNAIL = 32
+_PAIRS = 1000
+
+
+@dataclass
+class Subject:
+    """An encoder, held-out images, and the images whose neighbours they are."""
+
+    encoder: Encoder
+    recipe: Recipe
+    steps_done: int
+    pretraining: ImageSource
+    shown: "Remembered"
+    bank: ImageSource
+    same: bool
+    """Whether both are the pretraining images, for want of others."""
+    remark: str
+
+    @cached_property
+    def features(self) -> Features:
+        """Of the shown images."""
+        return extract_features(self.encoder, self.shown, self.recipe.data.image_size)
+
+    @cached_property
+    def bank_features(self) -> Features:
+        return self.features if self.same else extract_features(self.encoder, self.bank, self.recipe.data.image_size)
+
+    @cached_property
+    def untrained(self) -> Encoder:
+        """The same encoder before the first step."""
+        encoder = build_method(self.recipe).encoder
+        settle_statistics(encoder, self.pretraining, self.recipe.data.image_size)
+        return encoder
+
+    def view_pairs(self, encoder: Encoder) -> tuple[Features, Features]:
+        """Features of the first and of the second view of the shown images."""
+        views = Views(Subset(self.shown, _spread(len(self.shown), _PAIRS)), self.recipe)
+        features = extract_features(encoder, views, self.recipe.data.image_size)
+        return features[::2], features[1::2]
+
+    def thumbnail(self, sample: int, *, of_bank: bool) -> Tensor:
+        """uint8 (3, side, side) of a shown image, or of one of the bank."""
+        source: ImageSource = self.bank if of_bank and not self.same else self.shown.source
+        try:
+            return small(source.read(sample), self.recipe.data.image_size)
+        except BrokenImageError as error:
+            raise UserError(f"the report needs every image it shows, and one is broken: {error}") from error
+
+
+def open_subject(run_dir: Path, images: int) -> Subject:
+    """The run's newest intact checkpoint and at most so many held-out images.
+
+    Raises:
+        Missing: the run has no checkpoint yet, or its images are not here.
+        UserError: no checkpoint is intact.
+    """
+    if not any((run_dir / "checkpoints").glob("step_*.pt")):
+        raise Missing("There is no checkpoint yet.")
+    encoder, recipe, steps_done = load_pretrained(run_dir)
+    try:
+        pretraining = open_source(recipe.data)
+    except UserError as error:
+        raise Missing(f"The images are not here: {error}.") from error
+    try:
+        held_out, bank, same = open_source(recipe.data, "test"), open_source(recipe.data, "train"), False
+    except UserError:
+        held_out, bank, same = pretraining, pretraining, True
+    shown = Subset(held_out, _spread(len(held_out), images))
+    kept = shown if same else Subset(bank, _spread(len(bank), 5 * images))
+    remark = (
+        f"{len(shown)} of {len(held_out)} pretraining images (there are no held-out ones)"
+        if same
+        else f"{len(shown)} of {len(held_out)} held-out images, beside {len(kept)} of {len(bank)} training images"
+    )
+    return Subject(
+        encoder, recipe, steps_done, pretraining, Remembered(shown, recipe.data.image_size), kept, same, remark
+    )
+
+
+def small(image: Tensor, image_size: int) -> Tensor:
+    """As the encoder sees it, at most 64 pixels wide."""
+    return render_plain(image, min(image_size, 2 * THUMBNAIL))
+
+
+class Remembered:
+    """A source that keeps a thumbnail of every image as it is read."""
+
+    def __init__(self, source: ImageSource, image_size: int) -> None:
+        self.source, self.labels, self.classes = source, source.labels, source.classes
+        side = min(image_size, THUMBNAIL)
+        self.thumbnails = torch.zeros(len(source), 3, side, side, dtype=torch.uint8)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, sample: int) -> Tensor:
+        image = self.source.read(sample)
+        self.thumbnails[sample] = render_plain(image, self.thumbnails.shape[-1])
+        return image
+
+    def fingerprint(self) -> str:
+        return self.source.fingerprint()
+
+
+class Views:
+    """The views of a source's images as images of their own: number 2 i + v is view v of image i, in epoch 0."""
+
+    def __init__(self, source: ImageSource, recipe: Recipe) -> None:
+        self.labels: Labels | None = None
+        self.source, self.recipe, self.classes = source, recipe, source.classes
+        samples = np.arange(len(source))
+        self._drawn = [draw_views(recipe.views, recipe.seed, 0, samples, view) for view in (0, 1)]
+        self._last: tuple[int, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return 2 * len(self.source)
+
+    def read(self, sample: int) -> Tensor:
+        number, view = divmod(sample, 2)
+        if self._last is None or self._last[0] != number:
+            self._last = number, self.source.read(number)
+        size, form = self.recipe.data.image_size, self.recipe.views.color_form
+        return RENDERERS["numba"].view(self._last[1], self._drawn[view], number, size, form)
+
+    def fingerprint(self) -> str:
+        return f"views of {self.source.fingerprint()}"
+
+
+def _spread(length: int, most: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """At most so many numbers below ``length``, evenly spread: every class of a sorted source has its share."""
+    return np.unique(np.linspace(0, length - 1, min(most, length)).astype(np.int64))
