@@ -1,9 +1,9 @@
 """Batches of views by step number: the position in the data is the step and nothing else."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from simclr_dist.data.philox import Purpose, random_words
 from simclr_dist.data.renderers import RENDERERS, Renderer
 from simclr_dist.data.sources import BrokenImageError, ImageSource
 from simclr_dist.data.views import draw_views
+
+Item = TypeVar("Item")
 
 VIEWS = 2
 SUBSTITUTES = 32
@@ -46,6 +48,8 @@ class ViewBatches(Dataset[Batch]):
     renderer: Renderer = RENDERERS["numba"]
     colors: bool = True
     """False: crops, with the choices of their colours beside them."""
+    views: int = VIEWS
+    """Of each image."""
 
     def __getitem__(self, step: int) -> Batch:
         epoch = self.order.epoch(step)
@@ -55,13 +59,13 @@ class ViewBatches(Dataset[Batch]):
         for row, sample in enumerate(samples):
             samples[row], picture = self._read(int(sample), epoch, broken)
             pictures.append(picture)
-        views, size = self.recipe.views, self.recipe.data.image_size
-        parameters = [draw_views(views, self.recipe.seed, epoch, samples, view) for view in range(VIEWS)]
-        images = torch.empty(len(samples), VIEWS, 3, size, size, dtype=torch.uint8)
+        recipe, size = self.recipe.views, self.recipe.data.image_size
+        parameters = [draw_views(recipe, self.recipe.seed, epoch, samples, view) for view in range(self.views)]
+        images = torch.empty(len(samples), self.views, 3, size, size, dtype=torch.uint8)
         for row, picture in enumerate(pictures):
             for view, drawn in enumerate(parameters):
                 if self.colors:
-                    self.renderer.view(picture, drawn, row, size, views.color_form, out=images[row, view])
+                    self.renderer.view(picture, drawn, row, size, recipe.color_form, out=images[row, view])
                 else:
                     self.renderer.crop(picture, drawn, row, size, out=images[row, view])
         return Batch(images, broken, None if self.colors else choices_of(parameters))
@@ -84,7 +88,7 @@ class ViewBatches(Dataset[Batch]):
         return sample, torch.zeros(3, 1, 1, dtype=torch.uint8)
 
 
-def load_steps(batches: ViewBatches, steps: range, *, workers: int, pin_memory: bool) -> Iterator[Batch]:
+def load_steps(batches: Dataset[Item], steps: Sequence[int], *, workers: int, pin_memory: bool) -> Iterator[Item]:
     """Batches of the given steps in order, prefetched by ``workers`` processes (0: none).
 
     Raises:
@@ -100,12 +104,13 @@ def load_steps(batches: ViewBatches, steps: range, *, workers: int, pin_memory: 
             pin_memory=pin_memory,
             prefetch_factor=2 if workers else None,
             worker_init_fn=_ignore_signals if workers else None,
+            generator=torch.Generator(),  # else it draws a seed for its workers from torch's global one
         )
     )
     return _ended(loader) if workers else loader
 
 
-def _ended(batches: Any) -> Iterator[Batch]:
+def _ended(batches: Any) -> Iterator[Any]:
     """The batches of a loader whose workers end with them, or with an error."""
     try:
         yield from batches

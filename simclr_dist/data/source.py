@@ -53,3 +53,20 @@ class ArraySource:
         for image in self.images[:: max(1, len(self) // 1000)]:
             digest.update(image.tobytes())
         return digest.hexdigest()
+
+
+class Subset:
+    """Some images of another source, numbered from 0 in the order given."""
+
+    def __init__(self, source: ImageSource, indices: NDArray[np.int64]) -> None:
+        self.source, self.indices, self.classes = source, indices, source.classes
+        self.labels = None if source.labels is None else source.labels[indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, sample: int) -> Tensor:
+        return self.source.read(int(self.indices[sample]))
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self.source.fingerprint().encode() + self.indices.astype("<i8").tobytes()).hexdigest()
