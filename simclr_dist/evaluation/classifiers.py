@@ -1,4 +1,4 @@
-"""Classifiers on frozen features: logistic regression, weighted nearest neighbours, least squares."""
+"""Classifiers on frozen features: logistic regression, and weighted nearest neighbours."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from simclr_dist.evaluation.knn import knn_accuracy
 from simclr_dist.evaluation.subsets import Indices, Labels, halves
 from simclr_dist.metrics import log
 
-__all__ = ["Probe", "chosen_probe", "knn_accuracy", "least_squares_accuracy", "probe_accuracy", "top_accuracies"]
+__all__ = ["Probe", "chosen_probe", "knn_accuracy", "probe_accuracy", "top_accuracies"]
 
 INVERSE_L2 = tuple(10.0**power for power in range(-4, 5))
 VALIDATION_SHARE = 0.2
@@ -74,22 +74,6 @@ def chosen_probe(features: Features, labels: Labels, seed: int = 0, inverse_l2: 
 
 def _logistic(inverse_l2: float) -> LogisticRegression:
     return LogisticRegression(C=inverse_l2, max_iter=5000)
-
-
-def least_squares_accuracy(train: Features, train_labels: Labels, test: Features, test_labels: Labels) -> float:
-    """Share of test images that a linear head gets right whose weights are fitted by regularised least squares.
-
-    Features are centred; the ridge is a thousandth of their mean variance. One equation, no iterations: for looking at
-    an encoder while it trains.
-    """
-    centre = train.mean(0, dtype=np.float64)
-    rows = train - centre
-    targets = np.eye(train_labels.max() + 1)[train_labels]
-    gram = rows.T @ rows
-    gram[np.diag_indices_from(gram)] += max(1e-3 * np.trace(gram) / len(gram), 1e-12)
-    weights = np.linalg.solve(gram, rows.T @ (targets - targets.mean(0)))
-    scores = (test - centre) @ weights + targets.mean(0)
-    return float((scores.argmax(1) == test_labels).mean())
 
 
 def top_accuracies(scores: NDArray[Any], labels: Labels) -> tuple[float, float | None]:

@@ -7,24 +7,10 @@ from typing import Any
 
 import click
 
-from simclr_dist.config import load_config
-from simclr_dist.config.schema import SOURCES, Data
-from simclr_dist.errors import UserError, nearest
+from simclr_dist.errors import UserError
+from simclr_dist.evaluation.choices import chosen_data, chosen_method, percentages, refuse_foreign, whole_numbers
 from simclr_dist.options import with_debug
 
-# Each method, with the options that have a meaning for it.
-_COMMON = ("on", "device", "batch_at_once", "workers", "cache", "seed", "processes")
-METHODS = {
-    "label-curve": ("on", "labels", "splits"),
-    "knn": (*_COMMON, "k", "temperature"),
-    "probe": (*_COMMON, "solver", "augment", "epochs", "batch", "learning_rate"),
-    "lowshot": (*_COMMON, "labels", "splits"),
-    "finetune": (
-        *_COMMON, "shares", "splits", "epochs", "batch", "learning_rate", "from_layer", "with_baseline",
-    ),
-    "baseline": (*_COMMON, "shares", "splits", "epochs", "batch", "learning_rate", "from_layer"),
-}  # fmt: skip
-_OF_SGD = ("augment", "epochs", "batch", "learning_rate")
 _at_least_1 = click.IntRange(min=1)
 
 
@@ -74,11 +60,11 @@ def evaluate(context: click.Context, /, run_dir: Path, words: tuple[str, ...], *
 
     KEY=VALUE overrides recipe.data of the images evaluated on. Runs under torchrun as pretrain does.
     """
-    method, overrides = _method(words)
+    method, overrides = chosen_method(words)
     given = [name for name in options if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT]
-    _refuse_foreign(method, given, options["solver"])
-    numbers = _numbers("--labels", options["labels"]) if options["labels"] is not None else None
-    shares = _shares(options["shares"])
+    refuse_foreign(method, given, options["solver"])
+    numbers = whole_numbers("--labels", options["labels"]) if options["labels"] is not None else None
+    shares = percentages(options["shares"])
     if (options["processes"] or 1) > 1:
         return _in_processes(options["processes"], [str(run_dir), *words], {name: options[name] for name in given})
     from simclr_dist.distributed.processes import Processes, choose_device, process_group, set_kernels
@@ -100,7 +86,7 @@ def evaluate(context: click.Context, /, run_dir: Path, words: tuple[str, ...], *
         how = Extraction(batch_images=options["batch_at_once"], device=device, cache=cache, talks=here.is_first)
         with all_or_none():
             pretrained = load_encoder(run_dir)
-            subject = Subject(pretrained, _data(pretrained.recipe.data, options["on"], overrides), how)
+            subject = Subject(pretrained, chosen_data(pretrained.recipe.data, options["on"], overrides), how)
         subject.choose_workers(options["workers"], here.local_count)
         if method == "label-curve":
             found = _label_curve(subject, run_dir, numbers or [1, 2, 5, 10, 50], options["splits"] or 5)
@@ -163,66 +149,6 @@ def _result(
         f"{found.steps_done} steps"
     )
     return f"{title}\n{found.table()}\n{path}"
-
-
-def _method(words: Sequence[str]) -> tuple[str, list[str]]:
-    methods = [word for word in words if "=" not in word]
-    if len(methods) > 1:
-        raise UserError(f"evaluate: one method at a time, not {', '.join(methods)}")
-    if methods and methods[0] not in METHODS:
-        raise UserError(
-            f"evaluate: no method '{methods[0]}'{nearest(methods[0], list(METHODS))}; there are {', '.join(METHODS)}"
-        )
-    return methods[0] if methods else "label-curve", [word for word in words if "=" in word]
-
-
-def _refuse_foreign(method: str, given: Sequence[str], solver: str) -> None:
-    for name in given:
-        option = f"--{name.replace('_', '-')}"
-        if name in METHODS["probe"] + METHODS["finetune"] + METHODS["knn"] + METHODS["lowshot"] and (
-            name not in METHODS[method]
-        ):
-            owners = ", ".join(each for each, names in METHODS.items() if name in names)
-            raise UserError(f"{option}: has no meaning for {method}; it belongs to {owners}")
-        if method == "probe" and name in _OF_SGD and solver == "lbfgs":
-            raise UserError(f"{option}: has no meaning for --solver lbfgs; take --solver sgd")
-
-
-def _numbers(option: str, text: str) -> list[int]:
-    try:
-        counts = sorted({int(count) for count in text.split(",")})
-        if counts[0] < 1:
-            raise ValueError
-    except ValueError as error:
-        raise UserError(f"{option}: '{text}' is not a list of whole numbers above 0, such as 1,10,50") from error
-    return counts
-
-
-def _shares(text: str) -> list[float]:
-    try:
-        shares = sorted({float(share) / 100 for share in text.split(",")})
-        if not all(0 < share <= 1 for share in shares):
-            raise ValueError
-    except ValueError as error:
-        raise UserError(f"--shares: '{text}' is not a list of percentages, such as 1,10,100") from error
-    return shares
-
-
-def _data(own: Data, on: str | None, overrides: list[str]) -> Data:
-    """The images to evaluate on: a config's, or those of a source or folder at the run's image size."""
-    from dataclasses import asdict
-
-    if on is None:
-        start = asdict(own)
-    elif on in SOURCES or Path(on).is_dir():
-        start = {**asdict(own), "source": on if on in SOURCES else "folder", "path": "" if on in SOURCES else on}
-    else:
-        return load_config(on, overrides).recipe.data
-    keys = [f"recipe.data.{key}={value}" for key, value in start.items() if value != ""]
-    try:
-        return load_config("digits_demo", [*keys, *overrides]).recipe.data
-    except UserError as error:  # its name means nothing to who evaluates another run
-        raise UserError(str(error).partition(".yaml: ")[2] or str(error)) from error
 
 
 def _in_processes(count: int, arguments: Sequence[str], given: dict[str, Any]) -> int:
