@@ -67,12 +67,8 @@ class Trainer:
             self.online = OnlineEvaluation(recipe, machine.evaluate_every_epochs, self.order.steps_per_epoch, device)
         self.folder = RunFolder(config, self.source)
         self.schedule = build_schedule(recipe, self.order)
-        statistics = divide_batch_norm(
-            recipe.batch_norm_group_images,
-            recipe.global_batch_images,
-            processes.count,
-            chunk_images=machine.images_per_chunk,
-        )
+        chunk, batch = machine.images_per_chunk, recipe.global_batch_images
+        statistics = divide_batch_norm(recipe.batch_norm_group_images, batch, processes.count, chunk_images=chunk)
         self.method = build_method(recipe, statistics, machine.recompute).to(
             device, dtype=torch.float64 if machine.precision == "float64" else torch.float32
         )
@@ -86,8 +82,9 @@ class Trainer:
             self.method.encoder.compile()
             self.method.projection.compile()
         self.parallel = data_parallel(self.method, device)
-        share = recipe.global_batch_images // processes.count
-        blank = torch.zeros(share, VIEWS, 3, recipe.data.image_size, recipe.data.image_size, dtype=torch.uint8)
+        blank = torch.zeros(
+            batch // processes.count, VIEWS, 3, recipe.data.image_size, recipe.data.image_size, dtype=torch.uint8
+        )
         settle_buckets(self.parallel, lambda: self.compute_gradients(blank))
 
     def train(self, stop: StopSignals) -> Outcome:

@@ -39,9 +39,7 @@ def refuse_foreign(method: str, given: Sequence[str], solver: str) -> None:
     """Raise a UserError for an option that was given but has no meaning for the method."""
     for name in given:
         option = f"--{name.replace('_', '-')}"
-        if name in METHODS["probe"] + METHODS["finetune"] + METHODS["knn"] + METHODS["lowshot"] and (
-            name not in METHODS[method]
-        ):
+        if name not in METHODS[method]:
             owners = ", ".join(each for each, names in METHODS.items() if name in names)
             raise UserError(f"{option}: has no meaning for {method}; it belongs to {owners}")
         if method == "probe" and name in _OF_SGD and solver == "lbfgs":
