@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,14 +10,16 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from benchmarks.photographs import TEST_SHARE, photographs, write_labelled_patches
+from benchmarks.photographs import TEST_SHARE, write_labelled_patches
 from simclr_dist.build import build_method
+from simclr_dist.cli import main
 from simclr_dist.data.source import ArraySource, Subset
+from simclr_dist.data.sources import open_source
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation import fine_tuning, frozen
 from simclr_dist.evaluation.classifiers import chosen_probe
-from simclr_dist.evaluation.features import Extraction, extract_features
-from simclr_dist.evaluation.knn import knn_scores
+from simclr_dist.evaluation.features import Extraction, extract_features, raw_pixels
+from simclr_dist.evaluation.knn import knn_accuracy, knn_scores
 from simclr_dist.evaluation.online import least_squares_accuracy
 from simclr_dist.evaluation.pretrained import Pretrained, state_digest
 from simclr_dist.evaluation.subject import Subject
@@ -205,9 +208,9 @@ METHODS = {
 
 
 def test_every_method_leaves_the_encoder_bit_equal_repeats_to_the_digit_and_agrees_on_1_and_2_processes(tmp_path):
-    alone = all_rows(tmp_path, METHODS)
-    assert all_rows(tmp_path, METHODS) == alone
-    first, second = run_distributed(2, all_rows, tmp_path, METHODS)
+    alone = all_rows(tmp_path, list(METHODS))
+    assert all_rows(tmp_path, list(METHODS)) == alone
+    first, second = run_distributed(2, all_rows, tmp_path, list(METHODS))
     for name in METHODS:
         for one, two in zip(alone[name]["rows"], first[name]["rows"], strict=True):
             assert abs(one["mean"] - two["mean"]) <= 0.0201, name  # rounding may tip two of the 100 test images
@@ -292,14 +295,80 @@ def random_state_after(config):
 # --- photographs
 
 
-def test_train_and_test_patches_of_the_photographs_share_no_pixel_and_are_learned(tmp_path):
-    write_labelled_patches(tmp_path / "photographs", side=16, train=10, test=4)
-    config = tiny_config(
-        tmp_path, "recipe.data.source=folder", f"recipe.data.path={tmp_path / 'photographs'}",
-        "recipe.data.image_size=16", "recipe.batch_norm_group_images=0",
-    )  # fmt: skip
-    method = build_method(config.recipe)
-    subject = Subject(Pretrained(method.encoder, method.projection, config.recipe, 0))
-    assert (len(subject.train), len(subject.test), subject.classes) == (60, 24, 6)
-    assert all(photograph.shape[1] * TEST_SHARE > 32 for photograph in photographs().values())
-    assert frozen.knn(subject).rows[0].mean > 1.5 / 6
+def test_train_and_test_patches_of_a_photograph_share_no_pixel(tmp_path, monkeypatch):
+    columns = np.tile(np.arange(256, dtype=np.uint8)[:, None], (100, 1, 3))  # a pixel's value tells its column
+    monkeypatch.setattr("benchmarks.photographs.photographs", lambda: {"a": columns, "b": columns})
+    write_labelled_patches(tmp_path / "photographs", side=16, train=30, test=10)
+    config = tiny_config(tmp_path, "recipe.data.source=folder", f"recipe.data.path={tmp_path / 'photographs'}")
+    train, test = (open_source(config.recipe.data, split) for split in ("train", "test"))
+    assert (len(train), len(test), train.classes) == (60, 20, ["a", "b"])
+    border = round(256 * (1 - TEST_SHARE))
+    assert max(int(train.read(sample).max()) for sample in range(60)) < border
+    assert min(int(test.read(sample).min()) for sample in range(20)) >= border
+
+
+def test_nearest_neighbours_of_raw_pixels_tell_the_photographs_apart(tmp_path):
+    write_labelled_patches(tmp_path / "photographs", side=16, train=20, test=5)
+    config = tiny_config(tmp_path, "recipe.data.source=folder", f"recipe.data.path={tmp_path / 'photographs'}")
+    train, test = (open_source(config.recipe.data, split) for split in ("train", "test"))
+    assert knn_accuracy(raw_pixels(train, 16), train.labels, raw_pixels(test, 16), test.labels) > 2 / 6
+
+
+# --- the command
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    config = tiny_config(tmp_path, "recipe.global_batch_images=256", "machine.stop_after_steps=1")
+    pretrain_here(config)
+    return tmp_path / "run"
+
+
+def command_line(capsys, *arguments):
+    with pytest.raises(SystemExit) as exited:
+        main(list(map(str, arguments)))
+    return exited.value.code, *capsys.readouterr()
+
+
+def test_the_command_prints_a_table_and_writes_the_same_result_on_1_and_2_processes(run_dir, capfd):
+    status, out, _ = command_line(capfd, "evaluate", run_dir, "knn", "--k", "5", "--device", "cpu")
+    assert status == 0
+    assert "kNN, pretrained" in out
+    path = Path(out.splitlines()[-1])
+    before = path.read_bytes()
+    found = json.loads(before)
+    assert (found["method"], found["steps_done"], found["protocol"]["neighbours"]) == ("knn", 1, 5)
+    path.unlink()
+    again = command_line(capfd, "evaluate", run_dir, "knn", "--k", "5", "--no-cache", "--processes", "2")
+    assert again[0] == 0
+    assert path.read_bytes() == before
+
+
+def test_other_images_are_evaluated_on_by_the_name_of_their_folder(run_dir, tmp_path, capsys):
+    write_labelled_patches(tmp_path / "photographs", side=16, train=4, test=2)
+    status, out, _ = command_line(capsys, "evaluate", run_dir, "knn", "--on", tmp_path / "photographs")
+    assert status == 0
+    found = json.loads(Path(out.splitlines()[-1]).read_text())["data"]
+    assert (found["source"], found["classes"], found["train_images"], found["image_size"]) == ("folder", 6, 24, 8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["knm"], "did you mean 'knn'"),
+        (["knn", "probe"], "one method at a time"),
+        (["knn", "--labels", "10"], "--labels: has no meaning for knn; it belongs to label-curve, lowshot"),
+        (["probe", "--solver", "lbfgs", "--epochs", "3"], "--epochs"),
+        (["finetune", "--shares", "1,200"], "--shares: '1,200'"),
+        (["knn", "--k", "0"], "--k"),
+        (["knn", "--on", "nowhere"], "nowhere"),
+        (["knn", "recipe.data.sise=3"], "sise"),
+        (["--on", "cifar10"], "recipe.data.path"),
+        (["lowshot", "--labels", "1000"], "1000 labels a class"),
+    ],
+)
+def test_a_wrong_wish_is_one_line_and_status_2(run_dir, capsys, arguments, named):
+    status, _, err = command_line(capsys, "evaluate", run_dir, *arguments)
+    assert status == 2
+    assert named in err
+    assert err.count("\n") == 1
