@@ -19,9 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import skimage.data
-import sklearn.datasets
 import torch
+from photographs import photographs
 from PIL import Image
 from side_by_side import in_turn, ratio
 from torch.utils.data import DataLoader
@@ -40,16 +39,14 @@ BATCH = 64
 
 def write_photographs(folder: Path, side: int, images: int) -> None:
     """JPEG files of patches of photographs, as ImageFolder wants them: below a folder for a class."""
-    names = ("astronaut", "coffee", "chelsea", "rocket")
-    photographs = [getattr(skimage.data, name)() for name in names]
-    photographs += [sklearn.datasets.load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
+    found = list(photographs().values())
     generator = np.random.default_rng(0)
     (folder / "photographs").mkdir(parents=True)
     for number in range(images):
-        photograph = photographs[number % len(photographs)]
+        photograph = found[number % len(found)]
         patch = min(2 * side, *photograph.shape[:2])
         top, left = (int(generator.integers(0, extent - patch + 1)) for extent in photograph.shape[:2])
-        picture = Image.fromarray(photograph[top : top + patch, left : left + patch, :3])
+        picture = Image.fromarray(photograph[top : top + patch, left : left + patch])
         picture.resize((side, side)).save(folder / "photographs" / f"{number:05}.jpg", quality=90)
 
 

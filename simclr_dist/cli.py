@@ -18,6 +18,7 @@ from simclr_dist import __version__
 from simclr_dist.config import Config, load_config, to_yaml
 from simclr_dist.data.commands import data
 from simclr_dist.errors import UserError, first_line
+from simclr_dist.evaluation.commands import evaluate
 from simclr_dist.options import with_config as _with_config
 from simclr_dist.options import with_debug as _with_debug
 from simclr_dist.reporting.commands import report
@@ -73,6 +74,7 @@ def command() -> None:
 
 
 command.add_command(data)
+command.add_command(evaluate)
 command.add_command(export_weights)
 command.add_command(import_weights)
 command.add_command(report)
@@ -191,31 +193,6 @@ def plan(config: str, overrides: tuple[str, ...], **options: Any) -> None:
     from simclr_dist.planning.command import plan_run
 
     click.echo(plan_run(load_config(config, overrides), **options))
-
-
-@command.command()
-@click.argument("run_dir", type=click.Path(path_type=Path))
-@click.option("--labels", default="1,2,5,10,50", show_default=True, help="Numbers of labels a class.")
-@click.option("--splits", type=click.IntRange(min=1), default=5, show_default=True, help="Draws of the labels.")
-@_with_debug
-def evaluate(run_dir: Path, labels: str, splits: int) -> None:
-    """Evaluate a run's frozen encoder: linear probe and kNN with few labels, a table and a picture in RUN_DIR."""
-    try:
-        counts = sorted({int(count) for count in labels.split(",")})
-        if counts[0] < 1:
-            raise ValueError
-    except ValueError as error:
-        raise UserError(f"--labels: '{labels}' is not a list of whole numbers above 0, such as 1,10,50") from error
-    from simclr_dist.evaluation.label_curve import label_curve
-    from simclr_dist.evaluation.report import table, write_report
-    from simclr_dist.weights.read import load_pretrained
-
-    encoder, recipe, steps_done = load_pretrained(run_dir)
-    points = label_curve(encoder, recipe, counts, splits)
-    click.echo(
-        f"held-out accuracy in %, mean of {splits} draws of the labels, after {steps_done} steps\n{table(points)}"
-    )
-    click.echo("\n".join(str(path) for path in write_report(run_dir, recipe, steps_done, points)))
 
 
 @command.command()

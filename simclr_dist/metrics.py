@@ -93,6 +93,9 @@ class Reporter:
             f"loss {values['loss']:.4f}  top-1 {100 * values['contrastive_top1']:.1f} %  "
             f"{values['images_per_second']:.0f} images/s"
         )
+        looks = "  ".join(f"{key} {100 * value:.1f} %" for key, value in values.items() if key.startswith("online_"))
+        if looks:
+            log.info("step %d of %d  %s", int(values["step"]), self.total, looks)
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update()

@@ -21,6 +21,7 @@ from simclr_dist.distributed.collectives import gather_objects, maximum
 from simclr_dist.distributed.data_parallel import data_parallel, settle_buckets
 from simclr_dist.distributed.processes import Processes, choose_device, process_group, set_kernels, worker_count
 from simclr_dist.errors import agreed_error
+from simclr_dist.evaluation.online import OnlineEvaluation
 from simclr_dist.gradients import compute_gradients
 from simclr_dist.metrics import Reporter
 from simclr_dist.models.batch_norm import average_running_statistics
@@ -64,14 +65,11 @@ class Trainer:
         with all_or_none():
             self.source = open_source(recipe.data)
             self.order = build_order(recipe, len(self.source))
+            self.online = OnlineEvaluation(recipe, machine.evaluate_every_epochs, self.order.steps_per_epoch, device)
         self.folder = RunFolder(config, self.source)
         self.schedule = build_schedule(recipe, self.order)
-        statistics = divide_batch_norm(
-            recipe.batch_norm_group_images,
-            recipe.global_batch_images,
-            processes.count,
-            chunk_images=machine.images_per_chunk,
-        )
+        chunk, batch = machine.images_per_chunk, recipe.global_batch_images
+        statistics = divide_batch_norm(recipe.batch_norm_group_images, batch, processes.count, chunk_images=chunk)
         self.method = build_method(recipe, statistics, machine.recompute).to(
             device, dtype=torch.float64 if machine.precision == "float64" else torch.float32
         )
@@ -85,8 +83,9 @@ class Trainer:
             self.method.encoder.compile()
             self.method.projection.compile()
         self.parallel = data_parallel(self.method, device)
-        share = recipe.global_batch_images // processes.count
-        blank = torch.zeros(share, VIEWS, 3, recipe.data.image_size, recipe.data.image_size, dtype=torch.uint8)
+        blank = torch.zeros(
+            batch // processes.count, VIEWS, 3, recipe.data.image_size, recipe.data.image_size, dtype=torch.uint8
+        )
         settle_buckets(self.parallel, lambda: self.compute_gradients(blank))
 
     def train(self, stop: StopSignals) -> Outcome:
@@ -110,7 +109,8 @@ class Trainer:
                     self._note(broken, batch, reporter)
                 values = self.train_step(self._views(batch))
                 self.steps_done += 1
-                reporter.step(self._progress(values, time.perf_counter() - started, waited=facts[2]))
+                progress = self._progress(values, time.perf_counter() - started, waited=facts[2])
+                reporter.step(progress | self.online.after_step(self.steps_done, self.method.encoder))
                 if self.steps_done % machine.save_every_steps == 0:
                     self._save(reporter)
             self._save(reporter)

@@ -178,6 +178,9 @@ class Machine:
     """How many of the newest checkpoints are kept."""
     stop_after_steps: int = _number(0, low=0)
     """Save and stop when this many steps of the recipe are done; 0: when all are. Start again to go on."""
+    evaluate_every_epochs: int = _number(0, low=0)
+    """Epochs between looks at the encoder (kNN and a linear head on labelled training images, into the metrics); 0:
+    none. The trajectory is the same with and without."""
     max_broken_image_share: float = _number(0.001, low=0.0, high=1.0)
     """Share of the images that may be unreadable (each is reported, and another drawn) before the run stops."""
     compile: bool = False

@@ -2,9 +2,6 @@
 
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +10,8 @@ import click
 from simclr_dist.config import load_config
 from simclr_dist.data.beton.encoding import CHROMA, MODES, Encoding, default_max_side
 from simclr_dist.options import with_config, with_debug, with_overrides
+from simclr_dist.progress import showing_progress
 
-_SECONDS_BETWEEN_LINES = 30.0
 _NAMES_SHOWN = 20
 _beton = click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 
@@ -74,7 +71,7 @@ def write(
     source = open_source(recipe.data, split)
     out = out / f"{split}.beton" if out.is_dir() else out
     side = default_max_side(recipe.data.image_size) if max_side is None else max_side
-    with _progress(len(source)) as progress:
+    with showing_progress(len(source)) as progress:
         written = write_beton(
             source,
             out,
@@ -169,30 +166,6 @@ def _summary(facts: dict[str, Any], file_bytes: int) -> str:
         f"{images} {'labelled' if facts['labelled'] else 'unlabelled'} images ({jpegs} JPEG, {images - jpegs} raw), "
         f"{low_w}-{high_w} x {low_h}-{high_h} pixels, {file_bytes / 1e6:.1f} MB"
     )
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, a line now and then in a log."""
-    if sys.stderr.isatty():
-        from tqdm import tqdm
-
-        with tqdm(total=total, unit=" images") as bar:
-            yield bar.update
-        return
-    done, started = 0, time.monotonic()
-    told = started
-
-    def update(images: int) -> None:
-        nonlocal done, told
-        done += images
-        now = time.monotonic()
-        if now - told >= _SECONDS_BETWEEN_LINES:
-            told, rate = now, done / (now - started)
-            left = (total - done) / rate / 60
-            click.echo(f"{done} of {total} images, {rate:.0f} images/s, {left:.1f} minutes left", err=True)
-
-    yield update
 
 
 def _exit(number: int, _: object) -> None:

@@ -3,11 +3,11 @@
 import atexit
 import signal
 import weakref
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from simclr_dist.data.philox import Purpose, random_words
 from simclr_dist.data.renderers import RENDERERS, Renderer
 from simclr_dist.data.sources import BrokenImageError, ImageSource
 from simclr_dist.data.views import ViewParameters, draw_views
+
+Item = TypeVar("Item")
 
 VIEWS = 2
 SUBSTITUTES = 32
@@ -50,6 +52,8 @@ class ViewBatches(Dataset[Batch]):
     renderer: Renderer = RENDERERS["numba"]
     colors: bool = True
     """False: crops, with the choices of their colours beside them."""
+    views: int = VIEWS
+    """Of each image."""
 
     def __getitem__(self, step: int) -> Batch:
         epoch = self.order.epoch(step)
@@ -59,9 +63,9 @@ class ViewBatches(Dataset[Batch]):
         for row, sample in enumerate(samples):
             samples[row], picture = self._read(int(sample), epoch, broken)
             pictures.append(picture)
-        views, size = self.recipe.views, self.recipe.data.image_size
-        parameters = [draw_views(views, self.recipe.seed, epoch, samples, view) for view in range(VIEWS)]
-        images = torch.empty(len(samples), VIEWS, 3, size, size, dtype=torch.uint8)
+        recipe, size = self.recipe.views, self.recipe.data.image_size
+        parameters = [draw_views(recipe, self.recipe.seed, epoch, samples, view) for view in range(self.views)]
+        images = torch.empty(len(samples), self.views, 3, size, size, dtype=torch.uint8)
         for row, picture in enumerate(pictures):
             for view, drawn in enumerate(parameters):
                 self._render(picture, drawn, row, images[row, view])
@@ -99,13 +103,15 @@ class ViewBatches(Dataset[Batch]):
         return sample, torch.zeros(3, 1, 1, dtype=torch.uint8)
 
 
-def load_steps(batches: ViewBatches, steps: range, *, workers: int, pin_memory: bool) -> Generator[Batch, None, None]:
+def load_steps(
+    batches: Dataset[Item], steps: Sequence[int], *, workers: int, pin_memory: bool
+) -> Generator[Item, None, None]:
     """Batches of the given steps in order, prefetched by ``workers`` processes (0: none), which end with its ``close``.
 
     Raises:
         UserError: as the source does when it reads.
     """
-    if workers:
+    if workers and isinstance(batches, ViewBatches):
         batches.prepare()  # once, not in every worker: they begin as copies of this process
     with _signals_held():
         loader = iter(
@@ -118,6 +124,7 @@ def load_steps(batches: ViewBatches, steps: range, *, workers: int, pin_memory: 
                 pin_memory=pin_memory,
                 prefetch_factor=2 if workers else None,
                 worker_init_fn=_ignore_signals if workers else None,
+                generator=torch.Generator(),  # else it draws a seed for its workers from torch's global one
             )
         )
     end = partial(_end_workers, weakref.ref(loader))
@@ -126,7 +133,7 @@ def load_steps(batches: ViewBatches, steps: range, *, workers: int, pin_memory: 
     return _ended(loader, end)
 
 
-def _ended(batches: Iterator[Batch], end: Callable[[], object]) -> Generator[Batch, None, None]:
+def _ended(batches: Iterator[Item], end: Callable[[], object]) -> Generator[Item, None, None]:
     """The batches of a loader whose workers end with them, or with an error."""
     try:
         yield from batches

@@ -1,1 +1,18 @@
-"""How good the frozen features are: nearest neighbours and a linear probe with few labels, beside two baselines."""
+"""How good the features are: nearest neighbours, linear probes, few labels, fine-tuning beside training from scratch.
+
+Every method but the label curve writes one JSON file into the run folder,
+``evaluation_step_<steps>_<method>_<8 hex digits>.json`` (:class:`simclr_dist.evaluation.results.Result`):
+
+- ``format``: 1; ``method``: knn, probe, lowshot, finetune, baseline; ``steps_done``: of pretraining;
+- ``encoder_sha256``: of the evaluated weights and running statistics;
+- ``data``: source, image_size, classes, train_images, train_fingerprint, test_images, test_fingerprint;
+- ``protocol``: everything that was chosen, seed included;
+- ``rows``: a list of objects with ``name`` ("linear probe, pretrained"), ``labels`` ("all", "10 a class", "1 %"),
+  ``images`` (with labels, learned from), ``top1`` (a list, one share of the test images for each split, 0..1), ``mean``
+  and ``std`` (over the splits), ``top5`` (a list, empty with five classes or fewer) and ``mean_top5``,
+  ``subsets_sha256`` (one for each split), ``details`` (of the method: ``inverse_l2``, ``validation``, ``gain``, ...).
+
+The digits in the name are those of encoder, data and protocol: the same evaluation has the same name. The label curve
+writes ``evaluation_step_<steps>.json`` with ``steps_done`` and ``points``
+(:class:`simclr_dist.evaluation.label_curve.Point`).
+"""

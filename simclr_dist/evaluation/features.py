@@ -1,38 +1,135 @@
-"""Frozen features of a set of images."""
+"""Frozen features of a set of images.
+
+Images go through in batches of one fixed shape whose borders do not depend on the number of processes, so the features
+are equal to the bit on any number of them (and to float rounding for another ``batch_images``).
+"""
+
+import hashlib
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
+from simclr_dist.checkpoint import write_atomically
+from simclr_dist.data.loader import load_steps
 from simclr_dist.data.render import render_plain
-from simclr_dist.data.sources import BrokenImageError, ImageSource
+from simclr_dist.data.source import BrokenImageError, ImageSource
+from simclr_dist.distributed.agreement import all_or_none, decided_by_first
+from simclr_dist.distributed.collectives import gather_stacked, maximum, process_count, process_rank
 from simclr_dist.errors import UserError
+from simclr_dist.evaluation.pretrained import state_digest
+from simclr_dist.progress import showing_progress
+
+_BATCHES_IN_BLOCK = 64
+_CPU = torch.device("cpu")
+
+Features = NDArray[np.float32]
 
 
-@torch.inference_mode()
+@dataclass(frozen=True, kw_only=True)
+class Extraction:
+    """How features are computed; nothing here but ``batch_images`` moves a bit of them."""
+
+    batch_images: int = 64
+    device: torch.device = _CPU
+    workers: int = 0
+    """Processes that read images, for each process."""
+    cache: Path | None = None
+    """Folder where features are kept, block by block, under a digest of weights, images and batch."""
+    talks: bool = False
+    """Whether progress is shown."""
+
+
+@dataclass
+class PlainBatches(Dataset[Tensor]):
+    """batch number -> its images without augmentation, uint8; the last batch is filled up with black ones."""
+
+    source: ImageSource
+    image_size: int
+    batch_images: int
+
+    def __getitem__(self, batch: int) -> Tensor:
+        images = torch.zeros(self.batch_images, 3, self.image_size, self.image_size, dtype=torch.uint8)
+        start = batch * self.batch_images
+        for row, sample in enumerate(range(start, min(start + self.batch_images, len(self.source)))):
+            images[row] = _plain(self.source, sample, self.image_size)
+        return images
+
+
+def _plain(source: ImageSource, sample: int, image_size: int) -> Tensor:
+    try:
+        return render_plain(source.read(sample), image_size)
+    except BrokenImageError as error:
+        raise UserError(f"evaluation needs every image, and one is broken: {error}") from error
+
+
 def extract_features(
-    encoder: nn.Module, source: ImageSource, image_size: int, *, batch_images: int = 64, device: str = "cpu"
-) -> NDArray[np.float32]:
-    """Features of all images, shape (images, d), without augmentation; the encoder is used in evaluation mode.
+    encoder: nn.Module, source: ImageSource, image_size: int, how: Extraction | None = None
+) -> Features:
+    """What ``encoder`` makes of all images in evaluation mode, shape (images, d), without augmentation.
+
+    Each process computes its share and every process gets all. The encoder is left as it was found.
 
     Raises:
         UserError: an image cannot be read (evaluation leaves none out).
     """
-    encoder = encoder.to(device).eval()
-    features = []
-    for start in range(0, len(source), batch_images):
-        try:
-            images = [
-                render_plain(source.read(i), image_size) for i in range(start, min(start + batch_images, len(source)))
-            ]
-        except BrokenImageError as error:
-            raise UserError(f"evaluation needs every image, and one is broken: {error}") from error
-        features.append(encoder(torch.stack(images).to(device)).float().cpu())
-    return torch.cat(features).numpy()
+    how = how or Extraction()
+    batches = -(-len(source) // how.batch_images)
+    in_block = max(1, min(_BATCHES_IN_BLOCK, batches // 16))
+    blocks = [range(start, min(start + in_block, batches)) for start in range(0, batches, in_block)]
+    folder = how.cache / _cache_name(encoder, source, image_size, how) if how.cache else None
+    kept = decided_by_first(lambda: _kept(folder, len(blocks)))
+    found = {number: np.load(_file(folder, number)) for number in kept} if folder else {}
+    missing = [number for number in range(len(blocks)) if number not in found]
+    # In rounds of one block a process; the last round may leave some without.
+    mine = missing[process_rank() :: process_count()]
+    loader = iter(
+        load_steps(
+            PlainBatches(source, image_size, how.batch_images),
+            [batch for number in mine for batch in blocks[number]],
+            workers=how.workers,
+            pin_memory=how.device.type == "cuda",
+        )
+    )
+    with (
+        evaluating(encoder.to(how.device)),
+        torch.inference_mode(),
+        showing_progress(len(missing) * in_block * how.batch_images, active=how.talks and bool(missing)) as progress,
+    ):
+        for first in range(0, len(missing), process_count()):
+            together = missing[first : first + process_count()]
+            part = torch.zeros(0, 0)
+            with all_or_none():
+                if process_rank() < len(together):
+                    own = blocks[together[process_rank()]]
+                    part = torch.cat([encoder(next(loader).to(how.device, non_blocking=True)).float() for _ in own])
+            for number, values in zip(together, _gathered(part, how.device), strict=False):
+                found[number] = values[: len(blocks[number]) * how.batch_images]
+                if folder and process_rank() == 0:
+                    _keep(folder, number, found[number])
+            progress(len(together) * in_block * how.batch_images)
+    return np.concatenate([found[number] for number in range(len(blocks))])[: len(source)]
 
 
-@torch.inference_mode()
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; each part's own mode again afterwards."""
+    before = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in before:
+            part.training = training
+
+
 def settle_statistics(encoder: nn.Module, source: ImageSource, image_size: int, images: int = 1024) -> None:
     """Set the running statistics of batch norm to those of some images: an untrained encoder has none of its own.
 
@@ -43,12 +140,50 @@ def settle_statistics(encoder: nn.Module, source: ImageSource, image_size: int, 
     before = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0
-    encoder.train()(torch.stack([render_plain(source.read(int(sample)), image_size) for sample in chosen]))
+    with torch.inference_mode():
+        encoder.train()(torch.stack([_plain(source, int(sample), image_size) for sample in chosen]))
     encoder.eval()
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum
 
 
-def raw_pixels(source: ImageSource, image_size: int) -> NDArray[np.float32]:
+def raw_pixels(source: ImageSource, image_size: int) -> Features:
     """The pixels themselves as features, shape (images, 3 * side * side), in 0..1."""
     return extract_features(nn.Flatten(), source, image_size) / np.float32(255)
+
+
+def _gathered(part: Tensor, device: torch.device) -> list[Features]:
+    """The block of every process; blocks may differ in length, and a process may have none."""
+    rows, columns = (int(size) for size in maximum([float(size) for size in part.shape], device))
+    padded = torch.zeros(rows, columns, device=device)
+    padded[: part.shape[0], : part.shape[1]] = part
+    return list(gather_stacked(padded).cpu().numpy())
+
+
+def _cache_name(encoder: nn.Module, source: ImageSource, image_size: int, how: Extraction) -> str:
+    pixels = [buffer.flatten().tolist() for name, buffer in encoder.named_buffers() if name in ("mean", "std")]
+    facts = (
+        state_digest([encoder]), pixels, source.fingerprint(), len(source), image_size, how.batch_images,
+        how.device.type, torch.__version__,
+    )  # fmt: skip
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
+
+
+def _file(folder: Path | None, number: int) -> Path:
+    return (folder or Path()) / f"block_{number:06d}.npy"
+
+
+def _kept(folder: Path | None, blocks: int) -> list[int]:
+    return [number for number in range(blocks) if folder and _file(folder, number).is_file()]
+
+
+def _keep(folder: Path, number: int, values: Features) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(_file(folder, number), buffer.getvalue())
+    except OSError as error:
+        raise UserError(
+            f"{folder}: features cannot be kept there: {error.strerror}; make room, or --no-cache"
+        ) from error

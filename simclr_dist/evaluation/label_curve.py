@@ -1,19 +1,15 @@
 """Accuracy against the number of labels: pretrained features, the same encoder untrained, and raw pixels."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from simclr_dist.build import build_method
-from simclr_dist.config import Recipe
-from simclr_dist.data.philox import Purpose, uniforms
-from simclr_dist.data.sources import ImageSource, open_source
-from simclr_dist.errors import UserError
-from simclr_dist.evaluation.classifiers import Labels, knn_accuracy, probe_accuracy
+from simclr_dist.evaluation.classifiers import knn_accuracy, probe_accuracy
 from simclr_dist.evaluation.features import extract_features, raw_pixels, settle_statistics
-from simclr_dist.models.encoder import Encoder
+from simclr_dist.evaluation.subject import Subject
+from simclr_dist.evaluation.subsets import few_labels
 
 CLASSIFIERS = {"linear probe": probe_accuracy, "kNN": knn_accuracy}
 
@@ -33,50 +29,34 @@ class Point:
         return float(np.mean(self.accuracies))
 
 
-def label_curve(encoder: Encoder, recipe: Recipe, labels_per_class: Sequence[int], splits: int) -> list[Point]:
-    """Every combination of features, classifier and number of labels, on the recipe's own held-out images.
+def label_curve(subject: Subject, labels_per_class: Sequence[int], splits: int) -> list[Point]:
+    """Every combination of features, classifier and number of labels; on one process.
 
     The images with labels of split number s depend on s alone, and fewer labels are a subset of more.
 
     Raises:
-        UserError: the source has no labels, or a class has too few images.
+        UserError: a class has too few images.
     """
-    train, test = open_source(recipe.data, "train"), open_source(recipe.data, "test")
-    train_labels, test_labels = _labels(train), _labels(test)
-    smallest = int(np.bincount(train_labels).min())
-    if max(labels_per_class) > smallest:
-        raise UserError(
-            f"--labels: {max(labels_per_class)} labels a class, but a class has {smallest} images; ask fewer"
-        )
-    size = recipe.data.image_size
-    untrained = build_method(recipe).encoder
+    train, test, size = subject.train, subject.test, subject.data.image_size
+    subject.refuse_more_than_there_are(
+        max(labels_per_class), int(np.bincount(subject.train_labels, minlength=subject.classes).min())
+    )
+    untrained = build_method(subject.pretrained.recipe).encoder
     settle_statistics(untrained, train, size)
+    how = replace(subject.how, cache=None)
     kinds = {
-        "pretrained": (extract_features(encoder, train, size), extract_features(encoder, test, size)),
-        "untrained": (extract_features(untrained, train, size), extract_features(untrained, test, size)),
-        "raw pixels": (raw_pixels(train, size), raw_pixels(test, size)),
+        "pretrained": (subject.train_features, subject.test_features),
+        "untrained": tuple(extract_features(untrained, source, size, how) for source in (train, test)),
+        "raw pixels": tuple(raw_pixels(source, size) for source in (train, test)),
     }
     points = []
     for name, (train_features, test_features) in kinds.items():
         for classifier, accuracy in CLASSIFIERS.items():
             for count in labels_per_class:
-                chosen = [few_labels(train_labels, count, split) for split in range(splits)]
-                values = [accuracy(train_features[c], train_labels[c], test_features, test_labels) for c in chosen]
+                chosen = [few_labels(subject.train_labels, count, split) for split in range(splits)]
+                values = [
+                    accuracy(train_features[c], subject.train_labels[c], test_features, subject.test_labels)
+                    for c in chosen
+                ]
                 points.append(Point(name, classifier, count, tuple(values)))
     return points
-
-
-def few_labels(labels: Labels, per_class: int, split: int) -> NDArray[np.int64]:
-    """Indices of ``per_class`` images of each class, drawn for split number ``split``; ordered by class."""
-    draw = uniforms(split, Purpose.LABELS, 0, np.arange(len(labels)), 0, 1)[:, 0]
-    chosen = []
-    for number in range(labels.max() + 1):
-        members = np.flatnonzero(labels == number)
-        chosen.append(members[np.argsort(draw[members], kind="stable")][:per_class])
-    return np.concatenate(chosen)
-
-
-def _labels(source: ImageSource) -> Labels:
-    if source.labels is None:
-        raise UserError("recipe.data: the images have no labels to evaluate with; sort them into one folder a class")
-    return source.labels

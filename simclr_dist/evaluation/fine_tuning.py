@@ -1,0 +1,117 @@
+"""All weights trained with labels: from the pretrained ones, and from scratch for comparison, by the same code.
+
+Every process calls it and gets the result. Nothing is chosen on test images: the classifier of the last step counts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+
+from torch import nn
+
+from simclr_dist.build import build_method
+from simclr_dist.data.source import Subset
+from simclr_dist.errors import agreed_error
+from simclr_dist.evaluation.classifiers import top_accuracies
+from simclr_dist.evaluation.features import extract_features, settle_statistics
+from simclr_dist.evaluation.image_batches import cropped_and_flipped
+from simclr_dist.evaluation.results import Result, Row
+from simclr_dist.evaluation.subject import Subject
+from simclr_dist.evaluation.subsets import Indices, share_of_labels, subset_digest
+from simclr_dist.evaluation.supervised import FINE_TUNING, Classifier, Protocol, steps_of, train_classifier
+
+SHARES = (0.01, 0.1, 1.0)
+_STARTS = {"pretrained": "fine-tuned, pretrained", "scratch": "supervised, from scratch"}
+
+
+def finetune(
+    subject: Subject,
+    *,
+    label_shares: Sequence[float] = SHARES,
+    splits: int = 1,
+    starts: Sequence[str] = ("pretrained",),
+    from_layer: int = 0,
+    epochs: int | None = None,
+    batch_images: int | None = None,
+    base_learning_rate: float | None = None,
+    seed: int = 0,
+) -> Result:
+    """Fine-tune with some shares of the labels (Chen et al. 2020, appendix B.5), class by class.
+
+    Args:
+        subject: the encoder, which is copied, and the images.
+        label_shares: of each class's images.
+        splits: draws of them; their numbers are ``seed``, ``seed`` + 1, ...
+        starts: ``pretrained``, ``scratch`` (the same network from its initial weights), or both.
+        from_layer: of the projection head, how many layers are kept below the classifier (SimCLR v2: 1 of 3).
+        epochs: None: 60 up to 1 % of the labels, 30 above.
+        batch_images: None: the recipe's global batch. No more than the images with labels.
+        base_learning_rate: for 256 images; None: 0.05.
+        seed: of the first draw, the order of the images, their crops and the classifier's initial weights.
+
+    Raises:
+        UserError: the head has no such layer, the processes cannot share a batch, the training diverged.
+    """
+    rows: list[Row] = []
+    batch = batch_images or subject.pretrained.recipe.global_batch_images
+    for share in label_shares:
+        default = FINE_TUNING.epochs if share <= 0.01 else FINE_TUNING.epochs // 2
+        protocol = FINE_TUNING.with_choices(epochs or default, batch, base_learning_rate)
+        drawn = [share_of_labels(subject.train_labels, share, seed + split) for split in range(splits)]
+        by_start = {}
+        for start in starts:
+            found = [_accuracies(subject, indices, start, from_layer, protocol, seed, share) for indices in drawn]
+            by_start[start] = Row(
+                name=_STARTS[start],
+                labels=f"{100 * share:g} %",
+                images=len(drawn[0]),
+                top1=tuple(top1 for top1, _ in found),
+                top5=tuple(top5 for _, top5 in found if top5 is not None),
+                subsets_sha256=tuple(subset_digest(indices) for indices in drawn),
+                details={"epochs": protocol.epochs, "batch_images": min(batch, len(drawn[0]))},
+            )
+        if by_start.keys() == _STARTS.keys():
+            by_start["pretrained"].details["gain"] = by_start["pretrained"].mean - by_start["scratch"].mean
+        rows += by_start.values()
+    told = asdict(FINE_TUNING.with_choices(epochs, batch, base_learning_rate)) | {"epochs": epochs}  # None: by share
+    told |= {"label_shares": list(label_shares), "splits": splits, "starts": list(starts)}
+    method = "baseline" if list(starts) == ["scratch"] else "finetune"
+    return subject.result(method, {**told, "from_layer": from_layer, "seed": seed}, rows)
+
+
+def _accuracies(
+    subject: Subject, indices: Indices, start: str, from_layer: int, protocol: Protocol, seed: int, share: float
+) -> tuple[float, float | None]:
+    pretrained, how, size = subject.pretrained, subject.how, subject.data.image_size
+    chosen = Subset(subject.train, indices)
+    if start == "pretrained":
+        body, features = network_body(pretrained.encoder, pretrained.projection, from_layer)
+    else:
+        fresh = build_method(pretrained.recipe)
+        assert isinstance(fresh.projection, nn.Sequential)
+        body, features = network_body(fresh.encoder, fresh.projection, from_layer)
+        settle_statistics(body, chosen, size)
+    classifier = Classifier(body, features, subject.classes, seed=seed)
+    order = steps_of(protocol, len(chosen), seed)
+    recipe = replace(pretrained.recipe, data=subject.data)
+    batches = cropped_and_flipped(chosen, recipe, order, workers=how.workers, pin_memory=how.device.type == "cuda")
+    what = f"{_STARTS[start]}, {100 * share:g} %"
+    train_classifier(classifier, protocol, order, batches, how.device, what=what, talks=how.talks)
+    scores = extract_features(classifier, subject.test, size, replace(how, cache=None))
+    return top_accuracies(scores, subject.test_labels)
+
+
+def network_body(encoder: nn.Module, projection: nn.Sequential | None, from_layer: int) -> tuple[nn.Module, int]:
+    """The encoder and the first ``from_layer`` layers of its head, and the number of features that come out.
+
+    Raises:
+        UserError: the head has fewer layers.
+    """
+    if not from_layer:
+        return encoder, int(encoder.output_dim)  # type: ignore[arg-type]
+    layers = dict(projection.named_children()) if projection else {}
+    linear = layers.get(f"linear_{from_layer}")
+    if not isinstance(linear, nn.Linear):
+        there = sum(name.startswith("linear_") for name in layers)
+        raise agreed_error(f"--from-layer: {from_layer}, but the projection head of these weights has {there} layers")
+    kept = [layer for name, layer in layers.items() if int(name.rpartition("_")[2]) <= from_layer]
+    return nn.Sequential(encoder, *kept), linear.out_features

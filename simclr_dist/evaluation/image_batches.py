@@ -1,0 +1,55 @@
+"""Batches of a classifier: images cropped and flipped, or features as they are, with their labels."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from simclr_dist.config import Recipe
+from simclr_dist.data.loader import ViewBatches, load_steps
+from simclr_dist.data.order import SampleOrder
+from simclr_dist.data.source import ImageSource
+from simclr_dist.distributed.collectives import process_count, process_rank
+from simclr_dist.errors import UserError
+from simclr_dist.evaluation.features import Features
+from simclr_dist.evaluation.subsets import Labels, labels_of
+
+Batches = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
+
+
+def cropped_and_flipped(
+    source: ImageSource, recipe: Recipe, order: SampleOrder, *, workers: int = 0, pin_memory: bool = False
+) -> Batches:
+    """Random crops and flips as the recipe draws them, without its colours and blur, from the counter-based generator.
+
+    The batches hold one view an image; it depends on (order.seed, epoch, number in ``source``) alone.
+    """
+    views = replace(
+        recipe.views,
+        color_probability=0.0, grayscale_probability=0.0, blur_probability=0.0, solarize_probability=0.0,
+    )  # fmt: skip
+    drawn = replace(recipe, views=views, seed=order.seed)
+    labels = torch.from_numpy(labels_of(source))
+
+    def batches(steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+        rank, processes = process_rank(), process_count()
+        shares = ViewBatches(source, drawn, order, rank, processes, views=1)
+        loaded = load_steps(shares, range(steps), workers=workers, pin_memory=pin_memory)
+        for step, batch in enumerate(loaded):
+            if batch.broken:
+                raise UserError(f"evaluation needs every image, and one is broken: {batch.broken[0][1]}")
+            yield batch.images[:, 0], labels[order.samples(step, rank, processes)]
+
+    return batches
+
+
+def features_as_they_are(features: Features, labels: Labels, order: SampleOrder) -> Batches:
+    """Rows of a matrix of features that all processes hold."""
+
+    def batches(steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for step in range(steps):
+            rows = order.samples(step, process_rank(), process_count())
+            yield torch.from_numpy(features[rows]), torch.from_numpy(labels[rows])
+
+    return batches

@@ -1,0 +1,99 @@
+"""What an evaluation found: one JSON file each, and a table."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from simclr_dist.checkpoint import write_atomically
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table."""
+
+    name: str
+    """Such as ``linear probe, pretrained``."""
+    labels: str
+    """How many were used: ``10 a class``, ``1 %``, ``all``."""
+    images: int
+    """With labels, that were learned from."""
+    top1: tuple[float, ...]
+    """Share of the test images, one for each split."""
+    top5: tuple[float, ...] = ()
+    """Likewise; empty with five classes or fewer."""
+    subsets_sha256: tuple[str, ...]
+    """Of the chosen training images' indices (64-bit little-endian), one for each split."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """What the method found on the way, such as the L2 chosen."""
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.top1))
+
+    @property
+    def std(self) -> float:
+        """Over the splits, with n - 1; 0 for one."""
+        return float(np.std(self.top1, ddof=1)) if len(self.top1) > 1 else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        top5 = {"mean_top5": float(np.mean(self.top5))} if self.top5 else {}
+        return {**asdict(self), "mean": self.mean, "std": self.std, **top5}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What one method found on one data set."""
+
+    method: str
+    steps_done: int
+    """Of pretraining."""
+    encoder_sha256: str
+    """Of the weights and running statistics that were evaluated."""
+    data: dict[str, Any]
+    """source, image_size, classes, and count and fingerprint of the train and test images."""
+    protocol: dict[str, Any]
+    """Everything that was chosen: with it, the encoder and the data the result repeats to the digit."""
+    rows: tuple[Row, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"format": FORMAT, **asdict(self), "rows": [row.as_dict() for row in self.rows]}
+
+    def file_name(self) -> str:
+        """The same for the same method, step, encoder, data and protocol."""
+        facts = json.dumps([self.method, self.encoder_sha256, self.data, self.protocol], sort_keys=True)
+        return f"evaluation_step_{self.steps_done:09d}_{self.method}_{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
+
+    def write(self, folder: Path) -> Path:
+        """Write it into a folder; a file of that name with other numbers is left, and this one gets the next number."""
+        content = json.dumps(self.as_dict(), indent=1).encode()
+        path, number = folder / f"{self.file_name()}.json", 1
+        while path.exists() and path.read_bytes() != content:
+            number += 1
+            path = folder / f"{self.file_name()}_{number}.json"
+        write_atomically(path, content)
+        return path
+
+    def table(self) -> str:
+        """One line a row, in percent of the test images."""
+        width = max(len(row.name) for row in self.rows) + 2
+        several, five = any(len(row.top1) > 1 for row in self.rows), any(row.top5 for row in self.rows)
+        lines = [
+            f"{'':<{width}}{'labels':>12}{'images':>9}{'top-1':>8}"
+            + (f"{'std':>7}" if several else "")
+            + (f"{'top-5':>8}" if five else "")
+            + (f"{'gain':>8}" if any("gain" in row.details for row in self.rows) else "")
+        ]
+        for row in self.rows:
+            lines.append(
+                f"{row.name:<{width}}{row.labels:>12}{row.images:>9}{100 * row.mean:>8.2f}"
+                + (f"{100 * row.std:>7.2f}" if several else "")
+                + (f"{100 * np.mean(row.top5):>8.2f}" if row.top5 else "")
+                + (f"{100 * row.details['gain']:>+8.2f}" if "gain" in row.details else "")
+            )
+        return "\n".join(lines)

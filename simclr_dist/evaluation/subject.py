@@ -1,0 +1,76 @@
+"""An encoder and the labelled images that it is evaluated on."""
+
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from simclr_dist.config.schema import Data
+from simclr_dist.data.sources import open_source
+from simclr_dist.distributed.processes import worker_count
+from simclr_dist.errors import agreed_error
+from simclr_dist.evaluation.features import Extraction, Features, extract_features
+from simclr_dist.evaluation.pretrained import Pretrained
+from simclr_dist.evaluation.results import Result, Row
+from simclr_dist.evaluation.subsets import labels_of
+
+_FEW_IMAGES = 5000
+
+
+class Subject:
+    """What every method is given; features are computed once, when first asked for, by all processes together."""
+
+    def __init__(self, pretrained: Pretrained, data: Data | None = None, how: Extraction | None = None) -> None:
+        """Open the images: those of the encoder's own recipe unless ``data`` names others.
+
+        The normalisation of the pixels stays the encoder's.
+
+        Raises:
+            UserError: the images cannot be read, or have no labels.
+        """
+        self.pretrained, self.how = pretrained, how or Extraction()
+        self.data = data or pretrained.recipe.data
+        self.train, self.test = open_source(self.data, "train"), open_source(self.data, "test")
+        self.train_labels, self.test_labels = labels_of(self.train), labels_of(self.test)
+        self.classes = int(max(self.train_labels.max(), self.test_labels.max())) + 1
+        self.encoder_sha256 = pretrained.digest()
+
+    @cached_property
+    def train_features(self) -> Features:
+        return extract_features(self.pretrained.encoder, self.train, self.data.image_size, self.how)
+
+    @cached_property
+    def test_features(self) -> Features:
+        return extract_features(self.pretrained.encoder, self.test, self.data.image_size, self.how)
+
+    def choose_workers(self, requested: int, local_processes: int) -> None:
+        """Set the processes that read images: as requested, or (-1) none for small sets, else one a core."""
+        if requested < 0 and len(self.train) + len(self.test) < _FEW_IMAGES:
+            requested = 0
+        self.how = replace(self.how, workers=worker_count(requested, local_processes))
+
+    def refuse_more_than_there_are(self, labels_per_class: int, smallest: int) -> None:
+        """Raise a UserError when a class has fewer images."""
+        if labels_per_class > smallest:
+            raise agreed_error(
+                f"--labels: {labels_per_class} labels a class, but a class has {smallest} images; ask fewer"
+            )
+
+    def result(self, method: str, protocol: dict[str, Any], rows: list[Row]) -> Result:
+        """The rows with all that they depend on."""
+        data = {
+            "source": self.data.source,
+            "image_size": self.data.image_size,
+            "classes": self.classes,
+            "train_images": len(self.train),
+            "train_fingerprint": self.train.fingerprint(),
+            "test_images": len(self.test),
+            "test_fingerprint": self.test.fingerprint(),
+        }
+        return Result(
+            method=method,
+            steps_done=self.pretrained.steps_done,
+            encoder_sha256=self.encoder_sha256,
+            data=data,
+            protocol=protocol,
+            rows=tuple(rows),
+        )

@@ -1,0 +1,40 @@
+"""How far long work is: a bar on a terminal, a line now and then in a log."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import click
+
+_SECONDS_BETWEEN_LINES = 30.0
+
+
+@contextmanager
+def showing_progress(
+    total: int, unit: str = "images", what: str = "", *, active: bool = True
+) -> Iterator[Callable[[int], None]]:
+    """A function to call with the number of ``unit`` just done; when not ``active`` it tells nothing."""
+    if not active:
+        yield lambda done: None
+        return
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        with tqdm(total=total, unit=f" {unit}", desc=what or None) as bar:
+            yield bar.update
+        return
+    done, started = 0, time.monotonic()
+    told = started
+
+    def update(count: int) -> None:
+        nonlocal done, told
+        done += count
+        now = time.monotonic()
+        if now - told >= _SECONDS_BETWEEN_LINES:
+            told, rate = now, done / (now - started)
+            left = (total - done) / rate / 60
+            start = f"{what}: " if what else ""
+            click.echo(f"{start}{done} of {total} {unit}, {rate:.0f} {unit}/s, {left:.1f} minutes left", err=True)
+
+    yield update
