@@ -46,7 +46,7 @@ MISTAKES = [
     (["config"], "CONFIG"),
     (["preview"], "CONFIG"),
     (["pretrain"], "CONFIG"),
-    (["evaluate"], "RUN_DIR"),
+    (["evaluate"], "RUN_OR_WEIGHTS"),
     (["evaluate", "a", "b"], "b"),
     (["config", "digits_dmo"], "'digits_demo'"),
     (["pretrain", "digits_dmo"], "'digits_demo'"),

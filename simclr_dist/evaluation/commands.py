@@ -15,7 +15,7 @@ _at_least_1 = click.IntRange(min=1)
 
 
 @click.command()
-@click.argument("run_dir", metavar="RUN_DIR", type=click.Path(path_type=Path))
+@click.argument("run", metavar="RUN_OR_WEIGHTS", type=click.Path(path_type=Path))
 @click.argument("words", nargs=-1, metavar="[METHOD] [KEY=VALUE]...")
 @click.option("--on", metavar="CONFIG|SOURCE|FOLDER", help="Other images to evaluate on.  [default: the run's own]")
 @click.option("--labels", help="Numbers of labels a class: label-curve (1,2,5,10,50), lowshot (10,20,50,...,500).")
@@ -46,8 +46,10 @@ _at_least_1 = click.IntRange(min=1)
 @click.option("--cache/--no-cache", default=True, help="Keep features in RUN_DIR/features.  [default: keep]")
 @with_debug
 @click.pass_context
-def evaluate(context: click.Context, /, run_dir: Path, words: tuple[str, ...], **options: Any) -> int:
-    """Evaluate a run's encoder: a table here, a JSON file (and pictures) in RUN_DIR.
+def evaluate(context: click.Context, /, run: Path, words: tuple[str, ...], **options: Any) -> int:
+    """Evaluate an encoder: a table here, a JSON file (and pictures) in the run's folder.
+
+    RUN_OR_WEIGHTS is a run's folder, or a file of weights that `import` reads; its results stand in FILE.evaluation.
 
     \b
     METHOD is
@@ -66,7 +68,7 @@ def evaluate(context: click.Context, /, run_dir: Path, words: tuple[str, ...], *
     numbers = whole_numbers("--labels", options["labels"]) if options["labels"] is not None else None
     shares = percentages(options["shares"])
     if (options["processes"] or 1) > 1:
-        return _in_processes(options["processes"], [str(run_dir), *words], {name: options[name] for name in given})
+        return _in_processes(options["processes"], [str(run), *words], {name: options[name] for name in given})
     from simclr_dist.distributed.processes import Processes, choose_device, process_group, set_kernels
     from simclr_dist.evaluation.pretrained import load_encoder
 
@@ -82,10 +84,15 @@ def evaluate(context: click.Context, /, run_dir: Path, words: tuple[str, ...], *
         from simclr_dist.evaluation.features import Extraction
         from simclr_dist.evaluation.subject import Subject
 
+        run_dir = run if run.is_dir() else run.with_name(f"{run.name}.evaluation")
         cache = run_dir / "features" if options["cache"] and method != "label-curve" else None
         how = Extraction(batch_images=options["batch_at_once"], device=device, cache=cache, talks=here.is_first)
         with all_or_none():
-            pretrained = load_encoder(run_dir)
+            pretrained = load_encoder(run)
+            if run_dir != run:
+                if options["on"] is None:
+                    raise UserError(f"{run}: a file of weights knows no labelled images; give --on")
+                run_dir.mkdir(exist_ok=True)
             subject = Subject(pretrained, chosen_data(pretrained.recipe.data, options["on"], overrides), how)
         subject.choose_workers(options["workers"], here.local_count)
         if method == "label-curve":

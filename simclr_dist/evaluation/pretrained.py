@@ -4,17 +4,14 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from simclr_dist import checkpoint
-from simclr_dist.build import build_method
-from simclr_dist.config import Recipe
-from simclr_dist.config.loading import recipe_from_dict
-from simclr_dist.errors import UserError
+from simclr_dist.config import Recipe, schema
+from simclr_dist.config.schema import Data
 from simclr_dist.models.encoder import Encoder
+from simclr_dist.weights import read
 
 
 @dataclass
@@ -33,23 +30,25 @@ class Pretrained:
         return state_digest([self.encoder, self.projection] if self.projection else [self.encoder])
 
 
-def load_encoder(run_dir: Path) -> Pretrained:
-    """The encoder of a run's newest intact checkpoint, in evaluation mode, float32, on the CPU.
+def load_encoder(path: Path) -> Pretrained:
+    """The encoder of a run (its newest intact checkpoint), of a checkpoint, an export or a foreign file of weights.
+
+    In evaluation mode, float32, on the CPU. The recipe of a foreign file knows the encoder alone.
 
     Raises:
-        UserError: there is no intact checkpoint.
+        UserError: there is no such encoder.
     """
-    path, complaints = checkpoint.newest_intact(run_dir / "checkpoints")
-    if path is None:
-        reason = f": {'; '.join(complaints)}" if complaints else "; give the run_dir of a pretraining run"
-        raise UserError(f"{run_dir}: no checkpoint to evaluate{reason}")
-    state: dict[str, Any] = checkpoint.load(path)
-    recipe = recipe_from_dict(state["recipe"])
-    method = build_method(recipe)
-    method.load_state_dict(state["model"])
-    method.eval().float()
-    assert isinstance(method.projection, nn.Sequential)
-    return Pretrained(method.encoder, method.projection, recipe, int(state["step"]))
+    loaded = read.load_encoder(path)
+    assert loaded.projection is None or isinstance(loaded.projection, nn.Sequential)
+    return Pretrained(loaded.encoder, loaded.projection, loaded.recipe or _recipe_of(loaded), loaded.steps_done or 0)
+
+
+def _recipe_of(loaded: read.LoadedEncoder) -> Recipe:
+    known = loaded.architecture
+    return Recipe(
+        data=Data(image_size=loaded.image_size, mean=loaded.mean, std=loaded.std),
+        encoder=schema.Encoder(name=known.name, width=known.width, stem=known.stem),
+    )
 
 
 def state_digest(modules: Sequence[nn.Module]) -> str:

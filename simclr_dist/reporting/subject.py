@@ -17,10 +17,10 @@ from simclr_dist.data.sources import BrokenImageError, open_source
 from simclr_dist.data.views import draw_views
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation.features import extract_features, settle_statistics
+from simclr_dist.evaluation.pretrained import load_encoder
 from simclr_dist.models.encoder import Encoder
 from simclr_dist.reporting import Missing
 from simclr_dist.reporting.analysis import Features, Labels
-from simclr_dist.weights.read import load_pretrained
 
 THUMBNAIL = 32
 _PAIRS = 1000
@@ -80,7 +80,8 @@ def open_subject(run_dir: Path, images: int) -> Subject:
     """
     if not any((run_dir / "checkpoints").glob("step_*.pt")):
         raise Missing("There is no checkpoint yet.")
-    encoder, recipe, steps_done = load_pretrained(run_dir)
+    pretrained = load_encoder(run_dir)
+    encoder, recipe, steps_done = pretrained.encoder, pretrained.recipe, pretrained.steps_done
     try:
         pretraining = open_source(recipe.data)
     except UserError as error:

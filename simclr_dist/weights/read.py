@@ -113,14 +113,6 @@ def load_run(run_dir: Path) -> LoadedEncoder:
     return _from_checkpoint(path, run_dir.resolve().name)
 
 
-def load_pretrained(run_dir: Path) -> tuple[Encoder, Recipe, int]:
-    """As :func:`load_run`: the encoder, the run's recipe and the steps done."""
-    loaded = load_run(run_dir)
-    assert loaded.recipe is not None
-    assert loaded.steps_done is not None
-    return loaded.encoder, loaded.recipe, loaded.steps_done
-
-
 def _from_checkpoint(path: Path, run: str = "") -> LoadedEncoder:
     try:
         state: dict[str, Any] = checkpoint.load(path)

@@ -31,4 +31,7 @@ def compiled(function: Callable[..., Any]) -> Any:
     named = FunctionType(function.__code__, function.__globals__, function.__name__, closure=function.__closure__)
     named.__qualname__ = f"{function.__qualname__}_{_DIGEST}"
     named.__module__ = function.__module__
-    return numba.njit(cache=True, nogil=True, error_model="numpy")(named)
+    try:
+        return numba.njit(cache=True, nogil=True, error_model="numpy")(named)
+    except RuntimeError:  # no folder to keep it in (a read-only install without a home): compiled in every process
+        return numba.njit(nogil=True, error_model="numpy")(named)
