@@ -321,6 +321,12 @@ def test_ticks_are_few_round_and_enclose_the_values(low, high):
     assert 2 <= len(found) <= 8
 
 
+def test_long_numbers_at_an_axis_are_short():
+    drawn = line_chart("t", [Series("a", [(0, 0.0), (100_000, 2e6)])])
+    assert re.findall(r'text-anchor="middle">([^<]+)<', drawn) == ["0", "20k", "40k", "60k", "80k", "100k"]
+    assert re.findall(r'text-anchor="end">([^<]+)<', drawn) == ["0", "500k", "1M", "1.5M", "2M", "step"]
+
+
 def test_text_is_escaped_and_markup_is_not():
     assert tag("p", "<b>", Html("<i>x</i>"), 1.50, title='"') == '<p title="&quot;">&lt;b&gt;<i>x</i>1.5</p>'
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from simclr_dist.reporting.markup import Html, joined, number, tag
+from simclr_dist.reporting.markup import Html, joined, tag
 
 POINTS = 1000
 _WIDTH, _HEIGHT = 380, 220
@@ -67,8 +67,8 @@ def line_chart(
 
     x_ticks = sorted(set(across)) if log_x else [t for t in ticks(x_low, x_high, 5) if x_low <= t <= x_high]
     frame = [
-        *(_grid_line(place(x_low, y)[1], number(float(y), 3)) for y in y_ticks),
-        *(_x_label(place(x, y_low)[0], number(float(x), 5)) for x in x_ticks),
+        *(_grid_line(place(x_low, y)[1], _compact(y)) for y in y_ticks),
+        *(_x_label(place(x, y_low)[0], _compact(x)) for x in x_ticks),
         _x_label(_RIGHT, x_name, y=_HEIGHT - 2, anchor="end"),
     ]
     shapes = [_shape(s, [(place(x, y) if y is not None else None) for x, y in s.points]) for s in thinned]
@@ -170,6 +170,14 @@ def _grid_line(y: float, text: str) -> Html:
 
 def _x_label(x: float, text: str, *, y: float = _BOTTOM + 15, anchor: str = "middle") -> Html:
     return _text(x, y, text, anchor)
+
+
+def _compact(value: float) -> str:
+    """A value at an axis: 0.2, 40k, 1.2M, 3e-05."""
+    for limit, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= limit:
+            return f"{value / (1e3 if letter == 'k' else limit):.4g}{letter}"
+    return f"{value:.4g}"
 
 
 def _text(x: float, y: float, text: str, anchor: str, class_: str | None = None) -> Html:

@@ -10,11 +10,9 @@ from simclr_dist.errors import UserError
 from simclr_dist.reporting import Missing
 from simclr_dist.reporting.analysis import (
     Labels,
-    Neighbours,
     alignment,
     confusion,
     feature_map,
-    nearest,
     uniformity,
     vote,
 )
@@ -24,7 +22,7 @@ from simclr_dist.reporting.pictures import compact_uri, feature_maps, first_kern
 from simclr_dist.reporting.subject import Subject
 from simclr_dist.reporting.tables import rows
 
-VOTERS, KERNELS = 20, 64
+KERNELS = 64
 _SHOWN_NEIGHBOURS, _SAMPLES = 8, 12
 _MATRIX_CLASSES = 40
 _LEGEND_CLASSES = 20
@@ -45,20 +43,15 @@ def sphere(subject: Subject) -> Html:
     return joined(tag("p", told, class_="soft"), rows(["encoder", "alignment", "uniformity"], body, numeric=True))
 
 
-def neighbours_of(subject: Subject) -> Neighbours:
-    """The nearest images of the bank for every image shown."""
-    return nearest(subject.bank_features, subject.features, VOTERS, same=subject.same)
-
-
-def confusions(subject: Subject, neighbours: Neighbours) -> Html:
+def confusions(subject: Subject) -> Html:
     """Which classes weighted nearest neighbours take for which."""
     labels, bank = _labels(subject)
     names = class_names(subject)
-    counts = confusion(labels, vote(neighbours, bank, len(names)), len(names))
+    counts = confusion(labels, vote(subject.neighbours, bank, len(names)), len(names))
     right = counts.trace() / counts.sum()
     told = (
-        f"{100 * right:.1f} % right: the {neighbours.indices.shape[1]} nearest of {len(bank)} labelled images vote "
-        "(cosine, temperature 0.1). Rows: the class; columns: what it was taken for."
+        f"{100 * right:.1f} % right: the {subject.neighbours.indices.shape[1]} nearest of {len(bank)} labelled images "
+        "vote (cosine, temperature 0.1). Rows: the class; columns: what it was taken for."
     )
     if len(names) <= _MATRIX_CLASSES:
         return joined(tag("p", told, class_="soft"), matrix(counts, names))
@@ -69,17 +62,15 @@ def confusions(subject: Subject, neighbours: Neighbours) -> Html:
     return joined(tag("p", told, class_="soft"), said, rows(["class", "taken for", "images"], body))
 
 
-def neighbour_rows(subject: Subject, neighbours: Neighbours) -> Html:
+def neighbour_rows(subject: Subject) -> Html:
     """Some images and their nearest neighbours; with labels, right ones are framed green and wrong ones red."""
     labelled = subject.shown.labels is not None and subject.bank.labels is not None
     names = class_names(subject)
-    lines = []
+    lines, near = [], subject.neighbours
     for sample in _samples(subject):
         own = int(subject.shown.labels[sample]) if subject.shown.labels is not None else None
         tiles = [_tile(subject, sample, names[own] if own is not None else "", "query", of_bank=False)]
-        for index, similarity in zip(
-            neighbours.indices[sample][:_SHOWN_NEIGHBOURS], neighbours.similarities[sample], strict=False
-        ):
+        for index, similarity in zip(near.indices[sample][:_SHOWN_NEIGHBOURS], near.similarities[sample], strict=False):
             kind, name = "", ""
             if labelled:
                 other = int(subject.bank.labels[index])  # type: ignore[index]

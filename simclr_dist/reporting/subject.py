@@ -20,10 +20,10 @@ from simclr_dist.evaluation.features import extract_features, settle_statistics
 from simclr_dist.evaluation.pretrained import load_encoder
 from simclr_dist.models.encoder import Encoder
 from simclr_dist.reporting import Missing
-from simclr_dist.reporting.analysis import Features, Labels
+from simclr_dist.reporting.analysis import Features, Labels, Neighbours, nearest
 
 THUMBNAIL = 32
-_PAIRS = 1000
+_PAIRS, _NEIGHBOURS = 1000, 20
 
 
 @dataclass
@@ -48,6 +48,11 @@ class Subject:
     @cached_property
     def bank_features(self) -> Features:
         return self.features if self.same else extract_features(self.encoder, self.bank, self.recipe.data.image_size)
+
+    @cached_property
+    def neighbours(self) -> Neighbours:
+        """The nearest images of the bank for every image shown."""
+        return nearest(self.bank_features, self.features, _NEIGHBOURS, same=self.same)
 
     @cached_property
     def untrained(self) -> Encoder:

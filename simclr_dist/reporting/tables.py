@@ -49,7 +49,7 @@ def differences(runs: Sequence[Facts]) -> Html:
     parts = []
     keys = dict.fromkeys(key for run in runs for key in run.config)
     for half, same in (
-        ("recipe", "The recipes are the same: the trajectories agree to float rounding."),
+        ("recipe", "The recipes are the same: with the same images the trajectories agree to float rounding."),
         ("machine", "The machines are the same."),
     ):
         found = [
