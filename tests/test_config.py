@@ -167,6 +167,15 @@ def test_a_shipped_recipe_loads_by_name_with_and_without_suffix_and_by_path(path
     assert loaded.machine.run_dir == f"runs/{path.stem}"
 
 
+def test_every_shipped_recipe_loads_and_names_its_published_number_its_source_and_its_health():
+    for path in shipped():
+        load_config(path.stem)
+        header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+        known = path.stem == "digits_demo"
+        for word in ("No published number",) if known else ("# Published", "# Source: ", "# Health: "):
+            assert any(word in line for line in header), (path.stem, word)
+
+
 def test_there_is_a_shipped_recipe():
     assert "digits_demo" in [path.stem for path in shipped()]
 
