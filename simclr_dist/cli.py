@@ -19,9 +19,9 @@ from simclr_dist.config import Config, load_config, to_yaml
 from simclr_dist.data.commands import data
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.evaluation.commands import evaluate
-from simclr_dist.options import with_config as _with_config
-from simclr_dist.options import with_debug as _with_debug
+from simclr_dist.options import with_config, with_debug
 from simclr_dist.reporting.commands import report
+from simclr_dist.starting import in_processes, stop_with_launcher
 from simclr_dist.weights.commands import export_weights, import_weights
 
 
@@ -65,7 +65,7 @@ def _rank() -> int:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
 @click.version_option(__version__, prog_name="simclr-dist")
-@_with_debug
+@with_debug
 def command() -> None:
     """Distributed large-batch contrastive pretraining: the trajectory depends on the recipe alone.
 
@@ -81,9 +81,9 @@ command.add_command(report)
 
 
 @command.command()
-@_with_config
+@with_config
 @click.option("--processes", type=click.IntRange(min=1), help="Start this many processes on this machine.")
-@_with_debug
+@with_debug
 def pretrain(config: str, overrides: tuple[str, ...], processes: int | None) -> int:
     """Pretrain an encoder, or go on with the run that stands in machine.run_dir.
 
@@ -95,7 +95,7 @@ def pretrain(config: str, overrides: tuple[str, ...], processes: int | None) -> 
 
     if processes and processes > 1:
         return _start(processes, loaded, ["pretrain", config, *overrides])
-    _stop_with_launcher()
+    stop_with_launcher()
     from simclr_dist.trainer import pretrain as run
 
     here = Processes.from_environment()
@@ -103,22 +103,9 @@ def pretrain(config: str, overrides: tuple[str, ...], processes: int | None) -> 
 
 
 def _start(processes: int, config: Config, arguments: list[str]) -> int:
-    """The same command in so many processes, after checking here, once, what they would all refuse."""
     from simclr_dist.checks import check_machine
-    from simclr_dist.distributed.processes import Processes, choose_device
-    from simclr_dist.launch import local
 
-    if Processes.from_environment().count > 1:
-        raise UserError("--processes: torchrun has started the processes already; leave it out")
-    check_machine(config, processes)
-    choose_device(config.machine.device, processes - 1)
-    return int(local.run_processes(processes, [*arguments, *(["--debug"] if "--debug" in sys.argv else [])]))
-
-
-def _stop_with_launcher() -> None:
-    from simclr_dist.launch import local
-
-    local.stop_with_launcher()
+    return in_processes(processes, arguments, config.machine.device, check=lambda: check_machine(config, processes))
 
 
 def _report(outcome: Any, config: Config, is_first: bool) -> int:
@@ -138,7 +125,7 @@ def _report(outcome: Any, config: Config, is_first: bool) -> int:
 @click.argument("config", metavar="[CONFIG]", required=False)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--explain", is_flag=True, help="Every key with its type, default and documentation instead.")
-@_with_debug
+@with_debug
 def show_config(config: str | None, overrides: tuple[str, ...], explain: bool) -> None:
     """Print the resolved config."""
     if explain:
@@ -152,10 +139,10 @@ def show_config(config: str | None, overrides: tuple[str, ...], explain: bool) -
 
 
 @command.command()
-@_with_config
+@with_config
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default="views.png", show_default=True)
 @click.option("--images", type=click.IntRange(min=1), default=8, show_default=True, help="Rows of the picture.")
-@_with_debug
+@with_debug
 def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> None:
     """Draw images and pairs of their views, as the run will see them, into a PNG."""
     loaded = load_config(config, overrides)
@@ -177,7 +164,7 @@ def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> 
 
 
 @command.command()
-@_with_config
+@with_config
 @click.option("--gpus", type=click.IntRange(min=1), required=True, help="GPUs of the run, one process each.")
 @click.option("--gpu-memory", required=True, metavar="SIZE", help="Memory of a GPU, such as 80GB or 80GiB.")
 @click.option("--nodes", type=click.IntRange(min=1), help="Machines that the GPUs are in; else 8 GPUs a node.")
@@ -187,7 +174,7 @@ def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> 
 @click.option("--flops-per-second", metavar="RATE", help="Sustained by one GPU, such as 60T; else a usual rate.")
 @click.option("--suggest", is_flag=True, help="Print the machine half that fits, as YAML.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write a picture (PNG) too.")
-@_with_debug
+@with_debug
 def plan(config: str, overrides: tuple[str, ...], **options: Any) -> None:
     """Predict, without a GPU, whether the run fits, what it sends and how long it might take."""
     from simclr_dist.planning.command import plan_run
@@ -199,7 +186,7 @@ def plan(config: str, overrides: tuple[str, ...], **options: Any) -> None:
 @click.argument("config", metavar="[CONFIG]", default="digits_demo")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--processes", type=click.IntRange(min=1), help="Start this many processes on this machine.")
-@_with_debug
+@with_debug
 def verify(config: str, overrides: tuple[str, ...], processes: int | None) -> int:
     """Check on these machines that the trajectory depends on the recipe alone; status 1 when a promise fails.
 
@@ -209,7 +196,7 @@ def verify(config: str, overrides: tuple[str, ...], processes: int | None) -> in
     loaded = load_config(config, overrides)
     if processes and processes > 1:
         return _start(processes, loaded, ["verify", config, *overrides])
-    _stop_with_launcher()
+    stop_with_launcher()
     from simclr_dist.checks import check_machine
     from simclr_dist.distributed.processes import Processes, choose_device, process_group
     from simclr_dist.verification.certificate import Certificate, table

@@ -46,7 +46,8 @@ class ArraySource:
         return len(self.images)
 
     def read(self, sample: int) -> Tensor:
-        return torch.from_numpy(self.images[sample].copy())
+        # Copied into the layout of decoders, which the renderer takes without a copy of its own for every view.
+        return torch.from_numpy(self.images[sample].transpose(1, 2, 0).copy()).permute(2, 0, 1)
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(repr(self.images.shape).encode())

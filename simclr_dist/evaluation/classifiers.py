@@ -1,4 +1,4 @@
-"""Classifiers on frozen features: logistic regression, and weighted nearest neighbours."""
+"""Logistic regression on frozen features."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from simclr_dist.evaluation.features import Features
-from simclr_dist.evaluation.knn import knn_accuracy
 from simclr_dist.evaluation.subsets import Indices, Labels, halves
 from simclr_dist.metrics import log
-
-__all__ = ["Probe", "chosen_probe", "knn_accuracy", "probe_accuracy", "top_accuracies"]
 
 INVERSE_L2 = tuple(10.0**power for power in range(-4, 5))
 VALIDATION_SHARE = 0.2

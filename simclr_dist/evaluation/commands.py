@@ -1,6 +1,5 @@
 """``simclr-dist evaluate``: which images, which method, how many processes; a table, and a JSON file beside the run."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import click
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation.choices import chosen_data, chosen_method, percentages, refuse_foreign, whole_numbers
 from simclr_dist.options import with_debug
+from simclr_dist.starting import in_processes, stop_with_launcher
 
 _at_least_1 = click.IntRange(min=1)
 
@@ -75,9 +75,7 @@ def evaluate(context: click.Context, /, run: Path, words: tuple[str, ...], **opt
     here = Processes.from_environment()
     device = choose_device("cpu" if method == "label-curve" else options["device"], here.local_rank)
     if here.count > 1:
-        from simclr_dist.launch import local
-
-        local.stop_with_launcher()
+        stop_with_launcher()
         set_kernels(0, True, here.local_count)
     with process_group(here, device):
         from simclr_dist.distributed.agreement import all_or_none
@@ -160,16 +158,10 @@ def _result(
 
 def _in_processes(count: int, arguments: Sequence[str], given: dict[str, Any]) -> int:
     """The same command in so many processes."""
-    from simclr_dist.distributed.processes import Processes, choose_device
-    from simclr_dist.launch import local
-
-    if Processes.from_environment().count > 1:
-        raise UserError("--processes: torchrun has started the processes already; leave it out")
-    choose_device(given.get("device", "auto"), count - 1)
     for name, value in given.items():
         option = name.replace("_", "-")
         if name == "processes" or value is False:
             arguments = [*arguments, *(["--no-cache"] if name == "cache" else [])]
         else:
             arguments = [*arguments, f"--{option}", *([] if value is True else [str(value)])]
-    return int(local.run_processes(count, ["evaluate", *arguments, *(["--debug"] if "--debug" in sys.argv else [])]))
+    return in_processes(count, ["evaluate", *arguments], given.get("device", "auto"))

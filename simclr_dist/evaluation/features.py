@@ -7,7 +7,7 @@ are equal to the bit on any number of them (and to float rounding for another ``
 import hashlib
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,15 +90,14 @@ def extract_features(
     missing = [number for number in range(len(blocks)) if number not in found]
     # In rounds of one block a process; the last round may leave some without.
     mine = missing[process_rank() :: process_count()]
-    loader = iter(
-        load_steps(
-            PlainBatches(source, image_size, how.batch_images),
-            [batch for number in mine for batch in blocks[number]],
-            workers=how.workers,
-            pin_memory=how.device.type == "cuda",
-        )
+    loaded = load_steps(
+        PlainBatches(source, image_size, how.batch_images),
+        [batch for number in mine for batch in blocks[number]],
+        workers=how.workers,
+        pin_memory=how.device.type == "cuda",
     )
     with (
+        closing(loaded) as loader,
         evaluating(encoder.to(how.device)),
         torch.inference_mode(),
         showing_progress(len(missing) * in_block * how.batch_images, active=how.talks and bool(missing)) as progress,

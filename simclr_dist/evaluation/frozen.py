@@ -91,9 +91,9 @@ def lowshot(
     Raises:
         UserError: a class has fewer images.
     """
-    smallest = int(np.bincount(subject.train_labels, minlength=subject.classes).min())
+    smallest = subject.smallest_class
     counts = labels_per_class or [count for count in PUBLISHED_COUNTS if count <= smallest] or [max(1, smallest)]
-    subject.refuse_more_than_there_are(max(counts), smallest)
+    subject.refuse_more_than_there_are(max(counts))
     train, test = subject.train_features, subject.test_features
     if process_rank() != 0:
         return None

@@ -60,10 +60,15 @@ def knn_scores(
             nearest = _best(k, [nearest[0], similarity], [nearest[1], place + first])
         if count > 1:
             nearest = _best(k, list(gather_stacked(nearest[0])), list(gather_stacked(nearest[1])))
-        votes = torch.exp((nearest[0] - 1) / temperature)
-        found.append(torch.einsum("nk,nkc->nc", votes, F.one_hot(labels[nearest[1]], classes).to(votes.dtype)).cpu())
+        found.append(votes(nearest[0], labels[nearest[1]], classes, temperature).cpu())
     scores: NDArray[np.float32] = torch.cat(found).numpy()
     return scores
+
+
+def votes(similarities: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:
+    """Of the neighbours of n images, both (n, k): what each class gets, (n, classes)."""
+    weights = torch.exp((similarities - 1) / temperature)
+    return torch.einsum("nk,nkc->nc", weights, F.one_hot(labels, classes).to(weights.dtype))
 
 
 def _best(k: int, similarities: list[Tensor], places: list[Tensor]) -> tuple[Tensor, Tensor]:

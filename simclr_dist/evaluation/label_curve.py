@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from simclr_dist.build import build_method
-from simclr_dist.evaluation.classifiers import knn_accuracy, probe_accuracy
+from simclr_dist.evaluation.classifiers import probe_accuracy
 from simclr_dist.evaluation.features import extract_features, raw_pixels, settle_statistics
+from simclr_dist.evaluation.knn import knn_accuracy
 from simclr_dist.evaluation.subject import Subject
 from simclr_dist.evaluation.subsets import few_labels
 
@@ -38,9 +39,7 @@ def label_curve(subject: Subject, labels_per_class: Sequence[int], splits: int) 
         UserError: a class has too few images.
     """
     train, test, size = subject.train, subject.test, subject.data.image_size
-    subject.refuse_more_than_there_are(
-        max(labels_per_class), int(np.bincount(subject.train_labels, minlength=subject.classes).min())
-    )
+    subject.refuse_more_than_there_are(max(labels_per_class))
     untrained = build_method(subject.pretrained.recipe).encoder
     settle_statistics(untrained, train, size)
     how = replace(subject.how, cache=None)

@@ -4,6 +4,8 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from simclr_dist.config.schema import Data
 from simclr_dist.data.sources import open_source
 from simclr_dist.distributed.processes import worker_count
@@ -48,11 +50,16 @@ class Subject:
             requested = 0
         self.how = replace(self.how, workers=worker_count(requested, local_processes))
 
-    def refuse_more_than_there_are(self, labels_per_class: int, smallest: int) -> None:
+    @property
+    def smallest_class(self) -> int:
+        """Training images of the class that has the fewest."""
+        return int(np.bincount(self.train_labels, minlength=self.classes).min())
+
+    def refuse_more_than_there_are(self, labels_per_class: int) -> None:
         """Raise a UserError when a class has fewer images."""
-        if labels_per_class > smallest:
+        if labels_per_class > self.smallest_class:
             raise agreed_error(
-                f"--labels: {labels_per_class} labels a class, but a class has {smallest} images; ask fewer"
+                f"--labels: {labels_per_class} labels a class, but a class has {self.smallest_class} images; ask fewer"
             )
 
     def result(self, method: str, protocol: dict[str, Any], rows: list[Row]) -> Result:

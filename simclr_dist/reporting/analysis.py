@@ -3,13 +3,12 @@
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 
+from simclr_dist.evaluation.features import Features
+from simclr_dist.evaluation.knn import votes
+from simclr_dist.evaluation.subsets import Indices, Labels
 from simclr_dist.reporting import Missing
-
-Features = NDArray[np.float32]
-Labels = NDArray[np.int64]
-Indices = NDArray[np.int64]
 
 
 def unit(features: Features) -> Features:
@@ -61,10 +60,8 @@ def nearest(bank: Features, queries: Features, k: int, *, same: bool = False, ro
 
 def vote(neighbours: Neighbours, bank_labels: Labels, classes: int, temperature: float = 0.1) -> Labels:
     """The class of each query: neighbours vote with exp(similarity / temperature) (Wu et al. 2018, section 3.4)."""
-    weights = np.exp((neighbours.similarities - 1) / temperature)
-    votes = bank_labels[neighbours.indices]
-    scores = np.stack([(weights * (votes == number)).sum(1) for number in range(classes)], axis=1)
-    chosen: Labels = scores.argmax(1).astype(np.int64)
+    labels = torch.from_numpy(bank_labels[neighbours.indices])
+    chosen: Labels = votes(torch.from_numpy(neighbours.similarities), labels, classes, temperature).argmax(1).numpy()
     return chosen
 
 

@@ -7,9 +7,9 @@ from simclr_dist.data.preview import contact_sheet
 from simclr_dist.data.render import render_plain
 from simclr_dist.data.sources import BrokenImageError
 from simclr_dist.errors import UserError
+from simclr_dist.evaluation.subsets import Labels
 from simclr_dist.reporting import Missing
 from simclr_dist.reporting.analysis import (
-    Labels,
     alignment,
     confusion,
     feature_map,
