@@ -17,12 +17,19 @@ import click
 from simclr_dist import __version__
 from simclr_dist.config import Config, load_config, to_yaml
 from simclr_dist.data.commands import data
+from simclr_dist.distributed.launchers import rank_here
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.evaluation.commands import evaluate
+from simclr_dist.launch import scheduler
+from simclr_dist.launch.commands import cancel, logs, resume, status, submit
 from simclr_dist.options import with_config, with_debug
 from simclr_dist.reporting.commands import report
+from simclr_dist.signals import NOTICES, hold_notices
 from simclr_dist.starting import in_processes, stop_with_launcher
 from simclr_dist.weights.commands import export_weights, import_weights
+
+_REQUEUED = 75
+"""EX_TEMPFAIL of sysexits.h: nothing failed, but this is not the end."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -37,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = 2
     except (UserError, click.ClickException) as error:
         message = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        if not getattr(error, "agreed", False) or _rank() == 0:
+        if not getattr(error, "agreed", False) or rank_here() == 0:
             _complain(" ".join(message.split()), debug)
         status = 2
     except (KeyboardInterrupt, click.Abort):
@@ -53,14 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _complain(message: str, debug: bool) -> None:
     if debug:
         traceback.print_exc()
-    where = f" (process {_rank()})" if _rank() else ""
+    where = f" (process {rank_here()})" if rank_here() else ""
     print(f"simclr-dist{where}: {message}", file=sys.stderr)
-
-
-def _rank() -> int:
-    """This process's rank as the environment says, without importing torch; 0 when it says nonsense."""
-    rank = os.environ.get("RANK", "0")
-    return int(rank) if rank.isdigit() else 0
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
@@ -78,6 +79,8 @@ command.add_command(evaluate)
 command.add_command(export_weights)
 command.add_command(import_weights)
 command.add_command(report)
+for each in (submit, status, logs, cancel, resume):
+    command.add_command(each)
 
 
 @command.command()
@@ -90,6 +93,7 @@ def pretrain(config: str, overrides: tuple[str, ...], processes: int | None) -> 
     Alone it is one process; under torchrun (`torchrun --nproc-per-node N -m simclr_dist pretrain ...`) it is one of
     those; --processes N starts them itself.
     """
+    hold_notices()
     loaded = load_config(config, overrides)
     from simclr_dist.distributed.processes import Processes
 
@@ -110,14 +114,22 @@ def _start(processes: int, config: Config, arguments: list[str]) -> int:
 
 def _report(outcome: Any, config: Config, is_first: bool) -> int:
     run_dir = config.machine.run_dir
-    if is_first and outcome.steps_done == outcome.total_steps:
+    finished = outcome.steps_done == outcome.total_steps
+    job = os.environ.get("SLURM_JOB_ID")
+    again = not finished and outcome.signal in NOTICES and job is not None
+    if not is_first:
+        # SLURM ends a job when one of its processes fails: not before process 0 has put it back into the queue.
+        return 0 if again or not outcome.signal else 128 + outcome.signal
+    if finished:
         click.echo(f"finished: {outcome.steps_done} steps; evaluate with: simclr-dist evaluate {run_dir}")
-    elif is_first:
-        why = f" by {signal.Signals(outcome.signal).name}" if outcome.signal else ""
-        click.echo(
-            f"stopped{why} after step {outcome.steps_done} of {outcome.total_steps}, saved in {run_dir}; "
-            "start the same command again to go on"
-        )
+        return 0
+    why = f" by {signal.Signals(outcome.signal).name}" if outcome.signal else ""
+    click.echo(f"stopped{why} after step {outcome.steps_done} of {outcome.total_steps}, saved in {run_dir}; ", nl=False)
+    if again:
+        scheduler.requeue(str(job))
+        click.echo(f"job {job} is in the queue again and will go on")
+        return _REQUEUED
+    click.echo("start the same command again to go on")
     return 128 + outcome.signal if outcome.signal else 0
 
 

@@ -60,6 +60,32 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return lines
 
 
+def last_metrics(path: Path) -> dict[str, float]:
+    """The values of the newest step, without reading the steps before; {} when there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 16384))
+            lines = file.read().split(b"\n")[:-1]
+        found: dict[str, float] = json.loads(lines[-1])
+    except (OSError, IndexError, ValueError):
+        return {}
+    return found
+
+
+def write_facts(run_dir: Path, facts: dict[str, int]) -> None:
+    """Keep what the metrics do not say, such as ``total_steps``, in run.json."""
+    write_atomically(run_dir / "run.json", json.dumps(facts).encode())
+
+
+def read_facts(run_dir: Path) -> dict[str, int]:
+    """What :func:`write_facts` wrote; {} when nothing did yet."""
+    try:
+        facts: dict[str, int] = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts
+
+
 class Reporter:
     """Where the numbers of a step go: the metrics log, and a bar on a terminal or a line every ten seconds elsewhere.
 
@@ -71,6 +97,7 @@ class Reporter:
         self._started = self._last_line = time.monotonic()
         self._bar = None
         if active:
+            write_facts(run_dir, {"total_steps": total_steps})
             self._metrics = MetricsLog(run_dir, steps_done)
             if sys.stderr.isatty():
                 self._bar = tqdm(total=total_steps, initial=steps_done, unit="step")

@@ -16,7 +16,7 @@ from simclr_dist.data.broken import BrokenImages
 from simclr_dist.data.device_renderer import render_colors
 from simclr_dist.data.loader import VIEWS, Batch, load_steps
 from simclr_dist.data.sources import open_source
-from simclr_dist.distributed.agreement import StopSignals, all_or_none
+from simclr_dist.distributed.agreement import all_or_none
 from simclr_dist.distributed.collectives import gather_objects, maximum
 from simclr_dist.distributed.data_parallel import data_parallel, settle_buckets
 from simclr_dist.distributed.processes import Processes, choose_device, process_group, set_kernels, worker_count
@@ -28,6 +28,7 @@ from simclr_dist.models.batch_norm import average_running_statistics
 from simclr_dist.models.statistics_group import divide_batch_norm
 from simclr_dist.optim import make_optimizer
 from simclr_dist.run_folder import RunFolder
+from simclr_dist.signals import StopSignals
 
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -52,7 +53,7 @@ def pretrain(config: Config, processes: Processes) -> Outcome:
     check_machine(config, processes.count)
     device = choose_device(config.machine.device, processes.local_rank)
     set_kernels(config.machine.threads_per_process, config.machine.deterministic, processes.local_count)
-    with StopSignals() as stop, process_group(processes, device):
+    with StopSignals() as stop, process_group(processes, device, config.machine.collective_timeout_seconds):
         return Trainer(config, processes, device).train(stop)
 
 

@@ -14,10 +14,10 @@ import torch.distributed as dist
 
 from simclr_dist import checkpoint
 from simclr_dist.config import Config, load_config
-from simclr_dist.distributed.agreement import StopSignals
 from simclr_dist.distributed.collectives import process_count, process_rank
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.metrics import read_metrics
+from simclr_dist.signals import StopSignals
 from simclr_dist.trainer import Outcome, Trainer
 
 # Processes are forked from a server that has torch loaded but no threads: starting four takes a moment, not seconds.

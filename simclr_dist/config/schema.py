@@ -178,6 +178,9 @@ class Machine:
     """How many of the newest checkpoints are kept."""
     stop_after_steps: int = _number(0, low=0)
     """Save and stop when this many steps of the recipe are done; 0: when all are. Start again to go on."""
+    collective_timeout_seconds: int = _number(600, low=1)
+    """After so long without an answer of all other processes, a process ends, and with it the run: one of them hangs.
+    Longer than the longest wait that is right, such as that for a slow file system at the start."""
     evaluate_every_epochs: int = _number(0, low=0)
     """Epochs between looks at the encoder (kNN and a linear head on labelled training images, into the metrics); 0:
     none. The trajectory is the same with and without."""

@@ -1,10 +1,8 @@
 """Batches of views by step number: the position in the data is the step and nothing else."""
 
 import atexit
-import signal
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -21,6 +19,7 @@ from simclr_dist.data.philox import Purpose, random_words
 from simclr_dist.data.renderers import RENDERERS, Renderer
 from simclr_dist.data.sources import BrokenImageError, ImageSource
 from simclr_dist.data.views import ViewParameters, draw_views
+from simclr_dist.signals import ignore_stop_signals, stop_signals_held
 
 Item = TypeVar("Item")
 
@@ -113,7 +112,7 @@ def load_steps(
     """
     if workers and isinstance(batches, ViewBatches):
         batches.prepare()  # once, not in every worker: they begin as copies of this process
-    with _signals_held():
+    with stop_signals_held():
         loader = iter(
             DataLoader(
                 batches,
@@ -155,22 +154,7 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-_STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
-
-
-@contextmanager
-def _signals_held() -> Iterator[None]:
-    """Stop signals wait: a worker that starts here holds them until it ignores them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _ignore_signals(_: int) -> None:
     # A stop signal often reaches the whole process group: the trainer finishes its step, so its workers must live on.
     # They end when the trainer closes the loader, or by themselves when their parent is gone.
-    for each in _STOP_SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+    ignore_stop_signals()

@@ -1,10 +1,7 @@
-"""What all processes must do together or not at all: fail, decide, stop."""
+"""What all processes must do together or not at all: fail, decide."""
 
-import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any, TypeVar
 
 from simclr_dist.distributed.collectives import from_first, gather_objects, process_rank
@@ -43,29 +40,3 @@ def decided_by_first(decide: Callable[[], Result]) -> Result:
         raise agreed_error(message)
     decided: Result = value
     return decided
-
-
-class StopSignals:
-    """While entered, SIGINT and SIGTERM only set a flag; the trainer agrees on it at a step boundary.
-
-    A second Ctrl-C, more than a second after the first, interrupts at once.
-    """
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        """Number of the first signal that came."""
-        self._at = 0.0
-
-    def __enter__(self) -> "StopSignals":
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        if self.received is None:
-            self.received, self._at = number, time.monotonic()
-        elif number == signal.SIGINT and time.monotonic() > self._at + 1:
-            raise KeyboardInterrupt

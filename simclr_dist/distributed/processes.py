@@ -1,6 +1,7 @@
 """Which process this is, on which device, and the process group's beginning and end."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,9 +10,9 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from simclr_dist.distributed.launchers import place_here
+from simclr_dist.distributed.rendezvous import meeting_point
 from simclr_dist.errors import UserError
-
-TIMEOUT = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
@@ -30,18 +31,12 @@ class Processes:
 
     @classmethod
     def from_environment(cls) -> "Processes":
-        """As torchrun, or this project's launcher, has set it; a single process without either.
+        """As torchrun, srun, an MPI launcher or this project's own has set it; a single process without any.
 
         Raises:
-            UserError: the variables are there but no numbers.
+            UserError: the variables contradict each other or are no numbers.
         """
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-        try:
-            return cls(*(int(os.environ.get(name, default)) for name, default in zip(names, (0, 1, 0, 1), strict=True)))
-        except ValueError as error:
-            raise UserError(
-                f"{', '.join(names)}: must be whole numbers in the environment; start with torchrun"
-            ) from error
+        return cls(*place_here())
 
 
 def choose_device(requested: str, local_rank: int) -> torch.device:
@@ -54,6 +49,8 @@ def choose_device(requested: str, local_rank: int) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise UserError("machine.device: 'cuda' was asked for, but torch sees no GPU; set machine.device=cpu")
+    if "SLURM_GPUS_PER_TASK" in os.environ and torch.cuda.device_count() == 1:
+        return torch.device("cuda", 0)  # srun shows each task its own GPU alone
     if local_rank >= torch.cuda.device_count():
         raise UserError(
             f"machine.device: local process {local_rank} has no GPU of its own ({torch.cuda.device_count()} on this "
@@ -63,18 +60,54 @@ def choose_device(requested: str, local_rank: int) -> torch.device:
 
 
 @contextmanager
-def process_group(processes: Processes, device: torch.device) -> Iterator[None]:
-    """The default process group for as long as the block runs: NCCL on CUDA, gloo on the CPU; none for one process."""
+def process_group(processes: Processes, device: torch.device, timeout_seconds: int = 600) -> Iterator[None]:
+    """The default process group for as long as the block runs: NCCL on CUDA, gloo on the CPU; none for one process.
+
+    Args:
+        processes: this process's place.
+        device: its device.
+        timeout_seconds: how long a collective waits for the other processes.
+
+    Raises:
+        UserError: the processes do not find each other, or one of them hangs or is gone.
+    """
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if processes.count == 1:
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    timeout = timedelta(seconds=timeout_seconds)
+    with _told_of_lost_processes(timeout_seconds), meeting_point(processes.rank, processes.count, timeout) as store:
+        if store is None:
+            dist.init_process_group(backend, timeout=timeout)
+        else:
+            dist.init_process_group(
+                backend, store=store, rank=processes.rank, world_size=processes.count, timeout=timeout
+            )
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+
+
+@contextmanager
+def _told_of_lost_processes(timeout_seconds: int) -> Iterator[None]:
+    """One line instead of what the backends raise when another process is gone or does not answer."""
     try:
         yield
-    finally:
-        dist.destroy_process_group()
+    except RuntimeError as error:
+        text = str(error)
+        if "Timed out" in text or "timeout" in text.lower():
+            raise UserError(
+                f"another process has not answered for {timeout_seconds} s (machine.collective_timeout_seconds): it "
+                "hangs, or its node is gone. Its log tells more; start again to go on from the last checkpoint"
+            ) from error
+        if isinstance(error, dist.DistError) or re.search(r"[Cc]onnection (closed|reset)|[Bb]roken pipe", text):
+            raise UserError(
+                "another process of the run has ended: its log tells why; start again to go on from the last checkpoint"
+            ) from error
+        raise
 
 
 def usable_cores() -> int:

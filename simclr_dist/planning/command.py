@@ -55,6 +55,25 @@ def plan_run(
     return text
 
 
+def refuse_too_large(config: Config, gpus: int, gpu_memory: str, images: int) -> None:
+    """Raise a UserError when the run, as its machine half says, does not fit into the GPUs."""
+    memory_bytes = parse_bytes(gpu_memory, "--gpu-memory")
+    assumed = Assumptions(
+        flops_per_second=_rate(config.machine, None),
+        bandwidth=parse_bandwidth("200Gb/s", "--bandwidth"),
+        node_bandwidth=parse_bandwidth("200GB/s", "--node-bandwidth"),
+        gpus_per_node=_gpus_per_node(gpus, None),
+    )
+    from simclr_dist.planning.plan import make_plan
+
+    row = make_plan(config, gpus, memory_bytes, images, assumed).configured
+    if not row.fits:
+        raise UserError(
+            f"--gpu-memory: a process would need {row.peak_bytes / 1e9:.1f} GB and a GPU has {gpu_memory}; more GPUs, "
+            "or what this prints: simclr-dist plan CONFIG --gpus N --gpu-memory SIZE --suggest"
+        )
+
+
 def _rate(machine: Machine, given: str | None) -> float:
     return parse_flops(given, "--flops-per-second") if given else _FLOPS_PER_SECOND[machine.precision]
 

@@ -1,0 +1,125 @@
+"""What a job asks of the cluster: the options of ``submit``, and profiles that keep a cluster's usual ones."""
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from simclr_dist.errors import UserError, first_line, nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """Named as sbatch names them; an empty value leaves the choice to the cluster."""
+
+    nodes: int = 1
+    gpus_per_node: int = 1
+    """One process is started for each GPU."""
+    tasks_per_node: int = 0
+    """Processes a node, where that is not the number of GPUs (0)."""
+    cpus_per_task: int = 0
+    mem: str = ""
+    partition: str = ""
+    time: str = ""
+    account: str = ""
+    qos: str = ""
+    constraint: str = ""
+    exclude: str = ""
+    container: str = ""
+    """An image for pyxis, or an Apptainer file (.sif); its Python runs the job."""
+    python: str = ""
+    """Command that starts Python on the nodes; default: the Python that submits, or ``python3`` in a container."""
+    setup: tuple[str, ...] = ()
+    """Lines of the batch script before the processes start."""
+    sbatch: tuple[str, ...] = ()
+    """Further options of sbatch as KEY=VALUE."""
+    notice_seconds: int = 120
+    """How long before the end of its time the job is told to save and to queue again."""
+    gpu_memory: str = ""
+    """Memory of a GPU, such as 80GB; when given, the plan is checked before the job is handed in."""
+
+    @property
+    def processes_per_node(self) -> int:
+        return self.tasks_per_node or max(1, self.gpus_per_node)
+
+    @property
+    def processes(self) -> int:
+        """Of the whole job."""
+        return self.nodes * self.processes_per_node
+
+
+def resources(profile: str | None, given: dict[str, Any]) -> tuple[Resources, Path | None]:
+    """The resources of a profile with what is ``given`` instead, and the profile's file.
+
+    Args:
+        profile: a YAML file, or the name of one in the profiles' folder; None: ``default`` there, when it exists.
+        given: values by field name.
+
+    Raises:
+        UserError: no such profile, or a key or value in it that is wrong.
+    """
+    path = _profile_file(profile)
+    return dataclasses.replace(Resources(**(_read(path) if path else {})), **given), path
+
+
+def from_record(stored: dict[str, Any], given: dict[str, Any]) -> Resources:
+    """Those of an earlier submission, with what is given instead; keys that this version does not know are left out."""
+    known = {field.name for field in dataclasses.fields(Resources)}
+    kept = {key: _frozen(value) for key, value in stored.items() if key in known}
+    return dataclasses.replace(Resources(**kept), **given)
+
+
+def _profiles() -> Path:
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "simclr_dist"
+
+
+def _profile_file(profile: str | None) -> Path | None:
+    if profile is None:
+        default = _profiles() / "default.yaml"
+        return default if default.is_file() else None
+    for path in (Path(profile), _profiles() / f"{profile}.yaml"):
+        if path.is_file():
+            return path
+    there = ", ".join(sorted(path.stem for path in _profiles().glob("*.yaml"))) or "none"
+    raise UserError(f"--profile: '{profile}' is no file, and no profile in {_profiles()} ({there})")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read as YAML: {first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must hold KEY: VALUE lines named as the options of submit, such as 'partition: gpu'")
+    known = {field.name: field for field in dataclasses.fields(Resources)}
+    values = {}
+    for word, value in content.items():
+        name = str(word).replace("-", "_")
+        if name not in known:
+            raise UserError(f"{path}: unknown key '{word}'{nearest(name, list(known))}; keys are the options of submit")
+        values[name] = _checked(path, str(word), value, known[name].default)
+    return values
+
+
+def _checked(path: Path, word: str, value: Any, default: Any) -> Any:
+    if isinstance(default, tuple):
+        if isinstance(value, dict):
+            value = [f"{key}={each}" for key, each in value.items()]
+        return _frozen(value) if isinstance(value, list) else (str(value),)
+    if isinstance(default, int):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise UserError(f"{path}: {word} is '{value}'; give a whole number")
+        return value
+    if isinstance(value, list | dict | bool):
+        raise UserError(f"{path}: {word} is '{value}'; give one word or number")
+    # YAML reads 12:30 and 1:00:00 as numbers of base 60.
+    if word == "time" and isinstance(value, int):
+        raise UserError(f"{path}: time was read as the number {value}; put it in quotes, as in time: '1-00:00'")
+    return str(value)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(str, value)) if isinstance(value, list) else value

@@ -1,0 +1,85 @@
+"""How the processes of one srun find each other: process 0 takes a free port and says so in a file.
+
+A port computed from the job's number, as is common, may be taken, and comes again after a requeue. torchrun, mpirun and
+this project's local launcher set MASTER_ADDR and MASTER_PORT, and nothing here is used.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+from torch._C._distributed_c10d import TCPStore
+from torch.distributed.distributed_c10d import Store
+
+from simclr_dist.checkpoint import write_atomically
+from simclr_dist.distributed.launchers import launcher_here
+from simclr_dist.errors import UserError
+
+FOLDER = "SIMCLR_DIST_RENDEZVOUS"
+"""Variable with a folder that all nodes share; default: the working directory."""
+_SECONDS = 300.0
+
+
+@contextmanager
+def meeting_point(rank: int, count: int, timeout: timedelta) -> Iterator[Store | None]:
+    """The store through which all processes meet; None: MASTER_ADDR and MASTER_PORT say where.
+
+    Raises:
+        UserError: neither they nor a file that all see.
+    """
+    if "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ:
+        yield None
+        return
+    launcher = launcher_here()
+    if launcher is None or launcher.name != "srun":
+        raise UserError(
+            f"MASTER_ADDR, MASTER_PORT: {launcher.name if launcher else 'the launcher'} does not say where the "
+            "processes meet; give all of them the host of process 0 and a free port there"
+        )
+    # A requeued job keeps its number, and a job may have several steps.
+    step = [os.environ.get(name, "0") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")]
+    file = Path(os.environ.get(FOLDER, ".")).absolute() / f".simclr_dist_{'_'.join(step)}"
+    if rank:
+        host, port = _wait_for(file)
+        yield TCPStore(host, port, count, is_master=False, timeout=timeout)
+        return
+    store = TCPStore("0.0.0.0", 0, count, is_master=True, wait_for_workers=False, timeout=timeout)
+    try:
+        write_atomically(file, f"{_own_name()} {store.port}".encode())
+    except OSError as error:
+        raise UserError(
+            f"{file.parent}: cannot be written ({error.strerror}), and the processes meet there; set {FOLDER} to a "
+            "folder that all nodes share"
+        ) from error
+    try:
+        yield store
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _own_name() -> str:
+    """Under which the other nodes find this one: SLURM's name for it where that is a host's, else the host's own."""
+    name = os.environ.get("SLURMD_NODENAME", "")
+    try:
+        socket.getaddrinfo(name or None, 0)
+        return name or socket.gethostname()
+    except OSError:
+        return socket.gethostname()
+
+
+def _wait_for(file: Path) -> tuple[str, int]:
+    deadline = time.monotonic() + _SECONDS
+    while time.monotonic() < deadline:
+        try:
+            host, port = file.read_text().split()
+            return host, int(port)
+        except (OSError, ValueError):
+            time.sleep(0.1)
+    raise UserError(
+        f"{file}: process 0 has not written it in {_SECONDS:.0f} s; it failed (see its log), or the folder is not "
+        f"shared by all nodes: set {FOLDER} to one that is"
+    )
