@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from simclr_dist.errors import UserError
+from simclr_dist.signals import NOTICES
 
 LIVING = ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "STOPPED")
 """States of a job that has not ended."""
@@ -45,6 +46,8 @@ class Job:
     run_time: str = ""
     time_limit: str = ""
     exit_code: str = ""
+    preempted: bool = False
+    """Its nodes are wanted for another job: it has its grace time to end, or has ended."""
 
     @property
     def lives(self) -> bool:
@@ -98,6 +101,17 @@ def jobs(ids: Sequence[str]) -> list[Job]:
         here = list(_of_scontrol(_run(("scontrol", "--oneliner", "show", "job", each), None).stdout))
         found += here or list(_of_sacct(each))
     return found
+
+
+def is_to_go_on(job: str, number: int) -> bool:
+    """Whether a job that a signal stopped should be put back into the queue by itself.
+
+    A notice says that its time is nearly up. SIGTERM comes from scancel, from scontrol requeue, or before a preemption;
+    only in the last case, which leaves the job RUNNING, does SLURM take a job whose processes end for a failed one.
+    """
+    if number in NOTICES:
+        return True
+    return any(each.state == "RUNNING" and each.preempted for each in jobs([job]))
 
 
 def requeue(job: str) -> None:
@@ -160,6 +174,7 @@ def _of_scontrol(text: str) -> Iterator[Job]:
             run_time=facts.get("RunTime", ""),
             time_limit=facts.get("TimeLimit", "").replace("UNLIMITED", ""),
             exit_code=facts.get("ExitCode", ""),
+            preempted=facts.get("PreemptTime", "None") not in ("None", "N/A", "Unknown"),
         )
 
 

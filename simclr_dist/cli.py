@@ -113,23 +113,21 @@ def _start(processes: int, config: Config, arguments: list[str]) -> int:
 
 
 def _report(outcome: Any, config: Config, is_first: bool) -> int:
-    run_dir = config.machine.run_dir
-    finished = outcome.steps_done == outcome.total_steps
+    run_dir, finished = config.machine.run_dir, outcome.steps_done == outcome.total_steps
     job = os.environ.get("SLURM_JOB_ID")
-    again = not finished and outcome.signal in NOTICES and job is not None
     if not is_first:
-        # SLURM ends a job when one of its processes fails: not before process 0 has put it back into the queue.
-        return 0 if again or not outcome.signal else 128 + outcome.signal
+        # SLURM ends a job when one of its processes fails: not before process 0 may have put it back into the queue.
+        return 128 + outcome.signal if outcome.signal and not job else 0
     if finished:
         click.echo(f"finished: {outcome.steps_done} steps; evaluate with: simclr-dist evaluate {run_dir}")
         return 0
     why = f" by {signal.Signals(outcome.signal).name}" if outcome.signal else ""
-    click.echo(f"stopped{why} after step {outcome.steps_done} of {outcome.total_steps}, saved in {run_dir}; ", nl=False)
-    if again:
-        scheduler.requeue(str(job))
-        click.echo(f"job {job} is in the queue again and will go on")
+    stopped = f"stopped{why} after step {outcome.steps_done} of {outcome.total_steps}, saved in {run_dir}"
+    if job and outcome.signal and scheduler.is_to_go_on(job, outcome.signal):
+        click.echo(f"{stopped}; putting job {job} back into the queue, where it goes on")
+        scheduler.requeue(job)
         return _REQUEUED
-    click.echo("start the same command again to go on")
+    click.echo(f"{stopped}; start the same command again to go on")
     return 128 + outcome.signal if outcome.signal else 0
 
 

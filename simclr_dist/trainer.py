@@ -23,7 +23,7 @@ from simclr_dist.distributed.processes import Processes, choose_device, process_
 from simclr_dist.errors import agreed_error
 from simclr_dist.evaluation.online import OnlineEvaluation
 from simclr_dist.gradients import compute_gradients
-from simclr_dist.metrics import Reporter
+from simclr_dist.metrics import Reporter, log
 from simclr_dist.models.batch_norm import average_running_statistics
 from simclr_dist.models.statistics_group import divide_batch_norm
 from simclr_dist.optim import make_optimizer
@@ -95,6 +95,8 @@ class Trainer:
         until = min(total, machine.stop_after_steps or total)
         broken = BrokenImages(self.folder.path, len(self.source), machine.max_broken_image_share)
         signal = 0
+        if self.processes.is_first:
+            log.info("step %d of %d, %d processes, %s", self.steps_done, total, self.processes.count, self.device.type)
         with (
             closing(self._loader(until)) as batches,
             Reporter(self.folder.path, self.steps_done, total, active=self.processes.is_first) as reporter,
