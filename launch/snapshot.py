@@ -7,6 +7,7 @@ from pathlib import Path
 from simclr_dist.configs import shipped
 
 import simclr_dist
+from simclr_dist.data.kernels import DIGEST
 from simclr_dist.errors import UserError
 
 
@@ -22,8 +23,9 @@ def copy_code(folder: Path) -> None:
     try:
         for source, name in parts.items():
             shutil.copytree(source, folder / "simclr_dist" / name, ignore=_left_out, dirs_exist_ok=True)
-    except (OSError, shutil.Error) as error:
-        raise UserError(f"{folder}: the code cannot be copied there: {error}") from error
+    except OSError as error:  # shutil's own holds a list of (source, target, message)
+        first = error.args[0][0][-1] if isinstance(error, shutil.Error) else error.strerror
+        raise UserError(f"{folder}: the code cannot be copied there: {first}") from error
 
 
 def code_version() -> str:
@@ -44,5 +46,6 @@ def code_version() -> str:
 
 
 def _left_out(_: str, names: list[str]) -> list[str]:
-    # numba's compiled kernels (.nbi, .nbc) go along: without them every submission would begin with compiling.
-    return [name for name in names if name.endswith((".pyc", ".tmp"))]
+    # numba's compiled kernels go along, those of the present code: a submission need not begin with compiling.
+    kept = (f"{DIGEST}-", ".py", ".yaml", ".css", ".js", ".typed")
+    return [name for name in names if "." in name and not any(part in name for part in kept)]

@@ -35,6 +35,7 @@ def describe(run_dir: Path) -> str:
         lines.append(
             f"code     {found[-1].version}, submitted {found[-1].submitted_at}, {found[-1].processes} processes"
         )
+        lines += [f"why      {words}" for words in _last_words(found[-1])]
     lines.append(f"step     {_progress(run_dir)}")
     lines.append(f"saved    {_saved(run_dir)}")
     if found:
@@ -101,6 +102,18 @@ def _state(record: records.Record) -> tuple[str, str]:
     if not found:
         return "FORGOTTEN", "SLURM does not remember it any more: it has ended"
     return found[-1].state, found[-1].told()
+
+
+def _last_words(record: records.Record) -> list[str]:
+    """What the processes of a job that failed complained of, each complaint once."""
+    if _state(record)[0] not in ("FAILED", "OUT_OF_MEMORY", "NODE_FAIL", "TIMEOUT"):
+        return []
+    found = []
+    for rank in range(record.processes):
+        path = record.log_of(rank)
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+        found += [line for line in lines if line.startswith("simclr-dist")][-1:]
+    return list(dict.fromkeys(found)) or ["no process said why; look into the log"]
 
 
 def _progress(run_dir: Path) -> str:

@@ -24,7 +24,7 @@ from simclr_dist.launch import scheduler
 from simclr_dist.launch.commands import cancel, logs, resume, status, submit
 from simclr_dist.options import with_config, with_debug
 from simclr_dist.reporting.commands import report
-from simclr_dist.signals import NOTICES, hold_notices
+from simclr_dist.signals import hold_notices
 from simclr_dist.starting import in_processes, stop_with_launcher
 from simclr_dist.weights.commands import export_weights, import_weights
 

@@ -6,11 +6,13 @@ import math
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
 from simclr_dist.checkpoint import write_atomically
+from simclr_dist.errors import UserError
 
 log = logging.getLogger("simclr_dist")
 _LINE_EVERY_SECONDS = 10.0
@@ -30,10 +32,20 @@ class MetricsLog:
         self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=steps_done + 1)
 
     def write(self, values: dict[str, float]) -> None:
-        """One step's values; numbers that are not finite become null."""
+        """One step's values; numbers that are not finite become null.
+
+        Raises:
+            UserError: the disk is full or gone.
+        """
         finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
-        self._file.write(json.dumps(finite) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(finite) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise UserError(
+                f"machine.run_dir: {self.path} cannot be written: {error.strerror}; make room, then start again to go "
+                "on from the last checkpoint"
+            ) from error
         for key, value in values.items():
             if key not in ("step", "epoch"):
                 self._board.add_scalar(key, value, int(values["step"]))
@@ -44,8 +56,11 @@ class MetricsLog:
         self._board.flush()
 
     def close(self) -> None:
-        self._file.close()
-        self._board.close()
+        # What a full disk did not take was told by ``write``.
+        with suppress(OSError):
+            self._file.close()
+        with suppress(OSError):
+            self._board.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

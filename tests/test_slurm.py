@@ -1,18 +1,20 @@
 """Runs on a real SLURM cluster of two nodes, on this machine: disturbed, cancelled, refused, watched."""
 
+import io
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+from simclr_dist.launch import scheduler
 
-from simclr_dist.launch import records
+from simclr_dist.cli import main
 from simclr_dist.metrics import read_metrics
 from tests.harness import TINY, Running, assert_bit_equal, final_state, losses, pretrain_here, tiny_config
-from tests.slurm_cluster import Cluster, missing, wait_until
+from tests.slurm_cluster import NODES, Cluster, missing, wait_until
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "there")
 
@@ -40,27 +42,31 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def user(cluster: Cluster, tmp_path: Path) -> "User":
+def user(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "User":
     (tmp_path / "tiny.yaml").write_text("recipe: {}\n")
-    return User(cluster, tmp_path)
+    return User(cluster, tmp_path, monkeypatch)
 
 
 class User:
     """Somebody on the login node, in a folder with a tiny recipe."""
 
-    def __init__(self, cluster: Cluster, folder: Path) -> None:
+    def __init__(self, cluster: Cluster, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.cluster, self.folder, self.run = cluster, folder, folder / "run"
+        monkeypatch.chdir(folder)
+        for name in ("SLURM_CONF", "PATH"):
+            monkeypatch.setenv(name, cluster.environment[name])
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
-    def type(self, *words: str, status: int = 0, **environment: str) -> str:
+    def type(self, *words: str, status: int = 0) -> str:
         """What ``simclr-dist WORDS`` answers: its output, or when it must fail the one line that says why."""
-        done = subprocess.run(
-            [sys.executable, "-m", "simclr_dist", *words], cwd=self.folder, capture_output=True, text=True, timeout=120,
-            env={**self.cluster.environment, "OMP_NUM_THREADS": "1", "XDG_CONFIG_HOME": str(self.folder), **environment},
-        )  # fmt: skip
-        assert done.returncode == status, done.stdout + done.stderr
+        output, errors = io.StringIO(), io.StringIO()
+        with pytest.raises(SystemExit) as left, redirect_stdout(output), redirect_stderr(errors):
+            main(words)
+        assert left.value.code == status, output.getvalue() + errors.getvalue()
         if status:
-            assert len(done.stderr.splitlines()) == 1, done.stderr
-        return done.stderr if status else done.stdout
+            assert len(errors.getvalue().splitlines()) == 1, errors.getvalue()
+        return errors.getvalue() if status else output.getvalue()
 
     def submit(self, *words: str, status: int = 0, nodes: int = 2) -> str:
         """The number of the job, or the complaint."""
@@ -76,33 +82,40 @@ class User:
 
     def wait_for_step(self, step: int, job: str) -> None:
         def reached() -> bool:
-            assert self.cluster.state_of(job) not in ("FAILED", "COMPLETED", "CANCELLED"), self.log()
+            assert self.cluster.state_of(job) in scheduler.LIVING, self.log()
             return self.step() >= step
 
-        wait_until(reached, 120, self.log)
+        wait_until(reached, 240, self.log)
 
     def wait_for_state(self, job: str, state: str) -> None:
-        wait_until(lambda: self.cluster.state_of(job) == state, 120, lambda: self.cluster.state_of(job) + self.log())
+        wait_until(lambda: self.cluster.state_of(job) == state, 240, lambda: self.cluster.state_of(job) + self.log())
 
     def wait_for_restart(self, job: str, restarts: int) -> None:
         shown = f"Restarts={restarts} "
-        wait_until(lambda: shown in self.cluster.run("scontrol", "-o", "show", "job", job), 120, self.log)
+        wait_until(lambda: shown in self.cluster.run("scontrol", "-o", "show", "job", job), 240, self.log)
 
     def log(self) -> str:
         return "".join(path.read_text() for path in self.folder.rglob("*_log.out"))
 
 
-def tasks_on(node: str) -> list[int]:
-    """Process ids of all that SLURM started on a node."""
+def tasks_on(node: str, command: str = "") -> list[int]:
+    """Process ids of all that SLURM started on a node, with that in their command lines."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                if f"SLURMD_NODENAME={node}".encode() in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
+                environment = (entry / "environ").read_bytes().split(b"\0")
+                if f"SLURMD_NODENAME={node}".encode() in environment:
+                    if command.encode() in (entry / "cmdline").read_bytes():
+                        found.append(int(entry.name))
             except OSError:
                 continue
     return found
+
+
+def processes_on(node: str) -> list[int]:
+    """Those of them that pretrain, and not the scripts that start them."""
+    return tasks_on(node, "-m\0simclr_dist\0pretrain")
 
 
 def test_notices_requeues_preemption_and_a_lost_node_leave_no_trace_in_the_run(user, cluster, undisturbed):
@@ -134,3 +147,113 @@ def test_notices_requeues_preemption_and_a_lost_node_leave_no_trace_in_the_run(u
     assert len(losses(user.run)) == STEPS
     assert_bit_equal(final_state(user.run), final_state(undisturbed))
     assert "Traceback" not in user.log()
+
+
+def test_a_run_started_on_two_nodes_and_cancelled_goes_on_on_one_along_the_same_trajectory(user, cluster, undisturbed):
+    job = user.submit()
+    wait_until(lambda: all(processes_on(node) for node in NODES), 240, user.log)
+    cluster.run("scancel", "--signal=USR2", job)  # the processes do not listen yet: it waits for them
+    user.wait_for_restart(job, 1)
+    user.wait_for_step(50, job)
+    assert "is at it already" in user.submit(status=2)
+    told = user.type("status", job)
+    assert "RUNNING on n[1-2]" in told
+    assert "started again 1 times" in told
+    assert f"of {STEPS}" in told
+    assert f"job {job} ended" in user.type("cancel", str(user.run))
+    assert "CANCELLED" in user.type("status", str(user.run))
+    assert final_state(user.run)["step"] < STEPS
+    answer = user.type("resume", str(user.run), "--nodes=1", "machine.save_every_steps=100")
+    second = answer.split()[1].rstrip(":")
+    user.wait_for_state(second, "COMPLETED")
+    assert losses(user.run) == pytest.approx(losses(undisturbed), rel=1e-4)
+    assert f"step {STEPS} of {STEPS}" in user.type("logs", str(user.run))
+    told = user.type("status", str(user.run))
+    assert "COMPLETED" in told
+    assert f"{STEPS} of {STEPS}" in told
+    assert "no job of it waits or runs" in user.type("cancel", str(user.run))
+    assert not (user.run / "jobs" / "002" / "code").exists()  # the code of its first submission ran
+
+
+def test_a_sweep_is_an_array_with_a_run_folder_each_and_a_table(user, cluster):
+    job = user.submit("recipe.epochs=1", "--sweep=recipe.loss.temperature=0.2,0.5,1.0", nodes=1)
+    runs = [user.run / f"temperature={value}" for value in ("0.2", "0.5", "1.0")]
+    for task in range(3):
+        user.wait_for_state(f"{job}_{task}", "COMPLETED")
+    table = user.type("status", str(user.run)).splitlines()
+    assert len(table) == 4
+    assert all("COMPLETED" in line and "44 of 44" in line for line in table[1:])
+    assert len({tuple(losses(run)) for run in runs}) == 3
+    assert "44 of 44" in user.type("logs", str(runs[2]))
+    assert "temperature=0.5" in user.type("status", f"{job}_1")
+
+
+def test_a_job_that_waits_says_why_and_can_be_cancelled(user, cluster):
+    job = user.submit("--sbatch=hold")
+    assert "PENDING" in user.type("status", job)
+    assert "scontrol release" in user.type("status", job)
+    assert "has printed nothing yet" in user.type("logs", job, status=2)
+    assert f"job {job} ended" in user.type("cancel", job)
+    assert cluster.state_of(job) == "CANCELLED"
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--partition=nope"], "Partitions here: main: 2 nodes"),
+        (["--nodes=16"], "SLURM would refuse this job"),
+        (["--sbatch=no-such-option=1"], "unrecognized option"),
+        (["--profile=nope"], "--profile: 'nope'"),
+        (["recipe.global_batch_images=33"], "cannot be shared equally by 2 processes"),
+        (["recipe.data.source=folder", "recipe.data.path=nowhere"], "nowhere"),
+        (["--gpu-memory=1MB"], "a GPU has 1MB"),
+        (["--sweep=recipe.loss.temperature"], "--sweep"),
+    ],
+)
+def test_what_slurm_or_the_recipe_refuses_is_one_line_and_leaves_nothing_behind(user, words, complaint):
+    assert complaint in user.submit(*words, status=2)
+    assert not list(user.run.rglob("jobs/*/*"))
+    assert not user.cluster.run("squeue", "-h")
+
+
+def test_without_slurm_submit_says_what_to_do(user, monkeypatch):
+    monkeypatch.setenv("PATH", str(user.folder))
+    assert "sbatch: not installed on this machine" in user.submit(status=2)
+    assert not list(user.run.rglob("jobs/*/*"))
+
+
+def test_a_process_that_hangs_ends_the_job_after_the_stated_time_and_status_tells_why(user, cluster):
+    job = user.submit("machine.collective_timeout_seconds=4")
+    user.wait_for_step(5, job)
+    for process in processes_on("n2"):
+        os.kill(process, signal.SIGSTOP)
+    user.wait_for_state(job, "FAILED")
+    assert "has not answered for 4 s" in user.type("status", job)
+    cluster.wait_idle()
+
+
+def test_a_process_that_dies_ends_the_job(user, cluster):
+    job = user.submit()
+    user.wait_for_step(5, job)
+    for process in processes_on("n2"):
+        os.kill(process, signal.SIGKILL)
+    user.wait_for_state(job, "FAILED")
+    assert "another process of the run has ended" in user.type("status", job)
+    cluster.wait_idle()
+
+
+def test_a_full_disk_ends_the_job_with_a_line_and_the_checkpoints_before_are_intact(user, cluster):
+    user.run.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(user.run)], check=False)
+    if mounted.returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        job = user.submit("machine.keep_checkpoints=100")
+        user.wait_for_state(job, "FAILED")
+        told = user.type("status", job)
+        assert "No space left on device" in told
+        assert "Traceback" not in user.log()
+        assert final_state(user.run)["step"] >= SAVE_EVERY
+        cluster.wait_idle()
+    finally:
+        subprocess.run(["umount", str(user.run)], check=True)

@@ -66,7 +66,7 @@ def refuse_too_large(config: Config, gpus: int, gpu_memory: str, images: int) ->
     )
     from simclr_dist.planning.plan import make_plan
 
-    row = make_plan(config, gpus, memory_bytes, images, assumed).configured
+    row = make_plan(config, gpus, memory_bytes, images, assumed, others=()).configured
     if not row.fits:
         raise UserError(
             f"--gpu-memory: a process would need {row.peak_bytes / 1e9:.1f} GB and a GPU has {gpu_memory}; more GPUs, "

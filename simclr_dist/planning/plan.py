@@ -1,5 +1,6 @@
 """The plan of a run: every number is a prediction from traced steps and stated assumptions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from simclr_dist.build import build_order, build_schedule
@@ -64,8 +65,17 @@ class Plan:
     """GPUs -> why the recipe cannot be computed on them."""
 
 
-def make_plan(config: Config, gpus: int, gpu_memory_bytes: int, images: int, assumed: Assumptions) -> Plan:
+def make_plan(
+    config: Config,
+    gpus: int,
+    gpu_memory_bytes: int,
+    images: int,
+    assumed: Assumptions,
+    others: Sequence[int] = _COUNTS,
+) -> Plan:
     """The plan of ``config`` on ``gpus`` GPUs with ``gpu_memory_bytes`` each, for a data set of ``images``.
+
+    ``others`` are the numbers of GPUs that it is compared with.
 
     Raises:
         UserError: the GPUs cannot compute the recipe, or there are fewer images than a global batch.
@@ -74,7 +84,7 @@ def make_plan(config: Config, gpus: int, gpu_memory_bytes: int, images: int, ass
     order = build_order(config.recipe, images)
     steps = build_schedule(config.recipe, order).total_steps
     counts, refused = [], {}
-    for count in sorted({*_COUNTS, gpus}):
+    for count in sorted({*others, gpus}):
         try:
             _check(config, count)
             counts.append(count)

@@ -18,7 +18,8 @@ def digest_of(sources: Iterable[Path]) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
 
 
-_DIGEST = digest_of(SOURCES)
+DIGEST = digest_of(SOURCES)
+"""Stands in the name of every compiled kernel that is kept."""
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -29,7 +30,7 @@ def compiled(function: Callable[..., Any]) -> Any:
     """
     assert isinstance(function, FunctionType)
     named = FunctionType(function.__code__, function.__globals__, function.__name__, closure=function.__closure__)
-    named.__qualname__ = f"{function.__qualname__}_{_DIGEST}"
+    named.__qualname__ = f"{function.__qualname__}_{DIGEST}"
     named.__module__ = function.__module__
     try:
         return numba.njit(cache=True, nogil=True, error_model="numpy")(named)
