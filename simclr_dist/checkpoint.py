@@ -111,6 +111,18 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
+def load_shared(path: Path) -> dict[str, Any]:
+    """As :func:`load`, of a file that rank 0 has just found intact.
+
+    Raises:
+        UserError: this process finds something else there.
+    """
+    try:
+        return load(path)
+    except DamagedCheckpointError as error:
+        raise UserError(f"{path}: {error}; is the run folder the same for all processes?") from error
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Either the whole content stands under ``path`` and on the disk, or what stood there before.
 

@@ -6,7 +6,8 @@ carry that gradient on to the parameters. Exact as long as a chunk holds whole b
 chunk, the price a second forward pass.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from simclr_dist.methods import SimCLR
 from simclr_dist.models.batch_norm import statistics_held, statistics_of_one_pass
+from simclr_dist.precision import half_precision
 
 
 def compute_gradients(
@@ -39,8 +41,7 @@ def compute_gradients(
         the method's loss and metrics.
     """
 
-    def half() -> AbstractContextManager[object]:
-        return torch.autocast(images.device.type, autocast) if autocast else nullcontext()
+    half = partial(half_precision, images.device, autocast)
 
     def backward(loss: Tensor) -> None:
         (scaler.scale(loss) if scaler else loss).backward()

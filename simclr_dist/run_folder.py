@@ -53,10 +53,7 @@ class RunFolder:
         path = decided_by_first(self._newest)
         if path is None:
             return 0
-        try:
-            state = checkpoint.load(path)
-        except checkpoint.DamagedCheckpointError as error:
-            raise UserError(f"{path}: {error}; is the run folder the same for all processes?") from error
+        state = checkpoint.load_shared(path)
         for name, target in state_of.items():
             target.load_state_dict(state[name])
         self._saved_step = int(state["step"])

@@ -27,10 +27,9 @@ from simclr_dist.metrics import Reporter, log
 from simclr_dist.models.batch_norm import average_running_statistics
 from simclr_dist.models.statistics_group import divide_batch_norm
 from simclr_dist.optim import make_optimizer
+from simclr_dist.precision import AUTOCAST
 from simclr_dist.run_folder import RunFolder
 from simclr_dist.signals import StopSignals
-
-_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ class Trainer:
             self.parallel,
             images.to(self.device, non_blocking=True),
             chunk_images=self.config.machine.images_per_chunk,
-            autocast=_AUTOCAST.get(self.config.machine.precision),
+            autocast=AUTOCAST.get(self.config.machine.precision),
             scaler=self.scaler,
         )
 

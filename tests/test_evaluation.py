@@ -55,7 +55,7 @@ def blobs(images=300, classes=6, dim=8):
 
 
 def extracted(folder, batch_images, cache):
-    return small_subject(folder, batch_images=batch_images, cache=cache).train_features
+    return np.asarray(small_subject(folder, batch_images=batch_images, cache=cache).train_features)
 
 
 def test_features_are_equal_to_the_bit_on_1_and_2_processes_and_to_rounding_at_any_batch_size(tmp_path):

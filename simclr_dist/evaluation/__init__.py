@@ -6,7 +6,8 @@ Every method but the label curve writes one JSON file into the run folder,
 - ``format``: 1; ``method``: knn, probe, lowshot, finetune, baseline; ``steps_done``: of pretraining;
 - ``encoder_sha256``: of the evaluated weights and running statistics;
 - ``data``: source, image_size, classes, train_images, train_fingerprint, test_images, test_fingerprint;
-- ``protocol``: everything that was chosen, seed included;
+- ``protocol``: everything that was chosen, seed included; of what is trained by SGD: ``epochs``, ``batch_images``,
+  ``base_learning_rate``, ``momentum``, ``optimizer`` (sgd, lars), ``precision`` (float32, bfloat16);
 - ``rows``: a list of objects with ``name`` ("linear probe, pretrained"), ``labels`` ("all", "10 a class", "1 %"),
   ``images`` (with labels, learned from), ``top1`` (a list, one share of the test images for each split, 0..1), ``mean``
   and ``std`` (over the splits), ``top5`` (a list, empty with five classes or fewer) and ``mean_top5``,

@@ -10,17 +10,15 @@ from simclr_dist.errors import UserError, nearest
 
 # Each method, with the options that have a meaning for it.
 _COMMON = ("on", "device", "batch_at_once", "workers", "cache", "seed", "processes")
+_SGD = ("epochs", "batch", "learning_rate", "optimizer", "precision")
 METHODS = {
     "label-curve": ("on", "labels", "splits"),
     "knn": (*_COMMON, "k", "temperature"),
-    "probe": (*_COMMON, "solver", "augment", "epochs", "batch", "learning_rate"),
+    "probe": (*_COMMON, *_SGD, "solver", "augment"),
     "lowshot": (*_COMMON, "labels", "splits"),
-    "finetune": (
-        *_COMMON, "shares", "splits", "epochs", "batch", "learning_rate", "from_layer", "with_baseline",
-    ),
-    "baseline": (*_COMMON, "shares", "splits", "epochs", "batch", "learning_rate", "from_layer"),
-}  # fmt: skip
-_OF_SGD = ("augment", "epochs", "batch", "learning_rate")
+    "finetune": (*_COMMON, *_SGD, "shares", "splits", "from_layer", "with_baseline"),
+    "baseline": (*_COMMON, *_SGD, "shares", "splits", "from_layer"),
+}
 
 
 def chosen_method(words: Sequence[str]) -> tuple[str, list[str]]:
@@ -42,7 +40,7 @@ def refuse_foreign(method: str, given: Sequence[str], solver: str) -> None:
         if name not in METHODS[method]:
             owners = ", ".join(each for each, names in METHODS.items() if name in names)
             raise UserError(f"{option}: has no meaning for {method}; it belongs to {owners}")
-        if method == "probe" and name in _OF_SGD and solver == "lbfgs":
+        if method == "probe" and name in (*_SGD, "augment") and solver == "lbfgs":
             raise UserError(f"{option}: has no meaning for --solver lbfgs; take --solver sgd")
 
 

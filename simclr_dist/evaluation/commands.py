@@ -36,6 +36,11 @@ _at_least_1 = click.IntRange(min=1)
     "--learning-rate", type=click.FloatRange(min=0, min_open=True),
     help="Of SGD, for 256 images.  [default: probe 0.1, finetune 0.05]",
 )  # fmt: skip
+@click.option("--optimizer", type=click.Choice(["sgd", "lars"]), help="sgd: Nesterov's.  [default: sgd]")
+@click.option(
+    "--precision", type=click.Choice(["float32", "bfloat16"]),
+    help="Of the kernels of SGD; weights, kept features and accuracies are float32.  [default: float32]",
+)  # fmt: skip
 @click.option("--from-layer", type=click.IntRange(min=0), default=0, help="Head layers kept: finetune (SimCLR v2: 1).")
 @click.option("--with-baseline", is_flag=True, help="finetune: from scratch too, and the gain.")
 @click.option("--seed", type=click.IntRange(0, 2**32), default=0, show_default=True)
@@ -60,7 +65,8 @@ def evaluate(context: click.Context, /, run: Path, words: tuple[str, ...], **opt
       finetune     all weights, with 1, 10 and 100 % of the labels
       baseline     the same network from scratch, the same labels, the same budget
 
-    KEY=VALUE overrides recipe.data of the images evaluated on. Runs under torchrun as pretrain does.
+    KEY=VALUE overrides recipe.data of the images evaluated on. Runs under torchrun as pretrain does. Start the same
+    command again to go on after a stop or a kill.
     """
     method, overrides = chosen_method(words)
     given = [name for name in options if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT]
@@ -69,6 +75,8 @@ def evaluate(context: click.Context, /, run: Path, words: tuple[str, ...], **opt
     shares = percentages(options["shares"])
     if (options["processes"] or 1) > 1:
         return _in_processes(options["processes"], [str(run), *words], {name: options[name] for name in given})
+    import torch
+
     from simclr_dist.distributed.processes import Processes, choose_device, process_group, set_kernels
     from simclr_dist.evaluation.pretrained import load_encoder
 
@@ -77,9 +85,12 @@ def evaluate(context: click.Context, /, run: Path, words: tuple[str, ...], **opt
     if here.count > 1:
         stop_with_launcher()
         set_kernels(0, True, here.local_count)
+    elif device.type == "cuda":
+        set_kernels(torch.get_num_threads(), True, here.local_count)
     with process_group(here, device):
         from simclr_dist.distributed.agreement import all_or_none
         from simclr_dist.evaluation.features import Extraction
+        from simclr_dist.evaluation.saved_training import TrainingStoppedError, Unfinished
         from simclr_dist.evaluation.subject import Subject
 
         run_dir = run if run.is_dir() else run.with_name(f"{run.name}.evaluation")
@@ -91,15 +102,20 @@ def evaluate(context: click.Context, /, run: Path, words: tuple[str, ...], **opt
                 if options["on"] is None:
                     raise UserError(f"{run}: a file of weights knows no labelled images; give --on")
                 run_dir.mkdir(exist_ok=True)
-            subject = Subject(pretrained, chosen_data(pretrained.recipe.data, options["on"], overrides), how)
+            data = chosen_data(pretrained.recipe.data, options["on"], overrides)
+            subject = Subject(pretrained, data, how, Unfinished(run_dir / "unfinished"))
         subject.choose_workers(options["workers"], here.local_count)
-        if method == "label-curve":
-            found = _label_curve(subject, run_dir, numbers or [1, 2, 5, 10, 50], options["splits"] or 5)
-        else:
-            found = _result(subject, method, run_dir, numbers, shares, options)
+        status = 0
+        try:
+            if method == "label-curve":
+                found = _label_curve(subject, run_dir, numbers or [1, 2, 5, 10, 50], options["splits"] or 5)
+            else:
+                found = _result(subject, method, run_dir, numbers, shares, options)
+        except TrainingStoppedError as stopped:
+            found, status = str(stopped), 128 + stopped.signal
     if here.is_first:
         click.echo(found)
-    return 0
+    return status
 
 
 def _label_curve(subject: Any, run_dir: Path, counts: list[int], splits: int) -> str:
@@ -134,6 +150,8 @@ def _result(
             "epochs": options["epochs"],
             "batch_images": options["batch"],
             "base_learning_rate": options["learning_rate"],
+            "optimizer": options["optimizer"],
+            "precision": options["precision"],
             "seed": seed,
         }
         if method == "probe":
@@ -149,6 +167,7 @@ def _result(
         path = found.write(run_dir)
     except OSError as error:
         raise UserError(f"{run_dir}: the result cannot be written: {error.strerror}") from error
+    subject.unfinished.remove()
     title = (
         f"{method} on {subject.data.source}, {len(subject.test)} test images, accuracy in %, after "
         f"{found.steps_done} steps"

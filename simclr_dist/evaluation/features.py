@@ -5,19 +5,17 @@ are equal to the bit on any number of them (and to float rounding for another ``
 """
 
 import hashlib
-import io
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from simclr_dist.checkpoint import write_atomically
 from simclr_dist.data.loader import load_steps
 from simclr_dist.data.render import render_plain
 from simclr_dist.data.source import BrokenImageError, ImageSource
@@ -25,12 +23,11 @@ from simclr_dist.distributed.agreement import all_or_none, decided_by_first
 from simclr_dist.distributed.collectives import gather_stacked, maximum, process_count, process_rank
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation.pretrained import state_digest
+from simclr_dist.evaluation.rows import FeatureBlocks, Features, Rows, block_file, keep_block, kept_blocks
 from simclr_dist.progress import showing_progress
 
 _BATCHES_IN_BLOCK = 64
 _CPU = torch.device("cpu")
-
-Features = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,14 +77,19 @@ def extract_features(
     Raises:
         UserError: an image cannot be read (evaluation leaves none out).
     """
+    return np.asarray(feature_rows(encoder, source, image_size, how))
+
+
+def feature_rows(encoder: nn.Module, source: ImageSource, image_size: int, how: Extraction | None = None) -> Rows:
+    """As :func:`extract_features`, but where features are kept they stay in their files."""
     how = how or Extraction()
     batches = -(-len(source) // how.batch_images)
     in_block = max(1, min(_BATCHES_IN_BLOCK, batches // 16))
     blocks = [range(start, min(start + in_block, batches)) for start in range(0, batches, in_block)]
-    folder = how.cache / _cache_name(encoder, source, image_size, how) if how.cache else None
-    kept = decided_by_first(lambda: _kept(folder, len(blocks)))
-    found = {number: np.load(_file(folder, number)) for number in kept} if folder else {}
-    missing = [number for number in range(len(blocks)) if number not in found]
+    folder = how.cache / features_digest(encoder, source, image_size, how) if how.cache else None
+    kept = set(decided_by_first(lambda: kept_blocks(folder, len(blocks)) if folder else []))
+    missing = [number for number in range(len(blocks)) if number not in kept]
+    found = np.empty((0, 0), dtype=np.float32)
     # In rounds of one block a process; the last round may leave some without.
     mine = missing[process_rank() :: process_count()]
     loaded = load_steps(
@@ -110,11 +112,19 @@ def extract_features(
                     own = blocks[together[process_rank()]]
                     part = torch.cat([encoder(next(loader).to(how.device, non_blocking=True)).float() for _ in own])
             for number, values in zip(together, _gathered(part, how.device), strict=False):
-                found[number] = values[: len(blocks[number]) * how.batch_images]
-                if folder and process_rank() == 0:
-                    _keep(folder, number, found[number])
+                values = values[: len(blocks[number]) * how.batch_images]
+                if folder:
+                    decided_by_first(partial(keep_block, folder, number, values))
+                    continue
+                if not len(found):
+                    found = np.empty((len(source), *values.shape[1:]), dtype=np.float32)
+                part_of_all = found[blocks[number].start * how.batch_images :][: len(values)]
+                part_of_all[:] = values[: len(part_of_all)]
             progress(len(together) * in_block * how.batch_images)
-    return np.concatenate([found[number] for number in range(len(blocks))])[: len(source)]
+    if folder is None:
+        return found
+    with all_or_none():
+        return FeatureBlocks([block_file(folder, number) for number in range(len(blocks))], len(source))
 
 
 @contextmanager
@@ -159,30 +169,15 @@ def _gathered(part: Tensor, device: torch.device) -> list[Features]:
     return list(gather_stacked(padded).cpu().numpy())
 
 
-def _cache_name(encoder: nn.Module, source: ImageSource, image_size: int, how: Extraction) -> str:
-    pixels = [buffer.flatten().tolist() for name, buffer in encoder.named_buffers() if name in ("mean", "std")]
+def features_digest(encoder: nn.Module, source: ImageSource, image_size: int, how: Extraction) -> str:
+    """32 hex digits of everything that moves a bit of the features, processes and threads aside."""
+    pixels = [
+        buffer.flatten().tolist()
+        for name, buffer in encoder.named_buffers()
+        if name.rpartition(".")[2] in ("mean", "std")
+    ]
     facts = (
         state_digest([encoder]), pixels, source.fingerprint(), len(source), image_size, how.batch_images,
         how.device.type, torch.__version__,
     )  # fmt: skip
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
-
-
-def _file(folder: Path | None, number: int) -> Path:
-    return (folder or Path()) / f"block_{number:06d}.npy"
-
-
-def _kept(folder: Path | None, blocks: int) -> list[int]:
-    return [number for number in range(blocks) if folder and _file(folder, number).is_file()]
-
-
-def _keep(folder: Path, number: int, values: Features) -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, values)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(_file(folder, number), buffer.getvalue())
-    except OSError as error:
-        raise UserError(
-            f"{folder}: features cannot be kept there: {error.strerror}; make room, or --no-cache"
-        ) from error

@@ -14,10 +14,12 @@ from simclr_dist.errors import agreed_error
 from simclr_dist.evaluation.classifiers import top_accuracies
 from simclr_dist.evaluation.features import extract_features, settle_statistics
 from simclr_dist.evaluation.image_batches import cropped_and_flipped
+from simclr_dist.evaluation.protocol import FINE_TUNING, Protocol
 from simclr_dist.evaluation.results import Result, Row
+from simclr_dist.evaluation.saved_training import Accuracies
 from simclr_dist.evaluation.subject import Subject
 from simclr_dist.evaluation.subsets import Indices, share_of_labels, subset_digest
-from simclr_dist.evaluation.supervised import FINE_TUNING, Classifier, Protocol, steps_of, train_classifier
+from simclr_dist.evaluation.supervised import Classifier, steps_of, total_steps, train_classifier
 
 SHARES = (0.01, 0.1, 1.0)
 _STARTS = {"pretrained": "fine-tuned, pretrained", "scratch": "supervised, from scratch"}
@@ -33,6 +35,8 @@ def finetune(
     epochs: int | None = None,
     batch_images: int | None = None,
     base_learning_rate: float | None = None,
+    optimizer: str | None = None,
+    precision: str | None = None,
     seed: int = 0,
 ) -> Result:
     """Fine-tune with some shares of the labels (Chen et al. 2020, appendix B.5), class by class.
@@ -46,20 +50,32 @@ def finetune(
         epochs: None: 60 up to 1 % of the labels, 30 above.
         batch_images: None: the recipe's global batch. No more than the images with labels.
         base_learning_rate: for 256 images; None: 0.05.
+        optimizer: ``sgd`` (None) or ``lars``.
+        precision: of the kernels while training, ``float32`` (None) or ``bfloat16``.
         seed: of the first draw, the order of the images, their crops and the classifier's initial weights.
 
     Raises:
         UserError: the head has no such layer, the processes cannot share a batch, the training diverged.
+        TrainingStoppedError: a signal stopped a training that is saved (``subject.unfinished``).
     """
+    method = "baseline" if list(starts) == ["scratch"] else "finetune"
     rows: list[Row] = []
     batch = batch_images or subject.pretrained.recipe.global_batch_images
+    chosen = {
+        "batch_images": batch,
+        "base_learning_rate": base_learning_rate,
+        "optimizer": optimizer,
+        "precision": precision,
+    }
     for share in label_shares:
         default = FINE_TUNING.epochs if share <= 0.01 else FINE_TUNING.epochs // 2
-        protocol = FINE_TUNING.with_choices(epochs or default, batch, base_learning_rate)
+        protocol = FINE_TUNING.with_choices(epochs=epochs or default, **chosen)
         drawn = [share_of_labels(subject.train_labels, share, seed + split) for split in range(splits)]
         by_start = {}
         for start in starts:
-            found = [_accuracies(subject, indices, start, from_layer, protocol, seed, share) for indices in drawn]
+            found = [
+                _accuracies(subject, method, indices, start, from_layer, protocol, seed, share) for indices in drawn
+            ]
             by_start[start] = Row(
                 name=_STARTS[start],
                 labels=f"{100 * share:g} %",
@@ -72,15 +88,21 @@ def finetune(
         if by_start.keys() == _STARTS.keys():
             by_start["pretrained"].details["gain"] = by_start["pretrained"].mean - by_start["scratch"].mean
         rows += by_start.values()
-    told = asdict(FINE_TUNING.with_choices(epochs, batch, base_learning_rate)) | {"epochs": epochs}  # None: by share
+    told = asdict(FINE_TUNING.with_choices(**chosen)) | {"epochs": epochs}  # None: by share
     told |= {"label_shares": list(label_shares), "splits": splits, "starts": list(starts)}
-    method = "baseline" if list(starts) == ["scratch"] else "finetune"
     return subject.result(method, {**told, "from_layer": from_layer, "seed": seed}, rows)
 
 
 def _accuracies(
-    subject: Subject, indices: Indices, start: str, from_layer: int, protocol: Protocol, seed: int, share: float
-) -> tuple[float, float | None]:
+    subject: Subject,
+    method: str,
+    indices: Indices,
+    start: str,
+    from_layer: int,
+    protocol: Protocol,
+    seed: int,
+    share: float,
+) -> Accuracies:
     pretrained, how, size = subject.pretrained, subject.how, subject.data.image_size
     chosen = Subset(subject.train, indices)
     if start == "pretrained":
@@ -94,10 +116,13 @@ def _accuracies(
     order = steps_of(protocol, len(chosen), seed)
     recipe = replace(pretrained.recipe, data=subject.data)
     batches = cropped_and_flipped(chosen, recipe, order, workers=how.workers, pin_memory=how.device.type == "cuda")
+    saved = subject.saved_training(method, classifier, protocol, order, indices)
+    if saved.accuracies:
+        return saved.accuracies
     what = f"{_STARTS[start]}, {100 * share:g} %"
-    train_classifier(classifier, protocol, order, batches, how.device, what=what, talks=how.talks)
+    train_classifier(classifier, protocol, order, batches, how.device, what=what, talks=how.talks, saved=saved)
     scores = extract_features(classifier, subject.test, size, replace(how, cache=None))
-    return top_accuracies(scores, subject.test_labels)
+    return saved.finish(top_accuracies(scores, subject.test_labels), total_steps(protocol, order))
 
 
 def network_body(encoder: nn.Module, projection: nn.Sequential | None, from_layer: int) -> tuple[nn.Module, int]:

@@ -1,6 +1,7 @@
 """Batches of a classifier: images cropped and flipped, or features as they are, with their labels."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import replace
 
 import torch
@@ -12,10 +13,9 @@ from simclr_dist.data.order import SampleOrder
 from simclr_dist.data.source import ImageSource
 from simclr_dist.distributed.collectives import process_count, process_rank
 from simclr_dist.errors import UserError
-from simclr_dist.evaluation.features import Features
+from simclr_dist.evaluation.rows import Rows
 from simclr_dist.evaluation.subsets import Labels, labels_of
-
-Batches = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
+from simclr_dist.evaluation.supervised import Batches
 
 
 def cropped_and_flipped(
@@ -32,23 +32,23 @@ def cropped_and_flipped(
     drawn = replace(recipe, views=views, seed=order.seed)
     labels = torch.from_numpy(labels_of(source))
 
-    def batches(steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(steps: Sequence[int]) -> Generator[tuple[Tensor, Tensor], None, None]:
         rank, processes = process_rank(), process_count()
         shares = ViewBatches(source, drawn, order, rank, processes, views=1)
-        loaded = load_steps(shares, range(steps), workers=workers, pin_memory=pin_memory)
-        for step, batch in enumerate(loaded):
-            if batch.broken:
-                raise UserError(f"evaluation needs every image, and one is broken: {batch.broken[0][1]}")
-            yield batch.images[:, 0], labels[order.samples(step, rank, processes)]
+        with closing(load_steps(shares, steps, workers=workers, pin_memory=pin_memory)) as loaded:
+            for step, batch in zip(steps, loaded, strict=True):
+                if batch.broken:
+                    raise UserError(f"evaluation needs every image, and one is broken: {batch.broken[0][1]}")
+                yield batch.images[:, 0], labels[order.samples(step, rank, processes)]
 
     return batches
 
 
-def features_as_they_are(features: Features, labels: Labels, order: SampleOrder) -> Batches:
-    """Rows of a matrix of features that all processes hold."""
+def features_as_they_are(features: Rows, labels: Labels, order: SampleOrder) -> Batches:
+    """Rows of features that all processes have before them."""
 
-    def batches(steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for step in range(steps):
+    def batches(steps: Sequence[int]) -> Generator[tuple[Tensor, Tensor], None, None]:
+        for step in steps:
             rows = order.samples(step, process_rank(), process_count())
             yield torch.from_numpy(features[rows]), torch.from_numpy(labels[rows])
 

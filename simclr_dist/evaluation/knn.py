@@ -7,10 +7,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from simclr_dist.distributed.collectives import gather_stacked, process_count, process_rank
-from simclr_dist.evaluation.features import Features
+from simclr_dist.evaluation.rows import Features, Rows
 from simclr_dist.evaluation.subsets import Labels
 
-_BANK_ROWS, _TEST_ROWS = 16384, 1024
+_BANK_ROWS, _TEST_ROWS, _VOTING_ROWS = 16384, 1024, 128
 
 
 def knn_accuracy(
@@ -29,9 +29,9 @@ def knn_accuracy(
 
 @torch.inference_mode()
 def knn_scores(
-    train: Features,
+    train: Rows,
     train_labels: Labels,
-    test: Features,
+    test: Rows,
     *,
     neighbours: int = 20,
     temperature: float = 0.1,
@@ -42,26 +42,25 @@ def knn_scores(
 
     Cosine similarity; each of the ``neighbours`` nearest votes with exp(similarity / temperature) (Wu et al. 2018,
     section 3.4). With ``distributed`` every process calls this with the same arrays, searches its blocks of the bank,
-    and gets the same result as one process alone.
+    and gets the same result as one process alone. Both sides are read and normalised a block at a time, so the memory
+    needed beside them is that of the votes and of one block.
     """
     rank, count = (process_rank(), process_count()) if distributed else (0, 1)
-    bank = [
-        (_unit(train[start : start + _BANK_ROWS], device), start)
-        for start in range(rank * _BANK_ROWS, len(train), count * _BANK_ROWS)
-    ]
     labels = torch.from_numpy(train_labels).to(device)
     classes, k = int(train_labels.max()) + 1, min(neighbours, len(train))
-    found = []
-    for start in range(0, len(test), _TEST_ROWS):
-        rows = _unit(test[start : start + _TEST_ROWS], device)
-        nearest = torch.full((len(rows), k), -torch.inf, device=device), torch.zeros(len(rows), k).to(labels)
-        for block, first in bank:
-            similarity, place = (rows @ block.T).topk(min(k, len(block)), dim=1)
-            nearest = _best(k, [nearest[0], similarity], [nearest[1], place + first])
+    similarities = torch.full((len(test), k), -torch.inf, device=device)
+    places = torch.zeros(len(test), k, dtype=labels.dtype, device=device)
+    for first in range(rank * _BANK_ROWS, len(train), count * _BANK_ROWS):
+        block = _unit(train[first : first + _BANK_ROWS], device)
+        for rows in _slices(len(test), _TEST_ROWS):
+            similarity, place = (_unit(test[rows], device) @ block.T).topk(min(k, len(block)), dim=1)
+            similarities[rows], places[rows] = _best(k, [similarities[rows], similarity], [places[rows], place + first])
+    scores = np.empty((len(test), classes), dtype=np.float32)
+    for rows in _slices(len(test), _VOTING_ROWS):
+        nearest = similarities[rows], places[rows]
         if count > 1:
             nearest = _best(k, list(gather_stacked(nearest[0])), list(gather_stacked(nearest[1])))
-        found.append(votes(nearest[0], labels[nearest[1]], classes, temperature).cpu())
-    scores: NDArray[np.float32] = torch.cat(found).numpy()
+        scores[rows] = votes(nearest[0], labels[nearest[1]], classes, temperature).cpu()
     return scores
 
 
@@ -74,6 +73,10 @@ def votes(similarities: Tensor, labels: Tensor, classes: int, temperature: float
 def _best(k: int, similarities: list[Tensor], places: list[Tensor]) -> tuple[Tensor, Tensor]:
     similarity, order = torch.cat(similarities, 1).topk(k, dim=1)
     return similarity, torch.cat(places, 1).gather(1, order)
+
+
+def _slices(rows: int, at_once: int) -> list[slice]:
+    return [slice(start, start + at_once) for start in range(0, rows, at_once)]
 
 
 def _unit(features: Features, device: torch.device | str) -> Tensor:

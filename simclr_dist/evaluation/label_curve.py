@@ -44,7 +44,7 @@ def label_curve(subject: Subject, labels_per_class: Sequence[int], splits: int) 
     settle_statistics(untrained, train, size)
     how = replace(subject.how, cache=None)
     kinds = {
-        "pretrained": (subject.train_features, subject.test_features),
+        "pretrained": (np.asarray(subject.train_features), np.asarray(subject.test_features)),
         "untrained": tuple(extract_features(untrained, source, size, how) for source in (train, test)),
         "raw pixels": tuple(raw_pixels(source, size) for source in (train, test)),
     }

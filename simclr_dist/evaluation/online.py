@@ -12,8 +12,9 @@ from simclr_dist.config import Recipe
 from simclr_dist.data.source import Subset
 from simclr_dist.data.sources import open_source
 from simclr_dist.errors import UserError
-from simclr_dist.evaluation.features import Extraction, Features, extract_features
+from simclr_dist.evaluation.features import Extraction, extract_features
 from simclr_dist.evaluation.knn import knn_accuracy
+from simclr_dist.evaluation.rows import Features
 from simclr_dist.evaluation.subsets import Labels, halves, labels_of, share_of_labels
 from simclr_dist.models.encoder import Encoder
 

@@ -1,19 +1,24 @@
 """An encoder and the labelled images that it is evaluated on."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from simclr_dist.config.schema import Data
+from simclr_dist.data.order import SampleOrder
 from simclr_dist.data.sources import open_source
 from simclr_dist.distributed.processes import worker_count
 from simclr_dist.errors import agreed_error
-from simclr_dist.evaluation.features import Extraction, Features, extract_features
-from simclr_dist.evaluation.pretrained import Pretrained
+from simclr_dist.evaluation.features import Extraction, feature_rows, features_digest
+from simclr_dist.evaluation.pretrained import Pretrained, state_digest
+from simclr_dist.evaluation.protocol import Protocol
 from simclr_dist.evaluation.results import Result, Row
-from simclr_dist.evaluation.subsets import labels_of
+from simclr_dist.evaluation.rows import Rows
+from simclr_dist.evaluation.saved_training import SavedTraining, Unfinished
+from simclr_dist.evaluation.subsets import Indices, labels_of, subset_digest
 
 _FEW_IMAGES = 5000
 
@@ -21,15 +26,21 @@ _FEW_IMAGES = 5000
 class Subject:
     """What every method is given; features are computed once, when first asked for, by all processes together."""
 
-    def __init__(self, pretrained: Pretrained, data: Data | None = None, how: Extraction | None = None) -> None:
+    def __init__(
+        self,
+        pretrained: Pretrained,
+        data: Data | None = None,
+        how: Extraction | None = None,
+        unfinished: Unfinished | None = None,
+    ) -> None:
         """Open the images: those of the encoder's own recipe unless ``data`` names others.
 
-        The normalisation of the pixels stays the encoder's.
+        The normalisation of the pixels stays the encoder's. ``unfinished``: where trainings are saved (None: nowhere).
 
         Raises:
             UserError: the images cannot be read, or have no labels.
         """
-        self.pretrained, self.how = pretrained, how or Extraction()
+        self.pretrained, self.how, self.unfinished = pretrained, how or Extraction(), unfinished or Unfinished()
         self.data = data or pretrained.recipe.data
         self.train, self.test = open_source(self.data, "train"), open_source(self.data, "test")
         self.train_labels, self.test_labels = labels_of(self.train), labels_of(self.test)
@@ -37,12 +48,12 @@ class Subject:
         self.encoder_sha256 = pretrained.digest()
 
     @cached_property
-    def train_features(self) -> Features:
-        return extract_features(self.pretrained.encoder, self.train, self.data.image_size, self.how)
+    def train_features(self) -> Rows:
+        return feature_rows(self.pretrained.encoder, self.train, self.data.image_size, self.how)
 
     @cached_property
-    def test_features(self) -> Features:
-        return extract_features(self.pretrained.encoder, self.test, self.data.image_size, self.how)
+    def test_features(self) -> Rows:
+        return feature_rows(self.pretrained.encoder, self.test, self.data.image_size, self.how)
 
     def choose_workers(self, requested: int, local_processes: int) -> None:
         """Set the processes that read images: as requested, or (-1) none for small sets, else one a core."""
@@ -61,6 +72,23 @@ class Subject:
             raise agreed_error(
                 f"--labels: {labels_per_class} labels a class, but a class has {self.smallest_class} images; ask fewer"
             )
+
+    def saved_training(
+        self, method: str, classifier: nn.Module, protocol: Protocol, order: SampleOrder, indices: Indices
+    ) -> SavedTraining:
+        """Where the training of ``classifier``, as it stands here, on the images ``indices`` is saved.
+
+        It is known by all that determines it: the encoder, the images and their labels, which of them, the classifier's
+        weights before the first step, the protocol, the seed, the crops, and what moves last bits.
+        """
+        facts = [
+            self.encoder_sha256,
+            features_digest(self.pretrained.encoder, self.train, self.data.image_size, self.how),
+            [subset_digest(numbers) for numbers in (self.train_labels, indices)],
+            [state_digest([classifier]), asdict(protocol), asdict(order)],
+            asdict(self.pretrained.recipe.views),
+        ]
+        return self.unfinished.training(method, facts)
 
     def result(self, method: str, protocol: dict[str, Any], rows: list[Row]) -> Result:
         """The rows with all that they depend on."""

@@ -1,51 +1,30 @@
 """Training a classifier with labels: one loop for fine-tuning, for its baseline and for the linear probe by SGD."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simclr_dist.data.order import SampleOrder
+from simclr_dist.distributed.agreement import decided_by_first
 from simclr_dist.distributed.collectives import process_count
-from simclr_dist.distributed.data_parallel import data_parallel
+from simclr_dist.distributed.data_parallel import data_parallel, settle_buckets
 from simclr_dist.errors import agreed_error
-from simclr_dist.evaluation.features import Features
+from simclr_dist.evaluation.protocol import Protocol
+from simclr_dist.evaluation.rows import Features, Rows
+from simclr_dist.evaluation.saved_training import SavedTraining
 from simclr_dist.models.batch_norm import GroupedBatchNorm
 from simclr_dist.models.statistics_group import divide_batch_norm
 from simclr_dist.optim.schedule import Schedule, peak_learning_rate
+from simclr_dist.precision import AUTOCAST, half_precision
 from simclr_dist.progress import showing_progress
 
-
-@dataclass(frozen=True, kw_only=True)
-class Protocol:
-    """SGD with Nesterov momentum, no warm-up, no weight decay, the rate falling to 0 along a cosine (Google's code)."""
-
-    epochs: int
-    batch_images: int
-    """Over all processes; no more than there are images."""
-    base_learning_rate: float
-    """For 256 images; in proportion to the batch."""
-    momentum: float = 0.9
-
-    def with_choices(
-        self, epochs: int | None, batch_images: int | None, base_learning_rate: float | None
-    ) -> "Protocol":
-        """The same with what is given instead."""
-        return replace(
-            self,
-            epochs=epochs or self.epochs,
-            batch_images=batch_images or self.batch_images,
-            base_learning_rate=base_learning_rate or self.base_learning_rate,
-        )
-
-
-LINEAR = Protocol(epochs=90, batch_images=4096, base_learning_rate=0.1)
-"""Chen et al. 2020, appendix B.6."""
-FINE_TUNING = Protocol(epochs=60, batch_images=4096, base_learning_rate=0.05)
-"""Chen et al. 2020, appendix B.5: 60 epochs with 1 % of the labels, 30 with 10 %."""
+Batches = Callable[[Sequence[int]], Generator[tuple[Tensor, Tensor], None, None]]
+"""Numbers of steps -> this process's share of each step's global batch, with its labels."""
 
 
 class Classifier(nn.Module):
@@ -62,14 +41,19 @@ class Classifier(nn.Module):
             nn.init.normal_(self.linear.weight, std=0.01)
         nn.init.zeros_(self.linear.bias)
 
+    @property
+    def trained(self) -> nn.Module:
+        """What training changes: all of it, or the linear layer."""
+        return self.linear if self.frozen else self
+
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.linear(self.body(x))
         return logits
 
     @torch.inference_mode()
-    def scores_of(self, rows: Features) -> Features:
+    def scores_of(self, rows: Rows) -> Features:
         """Logits of rows that the body takes, a few thousand at a time; for a body that is quick."""
-        parts = torch.from_numpy(rows).split(8192)
+        parts = [torch.from_numpy(rows[start : start + 8192]) for start in range(0, len(rows), 8192)]
         scores: Features = torch.cat([self(part.to(self.linear.weight.device)).cpu() for part in parts]).numpy()
         return scores
 
@@ -98,46 +82,72 @@ def train_classifier(
     classifier: Classifier,
     protocol: Protocol,
     order: SampleOrder,
-    batches: Callable[[int], Iterable[tuple[Tensor, Tensor]]],
+    batches: Batches,
     device: torch.device,
     *,
     what: str = "",
     talks: bool = False,
+    saved: SavedTraining | None = None,
 ) -> None:
     """Walk all steps of the protocol; afterwards the classifier is in evaluation mode.
+
+    Started again after a stop it goes on where it was saved, and on as many processes ends with the same bits.
 
     Args:
         classifier: trained in place, on every process alike.
         protocol: how.
         order: the steps, of :func:`steps_of`.
-        batches: number of steps -> this process's share of each step's global batch, with its labels.
+        batches: the images or features of each step.
         device: where.
         what: is said beside the progress.
         talks: whether there is any.
+        saved: where it is saved (None: nowhere).
 
     Raises:
-        UserError: the loss is not finite.
+        UserError: weights are not finite, or the training cannot be saved.
+        TrainingStoppedError: a signal came; it was saved.
     """
+    saved = saved or SavedTraining()
     statistics = divide_batch_norm(0, order.global_batch_images, process_count())
     for norm in classifier.modules():
         if isinstance(norm, GroupedBatchNorm):
             norm.statistics = statistics
     classifier.to(device).train()
     rate = peak_learning_rate(protocol.base_learning_rate, "linear", order.global_batch_images)
-    schedule = Schedule(peak=rate, warmup_steps=0, total_steps=protocol.epochs * order.steps_per_epoch)
-    trained = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(trained, lr=0.0, momentum=protocol.momentum, nesterov=True)
+    total = total_steps(protocol, order)
+    schedule = Schedule(peak=rate, warmup_steps=0, total_steps=total)
+    optimizer = protocol.make_optimizer(classifier)
+    state = {"model": classifier.trained, "optimizer": optimizer}
+    start = saved.restore(state)
     parallel = data_parallel(classifier, device)
-    with showing_progress(schedule.total_steps, "steps", what, active=talks) as progress:
-        for step, (inputs, labels) in enumerate(batches(schedule.total_steps)):
+
+    def backward(inputs: Tensor, labels: Tensor) -> None:
+        with half_precision(device, AUTOCAST.get(protocol.precision)):
+            logits = parallel(inputs.to(device, non_blocking=True))
+        # The shares are equal, so the mean over processes of their means is that of the global batch.
+        F.cross_entropy(logits.float(), labels.to(device)).backward()
+
+    with (
+        closing(batches(range(start, total))) as shares,
+        showing_progress(total - start, "steps", f"{what} from step {start}" if start else what, active=talks) as tell,
+        saved,
+    ):
+        for step, (inputs, labels) in enumerate(shares, start):
+            if step == start:
+                settle_buckets(parallel, partial(backward, torch.zeros_like(inputs), labels))
             for group in optimizer.param_groups:
                 group["lr"] = schedule(step)
-            # The shares are equal, so the mean over processes of their means is that of the global batch.
-            loss = F.cross_entropy(parallel(inputs.to(device, non_blocking=True)), labels.to(device))
             optimizer.zero_grad()
-            loss.backward()
+            backward(inputs, labels)
             optimizer.step()
-            progress(1)
-    if not all(bool(parameter.isfinite().all()) for parameter in trained):
+            tell(1)
+            saved.after_step(state, step + 1, total, device)
+    if not all(bool(parameter.isfinite().all()) for parameter in classifier.trained.parameters()):
+        decided_by_first(saved.remove)  # it would only diverge again
         raise agreed_error("--learning-rate: the training diverged (weights are not finite); lower it")
     classifier.eval()
+
+
+def total_steps(protocol: Protocol, order: SampleOrder) -> int:
+    """Of a whole training."""
+    return protocol.epochs * order.steps_per_epoch

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from simclr_dist.evaluation.features import Features
 from simclr_dist.evaluation.knn import votes
+from simclr_dist.evaluation.rows import Features
 from simclr_dist.evaluation.subsets import Indices, Labels
 from simclr_dist.reporting import Missing
 

@@ -16,8 +16,9 @@ from simclr_dist.data.source import ImageSource, Subset
 from simclr_dist.data.sources import BrokenImageError, open_source
 from simclr_dist.data.views import draw_views
 from simclr_dist.errors import UserError
-from simclr_dist.evaluation.features import Features, extract_features, settle_statistics
+from simclr_dist.evaluation.features import extract_features, settle_statistics
 from simclr_dist.evaluation.pretrained import load_encoder
+from simclr_dist.evaluation.rows import Features
 from simclr_dist.evaluation.subsets import Labels
 from simclr_dist.models.encoder import Encoder
 from simclr_dist.reporting import Missing

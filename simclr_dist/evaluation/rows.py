@@ -1,0 +1,88 @@
+"""Features as rows: one array, or blocks that stay in their files and are read as they are asked for."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simclr_dist.checkpoint import write_atomically
+from simclr_dist.errors import UserError
+
+Features = NDArray[np.float32]
+
+
+class FeatureBlocks:
+    """Rows in several files of numpy's format, one after the other, mapped into memory.
+
+    All processes of a node share the system's one copy of a file's pages, and pages that are not in use cost nothing.
+    Rows that are asked for, by a slice or an array of numbers, are copied; ``np.asarray`` copies all.
+    """
+
+    def __init__(self, files: Sequence[Path], rows: int) -> None:
+        """Map the files; of the last block rows beyond ``rows`` are left out.
+
+        Raises:
+            UserError: a file is not there.
+        """
+        try:
+            self._blocks = [np.load(file, mmap_mode="r") for file in files]
+        except OSError as error:
+            raise UserError(
+                f"{error.filename}: kept features cannot be read: {error.strerror}; is the folder the same for all "
+                "processes? Else --no-cache"
+            ) from error
+        self._starts = np.cumsum([0, *map(len, self._blocks)])
+        self._rows = rows
+        self.shape: tuple[int, ...] = (rows, *self._blocks[0].shape[1:])
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> Features:
+        if isinstance(rows, slice):
+            rows = np.arange(len(self))[rows]
+        found = np.empty((len(rows), *self.shape[1:]), dtype=np.float32)
+        if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}")
+        block_of = np.searchsorted(self._starts, rows, side="right") - 1
+        for number in np.unique(block_of):
+            places = np.flatnonzero(block_of == number)
+            found[places] = self._blocks[number][rows[places] - self._starts[number]]
+        return found
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return self[:].astype(dtype or np.float32, copy=False)
+
+
+Rows = Features | FeatureBlocks
+"""Rows by slice or array of numbers, ``len`` and ``shape``; shape (images, d)."""
+
+
+def block_file(folder: Path, number: int) -> Path:
+    """Where block ``number`` is kept."""
+    return folder / f"block_{number:06d}.npy"
+
+
+def kept_blocks(folder: Path, blocks: int) -> list[int]:
+    """Which of so many blocks are there."""
+    return [number for number in range(blocks) if block_file(folder, number).is_file()]
+
+
+def keep_block(folder: Path, number: int, rows: Features) -> None:
+    """Write a block, whole or not at all.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    buffer = io.BytesIO()
+    np.save(buffer, rows)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(block_file(folder, number), buffer.getvalue())
+    except OSError as error:
+        raise UserError(
+            f"{folder}: features cannot be kept there: {error.strerror}; make room, or --no-cache"
+        ) from error
