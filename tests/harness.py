@@ -22,7 +22,11 @@ from simclr_dist.trainer import Outcome, Trainer
 
 # Processes are forked from a server that has torch loaded but no threads: starting four takes a moment, not seconds.
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", "torchvision", "sklearn.datasets", "simclr_dist.trainer"])
+# TensorBoard, pytest and logistic regression are there too: loaded in every process, they cost it a second.
+_CONTEXT.set_forkserver_preload(
+    ["torch", "torchvision", "sklearn.datasets", "sklearn.linear_model", "torch.utils.tensorboard", "pytest",
+     "simclr_dist.trainer", "simclr_dist.data.numba_renderer"]
+)  # fmt: skip
 
 # A recipe that a CPU runs in seconds; tests override what they are about.
 TINY = (

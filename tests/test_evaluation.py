@@ -273,16 +273,16 @@ def test_looking_at_the_encoder_during_pretraining_leaves_weights_and_generators
     for looks in (0, 1):
         run = tmp_path / f"run_{looks}"
         keys = (f"machine.run_dir={run}", "recipe.global_batch_images=256", f"machine.evaluate_every_epochs={looks}")
-        config = tiny_config(tmp_path, *keys, "recipe.epochs=4")
+        config = tiny_config(tmp_path, *keys, "recipe.epochs=2")
         run_distributed(processes, random_state_after, config)
     first, second = final_state(tmp_path / "run_0"), final_state(tmp_path / "run_1")
-    assert first["step"] == 20
+    assert first["step"] == 10
     for part in ("model", "optimizer"):
         assert_bit_equal(first[part], second[part])
     assert losses(tmp_path / "run_0") == losses(tmp_path / "run_1")
     lines = [json.loads(line) for line in (tmp_path / "run_1" / "metrics.jsonl").read_text().splitlines()]
     looked = [line for line in lines if "online_knn_top1" in line]
-    assert [line["step"] for line in looked] == [5, 10, 15, 20]
+    assert [line["step"] for line in looked] == [5, 10]
     assert all(0.2 < line["online_knn_top1"] <= 1 and 0.2 < line["online_linear_top1"] <= 1 for line in looked)
 
 

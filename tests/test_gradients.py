@@ -98,6 +98,7 @@ def test_runs_with_chunks_of_any_size_follow_the_run_without(tmp_path):
             "machine.precision=float64",
             "machine.stop_after_steps=4",
             "recipe.batch_norm_group_images=8",
+            "recipe.encoder.width=0.125",
         )
         run_distributed(count, pretrain_here, config)
         walks[count, chunk] = losses(config.machine.run_dir)
