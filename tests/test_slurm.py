@@ -4,6 +4,7 @@ import io
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -105,9 +106,9 @@ def tasks_on(node: str, command: str = "") -> list[int]:
         if entry.name.isdigit():
             try:
                 environment = (entry / "environ").read_bytes().split(b"\0")
-                if f"SLURMD_NODENAME={node}".encode() in environment:
-                    if command.encode() in (entry / "cmdline").read_bytes():
-                        found.append(int(entry.name))
+                its_command = (entry / "cmdline").read_bytes()
+                if f"SLURMD_NODENAME={node}".encode() in environment and command.encode() in its_command:
+                    found.append(int(entry.name))
             except OSError:
                 continue
     return found
@@ -257,3 +258,22 @@ def test_a_full_disk_ends_the_job_with_a_line_and_the_checkpoints_before_are_int
         cluster.wait_idle()
     finally:
         subprocess.run(["umount", str(user.run)], check=True)
+
+
+def test_the_scripts_of_the_documentation_start_and_go_on_with_a_run(user, cluster, monkeypatch):
+    guide = (Path(__file__).parents[1] / "docs" / "cluster.md").read_text()
+    scripts = [block.partition("```")[0] for block in guide.split("```sh\n") if block.startswith("#!/bin/bash")]
+    assert ["torchrun" in script for script in scripts] == [False, True]
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{cluster.environment['PATH']}")
+    for number, script in enumerate(scripts):
+        stop = f"machine.stop_after_steps={3 * number + 3}"
+        (user.folder / "job.sh").write_text(
+            script.replace("my.yaml", " ".join(["tiny.yaml", *TINY, f"machine.run_dir={user.run}", stop]))
+        )
+        small = ("--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=1", "--cpus-per-task=2", "--output=1_log.out")
+        job = subprocess.run(
+            ["sbatch", "--parsable", *small, "job.sh"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        user.wait_for_state(job, "COMPLETED")
+        assert f"step {3 * number} of 88, 2 processes" in user.log()
+    assert len(losses(user.run)) == 6
