@@ -133,7 +133,7 @@ def _refuse_shape(given: Any, schema: Any, where: str, prefix: str = "") -> None
             if not isinstance(value, dict):
                 raise UserError(f"{where}: {name}: expected keys below it, got {value!r}")
             _refuse_shape(value, known[key].type, where, f"{name}.")
-        elif isinstance(value, dict) and not takes_keys(known[key]):
+        elif isinstance(value, dict) != takes_keys(known[key]):
             checked(name, value, known[key])  # says what belongs there instead
 
 
