@@ -23,6 +23,7 @@ from simclr_dist.distributed.processes import Processes, choose_device, process_
 from simclr_dist.errors import agreed_error
 from simclr_dist.evaluation.online import OnlineEvaluation
 from simclr_dist.gradients import compute_gradients
+from simclr_dist.health import HealthCheck
 from simclr_dist.metrics import Reporter, log
 from simclr_dist.models.batch_norm import average_running_statistics
 from simclr_dist.models.statistics_group import divide_batch_norm
@@ -68,6 +69,8 @@ class Trainer:
             self.online = OnlineEvaluation(recipe, machine.evaluate_every_epochs, self.order.steps_per_epoch, device)
         self.folder = RunFolder(config, self.source)
         self.schedule = build_schedule(recipe, self.order)
+        steps = (self.schedule.total_steps, self.order.steps_per_epoch)
+        self.health = HealthCheck(self.folder.path, config.health, *steps, active=processes.is_first)
         chunk, batch = machine.images_per_chunk, recipe.global_batch_images
         statistics = divide_batch_norm(recipe.batch_norm_group_images, batch, processes.count, chunk_images=chunk)
         self.method = build_method(recipe, statistics, machine.recompute).to(
@@ -100,6 +103,7 @@ class Trainer:
             closing(self._loader(until)) as batches,
             Reporter(self.folder.path, self.steps_done, total, active=self.processes.is_first) as reporter,
         ):
+            self.health.begin(self.steps_done, self.online.every_steps)
             while self.steps_done < until and not signal:
                 started = time.perf_counter()
                 batch = next(batches)
@@ -113,6 +117,7 @@ class Trainer:
                 self.steps_done += 1
                 progress = self._progress(values, time.perf_counter() - started, waited=facts[2])
                 reporter.step(progress | self.online.after_step(self.steps_done, self.method.encoder))
+                self.health.after_step(self.steps_done)
                 if self.steps_done % machine.save_every_steps == 0:
                     self._save(reporter)
             self._save(reporter)

@@ -103,6 +103,10 @@ def changed(value: Any, entry: Any) -> Any:
         return value / 2 or 0.5
     if isinstance(value, str):
         return "a folder: 'naïve' # 1 \"x\", {y}"
+    if entry.name == "bands":
+        return {5: [1.5, 20], 12.5: [0, 100.0]}
+    if entry.name == "unpublished":
+        return [2.5, 20]
     return [number / 3 for number in value]
 
 
@@ -169,11 +173,14 @@ def test_a_shipped_recipe_loads_by_name_with_and_without_suffix_and_by_path(path
 
 def test_every_shipped_recipe_loads_and_names_its_published_number_its_source_and_its_health():
     for path in shipped():
-        load_config(path.stem)
+        bands = [own for own in vars(load_config(path.stem).health).values() if own.bands or own.unpublished]
         header = [line for line in path.read_text().splitlines() if line.startswith("#")]
         known = path.stem == "digits_demo"
-        for word in ("No published number",) if known else ("# Published", "# Source: ", "# Health: "):
+        for word in ("No published number", "# Health: ") if known else ("# Published", "# Source: ", "# Health: "):
             assert any(word in line for line in header), (path.stem, word)
+        # At 5, 10 and 20 % there is a band, or the words that there is none.
+        assert bands, path.stem
+        assert all({5, 10, 20} <= {*own.bands, *own.unpublished} for own in bands), path.stem
 
 
 def test_there_is_a_shipped_recipe():
@@ -291,6 +298,36 @@ def test_a_value_of_another_type_is_refused_with_what_is_expected(minimal, overr
     assert cure in message
 
 
+@pytest.mark.parametrize(
+    ("override", "cure"),
+    [
+        ("health.contrastive_top1.bands={5: [3, 2]}", "at 5 % the lowest, 3, is above the highest, 2; swap them"),
+        ("health.contrastive_top1.bands={0: [1, 2]}", "0 is not a percentage of the run; above 0, at most 100"),
+        ("health.contrastive_top1.bands={101: [1, 2]}", "101 is not a percentage of the run"),
+        ("health.contrastive_top1.bands={early: [1, 2]}", "'early' is not a percentage of the run"),
+        ("health.contrastive_top1.bands={5: [1, 200]}", "an accuracy is 0 to 100 %"),
+        ("health.contrastive_top1.bands={5: 3}", "at 5 % stands 3, which is not [lowest, highest]"),
+        ("health.contrastive_top1.bands=[1, 2]", "[1, 2] is not percents of the run with bands"),
+        ("health.contrastive_top1.unpublished=[5, true]", "True is not a percentage of the run"),
+        ("health.contrastive_top1.unpublished=5", "5 is not a list of percents"),
+        ("health.contrastive_top2.bands={5: [1, 2]}", "did you mean 'contrastive_top1'?"),
+        ("health.contrastive_top1.band={5: [1, 2]}", "did you mean 'bands'?"),
+    ],
+)
+def test_a_band_that_makes_no_sense_is_refused_with_what_is_expected(minimal, override, cure):
+    message = complaint(minimal, override)
+    assert "health.contrastive_top" in message
+    assert cure in message
+
+
+def test_a_band_on_the_command_line_replaces_that_of_the_file(minimal):
+    given = [
+        "health.online_knn_top1={source: x, bands: {10: [1, 2], 5: [3, 4]}}",
+        "health.online_knn_top1.bands.5=[5,6]",
+    ]
+    assert list(load_config(minimal, given).health.online_knn_top1.bands.items()) == [(5, [5, 6]), (10, [1, 2])]
+
+
 @pytest.mark.parametrize("written", ["null", "~", ""])
 @pytest.mark.parametrize(
     ("key", "expected"),
@@ -406,6 +443,13 @@ def test_a_value_that_is_not_a_choice_is_refused_with_all_choices_and_the_neares
         # torch refuses a beta of 1, and would do so after the data set was opened.
         (["recipe.optimizer.name=adamw", "recipe.optimizer.momentum=1"], ["recipe.optimizer.momentum", "adamw"]),
         (["recipe.optimizer.name=lamb", "recipe.optimizer.momentum=1"], ["recipe.optimizer.momentum", "lamb"]),
+        (["health.online_knn_top1.bands={5: [1, 2]}"], ["health.online_knn_top1.source", "who published"]),
+        (
+            [
+                "health.online_knn_top1={source: x, bands: {5: [1, 2]}, unpublished: [5.0, 10]}",
+            ],
+            ["health.online_knn_top1.unpublished: 5 has a band", "remove"],
+        ),
     ],
 )
 def test_an_impossible_combination_is_refused_with_its_keys_and_a_cure(minimal, overrides, named):

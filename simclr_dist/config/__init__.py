@@ -1,6 +1,7 @@
-"""The config in two halves: ``Recipe`` says what is computed, ``Machine`` says how."""
+"""The config: ``Recipe`` says what is computed, ``Machine`` how, ``Health`` what the run is expected to look like."""
 
+from simclr_dist.config.health import Health
 from simclr_dist.config.loading import load_config, to_dict, to_yaml
 from simclr_dist.config.schema import Config, Machine, Recipe
 
-__all__ = ["Config", "Machine", "Recipe", "load_config", "to_dict", "to_yaml"]
+__all__ = ["Config", "Health", "Machine", "Recipe", "load_config", "to_dict", "to_yaml"]

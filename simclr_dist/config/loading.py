@@ -5,7 +5,6 @@ cure.
 """
 
 import dataclasses
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from simclr_dist.config.schema import Config, Recipe
+from simclr_dist.config.values import checked, takes_keys
 from simclr_dist.errors import UserError, first_line, nearest
 
 Node = TypeVar("Node")
@@ -87,7 +87,7 @@ def fields_of(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclass
 
 
 def _parse(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    needs = f"{path}: must be a mapping with the keys 'recipe' and 'machine'"
+    needs = f"{path}: must be a mapping with the keys 'recipe' and 'machine', and perhaps 'health'"
     node: Any
     try:
         node = OmegaConf.load(path)
@@ -133,8 +133,8 @@ def _refuse_shape(given: Any, schema: Any, where: str, prefix: str = "") -> None
             if not isinstance(value, dict):
                 raise UserError(f"{where}: {name}: expected keys below it, got {value!r}")
             _refuse_shape(value, known[key].type, where, f"{name}.")
-        elif isinstance(value, dict):
-            _checked(name, value, known[key])  # says what belongs there instead
+        elif isinstance(value, dict) != takes_keys(known[key]):
+            checked(name, value, known[key])  # says what belongs there instead
 
 
 def _filled(schema: type[Node], given: dict[str, Any], prefix: str = "") -> Node:
@@ -144,7 +144,7 @@ def _filled(schema: type[Node], given: dict[str, Any], prefix: str = "") -> Node
         if entry.name in given:
             name, value = f"{prefix}{entry.name}", given[entry.name]
             is_branch = dataclasses.is_dataclass(entry.type)
-            values[entry.name] = _filled(entry.type, value, f"{name}.") if is_branch else _checked(name, value, entry)  # type: ignore[arg-type]
+            values[entry.name] = _filled(entry.type, value, f"{name}.") if is_branch else checked(name, value, entry)  # type: ignore[arg-type]
     return schema(**values)
 
 
@@ -154,54 +154,6 @@ def _hint(key: str, known: list[str]) -> str:
     if elsewhere:
         return f" (did you mean '{elsewhere[0]}'?)"
     return nearest(key, known) or nearest(key, everywhere) or f"; known here: {', '.join(known)}"
-
-
-def _checked(name: str, value: Any, field: dataclasses.Field[Any]) -> Any:
-    """The value in the field's type.
-
-    Raises:
-        UserError: it is of another type, not finite, not a choice or out of range.
-    """
-    limits, expected, fits = field.metadata, "", False
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if field.type is int:
-        expected, fits = "a whole number", whole
-    elif field.type is float:
-        expected, fits = "a finite number", _is_finite(value)
-        value = float(value) if fits else value
-    elif field.type is bool:
-        expected, fits = "true or false", isinstance(value, bool)
-    elif field.type is str:
-        value = str(value) if whole else value  # machine.run_dir=2026 is meant as a name
-        expected, fits = "text (other numbers that are meant as text need quotes)", isinstance(value, str)
-        expected = f"one of {', '.join(limits['choices'])}" if "choices" in limits else expected
-    else:
-        expected, fits = "a list of three numbers, one a colour", _are_three_numbers(value)
-        value = [float(number) for number in value] if fits else value
-    if not fits:
-        raise UserError(f"{name}: {value!r} is not {expected}")
-    if "choices" in limits and value not in limits["choices"]:
-        raise UserError(f"{name}: {value!r} is not {expected}{nearest(value, list(limits['choices']))}")
-    if limits.get("low") is not None and value < limits["low"]:
-        raise UserError(f"{name}: {value} is too small; at least {plain_number(limits['low'])}")
-    if limits.get("high") is not None and value > limits["high"]:
-        raise UserError(f"{name}: {value} is too large; at most {plain_number(limits['high'])}")
-    if limits.get("above") is not None and value <= limits["above"]:
-        raise UserError(f"{name}: {value} must be above {plain_number(limits['above'])}")
-    return value
-
-
-def plain_number(value: float) -> str:
-    """A limit as people write it: 0.5, 1, and every digit of a large whole number."""
-    return str(value) if isinstance(value, int) else f"{value:g}"
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _are_three_numbers(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(_is_finite(number) for number in value)
 
 
 def _one_line(error: Exception) -> str:

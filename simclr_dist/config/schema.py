@@ -7,6 +7,8 @@ Units stand in the names. Nothing here imports torch: a config can be checked an
 from dataclasses import dataclass, field
 from typing import Any
 
+from simclr_dist.config.health import Health
+
 SOURCES = ("digits", "folder", "cifar10", "cifar100", "stl10", "imagenet", "beton")
 SOURCES_WITHOUT_PATH = ("digits",)
 ENCODERS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -198,6 +200,7 @@ class Machine:
 class Config:
     recipe: Recipe = field(default_factory=Recipe)
     machine: Machine = field(default_factory=Machine)
+    health: Health = field(default_factory=Health)
 
     def check(self) -> None:
         """Refuse combinations that no machine could run.
@@ -206,6 +209,7 @@ class Config:
             ValueError: naming the keys and the cure.
         """
         recipe, views, data = self.recipe, self.recipe.views, self.recipe.data
+        self.health.check()
         if recipe.warmup_epochs > recipe.epochs:
             raise ValueError(
                 f"recipe.warmup_epochs: {recipe.warmup_epochs:g} is more than recipe.epochs ({recipe.epochs}); "

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from simclr_dist.reporting.marks import Mark
 from simclr_dist.reporting.markup import Html, joined, tag
 
 POINTS = 1000
@@ -46,6 +47,7 @@ def line_chart(
     x_name: str = "step",
     log_x: bool = False,
     zero: bool = False,
+    marks: Sequence[Mark] = (),
 ) -> Html:
     """Lines over a common axis; ``zero``: the axis begins at 0."""
     thinned = [Series(s.name, thin(s.points), s.color, s.dashed) for s in series]
@@ -54,6 +56,8 @@ def line_chart(
         return _figure(title, tag("p", "No value was recorded.", class_="missing"))
     across = [x for s in thinned for x, _ in s.points]
     x_low, x_high = min(across), max(across)
+    marks = [mark for mark in marks if x_low <= mark.x <= x_high]
+    values += [value for mark in marks for value in (mark.low, mark.high)]
     y_ticks = ticks(0 if zero else min(values), max(values))
     y_low, y_high = y_ticks[0], y_ticks[-1]
     scale = math.log if log_x else float
@@ -71,7 +75,8 @@ def line_chart(
         *(_x_label(place(x, y_low)[0], _compact(x)) for x in x_ticks),
         _x_label(_RIGHT, x_name, y=_HEIGHT - 2, anchor="end"),
     ]
-    shapes = [_shape(s, [(place(x, y) if y is not None else None) for x, y in s.points]) for s in thinned]
+    shapes = [mark.bar(place(mark.x, mark.low), place(mark.x, mark.high)) for mark in marks]
+    shapes += [_shape(s, [(place(x, y) if y is not None else None) for x, y in s.points]) for s in thinned]
     data = [
         {
             "n": s.name,

@@ -10,6 +10,7 @@ import numpy as np
 from simclr_dist.reporting import Missing
 from simclr_dist.reporting.charts import Series, line_chart
 from simclr_dist.reporting.facts import Facts
+from simclr_dist.reporting.health import band_marks
 from simclr_dist.reporting.markup import Html, joined, tag
 
 
@@ -26,6 +27,8 @@ class Curve:
 TRAINING = {
     "loss": Curve("NT-Xent loss"),
     "contrastive_top1": Curve("Contrastive top-1: the other view is the most similar", "%", 100, True),
+    "online_knn_top1": Curve("kNN on held-out training images", "%", 100, True),
+    "online_linear_top1": Curve("Linear head on held-out training images", "%", 100, True),
     "contrastive_top5": Curve("Contrastive top-5", "%", 100, True),
     "positive_rank_mean": Curve("Mean rank of the other view", zero=True),
     "embedding_std": Curve("Standard deviation of the embeddings (0: collapse)", zero=True),
@@ -66,7 +69,8 @@ def _charts(runs: Sequence[Facts], curves: dict[str, Curve]) -> Html:
         ]
         series = [one for one in series if one.points]
         if series:
-            charts.append(line_chart(curve.title, series, unit=curve.unit, zero=curve.zero))
+            marks = band_marks(runs, key)
+            charts.append(line_chart(curve.title, series, unit=curve.unit, zero=curve.zero, marks=marks))
     return tag("div", charts, class_="cards")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from simclr_dist.errors import UserError, first_line
+from simclr_dist.health import FILE, read_record
 from simclr_dist.metrics import read_metrics
 
 
@@ -30,10 +31,12 @@ class Facts:
     path: Path
     name: str
     config: dict[str, Any]
-    """Dotted key -> value, recipe and machine; empty without a config.yaml."""
+    """Dotted key -> value; empty without a config.yaml."""
     metrics: list[dict[str, float | None]]
     evaluations: list[tuple[str, dict[str, Any]]]
     """(file name, contents) of what ``evaluate`` wrote."""
+    health: dict[str, Any] | None
+    """What the run found when it compared itself with its bands; None when it had none."""
     starts: list[Start]
     warnings: list[str]
     """What went wrong on the way, from the log."""
@@ -57,6 +60,7 @@ def read_facts(run_dir: Path, name: str) -> Facts:
         config=_config(run_dir / "config.yaml"),
         metrics=_metrics(run_dir / "metrics.jsonl"),
         evaluations=[(file.name, _evaluation(file)) for file in sorted(run_dir.glob("evaluation_*.json"))],
+        health=_health(run_dir / FILE),
         starts=_starts(run_dir / "tensorboard"),
         warnings=_warnings(run_dir / "log.txt"),
     )
@@ -70,7 +74,7 @@ def _config(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path}: cannot be read: {first_line(error)}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: must be a mapping with the keys 'recipe' and 'machine'")
+        raise UserError(f"{path}: must be a mapping with the keys 'recipe' and 'machine', and perhaps 'health'")
     return dict(_leaves(content))
 
 
@@ -101,6 +105,13 @@ def _evaluation(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: not the result of an evaluation; evaluate again, or remove it")
     return content
+
+
+def _health(path: Path) -> dict[str, Any] | None:
+    record = read_record(path)
+    if record is None and path.exists():
+        raise UserError(f"{path}: cannot be understood; it was not written by pretrain: remove it")
+    return record
 
 
 def _starts(folder: Path) -> list[Start]:

@@ -11,6 +11,7 @@ from simclr_dist.checkpoint import write_atomically
 from simclr_dist.errors import UserError
 from simclr_dist.reporting import Missing, curves, gallery, tables
 from simclr_dist.reporting.facts import Facts
+from simclr_dist.reporting.health import health_table
 from simclr_dist.reporting.markup import Html, joined, tag
 from simclr_dist.reporting.subject import Subject, open_subject
 
@@ -35,6 +36,10 @@ def page(runs: Sequence[Facts], images: int) -> Html:
         _section("training", "Training", lambda: curves.training_curves(runs)),
         _section("speed", "Speed", lambda: curves.speed_curves(runs)),
     ]
+    for number, run in enumerate(runs, 1):
+        if run.health is not None:
+            title = "Health" + (f" of {run.name}" if len(runs) > 1 else "")
+            sections.append(_section(f"run{number}-health", title, partial(health_table, run.health)))
     for number, run in enumerate(runs, 1):
         sections += _looks(run, f"run{number}-", f"{run.name}: " if len(runs) > 1 else "", images)
     sections += [

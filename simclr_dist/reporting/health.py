@@ -1,0 +1,54 @@
+"""How a run compared with the bands of its config: a table, and marks on the curves."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from simclr_dist.health import INSIDE, NAMES, OUTSIDE
+from simclr_dist.reporting.facts import Facts
+from simclr_dist.reporting.marks import Mark
+from simclr_dist.reporting.markup import Html, joined, tag
+
+
+def health_table(record: dict[str, Any]) -> Html:
+    """Every band with what was found, who answers for the bands, and what nobody has published."""
+    head = ("metric", "percent of the run", "step", "band", "found", "")
+    lines = [
+        tag(
+            "tr",
+            tag("td", NAMES.get(band["metric"], band["metric"])),
+            [tag("td", cell, class_="number") for cell in (f"{band['percent']:g}", band["step"], _range(band))],
+            tag("td", "-" if band["value"] is None else f"{band['value']:.1f} %", class_="number"),
+            tag("td", band["outcome"]),
+            class_="differs" if band["outcome"] == OUTSIDE else None,
+        )
+        for band in record["bands"]
+    ]
+    told = "Means over the last epoch up to the step. On the curves bands are green where the run was inside, else red."
+    table = tag("div", tag("table", tag("tr", [tag("th", cell) for cell in head]), lines), class_="scroll")
+    sources = [tag("li", f"{NAMES.get(key, key)}: {source}") for key, source in record["sources"].items()]
+    unknown = [
+        tag("li", f"{NAMES.get(key, key)} at {', '.join(f'{p:g}' for p in percents)} %: nobody has published a value")
+        for key, percents in record["unpublished"].items()
+    ]
+    return joined(
+        joined(tag("p", told, class_="soft"), table) if lines else None,
+        tag("ul", sources, unknown) if sources or unknown else None,
+    )
+
+
+def band_marks(runs: Sequence[Facts], metric: str) -> list[Mark]:
+    """The bands of a metric that a run has been compared with; one that several share is red when one was outside."""
+    marks: dict[tuple[Any, ...], Mark] = {}
+    for run in runs:
+        for band in run.health["bands"] if run.health else []:
+            if band["metric"] == metric and band["outcome"] in (INSIDE, OUTSIDE):
+                place = (band["step"], band["low"], band["high"])
+                before = marks.get(place)
+                told = f"{run.name}: {band['value']:.1f} % at step {band['step']}, {band['outcome']} {_range(band)}"
+                inside = band["outcome"] == INSIDE and (before is None or before.inside)
+                marks[place] = Mark(*place, inside, f"{before.told}; {told}" if before else told)
+    return list(marks.values())
+
+
+def _range(band: dict[str, Any]) -> str:
+    return f"{band['low']:g} to {band['high']:g} %"
