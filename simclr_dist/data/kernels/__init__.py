@@ -8,6 +8,8 @@ from typing import Any
 
 import numba
 
+from simclr_dist.data.kernels.cache_folder import last_resort
+
 _HERE = Path(__file__).parent
 SOURCES = [*sorted(_HERE.glob("*.py")), _HERE.parent / "numba_renderer.py", _HERE.parent / "views.py"]
 """All that is compiled, and what it takes constants from."""
@@ -34,5 +36,6 @@ def compiled(function: Callable[..., Any]) -> Any:
     named.__module__ = function.__module__
     try:
         return numba.njit(cache=True, nogil=True, error_model="numpy")(named)
-    except RuntimeError:  # no folder to keep it in (a read-only install without a home): compiled in every process
-        return numba.njit(nogil=True, error_model="numpy")(named)
+    except RuntimeError:  # no folder to keep it in
+        with last_resort() as kept:
+            return numba.njit(cache=kept, nogil=True, error_model="numpy")(named)
