@@ -21,6 +21,16 @@ exec {python} -S -c "$hold" {python} -u -P -m simclr_dist "$@"
 """
 
 
+GOES_ON = 75
+"""Status of a process that has saved and whose job is to be queued again: EX_TEMPFAIL of sysexits.h."""
+
+# In a container there is no scontrol. Outside, process 0 has done it, and the job is RUNNING no more.
+_QUEUE_AGAIN = f"""status=$?
+if [ "$status" = {GOES_ON} ] && scontrol show job "$SLURM_JOB_ID" | grep -q JobState=RUNNING; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status\""""
+
 _BY_THE_SAME_NAME = ("partition", "time", "account", "qos", "constraint", "exclude", "mem")
 
 
@@ -55,6 +65,7 @@ def batch_script(wanted: Resources, *, name: str, folder: Path, arguments: str, 
         "gpus_per_node": wanted.gpus_per_node or None,
         "cpus_per_task": wanted.cpus_per_task or None,
         "setup": list(wanted.setup) or None,
+        "teardown": [_QUEUE_AGAIN],
         "wckey": None,
         **{key: getattr(wanted, key) or None for key in _BY_THE_SAME_NAME},
     }

@@ -108,19 +108,21 @@ def is_to_go_on(job: str, number: int) -> bool:
 
     A notice says that its time is nearly up. SIGTERM comes from scancel, from scontrol requeue, or before a preemption;
     only in the last case, which leaves the job RUNNING, does SLURM take a job whose processes end for a failed one.
+    Without scontrol, in a container, it is left to the batch script to ask.
     """
-    if number in NOTICES:
+    if number in NOTICES or shutil.which("scontrol") is None:
         return True
     return any(each.state == "RUNNING" and each.preempted for each in jobs([job]))
 
 
-def requeue(job: str) -> None:
-    """Put a running job back into the queue.
+def requeue_if_possible(job: str) -> None:
+    """Put a running job back into the queue; in a container the batch script does it.
 
     Raises:
         UserError: SLURM refuses.
     """
-    call("scontrol", "requeue", job)
+    if shutil.which("scontrol"):
+        call("scontrol", "requeue", job)
 
 
 def cancel(ids: Sequence[str]) -> None:

@@ -21,15 +21,13 @@ from simclr_dist.distributed.launchers import rank_here
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.evaluation.commands import evaluate
 from simclr_dist.launch import scheduler
+from simclr_dist.launch.batch_script import GOES_ON
 from simclr_dist.launch.commands import cancel, logs, resume, status, submit
 from simclr_dist.options import with_config, with_debug
 from simclr_dist.reporting.commands import report
 from simclr_dist.signals import hold_notices
 from simclr_dist.starting import in_processes, stop_with_launcher
 from simclr_dist.weights.commands import export_weights, import_weights
-
-_REQUEUED = 75
-"""EX_TEMPFAIL of sysexits.h: nothing failed, but this is not the end."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -124,9 +122,9 @@ def _report(outcome: Any, config: Config, is_first: bool) -> int:
     why = f" by {signal.Signals(outcome.signal).name}" if outcome.signal else ""
     stopped = f"stopped{why} after step {outcome.steps_done} of {outcome.total_steps}, saved in {run_dir}"
     if job and outcome.signal and scheduler.is_to_go_on(job, outcome.signal):
-        click.echo(f"{stopped}; putting job {job} back into the queue, where it goes on")
-        scheduler.requeue(job)
-        return _REQUEUED
+        click.echo(f"{stopped}; job {job} goes back into the queue, from where it goes on")
+        scheduler.requeue_if_possible(job)
+        return int(GOES_ON)
     click.echo(f"{stopped}; start the same command again to go on")
     return 128 + outcome.signal if outcome.signal else 0
 

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from simclr_dist import checkpoint
+from simclr_dist.distributed.agreement import decided_by_first
 from simclr_dist.distributed.collectives import maximum
 from simclr_dist.metrics import log
-from simclr_dist.distributed.agreement import decided_by_first
 from simclr_dist.signals import StopSignals
 
 SECONDS_BETWEEN_SAVES = 300.0
