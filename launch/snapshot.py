@@ -24,8 +24,8 @@ def copy_code(folder: Path) -> None:
         for source, name in parts.items():
             shutil.copytree(source, folder / "simclr_dist" / name, ignore=_left_out, dirs_exist_ok=True)
     except OSError as error:  # shutil's own holds a list of (source, target, message)
-        first = error.args[0][0][-1] if isinstance(error, shutil.Error) else error.strerror
-        raise UserError(f"{folder}: the code cannot be copied there: {first}") from error
+        first = error.args[0][0][-1].partition(": '")[0] if isinstance(error, shutil.Error) else error.strerror
+        raise UserError(f"machine.run_dir: the code cannot be copied to {folder}: {first}") from error
 
 
 def code_version() -> str:
@@ -47,5 +47,5 @@ def code_version() -> str:
 
 def _left_out(_: str, names: list[str]) -> list[str]:
     # numba's compiled kernels go along, those of the present code: a submission need not begin with compiling.
-    kept = (f"{DIGEST}-", ".py", ".yaml", ".css", ".js", ".typed")
-    return [name for name in names if "." in name and not any(part in name for part in kept)]
+    kept = (".py", ".yaml", ".css", ".js", ".typed")
+    return [name for name in names if "." in name and not name.endswith(kept) and f"{DIGEST}-" not in name]

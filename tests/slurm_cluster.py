@@ -41,7 +41,7 @@ SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=1,sched_min_interval=0,batch_sched_delay=0,bf_interval=1,requeue_delay=0
 JobRequeue=1
 KillWait=5
-SlurmdTimeout=6
+SlurmdTimeout=3
 SlurmctldTimeout=6
 MessageTimeout=5
 TCPTimeout=2

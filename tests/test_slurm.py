@@ -19,10 +19,16 @@ from tests.slurm_cluster import NODES, Cluster, missing, wait_until
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "there")
 
-STEPS = 220
-SAVE_EVERY = 20
+STEPS = 132
+SAVE_EVERY = 10
 # float64: so small a network makes of a rounding error of one step a million times as much in so many steps.
-RECIPE = (*TINY, "recipe.epochs=5", f"machine.save_every_steps={SAVE_EVERY}", "machine.precision=float64")
+RECIPE = (
+    *TINY,
+    "recipe.epochs=3",
+    "recipe.batch_norm_group_images=16",
+    f"machine.save_every_steps={SAVE_EVERY}",
+    "machine.precision=float64",
+)
 
 
 @pytest.fixture(scope="module")
@@ -119,18 +125,18 @@ def processes_on(node: str) -> list[int]:
 
 def test_notices_requeues_preemption_and_a_lost_node_leave_no_trace_in_the_run(user, cluster, undisturbed):
     job = user.submit("--partition=low")
-    user.wait_for_step(30, job)
+    user.wait_for_step(12, job)
     cluster.run("scancel", "--signal=USR2", job)  # in mid-epoch: saved at once, so no step is repeated
     user.wait_for_restart(job, 1)
     noticed = user.step()
     assert noticed % SAVE_EVERY
-    user.wait_for_step(noticed + 30, job)
+    user.wait_for_step(noticed + 12, job)
     cluster.run("scontrol", "requeue", job)
     user.wait_for_restart(job, 2)
-    user.wait_for_step(user.step() + 30, job)
+    user.wait_for_step(user.step() + 12, job)
     cluster.run("sbatch", "--partition=main", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
     user.wait_for_restart(job, 3)
-    user.wait_for_step(user.step() + 30, job)
+    user.wait_for_step(user.step() + 12, job)
     cluster.kill_node("n2")
     lost = tasks_on("n2")
     assert lost
@@ -153,7 +159,7 @@ def test_a_run_started_on_two_nodes_and_cancelled_goes_on_on_one_along_the_same_
     wait_until(lambda: all(processes_on(node) for node in NODES), 240, user.log)
     cluster.run("scancel", "--signal=USR2", job)  # the processes do not listen yet: it waits for them
     user.wait_for_restart(job, 1)
-    user.wait_for_step(50, job)
+    user.wait_for_step(30, job)
     assert "is at it already" in user.submit(status=2)
     told = user.type("status", job)
     assert "RUNNING on n[1-2]" in told
