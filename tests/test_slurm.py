@@ -209,7 +209,7 @@ def test_a_job_that_waits_says_why_and_can_be_cancelled(user, cluster):
         (["--nodes=16"], "SLURM would refuse this job"),
         (["--sbatch=no-such-option=1"], "unrecognized option"),
         (["--profile=nope"], "--profile: 'nope'"),
-        (["recipe.global_batch_images=33"], "cannot be shared equally by 2 processes"),
+        (["--nodes=5"], "cannot be shared equally by 5 processes"),
         (["recipe.data.source=folder", "recipe.data.path=nowhere"], "nowhere"),
         (["--gpu-memory=1MB"], "a GPU has 1MB"),
         (["--sweep=recipe.loss.temperature"], "--sweep"),
