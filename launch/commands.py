@@ -187,6 +187,7 @@ def _hand_in(submission: Any, options: dict[str, Any]) -> None:
         f"go on   simclr-dist resume {handed_in[0][0]}"
     )
     if options["follow"]:
-        for text in watching.follow(handed_in[0][0], 0):
-            click.echo(text, nl=False)
+        for run_dir, _ in handed_in:
+            for text in watching.follow(run_dir, 0):
+                click.echo(text, nl=False)
         click.echo(watching.table([run_dir for run_dir, _ in handed_in]))

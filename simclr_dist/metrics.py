@@ -26,7 +26,10 @@ class MetricsLog:
         from torch.utils.tensorboard import SummaryWriter
 
         self.path = run_dir / "metrics.jsonl"
-        lines = [line for line in read_metrics(self.path) if line["step"] <= steps_done]
+        written = read_metrics(self.path)
+        lines = [line for line in written if line["step"] <= steps_done]
+        if len(lines) < len(written):
+            log.info("the %d steps after the newest checkpoint are done again", len(written) - len(lines))
         write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in lines).encode())
         self._file = self.path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=steps_done + 1)

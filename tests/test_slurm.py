@@ -2,6 +2,8 @@
 
 import io
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,6 +53,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def user(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "User":
     (tmp_path / "tiny.yaml").write_text("recipe: {}\n")
+    # What the working directory holds is not what a job runs.
+    (tmp_path / "simclr_dist").mkdir()
+    (tmp_path / "simclr_dist" / "__init__.py").write_text("raise ImportError('not this one')\n")
     return User(cluster, tmp_path, monkeypatch)
 
 
@@ -152,6 +157,9 @@ def test_notices_requeues_preemption_and_a_lost_node_leave_no_trace_in_the_run(u
     assert len(losses(user.run)) == STEPS
     assert_bit_equal(final_state(user.run), final_state(undisturbed))
     assert "Traceback" not in user.log()
+    repeated = [int(count) for count in re.findall(r"the (\d+) steps after the newest checkpoint", user.log())]
+    assert len(repeated) <= 2
+    assert all(count <= SAVE_EVERY for count in repeated)
 
 
 def test_a_run_started_on_two_nodes_and_cancelled_goes_on_on_one_along_the_same_trajectory(user, cluster, undisturbed):
@@ -168,6 +176,8 @@ def test_a_run_started_on_two_nodes_and_cancelled_goes_on_on_one_along_the_same_
     assert f"job {job} ended" in user.type("cancel", str(user.run))
     assert "CANCELLED" in user.type("status", str(user.run))
     assert final_state(user.run)["step"] < STEPS
+    kept = user.run / "jobs" / "001" / "code" / "simclr_dist" / "trainer.py"
+    kept.write_text(kept.read_text().replace('"step %d of %d,', '"the code of the submission: step %d of %d,'))
     answer = user.type("resume", str(user.run), "--nodes=1", "machine.save_every_steps=100")
     second = answer.split()[1].rstrip(":")
     user.wait_for_state(second, "COMPLETED")
@@ -177,7 +187,7 @@ def test_a_run_started_on_two_nodes_and_cancelled_goes_on_on_one_along_the_same_
     assert "COMPLETED" in told
     assert f"{STEPS} of {STEPS}" in told
     assert "no job of it waits or runs" in user.type("cancel", str(user.run))
-    assert not (user.run / "jobs" / "002" / "code").exists()  # the code of its first submission ran
+    assert "the code of the submission" in user.type("logs", second)
 
 
 def test_a_sweep_is_an_array_with_a_run_folder_each_and_a_table(user, cluster):
@@ -265,6 +275,7 @@ def test_a_full_disk_ends_the_job_with_a_line_and_the_checkpoints_before_are_int
 
 
 def test_the_scripts_of_the_documentation_start_and_go_on_with_a_run(user, cluster, monkeypatch):
+    shutil.rmtree(user.folder / "simclr_dist")  # torchrun takes it
     guide = (Path(__file__).parents[1] / "docs" / "cluster.md").read_text()
     scripts = [block.partition("```")[0] for block in guide.split("```sh\n") if block.startswith("#!/bin/bash")]
     assert ["torchrun" in script for script in scripts] == [False, True]
