@@ -42,7 +42,7 @@ setup(
     ],
     extras_require={
         "ffcv": ["ffcv>=1.0.2"],
-        "slurm": ["submitit>=1.5"],
+        "slurm": ["submitit>=1.5,<1.6"],
         "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5", "timm>=1.0"],
         "bench": ["lightly>=1.5"],
         "dev": [
@@ -53,8 +53,10 @@ setup(
             "onnxscript",
             "pre-commit",
             "pytest",
+            "pytest-xdist",
             "ruff",
             "scikit-image",
+            "submitit>=1.5,<1.6",
             "timm",
             "types-PyYAML",
         ],

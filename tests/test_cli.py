@@ -139,7 +139,8 @@ def test_an_interrupt_or_a_closed_pipe_ends_without_a_word(run, monkeypatch, err
 
 
 def test_a_mistake_names_the_process_when_it_is_not_the_first(run, monkeypatch):
-    monkeypatch.setenv("RANK", "3")
+    for name, value in zip(LAUNCHERS_VARIABLES, ("3", "4", "1", "2"), strict=True):
+        monkeypatch.setenv(name, value)
     assert run("config", "digits_dmo")[2].startswith("simclr-dist (process 3): ")
 
 
