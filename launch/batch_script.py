@@ -73,7 +73,7 @@ def batch_script(wanted: Resources, *, name: str, folder: Path, arguments: str, 
         text: str = _make_sbatch_string(
             f"{_inside(wanted.container, mounts)}{shlex.quote(str(folder / 'start'))} {arguments}",
             folder,
-            **{key: value for key, value in options.items() if value is not None or key == "wckey"},
+            **options,  # None leaves an option out, also where submitit has a value of its own, as five minutes for time
             signal_delay_s=wanted.notice_seconds,
             stderr_to_stdout=True,
             map_count=tasks or None,

@@ -36,6 +36,13 @@ def test_the_script_asks_for_what_was_asked_and_starts_one_process_a_gpu(capsys,
     assert not (folder / "runs").exists()
 
 
+def test_what_is_not_asked_for_is_left_to_the_cluster(capsys):
+    asked = {line.split("=")[0].removeprefix("#SBATCH --") for line in script(capsys) if line.startswith("#SBATCH")}
+    assert asked == {
+        "gpus-per-node", "job-name", "nodes", "ntasks-per-node", "open-mode", "output", "requeue", "signal",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("image", "expected"),
     [
