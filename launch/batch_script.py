@@ -73,7 +73,7 @@ def batch_script(wanted: Resources, *, name: str, folder: Path, arguments: str, 
         text: str = _make_sbatch_string(
             f"{_inside(wanted.container, mounts)}{shlex.quote(str(folder / 'start'))} {arguments}",
             folder,
-            **options,  # None leaves an option out, also where submitit has a value of its own, as five minutes for time
+            **options,  # None leaves an option out; for time submitit itself has five minutes
             signal_delay_s=wanted.notice_seconds,
             stderr_to_stdout=True,
             map_count=tasks or None,

@@ -16,6 +16,8 @@ from types import FrameType
 
 import torch.distributed as dist
 
+from simclr_dist.signals import NOTICES, STOP_SIGNALS
+
 _LAUNCHER = "SIMCLR_DIST_LAUNCHER"
 _GRACE_SECONDS = 10.0
 
@@ -47,9 +49,10 @@ def run_processes(count: int, arguments: Sequence[str]) -> int:
     def pass_on(number: int, _: FrameType | None) -> None:
         for process in processes:
             if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
+                process.send_signal(number if number in NOTICES else signal.SIGTERM)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, NOTICES)
     try:
         return _wait(processes)
     finally:

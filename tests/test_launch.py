@@ -57,6 +57,7 @@ def workers_of(run: Path) -> list[int]:
 STAND_IN = """#!/bin/sh
 trap 'touch {folder}/told_$RANK; exit 143' TERM
 trap 'touch {folder}/interrupted_$RANK' INT
+trap 'touch {folder}/noticed_$RANK; exit 75' USR2
 touch {folder}/ready_$RANK
 for _ in $(seq 100); do sleep 0.05; done
 touch {folder}/left_alone_$RANK
@@ -96,6 +97,13 @@ def test_the_launcher_passes_a_signal_on_as_sigterm_to_every_process_and_waits(t
         os.kill(launcher.processes[0].pid, number)
         assert launcher.results() == [(128 + signal.SIGTERM, "")]
     assert {path.name for path in tmp_path.glob("*_[01]")} == {"ready_0", "ready_1", "told_0", "told_1"}
+
+
+def test_the_launcher_passes_a_schedulers_notice_on_as_it_is(tmp_path):
+    with stand_ins(tmp_path) as launcher:
+        os.kill(launcher.processes[0].pid, signal.SIGUSR2)
+        assert launcher.results() == [(75, "")]
+    assert {path.name for path in tmp_path.glob("*_[01]")} == {"ready_0", "ready_1", "noticed_0", "noticed_1"}
 
 
 def test_a_process_that_is_killed_is_named_and_ends_the_others(tmp_path):
