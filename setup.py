@@ -47,6 +47,7 @@ setup(
         "bench": ["lightly>=1.5"],
         "dev": [
             "build",
+            "hypothesis",
             "mypy",
             "onnx",
             "onnxruntime",

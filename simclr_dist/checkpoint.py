@@ -1,33 +1,47 @@
 """Checkpoints: one file for all processes, written atomically, with a checksum, never half there.
 
 The file is what ``torch.save`` writes, so ``torch.load`` reads it; its SHA-256 stands in the comment that a zip file
-may end with. Protocol of a save: a temporary file in the same folder, flushed to the disk, renamed over the final name,
-the folder flushed. Whoever is killed at any point leaves the old checkpoints and perhaps a temporary file, which the
-next save removes.
+may end with. Protocol of a save: a temporary file in the same folder, flushed to the disk, read back and compared with
+its checksum, renamed to the final name, the folder flushed; only then are old ones removed. Whoever is killed at any
+point leaves the old checkpoints and perhaps a temporary file, which the next save removes.
 """
 
-import hashlib
 import io
 import os
 import re
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
+from simclr_dist.checksum import COMMENT_BYTES, MARK, checked_bytes, verify, write_with_checksum
+from simclr_dist.checksum import DamagedCheckpointError as DamagedCheckpointError
 from simclr_dist.errors import UserError, first_line
 
 FORMAT = 1
-_MARK = b"simclr_dist sha256:"
-_COMMENT_BYTES = len(_MARK) + 64
 _NAME = re.compile(r"step_(\d+)\.pt")
 
 
-class DamagedCheckpointError(Exception):
-    """The file is not what was written; the message says how."""
-
-
 def save(folder: Path, state: dict[str, Any], step: int, keep: int) -> Path:
+    """As :func:`write`, for those who cannot go on without it.
+
+    Raises:
+        UserError: the folder cannot be written; earlier checkpoints are untouched.
+    """
+    try:
+        return write(folder, state, step, keep)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the checkpoint of step {step} cannot be written: {error.strerror}; make room or choose another "
+            "folder, then start again: the earlier checkpoints are intact"
+        ) from error
+
+
+def write(
+    folder: Path, state: dict[str, Any], step: int, keep: int, before_naming: Callable[[], None] = lambda: None
+) -> Path:
     """Write ``folder/step_<step>.pt``, point ``last.pt`` at it and remove all but the newest ``keep``.
 
     Args:
@@ -35,27 +49,28 @@ def save(folder: Path, state: dict[str, Any], step: int, keep: int) -> Path:
         state: tensors, numbers, strings, and dicts and lists of these.
         step: steps done.
         keep: checkpoints kept, this one included.
+        before_naming: called when the file is whole and verified, before it gets its name.
 
     Raises:
-        UserError: the folder cannot be written; earlier checkpoints are untouched.
+        OSError: as the file system or ``before_naming`` says; earlier checkpoints are untouched.
     """
     path = path_of(folder, step)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, _with_checksum({"format": FORMAT, **state, "step": step}))
-        link = folder / ".last.tmp"
-        link.unlink(missing_ok=True)
-        link.symlink_to(path.name)
-        link.replace(folder / "last.pt")
-    except OSError as error:
-        raise UserError(
-            f"machine.run_dir: the checkpoint of step {step} cannot be written to {folder}: {error.strerror}; "
-            "make room or choose another folder, then start again: the earlier checkpoints are intact"
-        ) from error
-    for old in _by_age(folder)[keep:]:
-        old.unlink(missing_ok=True)
-    for leftover in folder.glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
+
+    def content(file: BinaryIO) -> None:
+        write_with_checksum(file, {"format": FORMAT, **state, "step": step})
+
+    def check(temporary: Path) -> None:
+        verify(temporary)
+        before_naming()
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content, check)
+    link = folder / ".last.tmp"
+    link.unlink(missing_ok=True)
+    link.symlink_to(path.name)
+    link.replace(folder / "last.pt")
+    for unneeded in (*_by_age(folder)[keep:], *folder.glob(".*.tmp")):
+        unneeded.unlink(missing_ok=True)
     return path
 
 
@@ -65,19 +80,23 @@ def path_of(folder: Path, step: int) -> Path:
 
 
 def newest_intact(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint whose checksum holds (None: there is none), and why newer ones were passed over.
+    """The newest checkpoint that is what was written (None: there is none), and why newer ones were passed over.
 
     When an older one is intact, the damaged ones are renamed to ``*.damaged``: the run will write their steps again.
+
+    Raises:
+        UserError: the newest was written by a newer version of this project.
     """
     damaged = []
     for path in _by_age(folder):
         try:
-            _checked_bytes(path)
+            load(path)
         except DamagedCheckpointError as error:
             damaged.append((path, f"{path}: {error}"))
             continue
         for other, _ in damaged:
-            other.replace(other.with_name(f"{other.name}.damaged"))
+            with suppress(OSError):  # a folder that may only be read
+                other.replace(other.with_name(f"{other.name}.damaged"))
         return path, [complaint for _, complaint in damaged]
     return None, [complaint for _, complaint in damaged]
 
@@ -86,8 +105,8 @@ def is_checkpoint(path: Path) -> bool:
     """Whether a file ends as :func:`save` ends files, intact or not."""
     try:
         with path.open("rb") as file:
-            file.seek(-_COMMENT_BYTES, os.SEEK_END)
-            return file.read(len(_MARK)) == _MARK
+            file.seek(-COMMENT_BYTES, os.SEEK_END)
+            return file.read(len(MARK)) == MARK
     except OSError:
         return False
 
@@ -99,12 +118,12 @@ def load(path: Path) -> dict[str, Any]:
         DamagedCheckpointError: checksum or contents are wrong.
         UserError: written by a newer version of this project.
     """
-    content = _checked_bytes(path)
+    content = checked_bytes(path)
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its parsers meet
         raise DamagedCheckpointError(f"cannot be read: {first_line(error)}") from error
-    if not isinstance(state, dict) or "format" not in state:
+    if not isinstance(state, dict) or type(state.get("format")) is not int or type(state.get("step")) is not int:
         raise DamagedCheckpointError("not a checkpoint of simclr_dist")
     if state["format"] > FORMAT:
         raise UserError(f"{path}: written by a newer simclr_dist (format {state['format']}); update to read it")
@@ -123,21 +142,30 @@ def load_shared(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: {error}; is the run folder the same for all processes?") from error
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(
+    path: Path, content: bytes | Callable[[BinaryIO], None], check: Callable[[Path], None] = lambda temporary: None
+) -> None:
     """Either the whole content stands under ``path`` and on the disk, or what stood there before.
 
+    Args:
+        path: the file.
+        content: what it shall hold, or what writes that into a file.
+        check: called with the file under its temporary name, when all of it is on the disk.
+
     Raises:
-        OSError: as the file system says.
+        OSError: as the file system or ``check`` says.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            file.write(content) if isinstance(content, bytes) else content(file)
             file.flush()
             os.fsync(file.fileno())
+        check(temporary)
         temporary.replace(path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
     flush_folder(path.parent)
 
@@ -154,25 +182,3 @@ def flush_folder(folder: Path) -> None:
 def _by_age(folder: Path) -> list[Path]:
     """The checkpoints of a folder, newest first."""
     return sorted((path for path in folder.glob("step_*.pt") if _NAME.fullmatch(path.name)), reverse=True)
-
-
-def _with_checksum(state: dict[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    content = buffer.getvalue()
-    # A zip file ends with the length of its comment and the comment.
-    content = content[:-2] + _COMMENT_BYTES.to_bytes(2, "little")
-    return content + _MARK + hashlib.sha256(content).hexdigest().encode()
-
-
-def _checked_bytes(path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DamagedCheckpointError(f"cannot be read: {error.strerror}") from error
-    body, comment = content[:-_COMMENT_BYTES], content[-_COMMENT_BYTES:]
-    if not comment.startswith(_MARK):
-        raise DamagedCheckpointError("no checksum at its end: cut off, or not a checkpoint of simclr_dist")
-    if hashlib.sha256(body).hexdigest().encode() != comment[len(_MARK) :]:
-        raise DamagedCheckpointError("its checksum does not match its contents")
-    return content

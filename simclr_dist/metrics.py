@@ -3,67 +3,81 @@
 import json
 import logging
 import math
-import os
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
+from simclr_dist.appended_file import AppendedFile
 from simclr_dist.checkpoint import write_atomically
 from simclr_dist.errors import UserError
+from simclr_dist.event_file import open_events, scalars
 
 log = logging.getLogger("simclr_dist")
 _LINE_EVERY_SECONDS = 10.0
 
 
 class MetricsLog:
-    """metrics.jsonl (one object a step) and TensorBoard, going on without gaps or repeats after a restart."""
+    """metrics.jsonl (one object a step) and TensorBoard, going on without gaps or repeats after a restart.
+
+    What a full disk does not take waits in memory until there is room.
+    """
 
     def __init__(self, run_dir: Path, steps_done: int) -> None:
-        """Drop what a previous process wrote after the checkpoint of ``steps_done``: those steps come again."""
-        from torch.utils.tensorboard import SummaryWriter
+        """Drop what a previous process wrote after the checkpoint of ``steps_done``: those steps come again.
 
+        Raises:
+            UserError: the disk is full or cannot be written.
+        """
         self.path = run_dir / "metrics.jsonl"
         written = read_metrics(self.path)
         lines = [line for line in written if line["step"] <= steps_done]
         if len(lines) < len(written):
             log.info("the %d steps after the newest checkpoint are done again", len(written) - len(lines))
-        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in lines).encode())
-        self._file = self.path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=steps_done + 1)
+        try:
+            write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+            self._lines = AppendedFile(self.path)
+            self._events = open_events(run_dir / "tensorboard", purge_step=steps_done + 1)
+        except OSError as error:
+            raise self._cannot_be_written(error) from error
+        self._waits = False
 
     def write(self, values: dict[str, float]) -> None:
         """One step's values; numbers that are not finite become null.
 
         Raises:
-            UserError: the disk is full or gone.
+            UserError: the disk has been full or gone for so long that no more can be held.
         """
         finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
+        numbers = {key: value for key, value in values.items() if key not in ("step", "epoch")}
         try:
-            self._file.write(json.dumps(finite) + "\n")
-            self._file.flush()
+            refused = self._lines.write((json.dumps(finite) + "\n").encode())
+            refused = self._events.write(scalars(int(values["step"]), numbers)) or refused
         except OSError as error:
-            raise UserError(
-                f"machine.run_dir: {self.path} cannot be written: {error.strerror}; make room, then start again to go "
-                "on from the last checkpoint"
-            ) from error
-        for key, value in values.items():
-            if key not in ("step", "epoch"):
-                self._board.add_scalar(key, value, int(values["step"]))
+            raise self._cannot_be_written(error) from error
+        if refused and not self._waits:
+            log.warning("%s: %s; the metrics wait in memory until there is room", self.path, refused.strerror)
+        self._waits = refused is not None
 
     def sync(self) -> None:
-        """Bring everything to the disk; done before a checkpoint, so that its steps are never missing here."""
-        os.fsync(self._file.fileno())
-        self._board.flush()
+        """Bring everything to the disk; done before a checkpoint gets its name, so that its steps are never missing.
+
+        Raises:
+            OSError: as the file system says.
+        """
+        self._lines.sync()
+        self._events.sync()
 
     def close(self) -> None:
-        # What a full disk did not take was told by ``write``.
-        with suppress(OSError):
-            self._file.close()
-        with suppress(OSError):
-            self._board.close()
+        self._lines.close()
+        self._events.close()
+
+    def _cannot_be_written(self, error: OSError) -> UserError:
+        return UserError(
+            f"machine.run_dir: {self.path.parent} cannot be written: {error.strerror}; make room, then start again to "
+            "go on from the last checkpoint"
+        )
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -115,8 +129,8 @@ class Reporter:
         self._started = self._last_line = time.monotonic()
         self._bar = None
         if active:
-            write_facts(run_dir, {"total_steps": total_steps})
             self._metrics = MetricsLog(run_dir, steps_done)
+            write_facts(run_dir, {"total_steps": total_steps})
             if sys.stderr.isatty():
                 self._bar = tqdm(total=total_steps, initial=steps_done, unit="step")
 
@@ -152,7 +166,11 @@ class Reporter:
             self._last_line = now
 
     def sync(self) -> None:
-        """Bring all numbers to the disk."""
+        """Bring all numbers to the disk. Another thread than the one that tells the steps may call this.
+
+        Raises:
+            OSError: as the file system says.
+        """
         if self._active:
             self._metrics.sync()
 
@@ -171,6 +189,14 @@ def log_to(run_dir: Path) -> None:
     log.propagate = False
     log.handlers.clear()
     log.addHandler(logging.StreamHandler())
-    file = logging.FileHandler(run_dir / "log.txt", encoding="utf-8")
+    file = _LogFile(run_dir / "log.txt", encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s  %(message)s"))
     log.addHandler(file)
+
+
+class _LogFile(logging.FileHandler):
+    """Lines that a full disk does not take are on the terminal, and no tracebacks with them."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)

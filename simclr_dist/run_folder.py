@@ -1,5 +1,7 @@
 """The folder of a run: it belongs to one recipe, and starting the run again goes on from its newest checkpoint."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +10,15 @@ from simclr_dist.config import Config, Recipe, to_dict, to_yaml
 from simclr_dist.config.loading import fields_of
 from simclr_dist.data.sources import ImageSource
 from simclr_dist.distributed.agreement import decided_by_first
+from simclr_dist.distributed.collectives import process_rank
 from simclr_dist.errors import UserError
 from simclr_dist.metrics import log, log_to
+from simclr_dist.saver import Saver
 
 # The place of the images may change between restarts; what they are is compared by count and fingerprint.
 _NOT_COMPARED = ("data.path",)
+# Between attempts at a save that the run cannot end without.
+_SECONDS_BETWEEN_ATTEMPTS = 5.0
 
 
 class RunFolder:
@@ -27,7 +33,7 @@ class RunFolder:
         self.path = Path(config.machine.run_dir).expanduser()
         self.config = config
         self.images = {"count": len(source), "fingerprint": source.fingerprint()}
-        self._saved_step: int | None = None
+        self._saver = Saver(self.checkpoints, config.machine.keep_checkpoints, saved_step=None)
         decided_by_first(self._open)
 
     @property
@@ -39,7 +45,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             log_to(self.path)
         except OSError as error:
-            raise UserError(f"machine.run_dir: {self.path} cannot be written: {error.strerror}") from error
+            raise self._cannot_be_written(error) from error
 
     def restore(self, state_of: dict[str, Any]) -> int:
         """Load the newest intact checkpoint into the objects of ``state_of`` (name -> module, optimizer, ...).
@@ -56,31 +62,67 @@ class RunFolder:
         state = checkpoint.load_shared(path)
         for name, target in state_of.items():
             target.load_state_dict(state[name])
-        self._saved_step = int(state["step"])
-        return self._saved_step
+        steps_done = self._saver.saved_step = int(state["step"])
+        return steps_done
 
-    def save(self, state_of: dict[str, Any], steps_done: int) -> None:
-        """Write a checkpoint of ``steps_done``, unless that is the newest one already; all processes wait for it.
+    def begin_save(self, state_of: dict[str, Any], steps_done: int, before_naming: Callable[[], None]) -> None:
+        """Have a checkpoint of ``steps_done`` written while the run goes on; the call takes as long as a copy.
 
-        Raises:
-            UserError: the disk is full or cannot be written.
+        ``before_naming`` is called in the writer's thread, as in :func:`checkpoint.write`.
         """
-        if steps_done == self._saved_step:
-            return
-
-        def write() -> None:
+        if process_rank() == 0:
             state = {name: target.state_dict() for name, target in state_of.items()}
             state |= {"recipe": to_dict(self.config.recipe), "images": self.images}
-            checkpoint.save(self.checkpoints, state, steps_done, self.config.machine.keep_checkpoints)
+            self._saver.begin(state, steps_done, before_naming)
 
-        decided_by_first(write)
-        self._saved_step = steps_done
+    @property
+    def failed_saves(self) -> int:
+        """How many failed since the last good one; known to rank 0 alone, 0 elsewhere."""
+        return self._saver.failed
+
+    def check_saves(self, failed: float) -> None:
+        """End the run when so many saves failed; all processes give the same number.
+
+        Raises:
+            UserError: they are machine.stop_after_failed_saves.
+        """
+        if failed >= self.config.machine.stop_after_failed_saves:
+            decided_by_first(self._give_up)
+
+    def finish_save(self, state_of: dict[str, Any], steps_done: int, before_naming: Callable[[], None]) -> None:
+        """Return when a checkpoint of ``steps_done`` is there; all processes wait for it.
+
+        Raises:
+            UserError: machine.stop_after_failed_saves attempts failed, those before this call included.
+        """
+
+        def settle() -> None:
+            self._saver.wait()
+            pause = 0.0
+            while self._saver.saved_step != steps_done:
+                if self._saver.failed >= self.config.machine.stop_after_failed_saves:
+                    self._give_up()
+                time.sleep(pause)
+                pause = _SECONDS_BETWEEN_ATTEMPTS
+                self.begin_save(state_of, steps_done, before_naming)
+                self._saver.wait()
+
+        decided_by_first(settle)
+
+    def close(self) -> None:
+        """Wait for the save under way."""
+        self._saver.wait()
 
     def last_checkpoint(self) -> str:
-        """The newest checkpoint, in words for a message."""
-        if self._saved_step is None:
-            return "no checkpoint was written yet"
-        return f"the last good checkpoint is {checkpoint.path_of(self.checkpoints, self._saved_step)}"
+        """The newest checkpoint, in words for a message; only rank 0 knows."""
+        self._saver.wait()
+        return self._saver.last_good()
+
+    def _give_up(self) -> None:
+        raise UserError(
+            f"machine.run_dir: {self._saver.failed} saves to {self.checkpoints} failed one after another, the last "
+            f"because: {self._saver.reason}; make room, then start again: {self._saver.last_good()}"
+        )
 
     def _newest(self) -> Path | None:
         """On rank 0: the checkpoint to load, after checking that it is this recipe's; damaged ones are set aside."""
@@ -92,8 +134,14 @@ class RunFolder:
         if path is not None:
             state = checkpoint.load(path)
             self._refuse_other(path, state["recipe"], state["images"])
-        checkpoint.write_atomically(self.path / "config.yaml", to_yaml(self.config).encode())
+        try:
+            checkpoint.write_atomically(self.path / "config.yaml", to_yaml(self.config).encode())
+        except OSError as error:
+            raise self._cannot_be_written(error) from error
         return path
+
+    def _cannot_be_written(self, error: OSError) -> UserError:
+        return UserError(f"machine.run_dir: {self.path} cannot be written: {error.strerror}")
 
     def _refuse_other(self, path: Path, recipe: dict[str, Any], images: dict[str, Any]) -> None:
         differences = [

@@ -102,15 +102,18 @@ class Trainer:
         with (
             closing(self._loader(until)) as batches,
             Reporter(self.folder.path, self.steps_done, total, active=self.processes.is_first) as reporter,
+            closing(self.folder),
         ):
             self.health.begin(self.steps_done, self.online.every_steps)
             while self.steps_done < until and not signal:
                 started = time.perf_counter()
                 batch = next(batches)
                 waited = time.perf_counter() - started
-                # One small collective: was anyone told to stop, is an image broken, how long did the slowest wait.
-                facts = maximum([stop.received or 0, len(batch.broken), waited], self.device)
+                # One small collective: was anyone told to stop, is an image broken, how long did the slowest wait, how
+                # many saves failed.
+                facts = maximum([stop.received or 0, len(batch.broken), waited, self.folder.failed_saves], self.device)
                 signal = int(facts[0])
+                self.folder.check_saves(facts[3])
                 if facts[1]:
                     self._note(broken, batch, reporter)
                 values = self.train_step(self._views(batch))
@@ -119,8 +122,8 @@ class Trainer:
                 reporter.step(progress | self.online.after_step(self.steps_done, self.method.encoder))
                 self.health.after_step(self.steps_done)
                 if self.steps_done % machine.save_every_steps == 0:
-                    self._save(reporter)
-            self._save(reporter)
+                    self.folder.begin_save(self.state, self.steps_done, reporter.sync)
+            self.folder.finish_save(self.state, self.steps_done, reporter.sync)
         return Outcome(self.steps_done, total, signal)
 
     def train_step(self, images: Tensor) -> dict[str, float]:
@@ -172,15 +175,11 @@ class Trainer:
         crops = batch.images.to(self.device, non_blocking=True)
         return render_colors(crops, batch.choices, self.config.recipe.views.color_form)
 
-    def _save(self, reporter: Reporter) -> None:
-        reporter.sync()  # first the metrics: a checkpoint's steps are never missing there
-        self.folder.save(self.state, self.steps_done)
-
     def _note(self, broken: BrokenImages, batch: Batch, reporter: Reporter) -> None:
         for met in gather_objects(batch.broken):
             broken.note(met, write=self.processes.is_first)
         if complaint := broken.too_many():
-            self._save(reporter)
+            self.folder.finish_save(self.state, self.steps_done, reporter.sync)
             raise agreed_error(complaint)
 
     def _progress(self, values: dict[str, float], seconds: float, waited: float) -> dict[str, float]:

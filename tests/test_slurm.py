@@ -257,7 +257,7 @@ def test_a_process_that_dies_ends_the_job(user, cluster):
     cluster.wait_idle()
 
 
-def test_a_full_disk_ends_the_job_with_a_line_and_the_checkpoints_before_are_intact(user, cluster):
+def test_a_disk_that_stays_full_ends_the_job_with_a_line_and_the_checkpoints_before_are_intact(user, cluster):
     user.run.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(user.run)], check=False)
     if mounted.returncode:
@@ -266,6 +266,7 @@ def test_a_full_disk_ends_the_job_with_a_line_and_the_checkpoints_before_are_int
         job = user.submit("machine.keep_checkpoints=100")
         user.wait_for_state(job, "FAILED")
         told = user.type("status", job)
+        assert "3 saves to" in told
         assert "No space left on device" in told
         assert "Traceback" not in user.log()
         assert final_state(user.run)["step"] >= SAVE_EVERY

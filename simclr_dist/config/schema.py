@@ -175,9 +175,12 @@ class Machine:
     loader_workers: int = _number(-1, low=-1)
     """Processes that load and augment images, for each training process. 0: none; -1: one a core, at most 16."""
     save_every_steps: int = _number(500, low=1)
-    """Steps between checkpoints; one is always written at the end and when the run is stopped."""
+    """Steps between checkpoints, written in the background; one is always written at the end and when the run is
+    stopped, and waited for."""
     keep_checkpoints: int = _number(3, low=1)
     """How many of the newest checkpoints are kept."""
+    stop_after_failed_saves: int = _number(3, low=1)
+    """Stop when this many saves failed one after another, on a full disk for example; before that the run goes on."""
     stop_after_steps: int = _number(0, low=0)
     """Save and stop when this many steps of the recipe are done; 0: when all are. Start again to go on."""
     collective_timeout_seconds: int = _number(600, low=1)

@@ -23,8 +23,11 @@ class BrokenImages:
             self.met.add(sample)
             if write:
                 log.warning("broken image, another is drawn in its place: %s", reason)
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.write(f"{sample}\t{reason}\n")
+                try:
+                    with self.path.open("a", encoding="utf-8") as file:
+                        file.write(f"{sample}\t{reason}\n")
+                except OSError as error:  # counted all the same, and met again after a restart
+                    log.warning("%s cannot be written: %s", self.path, error.strerror)
 
     def too_many(self) -> str | None:
         """What to tell the user when the run must stop, else None."""

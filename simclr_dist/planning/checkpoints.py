@@ -1,17 +1,16 @@
 """The size of a checkpoint, to the byte: what checkpoint.save would write, counted and not kept."""
 
-from collections import OrderedDict
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from simclr_dist.build import build_method
-from simclr_dist.checkpoint import _COMMENT_BYTES, FORMAT
+from simclr_dist.checkpoint import FORMAT
+from simclr_dist.checksum import COMMENT_BYTES
 from simclr_dist.config import Config, to_dict
 from simclr_dist.optim import make_optimizer
 from simclr_dist.planning.fakes import default_dtype, kernels_of
+from simclr_dist.snapshot import mapped
 
 
 class _Counter:
@@ -37,8 +36,8 @@ def checkpoint_bytes(config: Config, images: int) -> int:
     scaler = torch.amp.GradScaler("cpu", enabled=config.machine.precision == "float16")
     state = {
         "format": FORMAT,
-        "model": _empty(method.state_dict()),
-        "optimizer": _empty(optimizer.state_dict()),
+        "model": mapped(method.state_dict(), _empty),
+        "optimizer": mapped(optimizer.state_dict(), _empty),
         "scaler": scaler.state_dict(),
         "recipe": to_dict(config.recipe),
         "images": {"count": images, "fingerprint": "0" * 64},
@@ -46,16 +45,9 @@ def checkpoint_bytes(config: Config, images: int) -> int:
     }
     counter = _Counter()
     torch.save(state, counter)  # type: ignore[arg-type]
-    return counter.count + _COMMENT_BYTES
+    return counter.count + COMMENT_BYTES
 
 
-def _empty(node: Any) -> Any:
-    """The same with real tensors of the same sizes in place of fake ones; their memory is never touched but to read."""
-    if isinstance(node, Tensor):
-        return torch.empty_strided(node.shape, node.stride(), dtype=node.dtype)
-    if isinstance(node, dict):
-        copied: Any = type(node)((key, _empty(value)) for key, value in node.items())
-        if isinstance(node, OrderedDict) and hasattr(node, "_metadata"):
-            copied._metadata = node._metadata  # of state_dict(); it is saved too
-        return copied
-    return [_empty(value) for value in node] if isinstance(node, list) else node
+def _empty(tensor: Tensor) -> Tensor:
+    """A real tensor of the same size in place of a fake one; its memory is never touched but to read."""
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
