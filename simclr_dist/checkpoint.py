@@ -10,6 +10,8 @@ import hashlib
 import io
 import os
 import re
+import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,15 @@ FORMAT = 1
 _MARK = b"simclr_dist sha256:"
 _COMMENT_BYTES = len(_MARK) + 64
 _NAME = re.compile(r"step_(\d+)\.pt")
+_PROCESS = secrets.token_hex(4)
+"""Stands in the names of temporary files: two hosts must not write into the same one."""
 
 
 class DamagedCheckpointError(Exception):
     """The file is not what was written; the message says how."""
 
 
-def save(folder: Path, state: dict[str, Any], step: int, keep: int) -> Path:
+def save(folder: Path, state: dict[str, Any], step: int, keep: int, check: Callable[[], None] = lambda: None) -> Path:
     """Write ``folder/step_<step>.pt``, point ``last.pt`` at it and remove all but the newest ``keep``.
 
     Args:
@@ -35,6 +39,7 @@ def save(folder: Path, state: dict[str, Any], step: int, keep: int) -> Path:
         state: tensors, numbers, strings, and dicts and lists of these.
         step: steps done.
         keep: checkpoints kept, this one included.
+        check: as :func:`write_atomically` takes it.
 
     Raises:
         UserError: the folder cannot be written; earlier checkpoints are untouched.
@@ -42,7 +47,7 @@ def save(folder: Path, state: dict[str, Any], step: int, keep: int) -> Path:
     path = path_of(folder, step)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, _with_checksum({"format": FORMAT, **state, "step": step}))
+        write_atomically(path, _with_checksum({"format": FORMAT, **state, "step": step}), check)
         link = folder / ".last.tmp"
         link.unlink(missing_ok=True)
         link.symlink_to(path.name)
@@ -123,20 +128,23 @@ def load_shared(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: {error}; is the run folder the same for all processes?") from error
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, check: Callable[[], None] = lambda: None) -> None:
     """Either the whole content stands under ``path`` and on the disk, or what stood there before.
+
+    ``check`` is called when only the renaming is left to do; what it raises leaves everything as it was.
 
     Raises:
         OSError: as the file system says.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{_PROCESS}_{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        check()
         temporary.replace(path)
-    except OSError:
+    except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     flush_folder(path.parent)

@@ -101,7 +101,7 @@ def pretrain(config: str, overrides: tuple[str, ...], processes: int | None) -> 
     from simclr_dist.trainer import pretrain as run
 
     here = Processes.from_environment()
-    return _report(run(loaded, here), loaded, here.is_first)
+    return _report(run(loaded, here, scheduler.has_ended), loaded, here.is_first)
 
 
 def _start(processes: int, config: Config, arguments: list[str]) -> int:

@@ -1,5 +1,7 @@
 """The folder of a run: it belongs to one recipe, and starting the run again goes on from its newest checkpoint."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from simclr_dist.data.sources import ImageSource
 from simclr_dist.distributed.agreement import decided_by_first
 from simclr_dist.errors import UserError
 from simclr_dist.metrics import log, log_to
+from simclr_dist.run_lock import RunLock
 
 # The place of the images may change between restarts; what they are is compared by count and fingerprint.
 _NOT_COMPARED = ("data.path",)
@@ -18,26 +21,38 @@ _NOT_COMPARED = ("data.path",)
 class RunFolder:
     """Restores and saves the state of a run. Every process makes one and calls the same methods; rank 0 writes."""
 
-    def __init__(self, config: Config, source: ImageSource) -> None:
-        """Make the folder and start its log.
+    def __init__(self, config: Config, source: ImageSource, lock: RunLock | None = None) -> None:
+        """Make the folder, take its lock (None: nobody else is at it) and start its log.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: it cannot be written, or another process is at the run.
         """
         self.path = Path(config.machine.run_dir).expanduser()
+        self.lock = lock or RunLock(self.path)
         self.config = config
         self.images = {"count": len(source), "fingerprint": source.fingerprint()}
         self._saved_step: int | None = None
+        decided_by_first(self._make)
+        if lock:
+            lock.take()
         decided_by_first(self._open)
 
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    def _open(self) -> None:
-        try:
+    def _make(self) -> None:
+        with self._told():
             self.path.mkdir(parents=True, exist_ok=True)
+
+    def _open(self) -> None:
+        with self._told():
             log_to(self.path)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise UserError(f"machine.run_dir: {self.path} cannot be written: {error.strerror}") from error
 
@@ -63,7 +78,7 @@ class RunFolder:
         """Write a checkpoint of ``steps_done``, unless that is the newest one already; all processes wait for it.
 
         Raises:
-            UserError: the disk is full or cannot be written.
+            UserError: the disk is full or cannot be written, or another process has taken the run over.
         """
         if steps_done == self._saved_step:
             return
@@ -71,7 +86,8 @@ class RunFolder:
         def write() -> None:
             state = {name: target.state_dict() for name, target in state_of.items()}
             state |= {"recipe": to_dict(self.config.recipe), "images": self.images}
-            checkpoint.save(self.checkpoints, state, steps_done, self.config.machine.keep_checkpoints)
+            keep, check = self.config.machine.keep_checkpoints, self.lock.check
+            checkpoint.save(self.checkpoints, state, steps_done, keep, check)
 
         decided_by_first(write)
         self._saved_step = steps_done

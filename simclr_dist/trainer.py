@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -30,6 +30,7 @@ from simclr_dist.models.statistics_group import divide_batch_norm
 from simclr_dist.optim import make_optimizer
 from simclr_dist.precision import AUTOCAST
 from simclr_dist.run_folder import RunFolder
+from simclr_dist.run_lock import RunLock
 from simclr_dist.signals import StopSignals
 
 
@@ -43,31 +44,37 @@ class Outcome:
     """The signal that stopped it, if one did."""
 
 
-def pretrain(config: Config, processes: Processes) -> Outcome:
+def pretrain(config: Config, processes: Processes, job_has_ended: Callable[[str], bool] = lambda job: False) -> Outcome:
     """Run, or go on with, the run in machine.run_dir; every process of the run calls this.
 
+    ``job_has_ended`` says of a SLURM job that holds the run folder whether it is known to be over.
+
     Raises:
-        UserError: the machine cannot compute the recipe, the data cannot be read, the folder holds another recipe's
-            run, too many images are broken, the loss is not finite.
+        UserError: the machine cannot compute the recipe, the data cannot be read, the folder is in use or holds
+            another recipe's run, too many images are broken, the loss is not finite.
     """
     check_machine(config, processes.count)
     device = choose_device(config.machine.device, processes.local_rank)
     set_kernels(config.machine.threads_per_process, config.machine.deterministic, processes.local_count)
-    with StopSignals() as stop, process_group(processes, device, config.machine.collective_timeout_seconds):
-        return Trainer(config, processes, device).train(stop)
+    with (
+        StopSignals() as stop,
+        process_group(processes, device, config.machine.collective_timeout_seconds),
+        RunLock(config.machine.run_dir, job_has_ended) as lock,
+    ):
+        return Trainer(config, processes, device, lock).train(stop)
 
 
 class Trainer:
     """A run: its objects, restored from the newest checkpoint of the run folder, and the loop over its steps."""
 
-    def __init__(self, config: Config, processes: Processes, device: torch.device) -> None:
+    def __init__(self, config: Config, processes: Processes, device: torch.device, lock: RunLock | None = None) -> None:
         recipe, machine = config.recipe, config.machine
         self.config, self.processes, self.device = config, processes, device
         with all_or_none():
             self.source = open_source(recipe.data)
             self.order = build_order(recipe, len(self.source))
             self.online = OnlineEvaluation(recipe, machine.evaluate_every_epochs, self.order.steps_per_epoch, device)
-        self.folder = RunFolder(config, self.source)
+        self.folder = RunFolder(config, self.source, lock)
         self.schedule = build_schedule(recipe, self.order)
         steps = (self.schedule.total_steps, self.order.steps_per_epoch)
         self.health = HealthCheck(self.folder.path, config.health, *steps, active=processes.is_first)
@@ -108,9 +115,13 @@ class Trainer:
                 started = time.perf_counter()
                 batch = next(batches)
                 waited = time.perf_counter() - started
-                # One small collective: was anyone told to stop, is an image broken, how long did the slowest wait.
-                facts = maximum([stop.received or 0, len(batch.broken), waited], self.device)
+                # One small collective: was anyone told to stop, is an image broken, how long did the slowest wait, has
+                # another process taken the run over.
+                lost = float(self.folder.lock.is_lost)
+                facts = maximum([stop.received or 0, len(batch.broken), waited, lost], self.device)
                 signal = int(facts[0])
+                if facts[3]:
+                    raise agreed_error(self.folder.lock.loss())
                 if facts[1]:
                     self._note(broken, batch, reporter)
                 values = self.train_step(self._views(batch))
