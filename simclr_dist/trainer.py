@@ -20,6 +20,7 @@ from simclr_dist.distributed.agreement import all_or_none
 from simclr_dist.distributed.collectives import gather_objects, maximum
 from simclr_dist.distributed.data_parallel import data_parallel, settle_buckets
 from simclr_dist.distributed.processes import Processes, choose_device, process_group, set_kernels, worker_count
+from simclr_dist.drift import DriftCheck
 from simclr_dist.errors import agreed_error
 from simclr_dist.evaluation.online import OnlineEvaluation
 from simclr_dist.gradients import compute_gradients
@@ -89,6 +90,9 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=machine.precision == "float16")
         self.state = {"model": self.method, "optimizer": self.optimizer, "scaler": self.scaler}
         self.steps_done = self.folder.restore(self.state)
+        self.drift = DriftCheck(config, self.order, self.folder.images, self.method, self.optimizer)
+        # Before DDP gives all processes rank 0's weights, which would hide that theirs differ.
+        self.drift.compare(self.steps_done, self.folder.last_checkpoint())
         if machine.compile:
             self.method.encoder.compile()
             self.method.projection.compile()
@@ -126,6 +130,7 @@ class Trainer:
                     self._note(broken, batch, reporter)
                 values = self.train_step(self._views(batch))
                 self.steps_done += 1
+                self.drift.after_step(self.steps_done, self.folder.last_checkpoint())
                 progress = self._progress(values, time.perf_counter() - started, waited=facts[2])
                 reporter.step(progress | self.online.after_step(self.steps_done, self.method.encoder))
                 self.health.after_step(self.steps_done)
@@ -184,6 +189,7 @@ class Trainer:
         return render_colors(crops, batch.choices, self.config.recipe.views.color_form)
 
     def _save(self, reporter: Reporter) -> None:
+        self.drift.compare(self.steps_done, self.folder.last_checkpoint())
         reporter.sync()  # first the metrics: a checkpoint's steps are never missing there
         self.folder.save(self.state, self.steps_done)
 
