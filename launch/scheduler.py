@@ -103,6 +103,14 @@ def jobs(ids: Sequence[str]) -> list[Job]:
     return found
 
 
+def has_ended(job: str) -> bool:
+    """Whether SLURM says that a job is over; False when it does not know, or cannot be asked here."""
+    if shutil.which("scontrol") is None:
+        return False
+    found = jobs([job])
+    return bool(found) and not any(each.lives for each in found)
+
+
 def is_to_go_on(job: str, number: int) -> bool:
     """Whether a job that a signal stopped should be put back into the queue by itself.
 

@@ -9,6 +9,7 @@ point leaves the old checkpoints and perhaps a temporary file, which the next sa
 import io
 import os
 import re
+import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,8 @@ from simclr_dist.errors import UserError, first_line
 
 FORMAT = 1
 _NAME = re.compile(r"step_(\d+)\.pt")
+_PROCESS = secrets.token_hex(4)
+"""Stands in the names of temporary files: two hosts must not write into the same one."""
 
 
 def save(folder: Path, state: dict[str, Any], step: int, keep: int) -> Path:
@@ -155,7 +158,7 @@ def write_atomically(
     Raises:
         OSError: as the file system or ``check`` says.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{_PROCESS}_{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content) if isinstance(content, bytes) else content(file)
@@ -163,7 +166,7 @@ def write_atomically(
             os.fsync(file.fileno())
         check(temporary)
         temporary.replace(path)
-    except OSError:
+    except BaseException:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise

@@ -1,7 +1,8 @@
 """The folder of a run: it belongs to one recipe, and starting the run again goes on from its newest checkpoint."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from simclr_dist.distributed.agreement import decided_by_first
 from simclr_dist.distributed.collectives import process_rank
 from simclr_dist.errors import UserError
 from simclr_dist.metrics import log, log_to
+from simclr_dist.run_lock import RunLock
 from simclr_dist.saver import Saver
 
 # The place of the images may change between restarts; what they are is compared by count and fingerprint.
@@ -24,26 +26,38 @@ _SECONDS_BETWEEN_ATTEMPTS = 5.0
 class RunFolder:
     """Restores and saves the state of a run. Every process makes one and calls the same methods; rank 0 writes."""
 
-    def __init__(self, config: Config, source: ImageSource) -> None:
-        """Make the folder and start its log.
+    def __init__(self, config: Config, source: ImageSource, lock: RunLock | None = None) -> None:
+        """Make the folder, take its lock (None: nobody else is at it) and start its log.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: it cannot be written, or another process is at the run.
         """
         self.path = Path(config.machine.run_dir).expanduser()
+        self.lock = lock or RunLock(self.path)
         self.config = config
         self.images = {"count": len(source), "fingerprint": source.fingerprint()}
         self._saver = Saver(self.checkpoints, config.machine.keep_checkpoints, saved_step=None)
+        decided_by_first(self._make)
+        if lock:
+            lock.take()
         decided_by_first(self._open)
 
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    def _open(self) -> None:
-        try:
+    def _make(self) -> None:
+        with self._told():
             self.path.mkdir(parents=True, exist_ok=True)
+
+    def _open(self) -> None:
+        with self._told():
             log_to(self.path)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise self._cannot_be_written(error) from error
 
@@ -73,7 +87,12 @@ class RunFolder:
         if process_rank() == 0:
             state = {name: target.state_dict() for name, target in state_of.items()}
             state |= {"recipe": to_dict(self.config.recipe), "images": self.images}
-            self._saver.begin(state, steps_done, before_naming)
+
+            def check() -> None:
+                before_naming()
+                self.lock.check()  # the last thing before the file has its name
+
+            self._saver.begin(state, steps_done, check)
 
     @property
     def failed_saves(self) -> int:
@@ -102,6 +121,7 @@ class RunFolder:
             while self._saver.saved_step != steps_done:
                 if self._saver.failed >= self.config.machine.stop_after_failed_saves:
                     self._give_up()
+                self.lock.check()
                 time.sleep(pause)
                 pause = _SECONDS_BETWEEN_ATTEMPTS
                 self.begin_save(state_of, steps_done, before_naming)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -20,6 +20,7 @@ from simclr_dist.distributed.agreement import all_or_none
 from simclr_dist.distributed.collectives import gather_objects, maximum
 from simclr_dist.distributed.data_parallel import data_parallel, settle_buckets
 from simclr_dist.distributed.processes import Processes, choose_device, process_group, set_kernels, worker_count
+from simclr_dist.drift import DriftCheck
 from simclr_dist.errors import agreed_error
 from simclr_dist.evaluation.online import OnlineEvaluation
 from simclr_dist.gradients import compute_gradients
@@ -30,6 +31,7 @@ from simclr_dist.models.statistics_group import divide_batch_norm
 from simclr_dist.optim import make_optimizer
 from simclr_dist.precision import AUTOCAST
 from simclr_dist.run_folder import RunFolder
+from simclr_dist.run_lock import RunLock
 from simclr_dist.signals import StopSignals
 
 
@@ -43,31 +45,37 @@ class Outcome:
     """The signal that stopped it, if one did."""
 
 
-def pretrain(config: Config, processes: Processes) -> Outcome:
+def pretrain(config: Config, processes: Processes, job_has_ended: Callable[[str], bool] = lambda job: False) -> Outcome:
     """Run, or go on with, the run in machine.run_dir; every process of the run calls this.
 
+    ``job_has_ended`` says of a SLURM job that holds the run folder whether it is known to be over.
+
     Raises:
-        UserError: the machine cannot compute the recipe, the data cannot be read, the folder holds another recipe's
-            run, too many images are broken, the loss is not finite.
+        UserError: the machine cannot compute the recipe, the data cannot be read, the folder is in use or holds
+            another recipe's run, too many images are broken, the loss is not finite.
     """
     check_machine(config, processes.count)
     device = choose_device(config.machine.device, processes.local_rank)
     set_kernels(config.machine.threads_per_process, config.machine.deterministic, processes.local_count)
-    with StopSignals() as stop, process_group(processes, device, config.machine.collective_timeout_seconds):
-        return Trainer(config, processes, device).train(stop)
+    with (
+        StopSignals() as stop,
+        process_group(processes, device, config.machine.collective_timeout_seconds),
+        RunLock(config.machine.run_dir, job_has_ended) as lock,
+    ):
+        return Trainer(config, processes, device, lock).train(stop)
 
 
 class Trainer:
     """A run: its objects, restored from the newest checkpoint of the run folder, and the loop over its steps."""
 
-    def __init__(self, config: Config, processes: Processes, device: torch.device) -> None:
+    def __init__(self, config: Config, processes: Processes, device: torch.device, lock: RunLock | None = None) -> None:
         recipe, machine = config.recipe, config.machine
         self.config, self.processes, self.device = config, processes, device
         with all_or_none():
             self.source = open_source(recipe.data)
             self.order = build_order(recipe, len(self.source))
             self.online = OnlineEvaluation(recipe, machine.evaluate_every_epochs, self.order.steps_per_epoch, device)
-        self.folder = RunFolder(config, self.source)
+        self.folder = RunFolder(config, self.source, lock)
         self.schedule = build_schedule(recipe, self.order)
         steps = (self.schedule.total_steps, self.order.steps_per_epoch)
         self.health = HealthCheck(self.folder.path, config.health, *steps, active=processes.is_first)
@@ -82,6 +90,9 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=machine.precision == "float16")
         self.state = {"model": self.method, "optimizer": self.optimizer, "scaler": self.scaler}
         self.steps_done = self.folder.restore(self.state)
+        self.drift = DriftCheck(config, self.order, self.folder.images, self.method, self.optimizer)
+        # Before DDP gives all processes rank 0's weights, which would hide that theirs differ.
+        self.drift.compare(self.steps_done, self.folder.last_checkpoint)
         if machine.compile:
             self.method.encoder.compile()
             self.method.projection.compile()
@@ -110,19 +121,26 @@ class Trainer:
                 batch = next(batches)
                 waited = time.perf_counter() - started
                 # One small collective: was anyone told to stop, is an image broken, how long did the slowest wait, how
-                # many saves failed.
-                facts = maximum([stop.received or 0, len(batch.broken), waited, self.folder.failed_saves], self.device)
+                # many saves failed, has another process taken the run over.
+                folder = self.folder
+                own = [stop.received or 0, len(batch.broken), waited, folder.failed_saves, float(folder.lock.is_lost)]
+                facts = maximum(own, self.device)
                 signal = int(facts[0])
-                self.folder.check_saves(facts[3])
+                if facts[4]:
+                    raise agreed_error(folder.lock.loss())
+                folder.check_saves(facts[3])
                 if facts[1]:
                     self._note(broken, batch, reporter)
                 values = self.train_step(self._views(batch))
                 self.steps_done += 1
+                self.drift.after_step(self.steps_done, self.folder.last_checkpoint)
                 progress = self._progress(values, time.perf_counter() - started, waited=facts[2])
                 reporter.step(progress | self.online.after_step(self.steps_done, self.method.encoder))
                 self.health.after_step(self.steps_done)
                 if self.steps_done % machine.save_every_steps == 0:
+                    self.drift.compare(self.steps_done, self.folder.last_checkpoint)
                     self.folder.begin_save(self.state, self.steps_done, reporter.sync)
+            self.drift.compare(self.steps_done, self.folder.last_checkpoint)
             self.folder.finish_save(self.state, self.steps_done, reporter.sync)
         return Outcome(self.steps_done, total, signal)
 
@@ -179,6 +197,7 @@ class Trainer:
         for met in gather_objects(batch.broken):
             broken.note(met, write=self.processes.is_first)
         if complaint := broken.too_many():
+            self.drift.compare(self.steps_done, self.folder.last_checkpoint)
             self.folder.finish_save(self.state, self.steps_done, reporter.sync)
             raise agreed_error(complaint)
 

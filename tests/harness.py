@@ -17,6 +17,7 @@ from simclr_dist.config import Config, load_config
 from simclr_dist.distributed.collectives import process_count, process_rank
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.metrics import read_metrics
+from simclr_dist.run_lock import RunLock
 from simclr_dist.signals import StopSignals
 from simclr_dist.trainer import Outcome, Trainer
 
@@ -109,7 +110,8 @@ def run_distributed(count: int, function: Callable[..., Any], *arguments: Any) -
 def pretrain_here(config: Config) -> Outcome:
     """The trainer, as the command runs it, in a process of :class:`Running`."""
     rank, count = process_rank(), process_count()
-    return Trainer(config, Processes(rank, count, rank, count), torch.device("cpu")).train(StopSignals())
+    with RunLock(config.machine.run_dir) as lock:
+        return Trainer(config, Processes(rank, count, rank, count), torch.device("cpu"), lock).train(StopSignals())
 
 
 def losses(run_dir: str | Path) -> list[float]:
