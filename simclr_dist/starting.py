@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 
+from simclr_dist.config import Config
 from simclr_dist.errors import UserError
 
 
@@ -23,6 +24,17 @@ def in_processes(count: int, arguments: Sequence[str], device: str, check: Calla
         check()
     choose_device(device, count - 1)
     return int(local.run_processes(count, [*arguments, *(["--debug"] if "--debug" in sys.argv else [])]))
+
+
+def run_in_processes(count: int, config: Config, arguments: Sequence[str]) -> int:
+    """The same for a command that computes a config's recipe, which so many processes must be able to.
+
+    Raises:
+        UserError: as :func:`in_processes`.
+    """
+    from simclr_dist.checks import check_machine
+
+    return in_processes(count, arguments, config.machine.device, check=lambda: check_machine(config, count))
 
 
 def stop_with_launcher() -> None:
