@@ -118,7 +118,7 @@ def test_an_error_that_nobody_foresaw_is_one_line_that_points_to_debug(run, monk
     def fail(*_: object) -> None:
         raise RuntimeError("first line\nsecond line")
 
-    monkeypatch.setattr("simclr_dist.cli.load_config", fail)
+    monkeypatch.setattr("simclr_dist.commands.load_config", fail)
     status, _, err = run("config", "digits_demo")
     assert status == 1
     assert err.count("\n") == 1
@@ -132,7 +132,7 @@ def test_an_interrupt_or_a_closed_pipe_ends_without_a_word(run, monkeypatch, err
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("simclr_dist.cli.load_config", fail)
+    monkeypatch.setattr("simclr_dist.commands.load_config", fail)
     status, _, err = run("config", "digits_demo")
     assert status == expected
     assert err.strip() == ""
