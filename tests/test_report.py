@@ -269,7 +269,12 @@ def test_tensorboard_gets_the_features_with_their_classes_and_nothing_twice(run_
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here to open the page in")
 def test_the_page_runs_in_chromium_without_a_word_on_the_console(run_dir, report, tmp_path):
     page = tmp_path / "page.html"
+    rows = [{"name": "kNN", "labels": "all", "images": 100, "top1": [0.8], "mean": 0.8}]
+    long_name = f"evaluation_step_000000002_knn_{'1' * 80}.json"  # must not make the page wider than a phone
+    (run_dir / long_name).write_text(json.dumps({"method": "knn", "rows": rows}))
     assert report(run_dir, "--images", 40, "--out", page)[0] == 0
+    assert long_name in page.read_text()  # without any label curve
+    assert "No label curve yet" in page.read_text()
     # Pointed at from inside: the script must answer with a value and with a thumbnail.
     probe = """<script>
       for (const kind of ["lines", "map"]) {

@@ -15,12 +15,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from simclr_dist.cli import main
+from simclr_dist.errors import UserError
 from simclr_dist.evaluation import frozen, knn
 from simclr_dist.evaluation.image_batches import features_as_they_are
 from simclr_dist.evaluation.protocol import FINE_TUNING, LINEAR
 from simclr_dist.evaluation.rows import FeatureBlocks
 from simclr_dist.evaluation.saved_training import SavedTraining, Unfinished
-from simclr_dist.evaluation.supervised import Classifier, steps_of, train_classifier
+from simclr_dist.evaluation.supervised import Classifier, own_part, steps_of, train_classifier
 from simclr_dist.models.batch_norm import GroupedBatchNorm
 from simclr_dist.optim.schedule import Schedule
 from tests.harness import Running, assert_bit_equal, pretrain_here, run_distributed, tiny_config
@@ -88,6 +89,42 @@ def test_optimizer_and_precision_are_told_and_make_another_result(tmp_path):
         ("sgd", "float32"), ("lars", "float32"), ("sgd", "bfloat16"),
     ]  # fmt: skip
     assert len({result.file_name() for result in told}) == 3
+
+
+# --- batches that the processes cannot share equally
+
+
+def trained_on_all_at_once(images):
+    """The weights and statistics of a training whose batch is all images there are, and this process's rows of it."""
+    features, labels = (array[:images] for array in blobs())
+    order = steps_of(FINE_TUNING.with_choices(epochs=4), images, seed=0)
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Linear(8, 16), GroupedBatchNorm(16), nn.ReLU())
+    classifier = Classifier(body, 16, 6)
+    protocol = FINE_TUNING.with_choices(epochs=4, base_learning_rate=1.0)
+    train_classifier(classifier, protocol, order, features_as_they_are(features, labels, order), CPU)
+    return dict(classifier.state_dict()), len(order.samples(0, *own_part(order)))
+
+
+def both_trained_on_all_at_once():
+    return [trained_on_all_at_once(images) for images in (6, 7)]
+
+
+def test_all_images_as_one_batch_train_alike_on_4_processes_that_can_share_half_of_it_or_nothing():
+    alone = both_trained_on_all_at_once()
+    for rank_found in run_distributed(4, both_trained_on_all_at_once):
+        assert [rows for _, rows in rank_found] == [3, 7]
+        for (expected, _), (found, _) in zip(alone, rank_found, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def refused_batch():
+    with pytest.raises(UserError, match="--batch: 9 images cannot be shared equally by 2 processes"):
+        steps_of(FINE_TUNING.with_choices(batch_images=9), 10, seed=0)
+
+
+def test_a_batch_of_some_of_the_images_that_processes_cannot_share_is_refused():
+    run_distributed(2, refused_batch)
 
 
 # --- stopped and started again

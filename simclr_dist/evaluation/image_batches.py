@@ -11,11 +11,10 @@ from simclr_dist.config import Recipe
 from simclr_dist.data.loader import ViewBatches, load_steps
 from simclr_dist.data.order import SampleOrder
 from simclr_dist.data.source import ImageSource
-from simclr_dist.distributed.collectives import process_count, process_rank
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation.rows import Rows
 from simclr_dist.evaluation.subsets import Labels, labels_of
-from simclr_dist.evaluation.supervised import Batches
+from simclr_dist.evaluation.supervised import Batches, own_part
 
 
 def cropped_and_flipped(
@@ -33,13 +32,13 @@ def cropped_and_flipped(
     labels = torch.from_numpy(labels_of(source))
 
     def batches(steps: Sequence[int]) -> Generator[tuple[Tensor, Tensor], None, None]:
-        rank, processes = process_rank(), process_count()
-        shares = ViewBatches(source, drawn, order, rank, processes, views=1)
+        part, parts = own_part(order)
+        shares = ViewBatches(source, drawn, order, part, parts, views=1)
         with closing(load_steps(shares, steps, workers=workers, pin_memory=pin_memory)) as loaded:
             for step, batch in zip(steps, loaded, strict=True):
                 if batch.broken:
                     raise UserError(f"evaluation needs every image, and one is broken: {batch.broken[0][1]}")
-                yield batch.images[:, 0], labels[order.samples(step, rank, processes)]
+                yield batch.images[:, 0], labels[order.samples(step, part, parts)]
 
     return batches
 
@@ -49,7 +48,7 @@ def features_as_they_are(features: Rows, labels: Labels, order: SampleOrder) -> 
 
     def batches(steps: Sequence[int]) -> Generator[tuple[Tensor, Tensor], None, None]:
         for step in steps:
-            rows = order.samples(step, process_rank(), process_count())
+            rows = order.samples(step, *own_part(order))
             yield torch.from_numpy(features[rows]), torch.from_numpy(labels[rows])
 
     return batches

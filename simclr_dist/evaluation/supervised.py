@@ -4,6 +4,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from copy import deepcopy
 from functools import partial
+from math import gcd
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from simclr_dist.data.order import SampleOrder
 from simclr_dist.distributed.agreement import decided_by_first
-from simclr_dist.distributed.collectives import process_count
+from simclr_dist.distributed.collectives import process_count, process_rank
 from simclr_dist.distributed.data_parallel import data_parallel, settle_buckets
 from simclr_dist.errors import agreed_error
 from simclr_dist.evaluation.protocol import Protocol
@@ -65,17 +66,28 @@ class Classifier(nn.Module):
 
 
 def steps_of(protocol: Protocol, images: int, seed: int) -> SampleOrder:
-    """Which images each step sees.
+    """Which images each step sees: a batch of the protocol, or all images when there are no more.
 
     Raises:
-        UserError: the processes cannot share the batch equally.
+        UserError: the processes cannot share the protocol's batch equally. All images are nobody's choice, so they are
+            shared as far as they go (:func:`own_part`).
     """
     batch, processes = min(protocol.batch_images, images), process_count()
-    if batch % processes:
+    if batch % processes and batch < images:
         raise agreed_error(
             f"--batch: {batch} images cannot be shared equally by {processes} processes; take a multiple of {processes}"
         )
     return SampleOrder(seed=seed, images=images, global_batch_images=batch)
+
+
+def own_part(order: SampleOrder) -> tuple[int, int]:
+    """This process's part of each global batch and the number of equal parts, as ``order.samples`` takes them.
+
+    As many parts as processes where the batch divides; else as many as divide both, each computed by several processes,
+    consecutive ones making up the batch. The mean over processes is that of the batch all the same.
+    """
+    parts = gcd(order.global_batch_images, process_count())
+    return process_rank() % parts, parts
 
 
 def train_classifier(
@@ -108,7 +120,9 @@ def train_classifier(
         TrainingStoppedError: a signal came; it was saved.
     """
     saved = saved or SavedTraining()
-    statistics = divide_batch_norm(0, order.global_batch_images, process_count())
+    batch, processes = order.global_batch_images, process_count()
+    # Of one copy of the batch: with several the batch-norm statistics would count every image as often.
+    statistics = divide_batch_norm(batch, batch * processes // own_part(order)[1], processes)
     for norm in classifier.modules():
         if isinstance(norm, GroupedBatchNorm):
             norm.statistics = statistics
@@ -124,7 +138,7 @@ def train_classifier(
     def backward(inputs: Tensor, labels: Tensor) -> None:
         with half_precision(device, AUTOCAST.get(protocol.precision)):
             logits = parallel(inputs.to(device, non_blocking=True))
-        # The shares are equal, so the mean over processes of their means is that of the global batch.
+        # The parts are equal, so the mean over processes of their means is that of the global batch.
         F.cross_entropy(logits.float(), labels.to(device)).backward()
 
     with (

@@ -84,7 +84,8 @@ def _looks(run: Facts, key: str, prefix: str, images: int) -> list[Section]:
     label_curve = _section(
         f"{key}labels",
         f"{prefix}Accuracy against labels",
-        lambda: joined(curves.label_curves(run), curves.evaluation_tables(run)),
+        # Each missing by itself: knn alone draws no curve, and has its table.
+        lambda: joined(_or_sentence(lambda: curves.label_curves(run)), curves.evaluation_tables(run)),
     )
     try:
         subject = open_subject(run.path, images)
@@ -109,10 +110,14 @@ def _looks(run: Facts, key: str, prefix: str, images: int) -> list[Section]:
 
 
 def _section(key: str, title: str, make: Callable[[], Html]) -> Section:
+    return Section(key, title, _or_sentence(make))
+
+
+def _or_sentence(make: Callable[[], Html]) -> Html:
     try:
-        return Section(key, title, make())
+        return make()
     except Missing as missing:
-        return Section(key, title, _sentence(missing))
+        return _sentence(missing)
 
 
 def _sentence(missing: Missing) -> Html:
