@@ -1,6 +1,5 @@
 """The label curve as a table, as JSON and as a picture beside the training curve and the views."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,11 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-from simclr_dist.checkpoint import write_atomically
 from simclr_dist.config import Recipe
 from simclr_dist.data.preview import contact_sheet
 from simclr_dist.data.sources import open_source
 from simclr_dist.evaluation.label_curve import CLASSIFIERS, Point
+from simclr_dist.evaluation.results import write_numbers
 from simclr_dist.metrics import read_metrics
 
 _COLORS = {"pretrained": "#1b6ca8", "untrained": "#d98324", "raw pixels": "#7a7a7a"}
@@ -33,11 +32,13 @@ def table(points: list[Point]) -> str:
 
 
 def write_report(run_dir: Path, recipe: Recipe, steps_done: int, points: list[Point]) -> list[Path]:
-    """Write evaluation_step_N.json and report_step_N.png into the run folder and return their paths."""
-    numbers = run_dir / f"evaluation_step_{steps_done:09d}.json"
-    picture = run_dir / f"report_step_{steps_done:09d}.png"
+    """Write evaluation_step_N.json and report_step_N.png into the run folder and return their paths.
+
+    Other points than those of an evaluation before (of other images, other numbers of labels) get the next number.
+    """
     content = {"steps_done": steps_done, "points": [{**asdict(point), "mean": point.mean} for point in points]}
-    write_atomically(numbers, json.dumps(content, indent=1).encode())
+    numbers = write_numbers(run_dir, f"evaluation_step_{steps_done:09d}", content)
+    picture = run_dir / f"{numbers.stem.replace('evaluation', 'report')}.png"
     figure = _draw(run_dir, recipe, points)
     figure.savefig(picture, dpi=110)
     pyplot.close(figure)

@@ -71,13 +71,7 @@ class Result:
 
     def write(self, folder: Path) -> Path:
         """Write it into a folder; a file of that name with other numbers is left, and this one gets the next number."""
-        content = json.dumps(self.as_dict(), indent=1).encode()
-        path, number = folder / f"{self.file_name()}.json", 1
-        while path.exists() and path.read_bytes() != content:
-            number += 1
-            path = folder / f"{self.file_name()}_{number}.json"
-        write_atomically(path, content)
-        return path
+        return write_numbers(folder, self.file_name(), self.as_dict())
 
     def table(self) -> str:
         """One line a row, in percent of the test images."""
@@ -97,3 +91,14 @@ class Result:
                 + (f"{100 * row.details['gain']:>+8.2f}" if "gain" in row.details else "")
             )
         return "\n".join(lines)
+
+
+def write_numbers(folder: Path, name: str, numbers: dict[str, Any]) -> Path:
+    """Write ``folder/name.json``, or ``name_2.json`` and so on where other numbers stand under that name already."""
+    content = json.dumps(numbers, indent=1).encode()
+    path, number = folder / f"{name}.json", 1
+    while path.exists() and path.read_bytes() != content:
+        number += 1
+        path = folder / f"{name}_{number}.json"
+    write_atomically(path, content)
+    return path
