@@ -1,0 +1,167 @@
+"""Kill runs until they have ended: each must end equal to the bit to the run that nobody disturbed.
+
+    python benchmarks/drill.py [--runs 100] [--seed 0] [--folder DIR] [--table FILE]
+
+Every run is a small recipe on the digits in two processes, as the command starts them. It is killed with SIGKILL (one
+process, or all with their launcher) at a moment of its kind: at any time, while a checkpoint is written, while one is
+loaded, during a look at the encoder, while the launcher starts; then started again, killed again, and at last left
+alone. Weights, optimizer and losses are compared with the undisturbed run's. Every run is reported; a run that ends
+otherwise stops the drill with status 1 and leaves its folder.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from simclr_dist import checkpoint
+from simclr_dist.metrics import last_metrics, read_metrics
+
+RECIPE = """recipe:
+  data: {source: digits, image_size: 8}
+  global_batch_images: 32
+  epochs: 3
+  warmup_epochs: 1
+  encoder: {name: resnet10, width: 0.25, stem: small}
+  projection: {output_dim: 16}
+  loss: {temperature: 0.5}
+  optimizer: {base_learning_rate: 0.2, learning_rate_scaling: none}
+machine: {loader_workers: 1, threads_per_process: 1, save_every_steps: 10, evaluate_every_epochs: 1}
+"""
+EPOCH, STEPS = 44, 132
+START_UP_SECONDS = 30.0
+
+
+class Run:
+    """One run folder, started again as often as it is killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.config = folder, folder.with_suffix(".yaml")
+        self.config.write_text(RECIPE)
+        self.log = folder.with_suffix(".log")
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", "simclr_dist", "pretrain", str(self.config), "--processes", "2"]
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [*command, f"machine.run_dir={self.folder}"], stdout=log, stderr=log, start_new_session=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )  # fmt: skip
+
+    def step(self) -> int:
+        return int(last_metrics(self.folder / "metrics.jsonl").get("step", 0))
+
+    def is_writing(self) -> bool:
+        return any((self.folder / "checkpoints").glob(".step_*.tmp"))
+
+    def result(self) -> tuple[dict[str, object], list[float]]:
+        path, complaints = checkpoint.newest_intact(self.folder / "checkpoints")
+        assert path is not None, complaints
+        lines = read_metrics(self.folder / "metrics.jsonl")
+        assert [line["step"] for line in lines] == list(range(1, STEPS + 1)), "metrics have gaps or repeats"
+        return checkpoint.load(path), [line["loss"] for line in lines]
+
+
+def moments(run: Run, draw: random.Random) -> dict[str, Callable[[float], bool]]:
+    """Kinds of moments; each says, given the seconds since the start, whether it is now."""
+    begun, pause = run.step(), draw.uniform(0, 3)
+    step = min(STEPS - 1, begun + draw.randint(1, 40))
+    look = min(STEPS - 1, EPOCH * (begun // EPOCH + 1))
+    return {
+        "at any step": lambda seconds: run.step() >= step,
+        "while a checkpoint is written": lambda seconds: run.step() > begun and run.is_writing(),
+        # From the start of the processes until their first step.
+        "while it starts and loads": lambda seconds: seconds > 3 + 2 * pause,
+        "during a look at the encoder": lambda seconds: run.step() >= look - 1,
+        "while the launcher starts": lambda seconds: seconds > pause / 3,
+    }
+
+
+def kill(process: "subprocess.Popen[bytes]", draw: random.Random) -> str:
+    """SIGKILL to one process of the run, or to all of them at once; which."""
+    group = os.getpgid(process.pid)
+    members = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and _group(entry) == group]
+    workers = [each for each in members if each != process.pid]
+    if workers and draw.random() < 0.5:
+        os.kill(draw.choice(workers), signal.SIGKILL)
+        process.wait()  # the launcher ends the others
+        return "one process"
+    os.killpg(group, signal.SIGKILL)
+    process.wait()
+    return "all"
+
+
+def _group(entry: Path) -> int:
+    try:
+        return int((entry / "stat").read_text().rpartition(")")[2].split()[2])
+    except (OSError, IndexError, ValueError):
+        return -1
+
+
+def disturbed(run: Run, draw: random.Random) -> list[str]:
+    """Start a run and kill it one to three times, then let it end; what was done to it."""
+    done = []
+    for _ in range(draw.randint(1, 3)):
+        kind, is_now = draw.choice(list(moments(run, draw).items()))
+        process, started = run.start(), time.monotonic()
+        while process.poll() is None and not is_now(time.monotonic() - started):
+            time.sleep(0.002)
+            if time.monotonic() > started + 10 * START_UP_SECONDS:
+                raise SystemExit(f"{run.folder}: no progress; see {run.log}")
+        if process.poll() is None:
+            done.append(f"{kind}: {kill(process, draw)}")
+    status = run.start().wait()
+    if status:
+        raise SystemExit(f"{run.folder}: ended with status {status} after {done}; see {run.log}")
+    return done
+
+
+def equal(one: object, other: object) -> bool:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return torch.equal(one, other)
+    return type(one) is type(other) and one == other
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="where the runs stand; default: a temporary folder")
+    parser.add_argument("--table", type=Path, help="write the table there too")
+    options = parser.parse_args()
+    parent = options.folder or Path(tempfile.mkdtemp())
+    parent.mkdir(parents=True, exist_ok=True)
+    undisturbed = Run(parent / "undisturbed")
+    if undisturbed.start().wait():
+        raise SystemExit(f"the undisturbed run failed; see {undisturbed.log}")
+    expected = undisturbed.result()
+    counted: Counter[str] = Counter()
+    for number in range(options.runs):
+        run = Run(parent / f"run_{number:03d}")
+        done = disturbed(run, random.Random(f"{options.seed} {number}"))
+        if not all(equal(one, other) for one, other in zip(expected, run.result(), strict=True)):
+            raise SystemExit(f"{run.folder}: differs from the undisturbed run after {done}")
+        counted.update(done)
+        print(f"run {number + 1} of {options.runs}: equal to the bit after {'; '.join(done) or 'nothing'}", flush=True)
+        shutil.rmtree(run.folder)
+    rows = [f"| {kind} | {count} |" for kind, count in sorted(counted.items())]
+    text = "\n".join(["| killed | times |", "| --- | --- |", *rows])
+    print(f"{options.runs} of {options.runs} runs end equal to the bit\n\n{text}")
+    if options.table:
+        options.table.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
