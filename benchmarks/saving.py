@@ -11,14 +11,9 @@ import argparse
 import itertools
 import statistics
 import tempfile
-from pathlib import Path
 
-import torch
+from digits_trainer import make_trainer
 from side_by_side import in_turn, ratio
-
-from simclr_dist.config import load_config
-from simclr_dist.distributed.processes import Processes
-from simclr_dist.trainer import Trainer
 
 
 def main() -> None:
@@ -32,18 +27,7 @@ def main() -> None:
     parser.add_argument("--folder", help="where to save: the disk that is to be measured")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        file = Path(folder) / "bench.yaml"
-        file.write_text("recipe: {data: {source: digits}}\n")
-        overrides = {
-            "recipe.encoder.name": options.encoder,
-            "recipe.global_batch_images": options.images,
-            "recipe.data.image_size": options.side,
-            "machine.run_dir": folder,
-        }
-        config = load_config(str(file), [f"{key}={value}" for key, value in overrides.items()])
-        torch.set_num_threads(options.threads)
-        trainer = Trainer(config, Processes(), torch.device("cpu"))
-        images = torch.randint(0, 256, (options.images, 2, 3, options.side, options.side), dtype=torch.uint8)
+        trainer, images = make_trainer(folder, options)
         numbers = itertools.count(1)
 
         def steps() -> None:

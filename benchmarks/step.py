@@ -9,16 +9,12 @@ ratio of their times (trainer / bare). Absolute times are shown for orientation 
 import argparse
 import statistics
 import tempfile
-from pathlib import Path
 
-import torch
+from digits_trainer import make_trainer
 from side_by_side import in_turn, ratio
 
 from simclr_dist.build import build_method
-from simclr_dist.config import load_config
-from simclr_dist.distributed.processes import Processes
 from simclr_dist.optim import make_optimizer
-from simclr_dist.trainer import Trainer
 
 
 def main() -> None:
@@ -29,21 +25,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "bench.yaml"
-        file.write_text("recipe: {data: {source: digits}}\n")
-        overrides = {
-            "recipe.encoder.name": options.encoder,
-            "recipe.global_batch_images": options.images,
-            "recipe.data.image_size": options.side,
-            "machine.run_dir": folder,
-        }
-        config = load_config(str(file), [f"{key}={value}" for key, value in overrides.items()])
-        trainer = Trainer(config, Processes(), torch.device("cpu"))
-        method = build_method(config.recipe)
-        optimizer = make_optimizer(method, config.recipe.optimizer)
-        images = torch.randint(0, 256, (options.images, 2, 3, options.side, options.side), dtype=torch.uint8)
+        trainer, images = make_trainer(folder, options)
+        method = build_method(trainer.config.recipe)
+        optimizer = make_optimizer(method, trainer.config.recipe.optimizer)
 
         def bare() -> None:
             for group in optimizer.param_groups:

@@ -39,10 +39,7 @@ class Job:
     reason: str = ""
     nodes: str = ""
     restarts: int = 0
-    partition: str = ""
     submitted: str = ""
-    eligible: str = ""
-    started: str = ""
     run_time: str = ""
     time_limit: str = ""
     exit_code: str = ""
@@ -70,35 +67,34 @@ class Job:
         return f"{self.state}{why}{where}{took}{again}{status}"
 
 
-def call(*command: str, stdin: str | None = None) -> str:
+def call(*command: str) -> str:
     """What a command of SLURM prints.
 
     Raises:
         UserError: it is not installed here, or refuses; in its own words.
     """
-    done = _run(command, stdin)
+    done = _run(command)
     if done.returncode:
         raise UserError(f"{command[0]} refuses: {complaint(done.stderr or done.stdout)}")
     return done.stdout
 
 
-def check_only(script: Path) -> str:
-    """Ask SLURM whether it would take a batch script, without handing it in; when it would start.
+def check_only(script: Path) -> None:
+    """Ask SLURM whether it would take a batch script, without handing it in.
 
     Raises:
         UserError: it would not, and why.
     """
-    done = _run(("sbatch", "--test-only", str(script)), None)
+    done = _run(("sbatch", "--test-only", str(script)))
     if done.returncode or "to start at" not in done.stderr:
         raise UserError(f"SLURM would refuse this job: {complaint(done.stderr)}{_what_there_is()}")
-    return complaint(done.stderr).removeprefix("Job ")
 
 
 def jobs(ids: Sequence[str]) -> list[Job]:
     """Those of the jobs that SLURM remembers; an array's id stands for all its tasks."""
     found: list[Job] = []
     for each in ids:
-        here = list(_of_scontrol(_run(("scontrol", "--oneliner", "show", "job", each), None).stdout))
+        here = list(_of_scontrol(_run(("scontrol", "--oneliner", "show", "job", each)).stdout))
         found += here or list(_of_sacct(each))
     return found
 
@@ -148,17 +144,17 @@ def complaint(text: str) -> str:
     return "; ".join(dict.fromkeys(line for line in lines if line)) or "no reason given"
 
 
-def _run(command: Sequence[str], stdin: str | None) -> "subprocess.CompletedProcess[str]":
+def _run(command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
     if shutil.which(command[0]) is None:
         raise UserError(
             f"{command[0]}: not installed on this machine; run this on a login node of the SLURM cluster, or start "
             "processes here with: simclr-dist pretrain CONFIG --processes N"
         )
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def _what_there_is() -> str:
-    done = _run(("sinfo", "--noheader", "--format", "%R: %D nodes of %c CPUs and %G, time limit %l"), None)
+    done = _run(("sinfo", "--noheader", "--format", "%R: %D nodes of %c CPUs and %G, time limit %l"))
     lines = "; ".join(dict.fromkeys(line.strip() for line in done.stdout.splitlines()))
     return f". Partitions here: {lines}" if lines else ""
 
@@ -177,10 +173,7 @@ def _of_scontrol(text: str) -> Iterator[Job]:
             reason=facts.get("Reason", ""),
             nodes=facts.get("NodeList", "").replace("(null)", ""),
             restarts=int(facts.get("Restarts", 0)),
-            partition=facts.get("Partition", ""),
             submitted=facts.get("SubmitTime", ""),
-            eligible=facts.get("EligibleTime", ""),
-            started=facts.get("StartTime", ""),
             run_time=facts.get("RunTime", ""),
             time_limit=facts.get("TimeLimit", "").replace("UNLIMITED", ""),
             exit_code=facts.get("ExitCode", ""),
@@ -192,18 +185,16 @@ def _of_sacct(job: str) -> Iterator[Job]:
     """The accounting remembers jobs that the controller has forgotten; not every cluster has it."""
     if shutil.which("sacct") is None:
         return
-    names = ("JobID", "State", "NodeList", "Partition", "Submit", "Start", "Elapsed", "Timelimit", "ExitCode")
+    names = ("JobID", "State", "NodeList", "Submit", "Elapsed", "Timelimit", "ExitCode")
     command = ("sacct", "--allocations", "--parsable2", "--noheader", "--format", ",".join(names), "--jobs", job)
-    for line in _run(command, None).stdout.splitlines():
+    for line in _run(command).stdout.splitlines():
         facts = dict(zip(names, line.split("|"), strict=False))
         if len(facts) == len(names):
             yield Job(
                 id=facts["JobID"],
                 state=facts["State"].split(" ")[0],
                 nodes=facts["NodeList"].replace("None assigned", ""),
-                partition=facts["Partition"],
                 submitted=facts["Submit"],
-                started=facts["Start"],
                 run_time=facts["Elapsed"],
                 time_limit=facts["Timelimit"],
                 exit_code=facts["ExitCode"],

@@ -31,11 +31,11 @@ def describe(run_dir: Path) -> str:
     lines = [f"run      {run_dir}"]
     found = records.records_of(run_dir)
     if found:
-        lines.append(f"job      {found[-1].job}: {_state(found[-1])[1]}")
-        lines.append(
-            f"code     {found[-1].version}, submitted {found[-1].submitted_at}, {found[-1].processes} processes"
-        )
-        lines += [f"why      {words}" for words in _last_words(found[-1])]
+        record = found[-1]
+        state, told = _state(record)
+        lines.append(f"job      {record.job}: {told}")
+        lines.append(f"code     {record.version}, submitted {record.submitted_at}, {record.processes} processes")
+        lines += [f"why      {words}" for words in _last_words(record, state)]
     lines.append(f"step     {_progress(run_dir)}")
     lines.append(f"saved    {_saved(run_dir)}")
     if found:
@@ -104,9 +104,9 @@ def _state(record: records.Record) -> tuple[str, str]:
     return found[-1].state, found[-1].told()
 
 
-def _last_words(record: records.Record) -> list[str]:
+def _last_words(record: records.Record, state: str) -> list[str]:
     """What the processes of a job that failed complained of, each complaint once."""
-    if _state(record)[0] not in ("FAILED", "OUT_OF_MEMORY", "NODE_FAIL", "TIMEOUT"):
+    if state not in ("FAILED", "OUT_OF_MEMORY", "NODE_FAIL", "TIMEOUT"):
         return []
     found = []
     for rank in range(record.processes):

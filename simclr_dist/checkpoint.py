@@ -83,7 +83,13 @@ def path_of(folder: Path, step: int) -> Path:
 
 
 def newest_intact(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that is what was written (None: there is none), and why newer ones were passed over.
+    """As :func:`load_newest`, without the state."""
+    path, _, complaints = load_newest(folder)
+    return path, complaints
+
+
+def load_newest(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
+    """The newest checkpoint that is what was written (None: there is none), its state, why newer ones were passed over.
 
     When an older one is intact, the damaged ones are renamed to ``*.damaged``: the run will write their steps again.
 
@@ -93,15 +99,15 @@ def newest_intact(folder: Path) -> tuple[Path | None, list[str]]:
     damaged = []
     for path in _by_age(folder):
         try:
-            load(path)
+            state = load(path)
         except DamagedCheckpointError as error:
             damaged.append((path, f"{path}: {error}"))
             continue
         for other, _ in damaged:
             with suppress(OSError):  # a folder that may only be read
                 other.replace(other.with_name(f"{other.name}.damaged"))
-        return path, [complaint for _, complaint in damaged]
-    return None, [complaint for _, complaint in damaged]
+        return path, state, [complaint for _, complaint in damaged]
+    return None, {}, [complaint for _, complaint in damaged]
 
 
 def is_checkpoint(path: Path) -> bool:

@@ -146,13 +146,12 @@ class RunFolder:
 
     def _newest(self) -> Path | None:
         """On rank 0: the checkpoint to load, after checking that it is this recipe's; damaged ones are set aside."""
-        path, complaints = checkpoint.newest_intact(self.checkpoints)
+        path, state, complaints = checkpoint.load_newest(self.checkpoints)
         if path is None and complaints:
             raise UserError(f"no intact checkpoint: {'; '.join(complaints)}; choose another machine.run_dir")
         for complaint in complaints:
             log.warning("damaged checkpoint set aside: %s", complaint)
         if path is not None:
-            state = checkpoint.load(path)
             self._refuse_other(path, state["recipe"], state["images"])
         try:
             checkpoint.write_atomically(self.path / "config.yaml", to_yaml(self.config).encode())

@@ -237,23 +237,22 @@ def test_without_slurm_submit_says_what_to_do(user, monkeypatch):
     assert not list(user.run.rglob("jobs/*/*"))
 
 
-def test_a_process_that_hangs_ends_the_job_after_the_stated_time_and_status_tells_why(user, cluster):
-    job = user.submit("machine.collective_timeout_seconds=4")
+@pytest.mark.parametrize(
+    ("number", "options", "complaint"),
+    [
+        (signal.SIGSTOP, ["machine.collective_timeout_seconds=4"], "has not answered for 4 s"),
+        (signal.SIGKILL, [], "another process of the run has ended"),
+    ],
+)
+def test_a_process_that_hangs_or_dies_ends_the_job_in_the_stated_time_and_status_tells_why(
+    user, cluster, number, options, complaint
+):
+    job = user.submit(*options)
     user.wait_for_step(5, job)
     for process in processes_on("n2"):
-        os.kill(process, signal.SIGSTOP)
+        os.kill(process, number)
     user.wait_for_state(job, "FAILED")
-    assert "has not answered for 4 s" in user.type("status", job)
-    cluster.wait_idle()
-
-
-def test_a_process_that_dies_ends_the_job(user, cluster):
-    job = user.submit()
-    user.wait_for_step(5, job)
-    for process in processes_on("n2"):
-        os.kill(process, signal.SIGKILL)
-    user.wait_for_state(job, "FAILED")
-    assert "another process of the run has ended" in user.type("status", job)
+    assert complaint in user.type("status", job)
     cluster.wait_idle()
 
 
