@@ -11,10 +11,9 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from simclr_dist.checkpoint import write_atomically
 from simclr_dist.config import Health
 from simclr_dist.config.health import METRICS
-from simclr_dist.metrics import log, read_metrics
+from simclr_dist.metrics import log, read_metrics, write_record
 
 FILE = "health.json"
 WAITING, INSIDE, OUTSIDE, UNCHECKED = "not reached", "inside", "outside", "not checked"
@@ -117,10 +116,7 @@ class HealthCheck:
             "unpublished": {m: self._health.of(m).unpublished for m in METRICS if self._health.of(m).unpublished},
             "told": self._told,
         }
-        try:
-            write_atomically(self.path, (json.dumps(record, indent=1) + "\n").encode())
-        except OSError as error:  # a run is worth more than its record of health
-            log.warning("%s cannot be written: %s; the run goes on", self.path, error.strerror)
+        write_record(self.path, record)
 
 
 def judge(band: dict[str, Any], lines: list[dict[str, Any]], window: int) -> tuple[float | None, str]:

@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -116,6 +117,14 @@ def read_facts(run_dir: Path) -> dict[str, int]:
     except (OSError, ValueError):
         return {}
     return facts
+
+
+def write_record(path: Path, record: Any) -> None:
+    """Write a run's record of something as JSON. A run is worth more than that: a full disk is a warning."""
+    try:
+        write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
+    except OSError as error:
+        log.warning("%s cannot be written: %s; the run goes on", path, error.strerror)
 
 
 class Reporter:

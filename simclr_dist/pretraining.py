@@ -17,14 +17,16 @@ from simclr_dist.starting import run_in_processes, stop_with_launcher
 @click.command()
 @with_config
 @click.option("--processes", type=click.IntRange(min=1), help="Start this many processes on this machine.")
+@click.option("--debug-numerics", is_flag=True, help="Name the first layer that is not finite; slow.")
 @with_debug
-def pretrain(config: str, overrides: tuple[str, ...], processes: int | None) -> int:
+def pretrain(config: str, overrides: tuple[str, ...], processes: int | None, debug_numerics: bool) -> int:
     """Pretrain an encoder, or go on with the run that stands in machine.run_dir.
 
     Alone it is one process; under torchrun (`torchrun --nproc-per-node N -m simclr_dist pretrain ...`) it is one of
     those; --processes N starts them itself.
     """
     hold_notices()
+    overrides += ("machine.debug_numerics=true",) if debug_numerics else ()
     loaded = load_config(config, overrides)
     from simclr_dist.distributed.processes import Processes
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from simclr_dist import checkpoint
 from simclr_dist.config import Config, Recipe, to_dict, to_yaml
+from simclr_dist.config.anomalies import may_change
 from simclr_dist.config.loading import fields_of
 from simclr_dist.data.sources import ImageSource
 from simclr_dist.distributed.agreement import decided_by_first
@@ -19,6 +20,8 @@ from simclr_dist.saver import Saver
 
 # The place of the images may change between restarts; what they are is compared by count and fingerprint.
 _NOT_COMPARED = ("data.path",)
+# Whatever else a checkpoint of an earlier version lacks is as at the start.
+_REQUIRED = ("model", "optimizer", "scaler", "recipe", "images")
 # Between attempts at a save that the run cannot end without.
 _SECONDS_BETWEEN_ATTEMPTS = 5.0
 
@@ -75,7 +78,8 @@ class RunFolder:
             return 0
         state = checkpoint.load_shared(path)
         for name, target in state_of.items():
-            target.load_state_dict(state[name])
+            if name in state or name in _REQUIRED:
+                target.load_state_dict(state[name])
         steps_done = self._saver.saved_step = int(state["step"])
         return steps_done
 
@@ -152,6 +156,11 @@ class RunFolder:
         for complaint in complaints:
             log.warning("damaged checkpoint set aside: %s", complaint)
         if path is not None:
+            if missing := [name for name in _REQUIRED if name not in state]:
+                raise UserError(
+                    f"{path}: not of a pretraining run, as it holds no {' and no '.join(missing)}; choose another "
+                    "machine.run_dir"
+                )
             self._refuse_other(path, state["recipe"], state["images"])
         try:
             checkpoint.write_atomically(self.path / "config.yaml", to_yaml(self.config).encode())
@@ -184,6 +193,8 @@ def _differing(stored: dict[str, Any], recipe: Recipe) -> list[tuple[str, Any, A
         there: Any = stored
         for part in key.split("."):
             there = there.get(part, defaults[key]) if isinstance(there, dict) else defaults[key]
-        if there != here and key not in _NOT_COMPARED:
+        group, _, name = key.partition(".")
+        goes_on = key in _NOT_COMPARED or (group == "anomalies" and may_change(name, there, here))
+        if there != here and not goes_on:
             found.append((key, there, here))
     return found

@@ -5,6 +5,9 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from simclr_dist import checkpoint
 from simclr_dist.errors import first_line
 from simclr_dist.metrics import log
@@ -57,16 +60,25 @@ class Saver:
 
     def _write(self, state: dict[str, Any], step: int, before_naming: Callable[[], None]) -> None:
         try:
+            _require_finite(state.get("model", {}))
             checkpoint.write(self.folder, state, step, self.keep, before_naming)
         except Exception as error:  # in a thread nobody else would hear of it
-            self.reason = (isinstance(error, OSError) and error.strerror) or first_line(error)
+            disk = isinstance(error, OSError) and error.strerror
+            self.reason = disk or first_line(error)
             self.failed += 1
             log.warning(
-                "the checkpoint of step %d cannot be written: %s; make room: it is tried again at the next save, and "
-                "the run stops after machine.stop_after_failed_saves; %s",
-                step, self.reason, self.last_good(),
+                "the checkpoint of step %d cannot be written: %s; %sit is tried again at the next save, and the run "
+                "stops after machine.stop_after_failed_saves; %s",
+                step, self.reason, "make room: " if disk else "", self.last_good(),
             )  # fmt: skip
         else:
             if self.failed:
                 log.info("checkpoints are written again, step %d", step)
             self.saved_step, self.failed = step, 0
+
+
+def _require_finite(weights: dict[str, Tensor]) -> None:
+    """The last good checkpoint must be good: the loss tells of spoilt weights only a step after they were saved."""
+    for name, weight in weights.items():
+        if not bool(torch.isfinite(weight).all()):
+            raise ValueError(f"the weights {name} are not finite")

@@ -47,8 +47,8 @@ def _told(config: Config, rank: int, step: int, part: str) -> str:
     def disturbed(self: trainer.Trainer, images: Tensor) -> dict[str, float]:
         values = undisturbed(self, images)
         if process_rank() == rank and self.steps_done + 1 == step:
-            weight = next(self.method.parameters())
-            flip(weight.detach() if part == "weights" else self.optimizer.state[weight]["momentum_buffer"], 3, 0)
+            weight = next(self.step.method.parameters())
+            flip(weight.detach() if part == "weights" else self.step.optimizer.state[weight]["momentum_buffer"], 3, 0)
         return values
 
     trainer.Trainer.train_step = disturbed

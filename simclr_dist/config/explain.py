@@ -7,7 +7,7 @@ import textwrap
 from functools import cache
 from typing import Any
 
-from simclr_dist.config import health, schema
+from simclr_dist.config import anomalies, health, schema
 from simclr_dist.config.loading import fields_of
 from simclr_dist.config.values import plain_number, takes_keys
 
@@ -49,7 +49,7 @@ def _limits(limits: Any) -> str:
 def _documentation() -> dict[tuple[str, str], str]:
     """(field, class) -> the string literal that follows the field in the source."""
     found = {}
-    for node in (node for module in (schema, health) for node in ast.parse(inspect.getsource(module)).body):
+    for node in (node for module in (schema, anomalies, health) for node in ast.parse(inspect.getsource(module)).body):
         if not isinstance(node, ast.ClassDef):
             continue
         for entry, text in zip(node.body, node.body[1:], strict=False):

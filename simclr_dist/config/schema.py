@@ -5,8 +5,9 @@ Units stand in the names. Nothing here imports torch: a config can be checked an
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
+from simclr_dist.config.anomalies import Anomalies
+from simclr_dist.config.fields import number, one_of
 from simclr_dist.config.health import Health
 
 SOURCES = ("digits", "folder", "cifar10", "cifar100", "stl10", "imagenet", "beton")
@@ -16,22 +17,14 @@ COLOR_FORMS = ("exact", "affine")
 OPTIMIZERS = ("lars", "sgd", "adamw", "lamb")
 
 
-def _one_of(default: str, choices: tuple[str, ...]) -> Any:
-    return field(default=default, metadata={"choices": choices})
-
-
-def _number(default: float, low: float | None = None, high: float | None = None, above: float | None = None) -> Any:
-    return field(default=default, metadata={"low": low, "high": high, "above": above})
-
-
 @dataclass(kw_only=True)
 class Data:
-    source: str = _one_of("folder", SOURCES)
+    source: str = one_of("folder", SOURCES)
     """Where the images come from. `digits` needs no file; the others read `path`."""
     path: str = ""
     """Folder of the data set. A place, not a content: a resumed run may find the same images elsewhere. For `beton`: a
     file, or a folder with train.beton and test.beton (pretraining prefers pretrain.beton when it is there)."""
-    image_size: int = _number(224, low=8)
+    image_size: int = number(224, low=8)
     """Side of a view in pixels."""
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     """Subtracted from each colour channel (images in 0..1) before the encoder."""
@@ -41,46 +34,46 @@ class Data:
 
 @dataclass(kw_only=True)
 class Views:
-    crop_area_min: float = _number(0.08, above=0.0, high=1.0)
+    crop_area_min: float = number(0.08, above=0.0, high=1.0)
     """Smallest share of the image's area that a random resized crop takes."""
-    crop_area_max: float = _number(1.0, above=0.0, high=1.0)
+    crop_area_max: float = number(1.0, above=0.0, high=1.0)
     """Largest share of the image's area that a random resized crop takes."""
-    flip_probability: float = _number(0.5, low=0.0, high=1.0)
+    flip_probability: float = number(0.5, low=0.0, high=1.0)
     """Probability of a left-right flip."""
-    color_strength: float = _number(1.0, low=0.0, high=2.0)
+    color_strength: float = number(1.0, low=0.0, high=2.0)
     """The paper's s: multiplies brightness, contrast, saturation and hue below (1 for ImageNet, 0.5 for CIFAR)."""
-    color_probability: float = _number(0.8, low=0.0, high=1.0)
+    color_probability: float = number(0.8, low=0.0, high=1.0)
     """Probability that the four colour operations are applied (in random order)."""
-    brightness: float = _number(0.8, low=0.0)
+    brightness: float = number(0.8, low=0.0)
     """Brightness factor is drawn from 1 - b*s .. 1 + b*s, not below 0."""
-    contrast: float = _number(0.8, low=0.0)
+    contrast: float = number(0.8, low=0.0)
     """Contrast factor is drawn from 1 - c*s .. 1 + c*s, not below 0."""
-    saturation: float = _number(0.8, low=0.0)
+    saturation: float = number(0.8, low=0.0)
     """Saturation factor is drawn from 1 - t*s .. 1 + t*s, not below 0."""
-    hue: float = _number(0.2, low=0.0, high=0.5)
+    hue: float = number(0.2, low=0.0, high=0.5)
     """Hue shift is drawn from -h*s .. h*s of the full circle; h*s at most 0.5."""
-    color_form: str = _one_of("exact", COLOR_FORMS)
+    color_form: str = one_of("exact", COLOR_FORMS)
     """`exact`: torchvision's four operations one after the other. `affine`: fused into one matrix an image, faster, but
     without clamping between them and with hue as a rotation: views that are 5/255 apart in the mean (photos, s = 1)."""
-    grayscale_probability: float = _number(0.2, low=0.0, high=1.0)
+    grayscale_probability: float = number(0.2, low=0.0, high=1.0)
     """Probability of dropping the colour."""
-    blur_probability: float = _number(0.5, low=0.0, high=1.0)
+    blur_probability: float = number(0.5, low=0.0, high=1.0)
     """Probability of a Gaussian blur; the kernel is 10 % of the image's side, made odd."""
-    blur_sigma_min: float = _number(0.1, above=0.0)
+    blur_sigma_min: float = number(0.1, above=0.0)
     """Smallest standard deviation of the blur, pixels."""
-    blur_sigma_max: float = _number(2.0, above=0.0)
+    blur_sigma_max: float = number(2.0, above=0.0)
     """Largest standard deviation of the blur, pixels."""
-    solarize_probability: float = _number(0.0, low=0.0, high=1.0)
+    solarize_probability: float = number(0.0, low=0.0, high=1.0)
     """Probability of inverting all pixels of 128 and more (BYOL's; SimCLR has none)."""
 
 
 @dataclass(kw_only=True)
 class Encoder:
-    name: str = _one_of("resnet50", ENCODERS)
+    name: str = one_of("resnet50", ENCODERS)
     """torchvision's ResNet of that depth; `resnet10` has one basic block a stage (for demos and tests)."""
-    width: float = _number(1.0, above=0.0)
+    width: float = number(1.0, above=0.0)
     """Multiplies every channel count, as the paper's wide ResNets (2 = ResNet-50 2x)."""
-    stem: str = _one_of("imagenet", ("imagenet", "small"))
+    stem: str = one_of("imagenet", ("imagenet", "small"))
     """`imagenet`: 7x7 convolution of stride 2 and max-pool. `small`: 3x3 of stride 1, no max-pool (CIFAR, digits)."""
     zero_init_residual: bool = True
     """Start the last batch norm of each residual branch at zero, as Google's code does."""
@@ -88,11 +81,11 @@ class Encoder:
 
 @dataclass(kw_only=True)
 class Projection:
-    layers: int = _number(2, low=1, high=3)
+    layers: int = number(2, low=1, high=3)
     """Linear layers of the head: 1 linear, 2 as SimCLR, 3 as SimCLR v2."""
-    hidden_dim: int = _number(0, low=0)
+    hidden_dim: int = number(0, low=0)
     """Units of the hidden layers; 0 takes the encoder's output size, as the paper."""
-    output_dim: int = _number(128, low=2)
+    output_dim: int = number(128, low=2)
     """Size of the embedding that the loss sees."""
     batch_norm: bool = True
     """Batch norm after every layer, the last one without an offset, as the official code."""
@@ -100,25 +93,25 @@ class Projection:
 
 @dataclass(kw_only=True)
 class Loss:
-    temperature: float = _number(0.1, above=0.0)
+    temperature: float = number(0.1, above=0.0)
     """The temperature of NT-Xent (the paper: 0.1 for ImageNet at long schedules, 0.5 for CIFAR)."""
-    scale: float = _number(1.0, above=0.0)
+    scale: float = number(1.0, above=0.0)
     """Multiplies the mean NT-Xent. Google's code adds two means: 2 reproduces it. LARS hides it from weights only."""
 
 
 @dataclass(kw_only=True)
 class Optimizer:
-    name: str = _one_of("lars", OPTIMIZERS)
+    name: str = one_of("lars", OPTIMIZERS)
     """`lars` is this project's own (Google's rule); `sgd` and `adamw` torch's; `lamb` torch_optimizer's."""
-    base_learning_rate: float = _number(0.3, above=0.0)
+    base_learning_rate: float = number(0.3, above=0.0)
     """Learning rate before scaling with the batch."""
-    learning_rate_scaling: str = _one_of("linear", ("linear", "sqrt", "none"))
+    learning_rate_scaling: str = one_of("linear", ("linear", "sqrt", "none"))
     """Peak rate for a global batch of B images. linear: base*B/256; sqrt: base*sqrt(B) (base 0.075); none: base."""
-    weight_decay: float = _number(1e-6, low=0.0)
+    weight_decay: float = number(1e-6, low=0.0)
     """Weight decay. Biases and batch norm are always left out."""
-    momentum: float = _number(0.9, low=0.0, high=1.0)
+    momentum: float = number(0.9, low=0.0, high=1.0)
     """Momentum of `lars` and `sgd`; the first beta of `adamw` and `lamb`."""
-    trust_coefficient: float = _number(0.001, above=0.0)
+    trust_coefficient: float = number(0.001, above=0.0)
     """LARS's eta: the adapted rate is eta * |w| / |gradient + decay| times the learning rate."""
     classic_momentum: bool = True
     """LARS only. true: the learning rate inside the momentum buffer (Google's default). false: outside it."""
@@ -128,17 +121,17 @@ class Optimizer:
 class Recipe:
     """What is computed. The trajectory of a run depends on these keys and on the images, on nothing else."""
 
-    seed: int = _number(0, low=0, high=2**63 - 1)
+    seed: int = number(0, low=0, high=2**63 - 1)
     """Seeds the initial weights, the order of the images and every random choice of every view."""
-    method: str = _one_of("simclr", ("simclr",))
+    method: str = one_of("simclr", ("simclr",))
     """The pretraining method."""
-    epochs: int = _number(100, low=1)
+    epochs: int = number(100, low=1)
     """Passes over the images. An epoch drops the images that do not fill a global batch (others each time)."""
-    warmup_epochs: float = _number(10.0, low=0.0)
+    warmup_epochs: float = number(10.0, low=0.0)
     """Linear warm-up of the learning rate from 0, in epochs; then a cosine to 0."""
-    global_batch_images: int = _number(4096, low=2)
+    global_batch_images: int = number(4096, low=2)
     """Images in a step over all processes. Each has two views, and all others are its negatives."""
-    batch_norm_group_images: int = _number(0, low=0)
+    batch_norm_group_images: int = number(0, low=0)
     """Batch-norm statistics are taken over groups of this many images; 0: the whole global batch, as the paper."""
     data: Data = field(default_factory=Data)
     views: Views = field(default_factory=Views)
@@ -146,6 +139,7 @@ class Recipe:
     projection: Projection = field(default_factory=Projection)
     loss: Loss = field(default_factory=Loss)
     optimizer: Optimizer = field(default_factory=Optimizer)
+    anomalies: Anomalies = field(default_factory=Anomalies)
 
 
 @dataclass(kw_only=True)
@@ -154,46 +148,49 @@ class Machine:
 
     run_dir: str = ""
     """Folder of the run: checkpoints, metrics, pictures. Empty: runs/NAME, NAME being the config file's."""
-    device: str = _one_of("auto", ("auto", "cpu", "cuda"))
+    device: str = one_of("auto", ("auto", "cpu", "cuda"))
     """`auto` takes one GPU a process when there is one, else the CPU."""
-    precision: str = _one_of("float32", ("float32", "bfloat16", "float16", "float64"))
+    precision: str = one_of("float32", ("float32", "bfloat16", "float16", "float64"))
     """Precision of the kernels. bfloat16 and float16 through autocast (float16 with gradient scaling); float64 is for
     proofs."""
-    images_per_chunk: int = _number(0, low=0)
+    images_per_chunk: int = number(0, low=0)
     """Images that a process takes through the encoder at once; 0: its whole share of the global batch. Less than the
     share means gradient caching: each chunk goes through twice, and must hold whole batch-norm groups."""
-    recompute: str = _one_of("none", ("none", "blocks", "all"))
+    recompute: str = one_of("none", ("none", "blocks", "all"))
     """Activations computed again in the backward pass instead of kept: none; those inside the residual blocks; all (the
     stem's too). Less memory for about a third more time; exact with any batch-norm group."""
-    threads_per_process: int = _number(0, low=0)
+    threads_per_process: int = number(0, low=0)
     """CPU threads of a process's kernels; 0: the cores this job may use, divided among its local processes."""
-    renderer: str = _one_of("numba", ("numba", "torchvision"))
+    renderer: str = one_of("numba", ("numba", "torchvision"))
     """What makes views of images on the CPU: loops compiled by numba, or torchvision's operations (the reference, ten
     times slower). Their pixels differ by 1/255 in about one of 100,000, where a blurred pixel is halfway."""
     views_on_device: bool = False
     """Colours and blur on the training device, so that only decoding and cropping are left to the loader workers."""
-    loader_workers: int = _number(-1, low=-1)
+    loader_workers: int = number(-1, low=-1)
     """Processes that load and augment images, for each training process. 0: none; -1: one a core, at most 16."""
-    save_every_steps: int = _number(500, low=1)
+    save_every_steps: int = number(500, low=1)
     """Steps between checkpoints, written in the background; one is always written at the end and when the run is
     stopped, and waited for."""
-    keep_checkpoints: int = _number(3, low=1)
+    keep_checkpoints: int = number(3, low=1)
     """How many of the newest checkpoints are kept."""
-    stop_after_failed_saves: int = _number(3, low=1)
+    stop_after_failed_saves: int = number(3, low=1)
     """Stop when this many saves failed one after another, on a full disk for example; before that the run goes on."""
-    stop_after_steps: int = _number(0, low=0)
+    stop_after_steps: int = number(0, low=0)
     """Save and stop when this many steps of the recipe are done; 0: when all are. Start again to go on."""
-    collective_timeout_seconds: int = _number(600, low=1)
+    collective_timeout_seconds: int = number(600, low=1)
     """After so long without an answer of all other processes, a process ends, and with it the run: one of them hangs.
     Longer than the longest wait that is right, such as that for a slow file system at the start."""
-    compare_every_steps: int = _number(100, low=0)
+    compare_every_steps: int = number(100, low=0)
     """Steps between comparisons of weights, optimizer state and sample positions over all processes, which must be the
     same to the bit: a difference stops the run. Also done at the start and before each save. 0: never."""
-    evaluate_every_epochs: int = _number(0, low=0)
+    evaluate_every_epochs: int = number(0, low=0)
     """Epochs between looks at the encoder (kNN and a linear head on labelled training images, into the metrics); 0:
     none. The trajectory is the same with and without."""
-    max_broken_image_share: float = _number(0.001, low=0.0, high=1.0)
+    max_broken_image_share: float = number(0.001, low=0.0, high=1.0)
     """Share of the images that may be unreadable (each is reported, and another drawn) before the run stops."""
+    debug_numerics: bool = False
+    """Look at every layer's output and gradient in every step, to name the first that is not finite (also:
+    --debug-numerics). Slow. Without it a step that went wrong is computed once more and looked at then."""
     compile: bool = False
     """torch.compile the encoder and the head."""
     channels_last: bool = False

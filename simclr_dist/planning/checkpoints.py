@@ -1,9 +1,13 @@
 """The size of a checkpoint, to the byte: what checkpoint.save would write, counted and not kept."""
 
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from simclr_dist.anomalies import AnomalyWatch
 from simclr_dist.build import build_method
 from simclr_dist.checkpoint import FORMAT
 from simclr_dist.checksum import COMMENT_BYTES
@@ -26,20 +30,33 @@ class _Counter:
 
 
 def checkpoint_bytes(config: Config, images: int) -> int:
-    """Bytes of one checkpoint file of a run over ``images`` (a number's own digits move it by a byte or two)."""
+    """Bytes of one checkpoint file of a run over ``images``, once the window of its anomalies is full.
+
+    A number's own digits move it by a byte or two, an anomaly that was found by some hundred.
+    """
+    recipe = config.recipe
     with FakeTensorMode(), kernels_of("cpu"), default_dtype(config.machine.precision):
-        method = build_method(config.recipe)
-        optimizer = make_optimizer(method, config.recipe.optimizer)
+        method = build_method(recipe)
+        optimizer = make_optimizer(method, recipe.optimizer)
         for parameter in method.parameters():
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
     scaler = torch.amp.GradScaler("cpu", enabled=config.machine.precision == "float16")
+    anomalies = AnomalyWatch(recipe.anomalies, Path(), 0, active=False)
+    for step in range(recipe.anomalies.window_steps):
+        anomalies.judge(step, {"loss": 1.0, "gradient_norm": 1.0})
+
+    def trained() -> dict[str, Any]:
+        states = {"model": method.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
+        copied: dict[str, Any] = mapped(states, _empty)
+        return copied
+
     state = {
         "format": FORMAT,
-        "model": mapped(method.state_dict(), _empty),
-        "optimizer": mapped(optimizer.state_dict(), _empty),
-        "scaler": scaler.state_dict(),
-        "recipe": to_dict(config.recipe),
+        **trained(),
+        "anomalies": anomalies.state_dict(),
+        **({"anchor": {"step": 1, **trained()}} if recipe.anomalies.needs_anchor else {}),
+        "recipe": to_dict(recipe),
         "images": {"count": images, "fingerprint": "0" * 64},
         "step": 1,
     }

@@ -1,4 +1,4 @@
-"""One step of a run, traced on fake tensors: the trainer's own code, no data, no GPU, no memory.
+"""One step of a run, traced on fake tensors: the run's own code, no data, no GPU, no memory.
 
 Fake tensors (torch's FakeTensorMode) have shapes and types but no values, and torch's fake process group answers every
 collective at once; so one process sees what each of thousands would allocate, compute and send. The fake device is the
@@ -20,7 +20,7 @@ from simclr_dist.optim import make_optimizer
 from simclr_dist.planning.fakes import default_dtype, fake_processes, kernels_of
 from simclr_dist.planning.gradient_buckets import in_buckets, tagged
 from simclr_dist.planning.tracker import Sent, StepTracker
-from simclr_dist.trainer import Trainer
+from simclr_dist.training_step import TrainingStep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ def traced_step(recipe: Recipe, machine: Machine, local_images: int, processes: 
     if machine.images_per_chunk >= local_images:
         machine = replace(machine, images_per_chunk=0)
     with fake_processes(processes), kernels_of(machine.device), FakeTensorMode(), tracker:
-        step = _TracedTrainer(Config(recipe=recipe, machine=machine), local_images, processes, tracker)
+        step = _TracedStep(Config(recipe=recipe, machine=machine), local_images, processes, tracker)
         side = recipe.data.image_size
         with tracker.category("images"):
             images = torch.zeros(local_images, VIEWS, 3, side, side, dtype=torch.uint8)
@@ -93,8 +93,8 @@ def traced_step(recipe: Recipe, machine: Machine, local_images: int, processes: 
     )
 
 
-class _TracedTrainer(Trainer):
-    """A trainer without data and folder, on fake tensors, whose compute_gradients is the trainer's."""
+class _TracedStep(TrainingStep):
+    """A step on fake tensors, whose compute_gradients is the trainer's."""
 
     def __init__(self, config: Config, local_images: int, processes: int, tracker: StepTracker) -> None:
         recipe, machine = config.recipe, config.machine
