@@ -17,6 +17,9 @@ from simclr_dist.distributed.collectives import process_rank
 from simclr_dist.errors import UserError
 from simclr_dist.metrics import read_metrics
 from simclr_dist.models.encoder import Encoder
+from simclr_dist.reporting.anomalies import anomaly_table
+from simclr_dist.reporting.curves import training_curves
+from simclr_dist.reporting.facts import read_facts
 from simclr_dist.training_step import TrainingStep
 from tests.harness import assert_bit_equal, final_state, losses, pretrain_here, run_distributed, tiny_config
 
@@ -168,7 +171,9 @@ def test_a_skipped_step_changes_nothing_but_the_place_on_two_processes_and_throu
     states = kept(tmp_path / "whole")
     assert_bit_equal(trained(states[2]), trained(states[1]))
     assert_bit_equal(trained(states[4]), trained(states[3]))
-    assert not torch.equal(states[3]["model"]["projection.linear_1.weight"], states[2]["model"]["projection.linear_1.weight"])
+    assert not torch.equal(
+        states[3]["model"]["projection.linear_1.weight"], states[2]["model"]["projection.linear_1.weight"]
+    )
     lines = read_metrics(tmp_path / "whole" / "metrics.jsonl")
     assert [(line["loss"] is None, line.get("skipped")) for line in lines] == [
         (number in (3, 5), 1.0 if number in (3, 5) else None) for number in range(1, 7)
@@ -201,7 +206,9 @@ def test_a_run_goes_back_to_its_anchor_whatever_was_saved_and_when_it_was_restar
     states = kept(tmp_path / "whole")
     assert [state["step"] for state in states] == list(range(1, 10))
     assert_bit_equal(trained(states[6]), trained(states[3]))
-    assert not torch.equal(states[7]["model"]["projection.linear_1.weight"], states[4]["model"]["projection.linear_1.weight"])
+    assert not torch.equal(
+        states[7]["model"]["projection.linear_1.weight"], states[4]["model"]["projection.linear_1.weight"]
+    )
     assert read_metrics(tmp_path / "whole" / "metrics.jsonl")[6]["returned_to_step"] == 4
     assert_bit_equal(states[8] | {"anchor": None}, final_state(tmp_path / "parts") | {"anchor": None})
     assert_bit_equal(trained(states[8]["anchor"]), trained(states[7]))
@@ -266,6 +273,14 @@ def test_what_was_found_and_is_found_again_after_a_restart_stands_in_the_file_on
     assert run(tiny_config(tmp_path, *policy, "machine.stop_after_steps=5"), (3,)) == "done"
     found = json.loads((tmp_path / "run" / "anomalies.json").read_text())
     assert [entry["step"] for entry in found] == [3]
+    facts = read_facts(tmp_path / "run", "run")
+    table, curves = anomaly_table(facts.anomalies), training_curves([facts])
+    assert "loss is nan" in table
+    assert "skipped the step" in table
+    assert "first not finite: the output of encoder" in table
+    assert "run: loss is nan at step 3; it skipped the step" in curves
+    assert "Gradient norm" in curves
+    assert "skipped<" not in curves
 
 
 # ---------------------------------------------------------------------------------------------------------- and where

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from simclr_dist.reporting import Missing
+from simclr_dist.reporting.anomalies import anomaly_marks
 from simclr_dist.reporting.charts import Series, line_chart
 from simclr_dist.reporting.facts import Facts
 from simclr_dist.reporting.health import band_marks
@@ -44,7 +45,7 @@ SPEED = {
 
 def training_curves(runs: Sequence[Facts]) -> Html:
     """What was optimised and how it went, and every metric that is not known by name."""
-    known = {*TRAINING, *SPEED, "step", "epoch", "step_seconds"}
+    known = {*TRAINING, *SPEED, "step", "epoch", "step_seconds", "skipped", "returned_to_step"}
     found = {key: None for run in runs for line in run.metrics for key in line if key not in known}
     return _charts(runs, TRAINING | {key: Curve(key) for key in found})
 
@@ -69,7 +70,7 @@ def _charts(runs: Sequence[Facts], curves: dict[str, Curve]) -> Html:
         ]
         series = [one for one in series if one.points]
         if series:
-            marks = band_marks(runs, key)
+            marks = anomaly_marks(runs) if key == "loss" else band_marks(runs, key)
             charts.append(line_chart(curve.title, series, unit=curve.unit, zero=curve.zero, marks=marks))
     return tag("div", charts, class_="cards")
 

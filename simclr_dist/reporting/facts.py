@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from simclr_dist.anomalies import read_anomalies
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.health import FILE, read_record
 from simclr_dist.metrics import read_metrics
@@ -37,6 +38,8 @@ class Facts:
     """(file name, contents) of what ``evaluate`` wrote."""
     health: dict[str, Any] | None
     """What the run found when it compared itself with its bands; None when it had none."""
+    anomalies: list[dict[str, Any]]
+    """Numbers that went wrong, oldest first."""
     starts: list[Start]
     warnings: list[str]
     """What went wrong on the way, from the log."""
@@ -61,6 +64,7 @@ def read_facts(run_dir: Path, name: str) -> Facts:
         metrics=_metrics(run_dir / "metrics.jsonl"),
         evaluations=[(file.name, _evaluation(file)) for file in sorted(run_dir.glob("evaluation_*.json"))],
         health=_health(run_dir / FILE),
+        anomalies=read_anomalies(run_dir),
         starts=_starts(run_dir / "tensorboard"),
         warnings=_warnings(run_dir / "log.txt"),
     )

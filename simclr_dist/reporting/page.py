@@ -10,6 +10,7 @@ from simclr_dist import __version__
 from simclr_dist.checkpoint import write_atomically
 from simclr_dist.errors import UserError
 from simclr_dist.reporting import Missing, curves, gallery, tables
+from simclr_dist.reporting.anomalies import anomaly_table
 from simclr_dist.reporting.facts import Facts
 from simclr_dist.reporting.health import health_table
 from simclr_dist.reporting.markup import Html, joined, tag
@@ -37,9 +38,12 @@ def page(runs: Sequence[Facts], images: int) -> Html:
         _section("speed", "Speed", lambda: curves.speed_curves(runs)),
     ]
     for number, run in enumerate(runs, 1):
+        of = f" of {run.name}" if len(runs) > 1 else ""
+        if run.anomalies:
+            made = partial(anomaly_table, run.anomalies)
+            sections.append(_section(f"run{number}-anomalies", f"Anomalies{of}", made))
         if run.health is not None:
-            title = "Health" + (f" of {run.name}" if len(runs) > 1 else "")
-            sections.append(_section(f"run{number}-health", title, partial(health_table, run.health)))
+            sections.append(_section(f"run{number}-health", f"Health{of}", partial(health_table, run.health)))
     for number, run in enumerate(runs, 1):
         sections += _looks(run, f"run{number}-", f"{run.name}: " if len(runs) > 1 else "", images)
     sections += [
