@@ -40,8 +40,8 @@ class Anomaly:
     limit: str = ""
     """The key whose limit makes the run stop where the recipe would go on."""
 
-    def sentence(self) -> str:
-        """For the log, and for the line with which a run stops."""
+    def sentence(self, where: str = "") -> str:
+        """For the log, and for the line with which a run stops; ``where`` the numbers went wrong."""
         key = f"recipe.anomalies.on_{self.kind.replace(' ', '_')}"
         done = {
             WARN: "the run goes on",
@@ -51,7 +51,8 @@ class Anomaly:
         }[self.action]
         if self.limit:
             done = f"the run stops at recipe.anomalies.{self.limit}; with a higher one it goes on from here"
-        return f"{self.told} at step {self.step}: {done}; {_CURES[self.kind]}"
+        cure = "" if self.action in (SKIP, GO_BACK) else f"; {_CURES[self.kind]}"
+        return f"{self.told} at step {self.step}{f' ({where})' if where else ''}: {done}{cure}"
 
 
 class AnomalyWatch:
@@ -159,7 +160,7 @@ class AnomalyWatch:
         if anomaly.action != STOP:  # which the run's last line tells, and the next start will find again
             self.found = found
             if self._active:
-                log.warning("anomaly warning: %s%s", anomaly.sentence(), f"; {where}" if where else "")
+                log.warning("anomaly warning: %s", anomaly.sentence(where))
         self._write(found)
 
     def _write(self, found: list[dict[str, Any]]) -> None:

@@ -49,7 +49,7 @@ class NumericsWatch:
         if not found:
             return ""
         *_, rank, text, where = min(found)
-        return f"{text} (process {rank} on {where})" if len(everyone) > 1 else text
+        return f"on process {rank} on {where}, {text}" if len(everyone) > 1 else text
 
     def _after(self, name: str, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         """The forward hook of a layer; those inside it were called before."""

@@ -136,7 +136,7 @@ class TrainingStep:
         self.anomalies.answered(anomaly, where)
         if anomaly.action == STOP:
             self.optimizer.zero_grad()
-            raise StoppedByAnomalyError(f"{anomaly.sentence()}{'; ' if where else ''}{where}")
+            raise StoppedByAnomalyError(anomaly.sentence(where))
         if anomaly.action == GO_BACK:
             assert self.anchor is not None
             return {"returned_to_step": float(self.anchor.go_back())}

@@ -82,6 +82,22 @@ def test_a_collapse_is_told_once_when_it_has_lasted_a_window_after_the_warm_up(t
     assert judged(watch(tmp_path), 1, spread, "embedding_std") == [50, 81]
 
 
+@pytest.mark.parametrize(("key", "policy"), [("embedding_std", "on_collapse"), ("loss", "on_jump")])
+def test_a_run_that_stops_is_as_it_was_before_the_step_and_stops_there_again(tmp_path, key, policy):
+    stopping = watch(tmp_path, **{policy: "stop"})
+    numbers = {"embedding_std": [0.01] * 49, "loss": noisy(49)}[key]
+    assert judged(stopping, 1, numbers, key) == []
+    before = stopping.state_dict()
+    usual = {"loss": 2.0, "gradient_norm": 1.0, "embedding_std": 0.9} | {key: {"embedding_std": 0.01, "loss": 9.0}[key]}
+    anomaly = stopping.judge(50, usual)
+    assert anomaly is not None
+    assert anomaly.action == "stop"
+    assert stopping.state_dict() == before
+    again = watch(tmp_path, **{policy: "stop"})
+    again.load_state_dict(before)
+    assert again.judge(50, usual) == anomaly
+
+
 def test_a_gradient_that_overflows_under_gradient_scaling_is_no_anomaly(tmp_path):
     numbers = {"loss": 2.0, "gradient_norm": math.inf}
     assert watch(tmp_path).judge(1, numbers, overflow_is_normal=True) is None
@@ -139,8 +155,8 @@ def trained(state: dict[str, Any]) -> dict[str, Any]:
 def test_a_step_that_is_not_finite_stops_the_run_with_the_state_before_it_and_skip_goes_on_from_there(tmp_path):
     config = tiny_config(tmp_path, "machine.stop_after_steps=6")
     complaint = run(config, (4,))
-    assert complaint.startswith("loss is nan at step 4: the run stops; recipe.anomalies.on_not_finite=skip would go on")
-    assert "first not finite: the output of encoder (Encoder): " in complaint
+    assert complaint.startswith("loss is nan at step 4 (first not finite: the output of encoder (Encoder): ")
+    assert ": the run stops; recipe.anomalies.on_not_finite=skip would go on from here; " in complaint
     assert "the last good checkpoint is " in complaint
     assert read_anomalies(tmp_path / "run")[0]["action"] == "stop"
     stopped = final_state(tmp_path / "run")
@@ -218,12 +234,12 @@ def test_a_run_goes_back_to_its_anchor_whatever_was_saved_and_when_it_was_restar
 def test_a_run_stops_when_it_has_skipped_or_gone_back_as_often_as_it_may(tmp_path):
     skipping = ("recipe.anomalies.on_not_finite=skip", "recipe.anomalies.max_skipped_steps=1")
     complaint = run(tiny_config(tmp_path, *skipping), (2, 4))
-    assert "at step 4: the run stops at recipe.anomalies.max_skipped_steps; with a higher one it goes on" in complaint
+    assert ": the run stops at recipe.anomalies.max_skipped_steps; with a higher one it goes on from here" in complaint
     more = ("machine.stop_after_steps=5", "recipe.anomalies.on_not_finite=skip", "recipe.anomalies.max_skipped_steps=2")
     assert run(tiny_config(tmp_path, *more), (2, 4)) == "done"
     returning = ("recipe.anomalies.on_not_finite=go_back", "recipe.anomalies.max_returns=1")
     complaint = run(tiny_config(tmp_path, f"machine.run_dir={tmp_path / 'other'}", *returning), (2, 4))
-    assert "at step 4: the run stops at recipe.anomalies.max_returns" in complaint
+    assert ": the run stops at recipe.anomalies.max_returns" in complaint
     assert [entry["action"] for entry in read_anomalies(tmp_path / "other")] == ["go_back", "stop"]
 
 
@@ -259,8 +275,7 @@ def test_weights_that_an_update_has_spoilt_are_never_the_last_good_checkpoint(tm
 
     monkeypatch.setattr(TrainingStep, "__call__", spoiling)
     complaint = run(tiny_config(tmp_path, "machine.save_every_steps=2"), ())
-    assert "loss is nan at step 5: the run stops" in complaint
-    assert "the weights projection.linear_1.weight are not finite before the step" in complaint
+    assert "loss is nan at step 5 (the weights projection.linear_1.weight are not finite before the step" in complaint
     assert complaint.endswith("step_000000002.pt")
     assert final_state(tmp_path / "run")["step"] == 2
     assert len(losses(tmp_path / "run")) == 4
@@ -301,8 +316,8 @@ def _where(folder: Path) -> str:
 
 def test_the_process_on_which_numbers_went_wrong_first_is_named_on_all(tmp_path):
     for complaint in run_distributed(2, _where, tmp_path):
-        assert "first not finite: the output of encoder (Encoder)" in complaint
-        assert "(process 1 on " in complaint
+        assert "at step 2 (on process 1 on " in complaint
+        assert ", first not finite: the output of encoder (Encoder)" in complaint
 
 
 @pytest.mark.parametrize("debug", [True, False])
