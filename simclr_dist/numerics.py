@@ -66,6 +66,7 @@ class NumericsWatch:
         self, stage: int, tensor: Tensor, text: str, layer: nn.Module | None = None, inputs: tuple[Any, ...] = ()
     ) -> None:
         self._looks += 1
+        tensor = tensor.detach()  # a recomputation must not find more saved for the backward pass than it saves itself
         if self.first is not None or bool(torch.isfinite(tensor).all()):
             return
         counts = f"{int(tensor.isnan().sum())} nan and {int(tensor.isinf().sum())} inf of {tensor.numel()} numbers"

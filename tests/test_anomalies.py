@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from simclr_dist import checkpoint
+from simclr_dist import checkpoint, training_step
 from simclr_dist.anomalies import AnomalyWatch, read_anomalies
 from simclr_dist.config import Config
 from simclr_dist.config.anomalies import Anomalies
@@ -318,6 +318,49 @@ def test_the_process_on_which_numbers_went_wrong_first_is_named_on_all(tmp_path)
     for complaint in run_distributed(2, _where, tmp_path):
         assert "at step 2 (on process 1 on " in complaint
         assert ", first not finite: the output of encoder (Encoder)" in complaint
+
+
+@pytest.mark.parametrize(
+    "machine", [(), ("machine.recompute=all",), ("machine.images_per_chunk=8", "recipe.batch_norm_group_images=8")]
+)
+def test_a_layer_that_overflows_is_named_with_what_went_in_and_the_gradient_that_does_too(
+    tmp_path, machine, monkeypatch
+):
+    def told(layer: str, backward: bool) -> str:
+        folder = tmp_path / f"{layer} {backward}"
+        folder.mkdir()
+        build = training_step.build_method
+
+        def with_overflow(*arguments):
+            method = build(*arguments)
+            bad = _Overflow.apply if backward else overflow
+            method.get_submodule(layer).register_forward_hook(lambda *its: bad(its[2]) if NOW["step"] == 2 else None)
+            return method
+
+        monkeypatch.setattr(training_step, "build_method", with_overflow)
+        complaint = run(tiny_config(folder, *machine), ())
+        monkeypatch.setattr(training_step, "build_method", build)
+        return complaint
+
+    name = "encoder.backbone.layer2.0.bn1"
+    assert f"first not finite: the output of {name} (GroupedBatchNorm): " in told(name, backward=False)
+    assert "input at most " in told("encoder.backbone.layer3.0.conv2", backward=False)
+    found = told(name, backward=True)
+    assert "gradient norm is " in found
+    # The layer below is the first that this gradient reaches.
+    assert "first not finite: the gradient that reaches the output of encoder.backbone.layer2.0.conv1 (Conv2d)" in found
+
+
+class _Overflow(torch.autograd.Function):
+    """The identity, whose gradient overflows."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * math.inf
 
 
 @pytest.mark.parametrize("debug", [True, False])
