@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 from torchvision import datasets
 
 from simclr_dist.config.schema import SOURCES, SOURCES_WITHOUT_PATH, Data
-from simclr_dist.data.files import decode, decode_jpeg
+from simclr_dist.data.decoding import decode, decode_jpeg
 from simclr_dist.data.sources import (
     SPLITS,
     ArraySource,
@@ -602,7 +602,7 @@ def test_jpegs_have_the_same_pixels_whichever_library_decodes_them(tmp_path, mod
     path = tmp_path / "image.jpg"
     Image.fromarray(noise).convert(mode).save(path, **options)
     with Image.open(path) as image:
-        np.testing.assert_array_equal(decode(path), np.array(image.convert("RGB")))
+        np.testing.assert_array_equal(decode(path.read_bytes()), np.array(image.convert("RGB")))
     assert (decode_jpeg(path.read_bytes()) is None) == (mode == "CMYK")
 
 

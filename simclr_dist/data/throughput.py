@@ -4,21 +4,25 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from simclr_dist.data.loader import VIEWS, ViewBatches, load_steps
+from simclr_dist.data.sources import BrokenImageError, ImageSource
 from simclr_dist.data.views import draw_views
+from simclr_dist.errors import UserError
 
 
 def stage_seconds(batches: ViewBatches, images: int) -> dict[str, float]:
     """Seconds an image of each stage, in this process and thread, over the first ``images`` of the first epoch.
 
     Raises:
-        BrokenImageError: one of them cannot be read.
+        UserError: none of them can be read.
     """
     recipe, size = batches.recipe, batches.recipe.data.image_size
-    samples = batches.order.samples(0)
-    rows = range(min(images, len(samples)))
+    samples = _whole(batches.source, batches.order.samples(0)[:images])
+    rows = range(len(samples))
     renderer = batches.renderer
 
     def timed(work: Callable[[], object]) -> float:
@@ -27,7 +31,7 @@ def stage_seconds(batches: ViewBatches, images: int) -> dict[str, float]:
         return (time.perf_counter() - started) / len(rows)
 
     def drawn() -> list[object]:
-        return [draw_views(recipe.views, recipe.seed, 0, samples[: len(rows)], view) for view in range(VIEWS)]
+        return [draw_views(recipe.views, recipe.seed, 0, samples, view) for view in range(VIEWS)]
 
     parameters = [draw_views(recipe.views, recipe.seed, 0, samples, view) for view in range(VIEWS)]
     pictures = [batches.source.read(int(samples[row])) for row in rows]
@@ -50,6 +54,21 @@ def stage_seconds(batches: ViewBatches, images: int) -> dict[str, float]:
     if batches.colors:
         seconds["colours and blur"] = max(0.0, timed(views) - seconds["crop, resize, flip"])
     return seconds
+
+
+def _whole(source: ImageSource, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Those of the samples that are not broken."""
+    whole = []
+    for sample in samples:
+        try:
+            source.read(int(sample))
+        except BrokenImageError as error:
+            reason = str(error)
+        else:
+            whole.append(sample)
+    if not whole:
+        raise UserError(f"recipe.data.path: nothing to measure, all images tried are broken, the last one {reason}")
+    return np.array(whole, dtype=np.int64)
 
 
 def stage_table(batches: ViewBatches, images: int) -> str:

@@ -10,7 +10,8 @@ from torchvision.transforms.v2 import functional as tv
 
 from simclr_dist.data.beton.encoding import RAW_BYTES, Encoding
 from simclr_dist.data.beton.format import JPEG, MAX_SIDE, PAGE_BYTES, RAW
-from simclr_dist.data.files import FileSource, decode_jpeg
+from simclr_dist.data.decoding import decode_jpeg
+from simclr_dist.data.files import FileSource
 from simclr_dist.data.source import BrokenImageError, ImageSource
 
 
@@ -29,6 +30,7 @@ def encode(source: ImageSource, sample: int, encoding: Encoding) -> Encoded:
 
     Raises:
         BrokenImageError: it cannot be read, or is too large for the format.
+        UserError: as the source does when it reads.
     """
     copied = _copied(source, sample, encoding)
     if copied:
@@ -51,17 +53,17 @@ def encode(source: ImageSource, sample: int, encoding: Encoding) -> Encoded:
 
 def name(source: ImageSource, sample: int) -> str:
     """What a user finds the image by, in one printable line."""
-    return ascii(source.name(sample))[1:-1] if isinstance(source, FileSource) else f"image {sample}"
+    return source.printable_name(sample) if isinstance(source, FileSource) else f"image {sample}"
 
 
 def _copied(source: ImageSource, sample: int, encoding: Encoding) -> Encoded | None:
     """A file that is a JPEG of the wanted size already, as it is: encoding it again would cost quality."""
     if encoding.mode == "raw" or not isinstance(source, FileSource):
         return None
+    data = source.content(sample)
     try:
-        data = (source.root / source.name(sample)).read_bytes()
         height, width, *_ = simplejpeg.decode_jpeg_header(data)
-    except (OSError, ValueError):
+    except ValueError:
         return None  # no JPEG, or source.read says what is wrong
     fits = min(height, width) <= (encoding.max_side or MAX_SIDE) and max(height, width) <= MAX_SIDE
     as_raw = encoding.mode == "auto" and 3 * height * width <= RAW_BYTES

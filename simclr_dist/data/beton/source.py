@@ -12,7 +12,7 @@ from torch import Tensor
 
 from simclr_dist.data.beton.check import check_file
 from simclr_dist.data.beton.format import JPEG, refused
-from simclr_dist.data.files import decode_jpeg
+from simclr_dist.data.decoding import decode_jpeg
 from simclr_dist.data.source import BrokenImageError
 from simclr_dist.errors import UserError
 
