@@ -1,12 +1,14 @@
 """The evaluation harness: frozen is frozen, processes change nothing, nothing is chosen on test images."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
@@ -24,6 +26,7 @@ from simclr_dist.evaluation.online import least_squares_accuracy
 from simclr_dist.evaluation.pretrained import Pretrained, state_digest
 from simclr_dist.evaluation.subject import Subject
 from simclr_dist.evaluation.subsets import few_labels, halves, share_of_labels, subset_digest
+from simclr_dist.metrics import read_metrics
 from tests.harness import assert_bit_equal, final_state, losses, pretrain_here, run_distributed, tiny_config
 
 GENERATOR = np.random.default_rng(0)
@@ -290,6 +293,29 @@ def random_state_after(config):
     before = torch.get_rng_state()
     pretrain_here(config)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_look_leaves_images_that_cannot_be_read_out_and_evaluation_asks_for_them(tmp_path, processes):
+    random = np.random.default_rng(0)
+    for number in range(40):
+        place = tmp_path / "images" / ("test" if number > 31 else "train") / ("dark" if number % 2 else "bright")
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 60, (8, 8, 3), dtype=np.uint8) + (0 if number % 2 else 180)
+        Image.fromarray(pixels.astype(np.uint8)).save(place / f"{number:02}.png")
+    for name in ("train/dark/01.png", "train/bright/02.png", "train/bright/04.png"):
+        (tmp_path / "images" / name).write_bytes(b"no image")
+    keys = (
+        "recipe.data.source=folder", f"recipe.data.path={tmp_path / 'images'}", "recipe.global_batch_images=16",
+        "machine.evaluate_every_epochs=1", "machine.max_broken_image_share=0.1",
+    )  # fmt: skip
+    run_distributed(processes, pretrain_here, tiny_config(tmp_path, *keys))
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [line["step"] for line in lines if "online_knn_top1" in line] == [2, 4]
+    assert all(math.isfinite(line.get("online_linear_top1", 0)) for line in lines)
+    assert len((tmp_path / "run" / "broken_images.txt").read_text().splitlines()) == 3
+    with pytest.raises(UserError, match=r"evaluation needs every image, and one is broken: bright/02\.png"):
+        extract_features(nn.Flatten(), open_source(tiny_config(tmp_path, *keys).recipe.data, "train"), 8)
 
 
 # --- photographs

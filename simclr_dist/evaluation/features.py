@@ -5,11 +5,13 @@ are equal to the bit on any number of them (and to float rounding for another ``
 """
 
 import hashlib
+import math
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -42,29 +44,45 @@ class Extraction:
     """Folder where features are kept, block by block, under a digest of weights, images and batch."""
     talks: bool = False
     """Whether progress is shown."""
+    leaves_out_broken: bool = False
+    """The features of an image that cannot be read are NaN, and it is no error."""
+
+
+class PlainBatch(NamedTuple):
+    """Images without augmentation, uint8, and the rows of those that cannot be read, which are black."""
+
+    images: Tensor
+    broken: list[int]
 
 
 @dataclass
-class PlainBatches(Dataset[Tensor]):
-    """batch number -> its images without augmentation, uint8; the last batch is filled up with black ones."""
+class PlainBatches(Dataset[PlainBatch]):
+    """batch number -> its images; the last batch is filled up with black ones."""
 
     source: ImageSource
     image_size: int
-    batch_images: int
+    how: Extraction
 
-    def __getitem__(self, batch: int) -> Tensor:
-        images = torch.zeros(self.batch_images, 3, self.image_size, self.image_size, dtype=torch.uint8)
-        start = batch * self.batch_images
-        for row, sample in enumerate(range(start, min(start + self.batch_images, len(self.source)))):
-            images[row] = _plain(self.source, sample, self.image_size)
-        return images
+    def __getitem__(self, batch: int) -> PlainBatch:
+        count, side = self.how.batch_images, self.image_size
+        images, broken = torch.zeros(count, 3, side, side, dtype=torch.uint8), []
+        start = batch * count
+        for row, sample in enumerate(range(start, min(start + count, len(self.source)))):
+            try:
+                images[row] = _plain(self.source, sample, side)
+            except BrokenImageError as error:
+                if not self.how.leaves_out_broken:
+                    raise _needed(error) from error
+                broken.append(row)
+        return PlainBatch(images, broken)
 
 
 def _plain(source: ImageSource, sample: int, image_size: int) -> Tensor:
-    try:
-        return render_plain(source.read(sample), image_size)
-    except BrokenImageError as error:
-        raise UserError(f"evaluation needs every image, and one is broken: {error}") from error
+    return render_plain(source.read(sample), image_size)
+
+
+def _needed(error: BrokenImageError) -> UserError:
+    return UserError(f"evaluation needs every image, and one is broken: {error}")
 
 
 def extract_features(
@@ -75,7 +93,7 @@ def extract_features(
     Each process computes its share and every process gets all. The encoder is left as it was found.
 
     Raises:
-        UserError: an image cannot be read (evaluation leaves none out).
+        UserError: an image cannot be read (only ``leaves_out_broken`` allows it).
     """
     return np.asarray(feature_rows(encoder, source, image_size, how))
 
@@ -93,7 +111,7 @@ def feature_rows(encoder: nn.Module, source: ImageSource, image_size: int, how: 
     # In rounds of one block a process; the last round may leave some without.
     mine = missing[process_rank() :: process_count()]
     loaded = load_steps(
-        PlainBatches(source, image_size, how.batch_images),
+        PlainBatches(source, image_size, how),
         [batch for number in mine for batch in blocks[number]],
         workers=how.workers,
         pin_memory=how.device.type == "cuda",
@@ -110,7 +128,7 @@ def feature_rows(encoder: nn.Module, source: ImageSource, image_size: int, how: 
             with all_or_none():
                 if process_rank() < len(together):
                     own = blocks[together[process_rank()]]
-                    part = torch.cat([encoder(next(loader).to(how.device, non_blocking=True)).float() for _ in own])
+                    part = torch.cat([_features_of(next(loader), encoder, how.device) for _ in own])
             for number, values in zip(together, _gathered(part, how.device), strict=False):
                 values = values[: len(blocks[number]) * how.batch_images]
                 if folder:
@@ -125,6 +143,12 @@ def feature_rows(encoder: nn.Module, source: ImageSource, image_size: int, how: 
         return found
     with all_or_none():
         return FeatureBlocks([block_file(folder, number) for number in range(len(blocks))], len(source))
+
+
+def _features_of(batch: PlainBatch, encoder: nn.Module, device: torch.device) -> Tensor:
+    features: Tensor = encoder(batch.images.to(device, non_blocking=True)).float()
+    features[batch.broken] = math.nan
+    return features
 
 
 @contextmanager
@@ -150,7 +174,10 @@ def settle_statistics(encoder: nn.Module, source: ImageSource, image_size: int, 
     for norm in norms:
         norm.momentum = 1.0
     with torch.inference_mode():
-        encoder.train()(torch.stack([_plain(source, int(sample), image_size) for sample in chosen]))
+        try:
+            encoder.train()(torch.stack([_plain(source, int(sample), image_size) for sample in chosen]))
+        except BrokenImageError as error:
+            raise _needed(error) from error
     encoder.eval()
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum

@@ -34,7 +34,8 @@ class OnlineEvaluation:
         self.every_steps = every_epochs * steps_per_epoch
         if not every_epochs:
             return
-        self.how = Extraction(device=device)
+        # As pretraining, which draws others in their place: one bad file of a million must not end a run.
+        self.how = Extraction(device=device, leaves_out_broken=True)
         self.image_size = recipe.data.image_size
         try:
             source = open_source(recipe.data, "train")
@@ -50,12 +51,18 @@ class OnlineEvaluation:
         self.bank = len(bank)
 
     def after_step(self, steps_done: int, encoder: Encoder) -> dict[str, float]:
-        """``online_knn_top1`` and ``online_linear_top1`` when it is time, else nothing. Every process calls it."""
+        """``online_knn_top1`` and ``online_linear_top1`` when it is time, else nothing. Every process calls it.
+
+        Images that cannot be read are left out; when nothing is left (or no feature is a number), nothing is said.
+        """
         if not self.every_steps or steps_done % self.every_steps:
             return {}
         features = extract_features(encoder, self.images, self.image_size, self.how)
-        labels, n = labels_of(self.images), self.bank
-        parts = (features[:n], labels[:n], features[n:], labels[n:])
+        labels, whole = labels_of(self.images), np.isfinite(features).all(axis=1)
+        bank = np.arange(len(features)) < self.bank
+        parts = (features[whole & bank], labels[whole & bank], features[whole & ~bank], labels[whole & ~bank])
+        if not len(parts[0]) or not len(parts[2]):
+            return {}
         return {"online_knn_top1": knn_accuracy(*parts), "online_linear_top1": least_squares_accuracy(*parts)}
 
 

@@ -20,10 +20,10 @@ def anomaly_table(found: Sequence[dict[str, Any]]) -> Html:
 
 def anomaly_marks(runs: Sequence[Facts]) -> list[Mark]:
     """A bar over the whole height of the loss at each anomaly, red where the run did not just go on."""
-    losses = [line["loss"] for run in runs for line in run.metrics if line.get("loss") is not None]
+    losses = [loss for run in runs for line in run.metrics if (loss := line.get("loss")) is not None]
     low, high = min(losses, default=0.0), max(losses, default=0.0)
     return [
-        Mark(each["step"], low or 0.0, high or 0.0, each["action"] == WARN,
+        Mark(each["step"], low, high, each["action"] == WARN,
              f"{run.name}: {each['told']} at step {each['step']}; it {_done(each)}")
         for run in runs
         for each in run.anomalies
