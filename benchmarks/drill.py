@@ -1,6 +1,6 @@
 """Kill runs until they have ended: each must end equal to the bit to the run that nobody disturbed.
 
-    python benchmarks/drill.py [--runs 100] [--seed 0] [--folder DIR] [--table FILE]
+    python benchmarks/drill.py [--runs 100] [--at-once 2] [--seed 0] [--folder DIR] [--table FILE]
 
 Every run is a small recipe on the digits in two processes, as the command starts them. It is killed with SIGKILL (one
 process, or all with their launcher) at a moment of its kind: at any time, while a checkpoint is written, while one is
@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
@@ -126,6 +127,16 @@ def disturbed(run: Run, draw: random.Random) -> list[str]:
     return done
 
 
+def drilled(number: int, parent: Path, seed: int, expected: tuple[object, ...]) -> list[str]:
+    """Disturb one run, and compare how it ends; what was done to it."""
+    run = Run(parent / f"run_{number:03d}")
+    done = disturbed(run, random.Random(f"{seed} {number}"))
+    if not all(equal(one, other) for one, other in zip(expected, run.result(), strict=True)):
+        raise SystemExit(f"{run.folder}: differs from the undisturbed run after {done}")
+    shutil.rmtree(run.folder)
+    return done
+
+
 def equal(one: object, other: object) -> bool:
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
@@ -137,6 +148,7 @@ def equal(one: object, other: object) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--at-once", type=int, default=1, help="runs side by side: most of their time is starting")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where the runs stand; default: a temporary folder")
     parser.add_argument("--table", type=Path, help="write the table there too")
@@ -148,14 +160,17 @@ def main() -> None:
         raise SystemExit(f"the undisturbed run failed; see {undisturbed.log}")
     expected = undisturbed.result()
     counted: Counter[str] = Counter()
-    for number in range(options.runs):
-        run = Run(parent / f"run_{number:03d}")
-        done = disturbed(run, random.Random(f"{options.seed} {number}"))
-        if not all(equal(one, other) for one, other in zip(expected, run.result(), strict=True)):
-            raise SystemExit(f"{run.folder}: differs from the undisturbed run after {done}")
-        counted.update(done)
-        print(f"run {number + 1} of {options.runs}: equal to the bit after {'; '.join(done) or 'nothing'}", flush=True)
-        shutil.rmtree(run.folder)
+    with ThreadPoolExecutor(options.at_once) as pool:
+        runs = [pool.submit(drilled, number, parent, options.seed, expected) for number in range(options.runs)]
+        try:
+            for number, each in enumerate(as_completed(runs), 1):
+                done = each.result()
+                counted.update(done)
+                told = "; ".join(done) or "nothing"
+                print(f"{number} of {options.runs} runs: equal to the bit after {told}", flush=True)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     rows = [f"| {kind} | {count} |" for kind, count in sorted(counted.items())]
     text = "\n".join(["| killed | times |", "| --- | --- |", *rows])
     print(f"{options.runs} of {options.runs} runs end equal to the bit\n\n{text}")

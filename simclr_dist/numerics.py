@@ -1,5 +1,6 @@
-"""Which layer's numbers were the first that are not finite: in the forward pass, or in the backward pass."""
+"""Which numbers were the first that are not finite: of a layer, forward or backward, or of weights."""
 
+import math
 import os
 import socket
 from functools import partial
@@ -79,6 +80,15 @@ class NumericsWatch:
             if values
         ]
         self.first = (stage, self._looks, f"{text}: {counts}{'; ' if largest else ''}{', '.join(largest)}")
+
+
+def first_not_finite(named: dict[str, Tensor]) -> str | None:
+    """The name of the first tensor with a number that is not finite, such as of a ``state_dict``."""
+    for name, tensor in named.items():
+        # One pass and no copy; a sum of float32 in float64 is finite when all its terms are.
+        if not math.isfinite(tensor.sum(dtype=torch.float64).item()):
+            return name
+    return None
 
 
 def _tensors(value: Any) -> list[Tensor]:

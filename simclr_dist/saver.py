@@ -5,12 +5,10 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from simclr_dist import checkpoint
 from simclr_dist.errors import first_line
 from simclr_dist.metrics import log
+from simclr_dist.numerics import first_not_finite
 from simclr_dist.snapshot import Snapshot
 
 
@@ -60,7 +58,9 @@ class Saver:
 
     def _write(self, state: dict[str, Any], step: int, before_naming: Callable[[], None]) -> None:
         try:
-            _require_finite(state.get("model", {}))
+            # The last good checkpoint must be good: the loss tells of spoilt weights only a step after they are saved.
+            if spoilt := first_not_finite(state.get("model", {})):
+                raise ValueError(f"the weights {spoilt} are not finite")
             checkpoint.write(self.folder, state, step, self.keep, before_naming)
         except Exception as error:  # in a thread nobody else would hear of it
             disk = isinstance(error, OSError) and error.strerror
@@ -75,10 +75,3 @@ class Saver:
             if self.failed:
                 log.info("checkpoints are written again, step %d", step)
             self.saved_step, self.failed = step, 0
-
-
-def _require_finite(weights: dict[str, Tensor]) -> None:
-    """The last good checkpoint must be good: the loss tells of spoilt weights only a step after they were saved."""
-    for name, weight in weights.items():
-        if not bool(torch.isfinite(weight).all()):
-            raise ValueError(f"the weights {name} are not finite")

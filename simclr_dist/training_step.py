@@ -16,7 +16,7 @@ from simclr_dist.distributed.processes import Processes
 from simclr_dist.gradients import compute_gradients
 from simclr_dist.models.batch_norm import average_running_statistics
 from simclr_dist.models.statistics_group import divide_batch_norm
-from simclr_dist.numerics import NumericsWatch
+from simclr_dist.numerics import NumericsWatch, first_not_finite
 from simclr_dist.optim import make_optimizer
 from simclr_dist.optim.schedule import Schedule
 from simclr_dist.precision import AUTOCAST
@@ -123,7 +123,7 @@ class TrainingStep:
 
     def is_finite(self) -> bool:
         """Whether weights and running statistics are."""
-        return all(bool(torch.isfinite(tensor).all()) for tensor in self.method.state_dict().values())
+        return first_not_finite(self.method.state_dict()) is None
 
     def _instead_of_update(self, anomaly: Anomaly, images: Tensor, watch: NumericsWatch | None) -> dict[str, float]:
         """Leave no trace of the pass, and do as the recipe says; what the metrics tell of it.
