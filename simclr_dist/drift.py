@@ -64,7 +64,8 @@ class DriftCheck:
         self._compared = steps_done
         device = next(self.model.parameters()).device
         own = [self._config(), self._positions(steps_done), digest(_weights(self.model)), digest(self._optimizer())]
-        found = gather_stacked(torch.tensor([_signed(value) for value in own], device=device)).tolist()
+        digests = torch.tensor([_signed(value) for value in own], device=device)
+        found = gather_stacked(digests, what="digests of the drift check").tolist()
         differing = [kind for kind, values in enumerate(zip(*found, strict=True)) if len(set(values)) > 1]
         if differing:
             first = differing[0]

@@ -13,9 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from simclr_dist.distributed.place import at
 from simclr_dist.methods import SimCLR
 from simclr_dist.models.batch_norm import statistics_held, statistics_of_one_pass
 from simclr_dist.precision import half_precision
+
+_BACKWARD = "gradients (backward pass)"  # DDP's collectives are within
 
 
 def compute_gradients(
@@ -44,6 +47,7 @@ def compute_gradients(
     half = partial(half_precision, images.device, autocast)
 
     def backward(loss: Tensor) -> None:
+        at(_BACKWARD)
         (scaler.scale(loss) if scaler else loss).backward()
 
     if not chunk_images or chunk_images >= len(images):
@@ -68,6 +72,7 @@ def compute_gradients(
                 _set_random_state(images.device, state)  # dropout must drop the same again
                 with half():
                     again = parallel(chunk, embed_only=True)["embeddings"]
+                at(_BACKWARD)
                 again.backward(gradient.to(again.dtype))
     return outputs
 

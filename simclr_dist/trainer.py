@@ -19,6 +19,7 @@ from simclr_dist.data.loader import Batch, load_steps
 from simclr_dist.data.sources import open_source
 from simclr_dist.distributed.agreement import all_or_none
 from simclr_dist.distributed.collectives import gather_objects, maximum
+from simclr_dist.distributed.place import begin_step
 from simclr_dist.distributed.processes import Processes, choose_device, process_group, set_kernels, worker_count
 from simclr_dist.drift import DriftCheck
 from simclr_dist.errors import agreed_error
@@ -101,6 +102,7 @@ class Trainer:
             self.step.anomalies.begin()
             self.health.begin(self.steps_done, self.online.every_steps)
             while self.steps_done < until and not signal:
+                begin_step(self.steps_done + 1)
                 started = time.perf_counter()
                 batch = next(batches)
                 waited = time.perf_counter() - started
@@ -129,6 +131,8 @@ class Trainer:
                     self.folder.begin_save(self.step.state, self.steps_done, reporter.sync)
             self.drift.compare(self.steps_done, self.folder.last_checkpoint)
             self.folder.finish_save(self.step.state, self.steps_done, reporter.sync)
+            if self.processes.is_first:
+                broken.tell_count()
         return Outcome(self.steps_done, total, signal)
 
     def train_step(self, images: Tensor) -> dict[str, float]:

@@ -240,8 +240,8 @@ def test_without_slurm_submit_says_what_to_do(user, monkeypatch):
 @pytest.mark.parametrize(
     ("number", "options", "complaint"),
     [
-        (signal.SIGSTOP, ["machine.collective_timeout_seconds=4"], "has not answered for 4 s"),
-        (signal.SIGKILL, [], "another process of the run has ended"),
+        (signal.SIGSTOP, ["machine.collective_timeout_seconds=4"], "process 1 on n2 has not answered for 4 s"),
+        (signal.SIGKILL, [], "process 1 on n2 has ended"),
     ],
 )
 def test_a_process_that_hangs_or_dies_ends_the_job_in_the_stated_time_and_status_tells_why(
@@ -252,7 +252,9 @@ def test_a_process_that_hangs_or_dies_ends_the_job_in_the_stated_time_and_status
     for process in processes_on("n2"):
         os.kill(process, number)
     user.wait_for_state(job, "FAILED")
-    assert complaint in user.type("status", job)
+    told = user.type("status", job)
+    assert complaint in told
+    assert re.search(r"in step \d+, its last collective '", told)
     cluster.wait_idle()
 
 

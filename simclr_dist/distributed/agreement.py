@@ -21,7 +21,8 @@ def all_or_none() -> Iterator[None]:
         yield
     except UserError as error:
         failure = error
-    messages = [message for message in gather_objects(str(failure) if failure else None) if message]
+    own = str(failure) if failure else None
+    messages = [message for message in gather_objects(own, what="the agreement that none failed") if message]
     if messages:
         raise agreed_error(str(messages[0])) from failure
 
@@ -35,7 +36,7 @@ def decided_by_first(decide: Callable[[], Result]) -> Result:
             value = decide()
         except UserError as error:
             message = str(error)
-    value, message = from_first((value, message))
+    value, message = from_first((value, message), what="a decision of process 0")
     if message is not None:
         raise agreed_error(message)
     decided: Result = value

@@ -2,6 +2,8 @@
 
 Sums over processes are taken of gathered values in the order of ranks: every process gets the same bits, and the bits
 do not depend on how a library lays out its rings.
+
+Each notes (place.py) what it is for, so that a process that hangs can be told by it.
 """
 
 from typing import Any, TypeVar
@@ -9,6 +11,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from simclr_dist.distributed.place import at
 
 Value = TypeVar("Value")
 
@@ -23,41 +27,47 @@ def process_rank(group: dist.ProcessGroup | None = None) -> int:
     return dist.get_rank(group) if dist.is_available() and dist.is_initialized() else 0
 
 
-def gather_stacked(tensor: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+def gather_stacked(tensor: Tensor, group: dist.ProcessGroup | None = None, *, what: str = "a gather") -> Tensor:
     """The tensors of all ranks, stacked in front: (processes, *shape). No gradient flows back.
 
-    All ranks must give the same shape.
+    All ranks must give the same shape. ``what`` they are, should a process be lost.
     """
     if process_count(group) == 1:
         return tensor.unsqueeze(0)
+    at(what)
     gathered = tensor.new_empty((process_count(group) * tensor.numel(),))
     dist.all_gather_single(gathered, tensor.contiguous().view(-1), group=group)
     return gathered.view(-1, *tensor.shape)
 
 
-def gather_objects(value: Value) -> list[Value]:
+def gather_objects(value: Value, *, what: str = "an exchange") -> list[Value]:
     """One small picklable object of every rank, in order. Slow: for events, not for steps."""
     if process_count() == 1:
         return [value]
+    at(what)
     gathered: list[Any] = [None] * process_count()
     dist.all_gather_object(gathered, value)
     return gathered
 
 
-def from_first(value: Value) -> Value:
+def from_first(value: Value, *, what: str = "what process 0 says") -> Value:
     """Rank 0's small picklable object, on every rank."""
     if process_count() == 1:
         return value
+    at(what)
     box: list[Any] = [value]
     dist.broadcast_object_list(box, src=0)
     first: Value = box[0]
     return first
 
 
-def maximum(values: list[float], device: torch.device) -> list[float]:
+def maximum(
+    values: list[float], device: torch.device, *, what: str = "the agreement at the start of a step"
+) -> list[float]:
     """Element by element, the largest over all ranks: one collective, and every rank gets the same answer."""
     if process_count() == 1:
         return values
+    at(what)
     # float32 because not every backend's devices have float64; the values are flags, counts and seconds.
     tensor = torch.tensor(values, dtype=torch.float32, device=device)
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)

@@ -1,7 +1,7 @@
 """Which process this is, on which device, and the process group's beginning and end."""
 
+import itertools
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,10 +9,16 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, TCPStore
 
+from simclr_dist.distributed import place
+from simclr_dist.distributed.board import Board
 from simclr_dist.distributed.launchers import place_here
-from simclr_dist.distributed.rendezvous import meeting_point
+from simclr_dist.distributed.lost_processes import LostProcesses
+from simclr_dist.distributed.rendezvous import first_holds_store, meeting_point
 from simclr_dist.errors import UserError
+
+_numbers = itertools.count()  # of groups in one store: none reads what an earlier one left there
 
 
 @dataclass(frozen=True)
@@ -60,54 +66,71 @@ def choose_device(requested: str, local_rank: int) -> torch.device:
 
 
 @contextmanager
-def process_group(processes: Processes, device: torch.device, timeout_seconds: int = 600) -> Iterator[None]:
+def process_group(
+    processes: Processes, device: torch.device, timeout_seconds: int = 600, *, ends_itself: bool | None = None
+) -> Iterator[None]:
     """The default process group for as long as the block runs: NCCL on CUDA, gloo on the CPU; none for one process.
 
     Args:
         processes: this process's place.
         device: its device.
         timeout_seconds: how long a collective waits for the other processes.
+        ends_itself: whether a thread ends this process, with the line, when it waits for one that is lost; otherwise
+            the collective raises. None: where the backend raises nothing, as NCCL.
 
     Raises:
-        UserError: the processes do not find each other, or one of them hangs or is gone.
+        UserError: the processes do not find each other, or one of them hangs or is gone; it is named.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if processes.count == 1:
         yield
         return
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    if ends_itself is None:
+        ends_itself = device.type == "cuda"
     timeout = timedelta(seconds=timeout_seconds)
-    with _told_of_lost_processes(timeout_seconds), meeting_point(processes.rank, processes.count, timeout) as store:
-        if store is None:
-            dist.init_process_group(backend, timeout=timeout)
-        else:
-            dist.init_process_group(
-                backend, store=store, rank=processes.rank, world_size=processes.count, timeout=timeout
-            )
-        try:
-            yield
-        finally:
-            dist.destroy_process_group()
+    # The backend's own watchdog comes second.
+    patience = timeout + timedelta(minutes=1) if ends_itself else timeout
+    place.begin()
+    with (
+        meeting_point(processes.rank, processes.count, timeout) as store,
+        _lost_processes(store, processes, timeout_seconds) as lost,
+        _group_destroyed(),
+        lost.named(),
+    ):
+        if ends_itself:
+            lost.end_when_waiting_in_vain()
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            store=PrefixStore(f"group {next(_numbers)}", store),
+            rank=processes.rank,
+            world_size=processes.count,
+            timeout=patience,
+        )
+        yield
 
 
 @contextmanager
-def _told_of_lost_processes(timeout_seconds: int) -> Iterator[None]:
-    """One line instead of what the backends raise when another process is gone or does not answer."""
+def _lost_processes(store: TCPStore, processes: Processes, timeout_seconds: int) -> Iterator[LostProcesses]:
+    held_by_first = first_holds_store()
+    try:
+        board = Board(store, f"board {next(_numbers)}", is_here=held_by_first and processes.is_first)
+    except dist.DistError as error:
+        raise UserError("the store where the processes met is gone: the log of process 0 tells why") from error
+    lost = LostProcesses(board, processes.rank, processes.count, timeout_seconds, held_by_first=held_by_first)
+    try:
+        yield lost
+    finally:
+        lost.leave()
+
+
+@contextmanager
+def _group_destroyed() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:
-        text = str(error)
-        if "Timed out" in text or "timeout" in text.lower():
-            raise UserError(
-                f"another process has not answered for {timeout_seconds} s (machine.collective_timeout_seconds): it "
-                "hangs, or its node is gone. Its log tells more; start again to go on from the last checkpoint"
-            ) from error
-        if isinstance(error, dist.DistError) or re.search(r"[Cc]onnection (closed|reset)|[Bb]roken pipe", text):
-            raise UserError(
-                "another process of the run has ended: its log tells why; start again to go on from the last checkpoint"
-            ) from error
-        raise
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def usable_cores() -> int:

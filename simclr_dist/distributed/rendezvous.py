@@ -1,7 +1,7 @@
 """How the processes of one srun find each other: process 0 takes a free port and says so in a file.
 
 A port computed from the job's number, as is common, may be taken, and comes again after a requeue. torchrun, mpirun and
-this project's local launcher set MASTER_ADDR and MASTER_PORT, and nothing here is used.
+this project's local launcher set MASTER_ADDR and MASTER_PORT, and no file is written.
 """
 
 import os
@@ -13,7 +13,8 @@ from datetime import timedelta
 from pathlib import Path
 
 from torch._C._distributed_c10d import TCPStore
-from torch.distributed.distributed_c10d import Store
+from torch.distributed import DistError
+from torch.distributed.rendezvous import rendezvous
 
 from simclr_dist.checkpoint import write_atomically
 from simclr_dist.distributed.launchers import launcher_here
@@ -22,17 +23,21 @@ from simclr_dist.errors import UserError
 FOLDER = "SIMCLR_DIST_RENDEZVOUS"
 """Variable with a folder that all nodes share; default: the working directory."""
 _SECONDS = 300.0
+_SHORTEST = timedelta(seconds=60)  # to meet, however short a collective may take: processes do not start at once
 
 
 @contextmanager
-def meeting_point(rank: int, count: int, timeout: timedelta) -> Iterator[Store | None]:
-    """The store through which all processes meet; None: MASTER_ADDR and MASTER_PORT say where.
+def meeting_point(rank: int, count: int, timeout: timedelta) -> Iterator[TCPStore]:
+    """The store through which all processes meet: where MASTER_ADDR and MASTER_PORT say, else by a file.
 
     Raises:
-        UserError: neither they nor a file that all see.
+        UserError: neither they nor a file that all see, or not all processes come there.
     """
+    timeout = max(timeout, _SHORTEST)
     if "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ:
-        yield None
+        with _told(f"MASTER_ADDR, MASTER_PORT: {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}", timeout):
+            store, _, _ = next(rendezvous("env://", rank, count, timeout=timeout))
+        yield store
         return
     launcher = launcher_here()
     if launcher is None or launcher.name != "srun":
@@ -45,7 +50,9 @@ def meeting_point(rank: int, count: int, timeout: timedelta) -> Iterator[Store |
     file = Path(os.environ.get(FOLDER, ".")).absolute() / f".simclr_dist_{'_'.join(step)}"
     if rank:
         host, port = _wait_for(file)
-        yield TCPStore(host, port, count, is_master=False, timeout=timeout)
+        with _told(f"{file}: {host}:{port}", timeout):
+            store = TCPStore(host, port, count, is_master=False, timeout=timeout)
+        yield store
         return
     store = TCPStore("0.0.0.0", 0, count, is_master=True, wait_for_workers=False, timeout=timeout)
     try:
@@ -59,6 +66,22 @@ def meeting_point(rank: int, count: int, timeout: timedelta) -> Iterator[Store |
         yield store
     finally:
         file.unlink(missing_ok=True)
+
+
+@contextmanager
+def _told(where: str, timeout: timedelta) -> Iterator[None]:
+    try:
+        yield
+    except DistError as error:
+        raise UserError(
+            f"{where}: the processes did not meet there in {timeout.total_seconds():.0f} s: one did not come (its log "
+            "tells why), or does not reach it"
+        ) from error
+
+
+def first_holds_store() -> bool:
+    """Whether the store ends with process 0, and not with the launcher."""
+    return "MASTER_ADDR" not in os.environ or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
 
 
 def _own_name() -> str:
