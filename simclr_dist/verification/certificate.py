@@ -78,7 +78,9 @@ class Certificate:
             ("views", self._views(), 0.0),
             ("renderers", self._renderers(), 0.5 / 255),
         ]
-        errors = maximum([error if error == error else 1e30 for _, error, _ in found], self.device)
+        errors = maximum(
+            [error if error == error else 1e30 for _, error, _ in found], self.device, what="errors of the certificate"
+        )
         return [Row(name, error, bound) for (name, _, bound), error in zip(found, errors, strict=True)]
 
     def _random(self, *shape: int) -> Tensor:
