@@ -6,8 +6,6 @@ compares them.
 """
 
 import hashlib
-import os
-import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -20,6 +18,7 @@ from simclr_dist.config import Config
 from simclr_dist.config.loading import fields_of
 from simclr_dist.data.order import SampleOrder
 from simclr_dist.distributed.collectives import gather_objects, gather_stacked, process_count
+from simclr_dist.distributed.launchers import host_here
 from simclr_dist.errors import agreed_error
 
 _KINDS = ("config", "sample positions", "weights", "optimizer state")
@@ -69,7 +68,7 @@ class DriftCheck:
         differing = [kind for kind, values in enumerate(zip(*found, strict=True)) if len(set(values)) > 1]
         if differing:
             first = differing[0]
-            hosts = gather_objects(os.environ.get("SLURMD_NODENAME") or socket.gethostname())
+            hosts = gather_objects(host_here())
             raise agreed_error(
                 f"the {' and '.join(_KINDS[kind] for kind in differing)} of the processes differ after step "
                 f"{steps_done}{self._details(first)}: {_groups([values[first] for values in found], hosts)}. "

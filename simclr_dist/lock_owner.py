@@ -3,11 +3,12 @@
 import json
 import os
 import secrets
-import socket
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+
+from simclr_dist.distributed.launchers import host_here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ class Owner:
         """This process."""
         return cls(
             token=secrets.token_hex(16),
-            host=os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+            host=host_here(),
             place=_place(),
             pid=os.getpid(),
             started=_start_of(os.getpid()),

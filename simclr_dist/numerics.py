@@ -1,8 +1,6 @@
 """Which numbers were the first that are not finite: of a layer, forward or backward, or of weights."""
 
 import math
-import os
-import socket
 from functools import partial
 from typing import Any
 
@@ -11,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from simclr_dist.distributed.collectives import gather_objects
+from simclr_dist.distributed.launchers import host_here
 
 _WEIGHTS, _FORWARD, _BACKWARD = range(3)
 
@@ -44,7 +43,7 @@ class NumericsWatch:
 
     def told(self) -> str:
         """The first over all processes, and on which; "" when all was finite. Every process must call this."""
-        host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+        host = host_here()
         everyone = gather_objects((self.first, host))
         found = [(*first[:2], rank, first[2], where) for rank, (first, where) in enumerate(everyone) if first]
         if not found:

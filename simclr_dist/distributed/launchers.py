@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -101,3 +102,8 @@ def rank_here() -> int:
         return place_here()[0]
     except UserError:
         return 0
+
+
+def host_here() -> str:
+    """What people call this machine: SLURM's name for it, else its own."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()

@@ -7,7 +7,6 @@ thread is (place.py). Whoever's collective fails looks at the board for some sec
 
 import os
 import re
-import socket
 import sys
 import threading
 import time
@@ -19,6 +18,7 @@ import torch.distributed as dist
 
 from simclr_dist.distributed import place
 from simclr_dist.distributed.board import CUT_OFF, LEFT, TIMED_OUT, WORKS, Board, Record
+from simclr_dist.distributed.launchers import host_here
 from simclr_dist.distributed.verdict import ended, is_lost, store_lost, verdict
 from simclr_dist.errors import UserError, first_line
 
@@ -49,7 +49,7 @@ class LostProcesses:
         """``held_by_first``: process 0 holds the store, and not a launcher."""
         self.board, self.rank, self.count, self.timeout_seconds = board, rank, count, timeout_seconds
         self.held_by_first = held_by_first
-        self.host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+        self.host = host_here()
         self.state = WORKS
         self.beat_seconds = max(_BEAT_SECONDS, count / _BEATS_PER_SECOND)
         self.look_seconds = max(_LOOK_SECONDS, 3 * self.beat_seconds)
