@@ -14,8 +14,9 @@ it grows, at that slope, by less than 3 % and less than 10 MB over the time meas
 come and go with every checkpoint and batch: flat is that the last quarter shows no more of them than the first, in the
 median. Status 1 when something is not flat.
 
-The C library keeps freed memory or gives it back as it likes, 30 MB of a trainer here, so minutes do not show a leak of
-10 MB. With MALLOC_ARENA_MAX=1 MALLOC_MMAP_THRESHOLD_=131072 MALLOC_TRIM_THRESHOLD_=131072 it gives back all at once.
+The C library keeps freed memory or gives it back as it likes, 40 MB of a trainer here, in which a leak of 10 MB would
+drown. The run is therefore started with settings of its allocator with which it gives back all at once; --allocator
+as-it-is leaves them out.
 """
 
 import argparse
@@ -56,6 +57,7 @@ WARM_UP_SHARE = 0.2
 FLOORS, LOOKS_AT_LEAST = 10, 5
 GROWTH_SHARE, GROWTH_MB = 0.03, 10.0
 STOPPED = 128 + signal.SIGINT
+GIVES_BACK = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 
 
 class Moment(NamedTuple):
@@ -90,14 +92,15 @@ def write_images(folder: Path) -> None:
         path.write_bytes([b"", path.read_bytes()[:100], b"no image\n"][number % 3])
 
 
-def start(folder: Path) -> "subprocess.Popen[bytes]":
+def start(folder: Path, allocator: dict[str, str]) -> "subprocess.Popen[bytes]":
     config = folder / "soak.yaml"
     config.write_text(RECIPE.format(folder=folder))
     command = [sys.executable, "-m", "simclr_dist", "pretrain", str(config), "--processes", "2"]
     with (folder / "soak.log").open("ab") as log:
         return subprocess.Popen(
-            command, stdout=log, stderr=log, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
+            command, stdout=log, stderr=log, start_new_session=True,
+            env={**os.environ, **allocator, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------- looking
@@ -249,6 +252,7 @@ def draw(moments: dict[str, list[Moment]], folder: list[Sizes], path: Path) -> N
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--allocator", choices=("gives-back", "as-it-is"), default="gives-back")
     parser.add_argument("--every", type=float, default=5.0, help="seconds between looks at the processes")
     parser.add_argument("--folder", type=Path, help="where the run stands; default: a temporary folder")
     parser.add_argument("--table", type=Path, help="write the table there too")
@@ -259,7 +263,7 @@ def main() -> None:
     parent = options.folder or Path(tempfile.mkdtemp())
     parent.mkdir(parents=True, exist_ok=True)
     write_images(parent / "images")
-    launcher = start(parent)
+    launcher = start(parent, GIVES_BACK if options.allocator == "gives-back" else {})
     try:
         moments, folder = watch(launcher, parent / "run", options.minutes, options.every)
         steps = stop(launcher, parent / "run")
