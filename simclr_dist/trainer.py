@@ -94,6 +94,8 @@ class Trainer:
         signal = 0
         if self.processes.is_first:
             log.info("step %d of %d, %d processes, %s", self.steps_done, total, self.processes.count, self.device.type)
+            if machine.compile and machine.debug_numerics:
+                log.warning("machine.compile: nothing is compiled, as machine.debug_numerics looks at every layer")
         with (
             closing(self._loader(until)) as batches,
             Reporter(self.folder.path, self.steps_done, total, active=self.processes.is_first) as reporter,

@@ -97,6 +97,8 @@ class TrainingStep:
         values = _numbers(outputs | {"gradient_norm": self._gradient_norm()})
         overflows = not math.isfinite(values["gradient_norm"]) and self._scale_will_fall()
         anomaly = self.anomalies.judge(steps_done + 1, values, overflow_is_normal=overflows)
+        if anomaly and anomaly.value is None:
+            values = dict.fromkeys(values, math.nan)  # by comparisons with NaN every positive would be the most similar
         values["learning_rate"] = self.schedule(steps_done)
         if anomaly:
             values |= self._instead_of_update(anomaly, images, watch)

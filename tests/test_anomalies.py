@@ -191,8 +191,8 @@ def test_a_skipped_step_changes_nothing_but_the_place_on_two_processes_and_throu
         states[3]["model"]["projection.linear_1.weight"], states[2]["model"]["projection.linear_1.weight"]
     )
     lines = read_metrics(tmp_path / "whole" / "metrics.jsonl")
-    assert [(line["loss"] is None, line.get("skipped")) for line in lines] == [
-        (number in (3, 5), 1.0 if number in (3, 5) else None) for number in range(1, 7)
+    assert [(line["loss"] is None, line["contrastive_top1"] is None, line.get("skipped")) for line in lines] == [
+        (True, True, 1.0) if number in (3, 5) else (False, False, None) for number in range(1, 7)
     ]
     found = read_anomalies(tmp_path / "whole")
     assert [(entry["step"], entry["kind"], entry["action"]) for entry in found] == [

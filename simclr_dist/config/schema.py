@@ -190,7 +190,8 @@ class Machine:
     """Share of the images that may be unreadable (each is reported, and another drawn) before the run stops."""
     debug_numerics: bool = False
     """Look at every layer's output and gradient in every step, to name the first that is not finite (also:
-    --debug-numerics). Slow. Without it a step that went wrong is computed once more and looked at then."""
+    --debug-numerics). Slow, and nothing is compiled. Without it a step that went wrong is computed once more and looked
+    at then."""
     compile: bool = False
     """torch.compile the encoder and the head."""
     channels_last: bool = False
