@@ -41,19 +41,24 @@ def run_processes(count: int, arguments: Sequence[str]) -> int:
     if sys.platform == "linux":
         shared["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
     command = [sys.executable, "-m", "simclr_dist", *arguments]
-    processes = [
-        subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(count)
-    ]
+    processes: list[subprocess.Popen[bytes]] = []
+    received: list[int] = []
 
-    def pass_on(number: int, _: FrameType | None) -> None:
+    def pass_on(number: int, _: FrameType | None = None) -> None:
+        received.append(number)
         for process in processes:
             if process.poll() is None:
                 process.send_signal(number if number in NOTICES else signal.SIGTERM)
 
+    # Before there are processes: a signal must not end the launcher and leave them alone.
     before = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, NOTICES)
     try:
+        for rank in range(count):
+            environment = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            processes.append(subprocess.Popen(command, env=environment))
+        for number in dict.fromkeys(received):  # those that came meanwhile have not reached all
+            pass_on(number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, NOTICES)  # not earlier: processes begin with them held
         return _wait(processes)
     finally:
         for process in processes:

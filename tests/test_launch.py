@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from simclr_dist.launch import local
@@ -97,6 +98,31 @@ def test_the_launcher_passes_a_signal_on_as_sigterm_to_every_process_and_waits(t
         os.kill(launcher.processes[0].pid, number)
         assert launcher.results() == [(128 + signal.SIGTERM, "")]
     assert {path.name for path in tmp_path.glob("*_[01]")} == {"ready_0", "ready_1", "told_0", "told_1"}
+
+
+def launch_and_signal_itself(folder: Path) -> tuple[int, str]:
+    """As :func:`launch_stand_ins`, with a SIGTERM to the launcher while it has started one process of two."""
+    start = subprocess.Popen
+
+    def start_and_signal(*arguments: Any, **options: Any) -> Any:
+        process = start(*arguments, **options)
+        if options["env"]["RANK"] == "0":
+            while not (folder / "ready_0").exists():
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return process
+
+    local.subprocess.Popen = start_and_signal
+    return launch_stand_ins(folder)
+
+
+def test_a_signal_that_comes_while_the_launcher_starts_leaves_no_process_behind(tmp_path):
+    launcher = Running(1, launch_and_signal_itself, tmp_path)
+    ((status, _),) = launcher.results()
+    assert status == 128 + signal.SIGTERM
+    assert (tmp_path / "told_0").exists()
+    assert not workers_of(tmp_path)
+    assert not list(tmp_path.glob("left_alone_*"))
 
 
 def test_the_launcher_passes_a_schedulers_notice_on_as_it_is(tmp_path):

@@ -134,8 +134,9 @@ def test_notices_requeues_preemption_and_a_lost_node_leave_no_trace_in_the_run(u
     cluster.run("scancel", "--signal=USR2", job)  # in mid-epoch: saved at once, so no step is repeated
     user.wait_for_restart(job, 1)
     noticed = user.step()
-    assert noticed % SAVE_EVERY
     user.wait_for_step(noticed + 12, job)
+    assert f"stopped by SIGUSR2 after step {noticed} of {STEPS}" in user.log()
+    assert f"step {noticed} of {STEPS}, 2 processes" in user.log()
     cluster.run("scontrol", "requeue", job)
     user.wait_for_restart(job, 2)
     user.wait_for_step(user.step() + 12, job)
