@@ -1,7 +1,7 @@
 """Where the main thread of this process is: its step, and the collective that it began last.
 
 Noted at every collective, at the price of one small tuple, and read by the thread that tells the other processes
-(signs_of_life.py). Nothing is counted while torch.compile traces: a count that changes would compile anew each time.
+(lost_processes.py). Nothing is counted while torch.compile traces: a count that changes would compile anew each time.
 """
 
 from typing import NamedTuple
