@@ -126,7 +126,9 @@ def build_encoder(
     encoder.mean, encoder.std = (torch.tensor(list(values)).view(3, 1, 1) for values in (mean, std))
     encoder.backbone.conv1.padding = (architecture.stem_padding,) * 2
     counters = {key: torch.tensor(0) for key in encoder.backbone.state_dict() if key.endswith("num_batches_tracked")}
-    encoder.backbone.load_state_dict({**counters, **state}, assign=True)
+    # Copies: a file's tensors begin at any address, torch's own at multiples of 64, and matrix products round by it.
+    copies = {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in state.items()}
+    encoder.backbone.load_state_dict({**counters, **copies}, assign=True)
     return encoder.requires_grad_().eval().float()
 
 
