@@ -136,14 +136,16 @@ def check(configs: Sequence[Config], wanted: Resources, *, data: bool = True) ->
         data: whether to open the images; nodes may see what this machine does not.
 
     Raises:
-        UserError: these processes cannot compute a recipe, a run is under way already, the images cannot be opened,
-            or a run does not fit into the GPUs' memory.
+        UserError: these processes cannot compute a recipe, a run is under way already or its folder holds another
+            recipe's, the images cannot be opened, or a run does not fit into the GPUs' memory.
     """
     from simclr_dist.checks import check_machine
     from simclr_dist.data.sources import open_source
+    from simclr_dist.same_recipe import refuse_folder_of_other
 
     for config in configs:
         check_machine(config, wanted.processes)
+        refuse_folder_of_other(Path(config.machine.run_dir), config.recipe)
         refuse_running(Path(config.machine.run_dir))
     opened = {(config.recipe.data.source, config.recipe.data.path): config.recipe.data for config in configs}
     counts = {key: len(open_source(each)) for key, each in opened.items()} if data else {}

@@ -7,19 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from simclr_dist import checkpoint
-from simclr_dist.config import Config, Recipe, to_dict, to_yaml
-from simclr_dist.config.anomalies import may_change
-from simclr_dist.config.loading import fields_of
+from simclr_dist.config import Config, to_dict, to_yaml
 from simclr_dist.data.sources import ImageSource
 from simclr_dist.distributed.agreement import decided_by_first
 from simclr_dist.distributed.collectives import process_rank
 from simclr_dist.errors import UserError
 from simclr_dist.metrics import log, log_to
 from simclr_dist.run_lock import RunLock
+from simclr_dist.same_recipe import differences, refuse_other
 from simclr_dist.saver import Saver
 
-# The place of the images may change between restarts; what they are is compared by count and fingerprint.
-_NOT_COMPARED = ("data.path",)
 # Whatever else a checkpoint of an earlier version lacks is as at the start.
 _REQUIRED = ("model", "optimizer", "scaler", "recipe", "images")
 # Between attempts at a save that the run cannot end without.
@@ -172,29 +169,7 @@ class RunFolder:
         return UserError(f"machine.run_dir: {self.path} cannot be written: {error.strerror}")
 
     def _refuse_other(self, path: Path, recipe: dict[str, Any], images: dict[str, Any]) -> None:
-        differences = [
-            f"recipe.{key} is {there!r} there and {here!r} here"
-            for key, there, here in _differing(recipe, self.config.recipe)
-        ]
-        if not differences and images != self.images:
-            differences = [f"the images differ ({images['count']} there, {self.images['count']} here, or other ones)"]
-        if differences:
-            raise UserError(
-                f"machine.run_dir: {path} is of another recipe: {'; '.join(differences)}; "
-                "choose another machine.run_dir, or restore the recipe"
-            )
-
-
-def _differing(stored: dict[str, Any], recipe: Recipe) -> list[tuple[str, Any, Any]]:
-    """(key, stored value, value here); a key that the stored recipe does not know yet counts as its default."""
-    found = []
-    defaults = {key: value for key, value, _ in fields_of(Recipe())}
-    for key, here, _ in fields_of(recipe):
-        there: Any = stored
-        for part in key.split("."):
-            there = there.get(part, defaults[key]) if isinstance(there, dict) else defaults[key]
-        group, _, name = key.partition(".")
-        goes_on = key in _NOT_COMPARED or (group == "anomalies" and may_change(name, there, here))
-        if there != here and not goes_on:
-            found.append((key, there, here))
-    return found
+        differing = differences(recipe, self.config.recipe)
+        if not differing and images != self.images:
+            differing = [f"the images differ ({images['count']} there, {self.images['count']} here, or other ones)"]
+        refuse_other(path, differing)

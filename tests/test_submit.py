@@ -1,10 +1,12 @@
 """What submit would hand in, without SLURM: the batch script, profiles and what is wrong in them."""
 
 import pytest
-from simclr_dist.launch.resources import resources
+from simclr_dist.launch.resources import Resources, resources
+from simclr_dist.launch.submission import check
 
 from simclr_dist.cli import main
 from simclr_dist.errors import UserError
+from tests.harness import pretrain_here, tiny_config
 
 
 @pytest.fixture(autouse=True)
@@ -89,3 +91,17 @@ def test_a_mistake_in_a_profile_is_told_with_its_file_and_key(folder, text, comp
     (folder / "c.yaml").write_text(text)
     with pytest.raises(UserError, match=f"c.yaml.*{complaint}"):
         resources(str(folder / "c.yaml"), {})
+
+
+def test_a_folder_of_another_recipe_is_refused_before_the_job_waits(folder):
+    mine = tiny_config(folder, "machine.stop_after_steps=1")
+    other = tiny_config(folder, "recipe.seed=9", "recipe.loss.temperature=0.07")
+    check([other], Resources(tasks_per_node=1), data=False)  # nothing stands there yet
+    pretrain_here(mine)
+    check([mine], Resources(tasks_per_node=1), data=False)
+    with pytest.raises(UserError) as refused:
+        check([other], Resources(tasks_per_node=1), data=False)
+    message = str(refused.value)
+    assert f"machine.run_dir: {folder}/run/config.yaml is of another recipe: " in message
+    assert "recipe.loss.temperature is 0.5 there and 0.07 here" in message
+    assert "recipe.seed is 0 there and 9 here" in message
