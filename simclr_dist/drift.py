@@ -24,7 +24,15 @@ from simclr_dist.errors import agreed_error
 _KINDS = ("config", "sample positions", "weights", "optimizer state")
 _OF_ONE_HOST = ("recipe.data.path",)
 # Of the machine half only what decides which collectives are called: the rest may differ.
-_OF_ALL = ("images_per_chunk", "save_every_steps", "stop_after_steps", "compare_every_steps", "evaluate_every_epochs")
+_OF_ALL = (
+    "images_per_chunk",
+    "save_every_steps",
+    "stop_after_failed_saves",
+    "stop_after_steps",
+    "compare_every_steps",
+    "evaluate_every_epochs",
+    "max_broken_image_share",
+)
 
 _PART = 1 << 20
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -42,6 +50,18 @@ class DriftCheck:
         self.every_steps = config.machine.compare_every_steps
         self.config, self.order, self.images, self.model, self.optimizer = config, order, images, model, optimizer
         self._compared: int | None = None
+
+    def begin(self, steps_done: int, saved: Callable[[], str]) -> None:
+        """Compare before the first step: config and sample positions even where nothing is compared later.
+
+        It costs nothing, and no process can be left to wait in a collective that its config alone asks for.
+
+        Raises:
+            UserError: as :meth:`after_step`.
+        """
+        if process_count() > 1:
+            self._compare(steps_done, saved, [self._config(), self._positions(steps_done)])
+            self.compare(steps_done, saved)
 
     def after_step(self, steps_done: int, saved: Callable[[], str]) -> None:
         """Compare when it is time; ``saved`` says where the last checkpoint is, for the message.
@@ -61,8 +81,12 @@ class DriftCheck:
         if not self.every_steps or process_count() == 1 or steps_done == self._compared:
             return
         self._compared = steps_done
+        weights, optimizer = digest(_weights(self.model)), digest(self._optimizer())
+        self._compare(steps_done, saved, [self._config(), self._positions(steps_done), weights, optimizer])
+
+    def _compare(self, steps_done: int, saved: Callable[[], str], own: list[int]) -> None:
+        """``own``: the first numbers of :data:`_KINDS`, of this process."""
         device = next(self.model.parameters()).device
-        own = [self._config(), self._positions(steps_done), digest(_weights(self.model)), digest(self._optimizer())]
         digests = torch.tensor([_signed(value) for value in own], device=device)
         found = gather_stacked(digests, what="digests of the drift check").tolist()
         differing = [kind for kind, values in enumerate(zip(*found, strict=True)) if len(set(values)) > 1]

@@ -83,7 +83,7 @@ class Trainer:
         self.steps_done = self.folder.restore(self.step.state)
         self.drift = DriftCheck(config, self.order, self.folder.images, self.step.method, self.step.optimizer)
         # Before DDP gives all processes rank 0's weights, which would hide that theirs differ.
-        self.drift.compare(self.steps_done, self.folder.last_checkpoint)
+        self.drift.begin(self.steps_done, self.folder.last_checkpoint)
         self.step.make_parallel()
 
     def train(self, stop: StopSignals) -> Outcome:

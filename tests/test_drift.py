@@ -81,7 +81,8 @@ def _several(folder: Path, config: Config) -> list[str]:
     other = there("config")
     if process_rank():
         other = dataclasses.replace(other, recipe=dataclasses.replace(other.recipe, seed=5))
-    found = [_told(there("optimizer"), 1, 2, "optimizer"), _told(other, -1, 0, "")]
+    never = there("never", compare_every_steps=3 * process_rank())
+    found = [_told(there("optimizer"), 1, 2, "optimizer"), _told(other, -1, 0, ""), _told(never, -1, 0, "")]
     for every in (0, 1):
         pretrain_here(there(f"every_{every}", compare_every_steps=every, stop_after_steps=4))
     return found
@@ -89,11 +90,12 @@ def _several(folder: Path, config: Config) -> list[str]:
 
 def test_two_processes_disagree_about_optimizer_or_config_and_comparing_leaves_the_trajectory_alone(tmp_path):
     config = tiny_config(tmp_path, "machine.compare_every_steps=3", "recipe.batch_norm_group_images=8")
-    for optimizer, other in run_distributed(2, _several, tmp_path, config):
+    for optimizer, other, never in run_distributed(2, _several, tmp_path, config):
         assert "optimizer state of the processes differ after step 3" in optimizer
         assert "processes disagree: 0 on " in optimizer
         assert " | 1 on " in optimizer
         assert "the config and sample positions" in other
         assert "differ after step 0 (recipe.seed)" in other
+        assert "the config of the processes differ after step 0 (machine.compare_every_steps)" in never
     assert losses(tmp_path / "every_1") == losses(tmp_path / "every_0")
     assert_bit_equal(final_state(tmp_path / "every_1"), final_state(tmp_path / "every_0"))

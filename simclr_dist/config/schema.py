@@ -182,7 +182,8 @@ class Machine:
     Longer than the longest wait that is right, such as that for a slow file system at the start."""
     compare_every_steps: int = number(100, low=0)
     """Steps between comparisons of weights, optimizer state and sample positions over all processes, which must be the
-    same to the bit: a difference stops the run. Also done at the start and before each save. 0: never."""
+    same to the bit: a difference stops the run. Also done at the start and before each save. 0: never, but that config
+    and sample positions are compared at the start."""
     evaluate_every_epochs: int = number(0, low=0)
     """Epochs between looks at the encoder (kNN and a linear head on labelled training images, into the metrics); 0:
     none. The trajectory is the same with and without."""
