@@ -231,6 +231,29 @@ def test_a_run_goes_back_to_its_anchor_whatever_was_saved_and_when_it_was_restar
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
 
 
+def turned_away(features: torch.Tensor) -> torch.Tensor:
+    """One view of every pair points the other way, so that the two are as unlike as the encoder can make them."""
+    return features * torch.where(torch.arange(len(features)) % 2 == 1, -1.0, 1.0)[:, None]
+
+
+@pytest.mark.parametrize(("policy", "back_at", "told"), [("skip", 14, "skipped"), ("go_back", 12, "returned_to_step")])
+def test_a_loss_that_jumps_in_a_run_is_answered_as_the_recipe_says(tmp_path, policy, back_at, told):
+    config = tiny_config(
+        tmp_path, "machine.stop_after_steps=15", "machine.save_every_steps=1", "machine.keep_checkpoints=99",
+        f"recipe.anomalies.on_jump={policy}", "recipe.anomalies.window_steps=10",
+        "recipe.anomalies.jump_deviations=3", "recipe.anomalies.anchor_every_steps=4",
+    )  # fmt: skip
+    poisoned((15,), turned_away, lambda: pretrain_here(config))
+    (found,) = read_anomalies(tmp_path / "run")
+    assert (found["step"], found["kind"], found["action"]) == (15, "jump", policy)
+    metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert found["value"] == metrics[14]["loss"] > max(line["loss"] for line in metrics[:14])
+    assert metrics[14][told] == (1 if policy == "skip" else back_at)
+    states = kept(tmp_path / "run")
+    assert_bit_equal(trained(states[14]), trained(states[back_at - 1]))
+    assert not torch.equal(*(states[step]["model"]["projection.linear_1.weight"] for step in (12, 13)))
+
+
 def test_a_run_stops_when_it_has_skipped_or_gone_back_as_often_as_it_may(tmp_path):
     skipping = ("recipe.anomalies.on_not_finite=skip", "recipe.anomalies.max_skipped_steps=1")
     complaint = run(tiny_config(tmp_path, *skipping), (2, 4))
