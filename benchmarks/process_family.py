@@ -1,0 +1,54 @@
+"""What /proc says of a run's processes (launcher, trainers, loader workers), and the file system of its folder."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Moment(NamedTuple):
+    """What /proc says of one process at one time."""
+
+    minutes: float
+    memory_mb: float
+    resident_mb: float
+    threads: int
+    files: int
+
+
+class Sizes(NamedTuple):
+    """Of the run folder at one time."""
+
+    minutes: float
+    checkpoints_mb: float
+    rest_mb: float
+
+
+def family(launcher: int) -> dict[int, str]:
+    """Process number -> role, of the launcher and all that it and the trainers started."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except (OSError, IndexError):
+                continue  # it has just ended
+    trainers = sorted(process for process, parent in parents.items() if parent == launcher)  # in the order of ranks
+    roles = {launcher: "launcher"} | {process: f"trainer {rank}" for rank, process in enumerate(trainers)}
+    workers = sorted(process for process, parent in parents.items() if parent in trainers)
+    return roles | {process: f"loader worker of {trainers.index(parents[process])}" for process in workers}
+
+
+def look(process: int, minutes: float) -> Moment:
+    place = Path("/proc", str(process))
+    facts = dict(line.partition(":")[::2] for line in (place / "status").read_text().splitlines())
+    memory, resident = (int(facts[key].split()[0]) / 1024 for key in ("RssAnon", "VmRSS"))
+    return Moment(minutes, memory, resident, int(facts["Threads"]), len(list((place / "fd").iterdir())))
+
+
+def sizes(run: Path, minutes: float) -> Sizes:
+    found = {True: 0, False: 0}
+    for path in run.rglob("*"):
+        try:
+            found["checkpoints" in path.parts] += path.stat().st_size
+        except OSError:
+            continue  # a checkpoint that has got its name, or an old one that is gone
+    return Sizes(minutes, found[True] / 1e6, found[False] / 1e6)
