@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from simclr_dist.config.schema import Recipe
+from simclr_dist.config.recipe import Recipe
 from simclr_dist.data.loader import ViewBatches, load_steps
 from simclr_dist.data.order import SampleOrder
 from simclr_dist.data.sources import open_source

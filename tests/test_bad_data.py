@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from simclr_dist.config.schema import Data, Recipe
+from simclr_dist.config.recipe import Data, Recipe
 from simclr_dist.data import decoding, files
 from simclr_dist.data.beton.encoding import Encoding
 from simclr_dist.data.beton.writer import write_beton

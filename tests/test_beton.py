@@ -20,7 +20,7 @@ from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 
 from simclr_dist.cli import main
-from simclr_dist.config.schema import Data
+from simclr_dist.config.recipe import Data
 from simclr_dist.data.beton import check, encode, sidecar
 from simclr_dist.data.beton.check import check_file, seal_file
 from simclr_dist.data.beton.encoding import MODES, Encoding

@@ -13,7 +13,7 @@ from torch import nn
 from simclr_dist.config import Config, load_config, to_dict, to_yaml
 from simclr_dist.config.explain import explain
 from simclr_dist.config.loading import fields_of, recipe_from_dict
-from simclr_dist.config.schema import ENCODERS, OPTIMIZERS, SOURCES, SOURCES_WITHOUT_PATH, Optimizer
+from simclr_dist.config.recipe import ENCODERS, OPTIMIZERS, SOURCES, SOURCES_WITHOUT_PATH, Optimizer
 from simclr_dist.data.sources import _OPENERS
 from simclr_dist.errors import UserError
 from simclr_dist.models.encoder import _DEPTHS

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from simclr_dist.config.schema import COLOR_FORMS, Views
+from simclr_dist.config.recipe import COLOR_FORMS, Views
 from simclr_dist.data.affine_color import COLOR_OPERATIONS, NEUTRAL_FACTORS, affine_colors, color_matrices
 from simclr_dist.data.color_choices import ColorChoices, choices_of
 from simclr_dist.data.device_renderer import bytes_at_once, render_colors

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from simclr_dist.config.schema import COLOR_FORMS, Data, Recipe, Views
+from simclr_dist.config.recipe import COLOR_FORMS, Data, Recipe, Views
 from simclr_dist.data.beton.encoding import Encoding
 from simclr_dist.data.beton.writer import write_beton
 from simclr_dist.data.device_renderer import render_colors
@@ -260,7 +260,7 @@ def test_every_reader_gives_the_same_batches_on_any_number_of_processes_from_any
 
 LONG_RUN = """
 import multiprocessing, os, sys, threading, time
-from simclr_dist.config.schema import Data, Recipe
+from simclr_dist.config.recipe import Data, Recipe
 from simclr_dist.data.loader import ViewBatches, load_steps
 from simclr_dist.data.order import SampleOrder
 from simclr_dist.data.sources import open_source
@@ -304,7 +304,7 @@ def test_200_epochs_hold_their_memory_and_50_abandoned_ones_leave_nothing_behind
 
 
 KEPT = """
-from simclr_dist.config.schema import Data, Recipe
+from simclr_dist.config.recipe import Data, Recipe
 from simclr_dist.data.loader import ViewBatches, load_steps
 from simclr_dist.data.order import SampleOrder
 from simclr_dist.data.sources import open_source

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from simclr_dist.config.schema import Views
+from simclr_dist.config.recipe import Views
 from simclr_dist.data import numba_renderer, render
 from simclr_dist.data.kernels import SOURCES, blur, colors, digest_of
 from simclr_dist.data.views import ViewParameters, draw_views

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from simclr_dist.config.schema import OPTIMIZERS, Optimizer
+from simclr_dist.config.recipe import OPTIMIZERS, Optimizer
 from simclr_dist.optim import LARS, Schedule, make_optimizer, parameter_groups
 from simclr_dist.optim.schedule import peak_learning_rate
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from simclr_dist.config.schema import Views
+from simclr_dist.config.recipe import Views
 from simclr_dist.data.affine_color import COLOR_OPERATIONS
 from simclr_dist.data.render import render_plain, render_view
 from simclr_dist.data.views import ViewParameters, blur_kernel_size, crop_box, draw_views

@@ -19,7 +19,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision import datasets
 
-from simclr_dist.config.schema import SOURCES, SOURCES_WITHOUT_PATH, Data
+from simclr_dist.config.recipe import SOURCES, SOURCES_WITHOUT_PATH, Data
 from simclr_dist.data.decoding import decode, decode_jpeg
 from simclr_dist.data.sources import (
     SPLITS,

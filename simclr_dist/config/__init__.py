@@ -2,6 +2,8 @@
 
 from simclr_dist.config.health import Health
 from simclr_dist.config.loading import load_config, to_dict, to_yaml
-from simclr_dist.config.schema import Config, Machine, Recipe
+from simclr_dist.config.machine import Machine
+from simclr_dist.config.recipe import Recipe
+from simclr_dist.config.schema import Config
 
 __all__ = ["Config", "Health", "Machine", "Recipe", "load_config", "to_dict", "to_yaml"]

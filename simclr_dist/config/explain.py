@@ -7,15 +7,16 @@ import textwrap
 from functools import cache
 from typing import Any
 
-from simclr_dist.config import anomalies, health, schema
+from simclr_dist.config import anomalies, health, machine, recipe
 from simclr_dist.config.loading import fields_of
+from simclr_dist.config.schema import Config
 from simclr_dist.config.values import plain_number, takes_keys
 
 
 def explain() -> str:
     """Every key with its type, default, limits and documentation, as text of at most 110 columns."""
     lines = []
-    for key, default, entry in fields_of(schema.Config()):
+    for key, default, entry in fields_of(Config()):
         lines.append(f"{key}: {_kind(entry)} = {default!r}{_limits(entry.metadata)}")
         lines += textwrap.wrap(
             _documentation()[key.rpartition(".")[2], _owner(key)], 104, initial_indent="    ", subsequent_indent="    "
@@ -31,7 +32,7 @@ def _kind(entry: dataclasses.Field[Any]) -> str:
 
 def _owner(key: str) -> str:
     """The dataclass that holds ``key``: recipe.data.path is a field of Data."""
-    owner: Any = schema.Config
+    owner: Any = Config
     for part in key.split(".")[:-1]:
         owner = owner.__dataclass_fields__[part].type
     return str(owner.__name__)
@@ -49,7 +50,8 @@ def _limits(limits: Any) -> str:
 def _documentation() -> dict[tuple[str, str], str]:
     """(field, class) -> the string literal that follows the field in the source."""
     found = {}
-    for node in (node for module in (schema, anomalies, health) for node in ast.parse(inspect.getsource(module)).body):
+    modules = (recipe, anomalies, machine, health)
+    for node in (node for module in modules for node in ast.parse(inspect.getsource(module)).body):
         if not isinstance(node, ast.ClassDef):
             continue
         for entry, text in zip(node.body, node.body[1:], strict=False):

@@ -13,7 +13,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from simclr_dist.config.schema import Config, Recipe
+from simclr_dist.config.recipe import Recipe
+from simclr_dist.config.schema import Config
 from simclr_dist.config.values import checked, takes_keys
 from simclr_dist.errors import UserError, first_line, nearest
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from simclr_dist.config.schema import Recipe
+from simclr_dist.config.recipe import Recipe
 from simclr_dist.data.color_choices import ColorChoices, choices_of
 from simclr_dist.data.order import SampleOrder
 from simclr_dist.data.philox import Purpose, random_words

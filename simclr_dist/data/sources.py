@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from torchvision import datasets
 
-from simclr_dist.config.schema import Data
+from simclr_dist.config.recipe import Data
 from simclr_dist.data.beton.source import open_beton
 from simclr_dist.data.files import IMAGE_SUFFIXES, FileSource, find_images
 from simclr_dist.data.order import permute

@@ -12,7 +12,7 @@ from itertools import permutations
 import numpy as np
 from numpy.typing import NDArray
 
-from simclr_dist.config.schema import Views
+from simclr_dist.config.recipe import Views
 from simclr_dist.data.affine_color import color_mixes
 from simclr_dist.data.philox import Purpose, uniforms
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from simclr_dist.config import load_config
-from simclr_dist.config.schema import SOURCES, Data
+from simclr_dist.config.recipe import SOURCES, Data
 from simclr_dist.errors import UserError, nearest
 
 # Each method, with the options that have a meaning for it.

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from simclr_dist.config import Recipe, schema
-from simclr_dist.config.schema import Data
+from simclr_dist.config import Recipe
+from simclr_dist.config.recipe import Data
+from simclr_dist.config.recipe import Encoder as EncoderKeys
 from simclr_dist.models.encoder import Encoder
 from simclr_dist.weights import read
 
@@ -47,7 +48,7 @@ def _recipe_of(loaded: read.LoadedEncoder) -> Recipe:
     known = loaded.architecture
     return Recipe(
         data=Data(image_size=loaded.image_size, mean=loaded.mean, std=loaded.std),
-        encoder=schema.Encoder(name=known.name, width=known.width, stem=known.stem),
+        encoder=EncoderKeys(name=known.name, width=known.width, stem=known.stem),
     )
 
 

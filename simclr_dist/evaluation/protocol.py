@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from simclr_dist.config.schema import Optimizer
+from simclr_dist.config.recipe import Optimizer
 from simclr_dist.optim.factory import make_optimizer
 
 

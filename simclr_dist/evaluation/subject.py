@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from simclr_dist.config.schema import Data
+from simclr_dist.config.recipe import Data
 from simclr_dist.data.order import SampleOrder
 from simclr_dist.data.sources import open_source
 from simclr_dist.distributed.processes import worker_count

@@ -1,0 +1,64 @@
+"""How it is computed: every key of ``machine``; see recipe.py for the text under the fields."""
+
+from dataclasses import dataclass
+
+from simclr_dist.config.fields import number, one_of
+
+
+@dataclass(kw_only=True)
+class Machine:
+    """How it is computed. Changing these keys changes the speed and the last bits of rounding, nothing else."""
+
+    run_dir: str = ""
+    """Folder of the run: checkpoints, metrics, pictures. Empty: runs/NAME, NAME being the config file's."""
+    device: str = one_of("auto", ("auto", "cpu", "cuda"))
+    """`auto` takes one GPU a process when there is one, else the CPU."""
+    precision: str = one_of("float32", ("float32", "bfloat16", "float16", "float64"))
+    """Precision of the kernels. bfloat16 and float16 through autocast (float16 with gradient scaling); float64 is for
+    proofs."""
+    images_per_chunk: int = number(0, low=0)
+    """Images that a process takes through the encoder at once; 0: its whole share of the global batch. Less than the
+    share means gradient caching: each chunk goes through twice, and must hold whole batch-norm groups."""
+    recompute: str = one_of("none", ("none", "blocks", "all"))
+    """Activations computed again in the backward pass instead of kept: none; those inside the residual blocks; all (the
+    stem's too). Less memory for about a third more time; exact with any batch-norm group."""
+    threads_per_process: int = number(0, low=0)
+    """CPU threads of a process's kernels; 0: the cores this job may use, divided among its local processes."""
+    renderer: str = one_of("numba", ("numba", "torchvision"))
+    """What makes views of images on the CPU: loops compiled by numba, or torchvision's operations (the reference, ten
+    times slower). Their pixels differ by 1/255 in about one of 100,000, where a blurred pixel is halfway."""
+    views_on_device: bool = False
+    """Colours and blur on the training device, so that only decoding and cropping are left to the loader workers."""
+    loader_workers: int = number(-1, low=-1)
+    """Processes that load and augment images, for each training process. 0: none; -1: one a core, at most 16."""
+    save_every_steps: int = number(500, low=1)
+    """Steps between checkpoints, written in the background; one is always written at the end and when the run is
+    stopped, and waited for."""
+    keep_checkpoints: int = number(3, low=1)
+    """How many of the newest checkpoints are kept."""
+    stop_after_failed_saves: int = number(3, low=1)
+    """Stop when this many saves failed one after another, on a full disk for example; before that the run goes on."""
+    stop_after_steps: int = number(0, low=0)
+    """Save and stop when this many steps of the recipe are done; 0: when all are. Start again to go on."""
+    collective_timeout_seconds: int = number(600, low=1)
+    """After so long without an answer of all other processes, a process ends, and with it the run: one of them hangs.
+    Longer than the longest wait that is right, such as that for a slow file system at the start."""
+    compare_every_steps: int = number(100, low=0)
+    """Steps between comparisons of weights, optimizer state and sample positions over all processes, which must be the
+    same to the bit: a difference stops the run. Also done at the start and before each save. 0: never, but that config
+    and sample positions are compared at the start."""
+    evaluate_every_epochs: int = number(0, low=0)
+    """Epochs between looks at the encoder (kNN and a linear head on labelled training images, into the metrics); 0:
+    none. The trajectory is the same with and without."""
+    max_broken_image_share: float = number(0.001, low=0.0, high=1.0)
+    """Share of the images that may be unreadable (each is reported, and another drawn) before the run stops."""
+    debug_numerics: bool = False
+    """Look at every layer's output and gradient in every step, to name the first that is not finite (also:
+    --debug-numerics). Slow, and nothing is compiled. Without it a step that went wrong is computed once more and looked
+    at then."""
+    compile: bool = False
+    """torch.compile the encoder and the head."""
+    channels_last: bool = False
+    """NHWC memory layout, faster for convolutions on GPUs with tensor cores."""
+    deterministic: bool = True
+    """Deterministic kernels, so that a resumed run is equal to the bit on the same machine."""
