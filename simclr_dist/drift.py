@@ -1,12 +1,11 @@
-"""Whether all processes still hold the same run: weights, optimizer state, config and place in the data, to the bit.
+"""Whether all processes still hold the same run: weights, optimizer state and place in the data, to the bit.
 
-All are equal by construction. A faulty memory or GPU, a node with another config or other images makes them differ, and
-the run would go on: the loss hardly shows it. Each process reduces what it holds to four numbers, and one collective
+All are equal by construction. A faulty memory or GPU, or a node with other images makes them differ, and the run would
+go on: the loss hardly shows it. Each process reduces what it holds to four numbers, and one collective
 compares them.
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -14,26 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from simclr_dist.config import Config
-from simclr_dist.config.loading import fields_of
 from simclr_dist.data.order import SampleOrder
 from simclr_dist.distributed.collectives import gather_objects, gather_stacked, process_count
 from simclr_dist.distributed.launchers import host_here
 from simclr_dist.errors import agreed_error
+from simclr_dist.same_config import groups, told_names
 
-_KINDS = ("config", "sample positions", "weights", "optimizer state")
-_OF_ONE_HOST = ("recipe.data.path",)
-# Of the machine half only what decides which collectives are called: the rest may differ.
-_OF_ALL = (
-    "images_per_chunk",
-    "save_every_steps",
-    "stop_after_failed_saves",
-    "stop_after_steps",
-    "compare_every_steps",
-    "evaluate_every_epochs",
-    "max_broken_image_share",
-)
-
+_KINDS = ("sample positions", "weights", "optimizer state")
 _PART = 1 << 20
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _MASK = (1 << 64) - 1
@@ -44,23 +30,21 @@ class DriftCheck:
     """Compares what the processes hold; every process makes one and calls the same methods."""
 
     def __init__(
-        self, config: Config, order: SampleOrder, images: dict[str, Any], model: nn.Module, optimizer: Optimizer
+        self, every_steps: int, order: SampleOrder, images: dict[str, Any], model: nn.Module, optimizer: Optimizer
     ) -> None:
-        """``images``: what describes the data set, as the run folder keeps it."""
-        self.every_steps = config.machine.compare_every_steps
-        self.config, self.order, self.images, self.model, self.optimizer = config, order, images, model, optimizer
+        """``every_steps``: 0 for never; ``images``: what describes the data set, as the run folder keeps it."""
+        self.every_steps = every_steps
+        self.order, self.images, self.model, self.optimizer = order, images, model, optimizer
         self._compared: int | None = None
 
     def begin(self, steps_done: int, saved: Callable[[], str]) -> None:
-        """Compare before the first step: config and sample positions even where nothing is compared later.
-
-        It costs nothing, and no process can be left to wait in a collective that its config alone asks for.
+        """Compare before the first step: sample positions even where nothing is compared later, as it costs nothing.
 
         Raises:
             UserError: as :meth:`after_step`.
         """
         if process_count() > 1:
-            self._compare(steps_done, saved, [self._config(), self._positions(steps_done)])
+            self._compare(steps_done, saved, [self._positions(steps_done)])
             self.compare(steps_done, saved)
 
     def after_step(self, steps_done: int, saved: Callable[[], str]) -> None:
@@ -82,7 +66,7 @@ class DriftCheck:
             return
         self._compared = steps_done
         weights, optimizer = digest(_weights(self.model)), digest(self._optimizer())
-        self._compare(steps_done, saved, [self._config(), self._positions(steps_done), weights, optimizer])
+        self._compare(steps_done, saved, [self._positions(steps_done), weights, optimizer])
 
     def _compare(self, steps_done: int, saved: Callable[[], str], own: list[int]) -> None:
         """``own``: the first numbers of :data:`_KINDS`, of this process."""
@@ -95,29 +79,15 @@ class DriftCheck:
             hosts = gather_objects(host_here())
             raise agreed_error(
                 f"the {' and '.join(_KINDS[kind] for kind in differing)} of the processes differ after step "
-                f"{steps_done}{self._details(first)}: {_groups([values[first] for values in found], hosts)}. "
+                f"{steps_done}{self._details(first)}: {groups([values[first] for values in found], hosts)}. "
                 f"{_CURES[first]}; {saved()}"
             )
 
     def _details(self, kind: int) -> str:
-        """The keys or tensors that differ: asked for only when something does, so it may be slow."""
-        named: dict[str, Any] = {}
-        if _KINDS[kind] == "config":
-            named = self._keys()
-        elif _KINDS[kind] == "weights":
-            named = {name: digest([value]) for name, value in self.model.state_dict().items()}
-        all_named = gather_objects(named)
-        names = [name for name in named if len({str(each.get(name)) for each in all_named}) > 1]
-        more = f" and {len(names) - 2} more" if len(names) > 2 else ""
-        return f" ({', '.join(names[:2])}{more})" if names else ""
-
-    def _keys(self) -> dict[str, Any]:
-        recipe = {f"recipe.{key}": value for key, value, _ in fields_of(self.config.recipe)}
-        machine = {f"machine.{key}": getattr(self.config.machine, key) for key in _OF_ALL}
-        return {key: value for key, value in (recipe | machine).items() if key not in _OF_ONE_HOST}
-
-    def _config(self) -> int:
-        return _number(str(self._keys()).encode())
+        """The tensors that differ: asked for only when something does, so it may be slow."""
+        if _KINDS[kind] != "weights":
+            return ""
+        return told_names(gather_objects({name: digest([value]) for name, value in self.model.state_dict().items()}))
 
     def _positions(self, steps_done: int) -> int:
         """Of the images and the global batch that comes next: ranks with the same number draw parts of the same one."""
@@ -134,7 +104,7 @@ _BROKEN = (
     "A memory or GPU may be faulty: start again without that host (hosts with unlike processors or GPUs may differ in "
     "last bits; machine.compare_every_steps=0 allows it)"
 )
-_CURES = ("Give all processes the same config", "Give all processes the same images", _BROKEN, _BROKEN)
+_CURES = ("Give all processes the same images", _BROKEN, _BROKEN)
 
 
 def digest(tensors: Iterable[Tensor]) -> int:
@@ -184,16 +154,3 @@ def _number(content: bytes) -> int:
 
 def _signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
-
-
-def _groups(values: list[int], hosts: list[str]) -> str:
-    """Which processes stand alone against the majority, or which stand against each other."""
-    of_value: dict[int, list[int]] = {}
-    for rank, value in enumerate(values):
-        of_value.setdefault(value, []).append(rank)
-    most, count = Counter(values).most_common(1)[0]
-    if 2 * count > len(values):
-        odd = [f"{rank} on {hosts[rank]}" for rank, value in enumerate(values) if value != most]
-        return f"process {', '.join(odd)} against the other {count}"
-    sides = (", ".join(f"{rank} on {hosts[rank]}" for rank in ranks) for ranks in of_value.values())
-    return f"processes disagree: {' | '.join(sides)}"

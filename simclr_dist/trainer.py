@@ -28,6 +28,7 @@ from simclr_dist.health import HealthCheck
 from simclr_dist.metrics import Reporter, log
 from simclr_dist.run_folder import RunFolder
 from simclr_dist.run_lock import RunLock
+from simclr_dist.same_config import refuse_other_configs
 from simclr_dist.signals import StopSignals
 from simclr_dist.training_step import StoppedByAnomalyError, TrainingStep
 
@@ -68,6 +69,7 @@ class Trainer:
     def __init__(self, config: Config, processes: Processes, device: torch.device, lock: RunLock | None = None) -> None:
         recipe, machine = config.recipe, config.machine
         self.config, self.processes, self.device = config, processes, device
+        refuse_other_configs(config)
         with all_or_none():
             self.source = open_source(recipe.data)
             self.order = build_order(recipe, len(self.source))
@@ -81,7 +83,9 @@ class Trainer:
         )
         self.step = TrainingStep(config, processes, device, self.schedule, self.order.steps_per_epoch, anomalies)
         self.steps_done = self.folder.restore(self.step.state)
-        self.drift = DriftCheck(config, self.order, self.folder.images, self.step.method, self.step.optimizer)
+        self.drift = DriftCheck(
+            machine.compare_every_steps, self.order, self.folder.images, self.step.method, self.step.optimizer
+        )
         # Before DDP gives all processes rank 0's weights, which would hide that theirs differ.
         self.drift.begin(self.steps_done, self.folder.last_checkpoint)
         self.step.make_parallel()

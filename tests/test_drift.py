@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from simclr_dist import trainer
 from simclr_dist.config import Config
+from simclr_dist.config.recipe import Data
 from simclr_dist.distributed.collectives import process_rank
 from simclr_dist.drift import digest
 from simclr_dist.errors import UserError
@@ -80,22 +82,32 @@ def _several(folder: Path, config: Config) -> list[str]:
 
     other = there("config")
     if process_rank():
-        other = dataclasses.replace(other, recipe=dataclasses.replace(other.recipe, seed=5))
+        # So that one process makes the groups of batch norm and the other none: it must be told before.
+        other = dataclasses.replace(other, recipe=dataclasses.replace(other.recipe, seed=5, batch_norm_group_images=0))
     never = there("never", compare_every_steps=3 * process_rank())
-    found = [_told(there("optimizer"), 1, 2, "optimizer"), _told(other, -1, 0, ""), _told(never, -1, 0, "")]
+    images = there("images", compare_every_steps=0)
+    data = Data(source="folder", path=str(folder / f"images_{process_rank()}"), image_size=8)
+    images = dataclasses.replace(images, recipe=dataclasses.replace(images.recipe, data=data))
+    found = [_told(there("optimizer"), 1, 2, "optimizer")]
+    found += [_told(each, -1, 0, "") for each in (other, never, images)]
     for every in (0, 1):
         pretrain_here(there(f"every_{every}", compare_every_steps=every, stop_after_steps=4))
     return found
 
 
-def test_two_processes_disagree_about_optimizer_or_config_and_comparing_leaves_the_trajectory_alone(tmp_path):
+def test_two_processes_disagree_about_optimizer_config_or_images_and_comparing_leaves_the_trajectory_alone(tmp_path):
+    for rank in (0, 1):
+        (tmp_path / f"images_{rank}").mkdir()
+        for number in range(40):
+            Image.new("RGB", (8, 8)).save(tmp_path / f"images_{rank}" / f"{number + rank}.png")
     config = tiny_config(tmp_path, "machine.compare_every_steps=3", "recipe.batch_norm_group_images=8")
-    for optimizer, other, never in run_distributed(2, _several, tmp_path, config):
+    for optimizer, other, never, images in run_distributed(2, _several, tmp_path, config):
         assert "optimizer state of the processes differ after step 3" in optimizer
         assert "processes disagree: 0 on " in optimizer
         assert " | 1 on " in optimizer
-        assert "the config and sample positions" in other
-        assert "differ after step 0 (recipe.seed)" in other
-        assert "the config of the processes differ after step 0 (machine.compare_every_steps)" in never
+        assert "the config of the processes differs (recipe.seed, recipe.batch_norm_group_images): processes" in other
+        assert "the config of the processes differs (machine.compare_every_steps): processes disagree: 0 on " in never
+        assert "the sample positions of the processes differ after step 0: processes disagree: 0 on " in images
+        assert "Give all processes the same images" in images
     assert losses(tmp_path / "every_1") == losses(tmp_path / "every_0")
     assert_bit_equal(final_state(tmp_path / "every_1"), final_state(tmp_path / "every_0"))
