@@ -193,13 +193,17 @@ def leave_together(rank: int, count: int) -> tuple[list[str], bool, str | None]:
     Board.publish = lambda board, line: published.append(line) or publish(board, line)  # type: ignore[method-assign]
     LostProcesses.leave = lambda lost: heard.append(lost._heard) or leave(lost)  # type: ignore[method-assign]
     here = Processes(rank, count, 0, 1)
+    # In each group all meet before one ends: its leaving would be a loss to who still connects.
     with pytest.raises(UserError, match="all end"), process_group(here, CPU, 60):
+        gather_stacked(torch.ones(2))
         raise agreed_error("all end")
     agreed = list(published)
     with pytest.raises(ValueError, match="boom"), process_group(here, CPU, 60):
+        gather_stacked(torch.ones(2))
         boom()
     written.clear()
     with process_group(here, CPU, 60):
+        gather_stacked(torch.ones(2))
         wait_until_told()
     return agreed, published != agreed, heard[-1]
 

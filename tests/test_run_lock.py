@@ -37,7 +37,7 @@ def test_a_second_start_refuses_and_goes_on_at_once_when_the_first_was_killed(tm
     config = tiny_config(tmp_path, "machine.save_every_steps=1", "recipe.epochs=1000")
     running = Running(1, pretrain_here, config)
     try:
-        wait_for_step(tmp_path / "run", 2, running)
+        wait_for_step(tmp_path / "run", 3, running)  # the save of step 2 has waited until that of step 1 was there
         holder = f"process {running.processes[0].pid}"
         with pytest.raises(UserError, match=f"run is in use by {holder} on host .*; last sign of life"):
             trainer.pretrain(config, Processes())
