@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -193,18 +193,22 @@ def leave_together(rank: int, count: int) -> tuple[list[str], bool, str | None]:
     Board.publish = lambda board, line: published.append(line) or publish(board, line)  # type: ignore[method-assign]
     LostProcesses.leave = lambda lost: heard.append(lost._heard) or leave(lost)  # type: ignore[method-assign]
     here = Processes(rank, count, 0, 1)
-    # In each group all meet before one ends: its leaving would be a loss to who still connects.
-    with pytest.raises(UserError, match="all end"), process_group(here, CPU, 60):
-        gather_stacked(torch.ones(2))
+
+    def meet(then: Callable[[], None]) -> None:
+        with process_group(here, CPU, 60):
+            gather_stacked(torch.ones(2))  # whoever leaves before would be lost to those who still connect
+            then()
+
+    def agree() -> None:
         raise agreed_error("all end")
+
+    with pytest.raises(UserError, match="all end"):
+        meet(agree)
     agreed = list(published)
-    with pytest.raises(ValueError, match="boom"), process_group(here, CPU, 60):
-        gather_stacked(torch.ones(2))
-        boom()
+    with pytest.raises(ValueError, match="boom"):
+        meet(boom)
     written.clear()
-    with process_group(here, CPU, 60):
-        gather_stacked(torch.ones(2))
-        wait_until_told()
+    meet(wait_until_told)
     return agreed, published != agreed, heard[-1]
 
 
