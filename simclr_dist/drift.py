@@ -1,8 +1,7 @@
 """Whether all processes still hold the same run: weights, optimizer state and place in the data, to the bit.
 
 All are equal by construction. A faulty memory or GPU, or a node with other images makes them differ, and the run would
-go on: the loss hardly shows it. Each process reduces what it holds to four numbers, and one collective
-compares them.
+go on: the loss hardly shows it. Each process reduces what it holds to three numbers, and one collective compares them.
 """
 
 import hashlib
