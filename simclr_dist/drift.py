@@ -42,9 +42,10 @@ class DriftCheck:
         Raises:
             UserError: as :meth:`after_step`.
         """
-        if process_count() > 1:
-            self._compare(steps_done, saved, [self._positions(steps_done)])
+        if self.every_steps:
             self.compare(steps_done, saved)
+        elif process_count() > 1:
+            self._compare(steps_done, saved, [self._positions(steps_done)])
 
     def after_step(self, steps_done: int, saved: Callable[[], str]) -> None:
         """Compare when it is time; ``saved`` says where the last checkpoint is, for the message.
