@@ -72,7 +72,7 @@ def write(
     link.unlink(missing_ok=True)
     link.symlink_to(path.name)
     link.replace(folder / "last.pt")
-    for unneeded in (*_by_age(folder)[keep:], *folder.glob(".*.tmp")):
+    for unneeded in (*by_age(folder)[keep:], *folder.glob(".*.tmp")):
         unneeded.unlink(missing_ok=True)
     return path
 
@@ -80,6 +80,11 @@ def write(
 def path_of(folder: Path, step: int) -> Path:
     """The file of the checkpoint of ``step``."""
     return folder / f"step_{step:09d}.pt"
+
+
+def by_age(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, newest first."""
+    return sorted((path for path in folder.glob("step_*.pt") if _NAME.fullmatch(path.name)), reverse=True)
 
 
 def newest_intact(folder: Path) -> tuple[Path | None, list[str]]:
@@ -97,7 +102,7 @@ def load_newest(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
         UserError: the newest was written by a newer version of this project.
     """
     damaged = []
-    for path in _by_age(folder):
+    for path in by_age(folder):
         try:
             state = load(path)
         except DamagedCheckpointError as error:
@@ -186,8 +191,3 @@ def flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _by_age(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, newest first."""
-    return sorted((path for path in folder.glob("step_*.pt") if _NAME.fullmatch(path.name)), reverse=True)

@@ -9,8 +9,8 @@ from simclr_dist.config.loading import fields_of
 from simclr_dist.distributed.collectives import gather_objects, process_count
 from simclr_dist.distributed.launchers import host_here
 from simclr_dist.errors import agreed_error
+from simclr_dist.same_recipe import PLACES
 
-_OF_ONE_HOST = ("recipe.data.path",)
 # Of the machine half only what decides which collectives are called: the rest may differ.
 _OF_ALL = (
     "images_per_chunk",
@@ -31,8 +31,7 @@ def refuse_other_configs(config: Config) -> None:
     """
     if process_count() == 1:
         return
-    recipe = {f"recipe.{key}": value for key, value, _ in fields_of(config.recipe)}
-    own: dict[str, Any] = {key: value for key, value in recipe.items() if key not in _OF_ONE_HOST}
+    own: dict[str, Any] = {f"recipe.{key}": value for key, value, _ in fields_of(config.recipe) if key not in PLACES}
     own |= {f"machine.{key}": getattr(config.machine, key) for key in _OF_ALL}
     everyone = gather_objects(own, what="the comparison of configs")
     texts = [str(each) for each in everyone]

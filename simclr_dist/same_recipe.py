@@ -5,13 +5,15 @@ from typing import Any
 
 import yaml
 
+from simclr_dist import checkpoint
 from simclr_dist.config import Recipe
 from simclr_dist.config.anomalies import may_change
 from simclr_dist.config.loading import fields_of
 from simclr_dist.errors import UserError
 
-# The place of the images may change between restarts; what they are is compared by count and fingerprint.
-_NOT_COMPARED = ("data.path",)
+PLACES = ("data.path",)
+"""Keys that say where the images are, which may be another place on another host or after a restart. What they are is
+compared by count and fingerprint."""
 
 
 def differences(stored: dict[str, Any], recipe: Recipe) -> list[str]:
@@ -26,7 +28,7 @@ def differences(stored: dict[str, Any], recipe: Recipe) -> list[str]:
         for part in key.split("."):
             there = there.get(part, defaults[key]) if isinstance(there, dict) else defaults[key]
         group, _, name = key.partition(".")
-        goes_on = key in _NOT_COMPARED or (group == "anomalies" and may_change(name, there, here))
+        goes_on = key in PLACES or (group == "anomalies" and may_change(name, there, here))
         if there != here and not goes_on:
             found.append(f"recipe.{key} is {there!r} there and {here!r} here")
     return found
@@ -48,7 +50,7 @@ def refuse_folder_of_other(run_dir: Path, recipe: Recipe) -> None:
         UserError: the run that stands there has another recipe.
     """
     path = run_dir / "config.yaml"
-    if not any((run_dir / "checkpoints").glob("step_*.pt")):
+    if not checkpoint.by_age(run_dir / "checkpoints"):
         return  # nothing was computed there yet
     try:
         stored = yaml.safe_load(path.read_text(encoding="utf-8"))

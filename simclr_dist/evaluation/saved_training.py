@@ -116,7 +116,7 @@ class SavedTraining:
         for complaint in complaints:
             log.warning("a saved training is damaged and set aside: %s", complaint)
         if path is None:  # nothing to go on from: newest_intact leaves the damaged ones under their names then
-            for damaged in self.folder.glob("step_*.pt"):
+            for damaged in checkpoint.by_age(self.folder):
                 damaged.replace(damaged.with_name(f"{damaged.name}.damaged"))
         return path
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from simclr_dist import checkpoint
 from simclr_dist.build import build_method
 from simclr_dist.config import Recipe
 from simclr_dist.data.render import render_plain
@@ -85,7 +86,7 @@ def open_subject(run_dir: Path, images: int) -> Subject:
         Missing: the run has no checkpoint yet, or its images are not here.
         UserError: no checkpoint is intact.
     """
-    if not any((run_dir / "checkpoints").glob("step_*.pt")):
+    if not checkpoint.by_age(run_dir / "checkpoints"):
         raise Missing("There is no checkpoint yet.")
     pretrained = load_encoder(run_dir)
     encoder, recipe, steps_done = pretrained.encoder, pretrained.recipe, pretrained.steps_done
