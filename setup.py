@@ -1,4 +1,4 @@
-"""Packaging. ``launch/`` and ``configs/`` stand at the top of the checkout and are installed inside the package."""
+"""Packaging. ``launch/`` and ``configs/`` stand at the top of the checkout; links put them inside the package."""
 
 import re
 from pathlib import Path
@@ -17,8 +17,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=[*find_packages(include=["simclr_dist", "simclr_dist.*"]), "simclr_dist.launch", "simclr_dist.configs"],
-    package_dir={"simclr_dist.launch": "launch", "simclr_dist.configs": "configs"},
+    packages=find_packages(include=["simclr_dist", "simclr_dist.*"]),
     package_data={
         "simclr_dist.configs": ["*.yaml"],
         "simclr_dist": ["py.typed"],
@@ -62,5 +61,5 @@ setup(
             "types-PyYAML",
         ],
     },
-    entry_points={"console_scripts": ["simclr-dist = simclr_dist.cli:main"]},
+    entry_points={"console_scripts": ["simclr-dist = simclr_dist.cli.main:main"]},
 )

@@ -11,10 +11,10 @@ import argparse
 import torch
 from side_by_side import in_turn, ratio
 
-from simclr_dist.build import build_method
 from simclr_dist.config import Recipe
-from simclr_dist.gradients import compute_gradients
+from simclr_dist.methods.build import build_method
 from simclr_dist.models.statistics_group import divide_batch_norm
+from simclr_dist.training.gradients import compute_gradients
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import torch
 
 from simclr_dist.config import load_config
 from simclr_dist.distributed.processes import Processes
-from simclr_dist.trainer import Trainer
+from simclr_dist.training.trainer import Trainer
 
 
 def make_trainer(folder: str, options: argparse.Namespace) -> tuple[Trainer, torch.Tensor]:

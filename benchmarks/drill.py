@@ -25,8 +25,8 @@ from pathlib import Path
 
 import torch
 
-from simclr_dist import checkpoint
-from simclr_dist.metrics import last_metrics, read_metrics
+from simclr_dist.run import checkpoint
+from simclr_dist.run.metrics_log import last_metrics, read_metrics
 
 RECIPE = """recipe:
   data: {source: digits, image_size: 8}

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import t
 
-from simclr_dist.build import build_order, build_schedule
 from simclr_dist.config import load_config
-from simclr_dist.data.sources import open_source
-from simclr_dist.health import judge, step_of
-from simclr_dist.metrics import read_metrics
+from simclr_dist.data.loading.order import build_order
+from simclr_dist.data.sources.named import open_source
+from simclr_dist.guards.health_bands import judge, step_of
+from simclr_dist.optim.schedule import build_schedule
+from simclr_dist.run.metrics_log import read_metrics
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("runs", nargs="+", type=Path)

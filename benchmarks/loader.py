@@ -28,11 +28,12 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from simclr_dist.config.recipe import Recipe
-from simclr_dist.data.loader import ViewBatches, load_steps
-from simclr_dist.data.order import SampleOrder
-from simclr_dist.data.sources import open_source
-from simclr_dist.data.throughput import stage_table
-from simclr_dist.data.views import blur_kernel_size
+from simclr_dist.data.loading.batches import ViewBatches
+from simclr_dist.data.loading.order import SampleOrder
+from simclr_dist.data.loading.throughput import stage_table
+from simclr_dist.data.loading.workers import load_steps
+from simclr_dist.data.sources.named import open_source
+from simclr_dist.data.views.geometry import blur_kernel_size
 
 BATCH = 64
 

@@ -82,7 +82,7 @@ def measure(number: int) -> None:
     from sklearn.datasets import load_digits
 
     from simclr_dist.distributed.processes import Processes
-    from simclr_dist.trainer import Trainer
+    from simclr_dist.training.trainer import Trainer
 
     load_digits()
     torch.set_num_threads(1)
@@ -120,7 +120,7 @@ def compare_trackers() -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.distributed._tools.mem_tracker import MemTracker
 
-    from simclr_dist.build import build_method
+    from simclr_dist.methods.build import build_method
     from simclr_dist.optim import make_optimizer
 
     print(f"{'peak MiB':<70}{'ours':>10}{'s':>6}{'MemTracker':>12}{'s':>6}")

@@ -31,8 +31,8 @@ from PIL import Image
 from process_family import Moment, Sizes, family, look, sizes
 from sklearn.datasets import load_digits
 
-from simclr_dist import checkpoint
-from simclr_dist.metrics import last_metrics, read_metrics
+from simclr_dist.run import checkpoint
+from simclr_dist.run.metrics_log import last_metrics, read_metrics
 
 RECIPE = """recipe:
   data: {{source: folder, path: {folder}/images, image_size: 24}}

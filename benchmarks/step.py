@@ -13,7 +13,7 @@ import tempfile
 from digits_trainer import make_trainer
 from side_by_side import in_turn, ratio
 
-from simclr_dist.build import build_method
+from simclr_dist.methods.build import build_method
 from simclr_dist.optim import make_optimizer
 
 

@@ -1,1 +1,1 @@
-"""Starting the processes of a run; installed as ``simclr_dist.launch``."""
+"""Starting the processes of a run: on this machine, or as a job of a SLURM cluster."""

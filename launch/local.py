@@ -14,9 +14,9 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-import torch.distributed as dist
+from torch._C._distributed_c10d import TCPStore
 
-from simclr_dist.signals import NOTICES, STOP_SIGNALS
+from simclr_dist.stop_signals import NOTICES, STOP_SIGNALS
 
 _LAUNCHER = "SIMCLR_DIST_LAUNCHER"
 _GRACE_SECONDS = 10.0
@@ -28,7 +28,7 @@ def run_processes(count: int, arguments: Sequence[str]) -> int:
     Returns:
         0 when all returned 0; otherwise the status of the first that did not (128 + number for a signal).
     """
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     shared = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(store.port),

@@ -1,6 +1,6 @@
 """``python -m simclr_dist`` is the command ``simclr-dist`` (what torchrun starts)."""
 
-from simclr_dist.cli import main
+from simclr_dist.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -6,10 +6,10 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from simclr_dist.config import Recipe
-from simclr_dist.data.render import render_plain
-from simclr_dist.data.renderers import RENDERERS, stack_views
-from simclr_dist.data.sources import ImageSource
-from simclr_dist.data.views import draw_views
+from simclr_dist.data.rendering.renderers import RENDERERS, stack_views
+from simclr_dist.data.rendering.torchvision_ import render_plain
+from simclr_dist.data.sources.base import ImageSource
+from simclr_dist.data.views.draws import draw_views
 
 
 def contact_sheet(source: ImageSource, recipe: Recipe, images: int, pairs: int = 3, renderer: str = "numba") -> Tensor:

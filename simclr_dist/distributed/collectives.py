@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from simclr_dist.distributed.place import at
+from simclr_dist.distributed.watchdog.progress import at
 
 Value = TypeVar("Value")
 

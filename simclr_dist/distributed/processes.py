@@ -11,11 +11,11 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
-from simclr_dist.distributed import place
-from simclr_dist.distributed.board import Board
 from simclr_dist.distributed.launchers import place_here
-from simclr_dist.distributed.lost_processes import LostProcesses
 from simclr_dist.distributed.rendezvous import first_holds_store, meeting_point
+from simclr_dist.distributed.watchdog import progress
+from simclr_dist.distributed.watchdog.heartbeats import Board
+from simclr_dist.distributed.watchdog.monitor import LostProcesses
 from simclr_dist.errors import UserError
 
 _numbers = itertools.count()  # of groups in one store: none reads what an earlier one left there
@@ -91,7 +91,7 @@ def process_group(
     timeout = timedelta(seconds=timeout_seconds)
     # The backend's own watchdog comes second.
     patience = timeout + timedelta(minutes=1) if ends_itself else timeout
-    place.begin()
+    progress.begin()
     with (
         meeting_point(processes.rank, processes.count, timeout) as store,
         _lost_processes(store, processes, timeout_seconds) as lost,

@@ -16,9 +16,9 @@ from torch._C._distributed_c10d import TCPStore
 from torch.distributed import DistError
 from torch.distributed.rendezvous import rendezvous
 
-from simclr_dist.checkpoint import write_atomically
 from simclr_dist.distributed.launchers import launcher_here
 from simclr_dist.errors import UserError
+from simclr_dist.storage.atomic import write_atomically
 
 FOLDER = "SIMCLR_DIST_RENDEZVOUS"
 """Variable with a folder that all nodes share; default: the working directory."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from simclr_dist.doctor.findings import NOTE, Finding
 from simclr_dist.doctor.versions import loads
-from simclr_dist.planning.units import show_bytes
+from simclr_dist.units import show_bytes
 
 _AREA = "GPUs"
 _IN_USE = 1 << 30

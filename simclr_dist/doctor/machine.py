@@ -12,7 +12,7 @@ from pathlib import Path
 
 from simclr_dist.doctor.findings import NOTE, PROBLEM, Finding
 from simclr_dist.doctor.versions import loads
-from simclr_dist.planning.units import show_bytes
+from simclr_dist.units import show_bytes
 
 _AREA = "host"
 _CONTROL_GROUP = Path("/sys/fs/cgroup")
@@ -93,9 +93,9 @@ def _limit(value: int) -> str:
 
 
 def _compiled_loops() -> Finding:
-    from simclr_dist.data import numba_renderer
+    from simclr_dist.data.rendering import numba_
 
-    cache = getattr(numba_renderer._view, "_cache", None)
+    cache = getattr(numba_._view, "_cache", None)
     folder, base = getattr(cache, "cache_path", None), getattr(getattr(cache, "_impl", None), "filename_base", "")
     if folder is None:
         cure = "every process compiles them for some seconds: set NUMBA_CACHE_DIR to a folder that can be written"

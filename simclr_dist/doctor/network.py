@@ -14,7 +14,7 @@ from simclr_dist.distributed.agreement import decided_by_first
 from simclr_dist.distributed.collectives import gather_objects
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.doctor.findings import NOTE, PROBLEM, Finding
-from simclr_dist.planning.units import show_bytes, show_rate
+from simclr_dist.units import show_bytes, show_rate
 
 _AREA = "processes"
 _BYTES = 16 << 20

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from simclr_dist.doctor.findings import NOTE, PROBLEM, Finding
-from simclr_dist.planning.units import show_bytes, show_rate
+from simclr_dist.units import show_bytes, show_rate
 
 _SHARED = (
     "nfs",

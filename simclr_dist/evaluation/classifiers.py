@@ -11,7 +11,7 @@ from sklearn.metrics import log_loss
 
 from simclr_dist.evaluation.rows import Features
 from simclr_dist.evaluation.subsets import Indices, Labels, halves
-from simclr_dist.metrics import log
+from simclr_dist.log import log
 
 INVERSE_L2 = tuple(10.0**power for power in range(-4, 5))
 VALIDATION_SHARE = 0.2

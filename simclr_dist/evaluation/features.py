@@ -18,15 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from simclr_dist.data.loader import load_steps
-from simclr_dist.data.render import render_plain
-from simclr_dist.data.source import BrokenImageError, ImageSource
+from simclr_dist.data.loading.workers import load_steps
+from simclr_dist.data.rendering.torchvision_ import render_plain
+from simclr_dist.data.sources.base import BrokenImageError, ImageSource
 from simclr_dist.distributed.agreement import all_or_none, decided_by_first
 from simclr_dist.distributed.collectives import gather_stacked, maximum, process_count, process_rank
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation.pretrained import state_digest
 from simclr_dist.evaluation.rows import FeatureBlocks, Features, Rows, block_file, keep_block, kept_blocks
-from simclr_dist.progress import showing_progress
+from simclr_dist.progress_bar import showing_progress
 
 _BATCHES_IN_BLOCK = 64
 _CPU = torch.device("cpu")

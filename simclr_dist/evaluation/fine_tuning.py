@@ -8,8 +8,7 @@ from dataclasses import asdict, replace
 
 from torch import nn
 
-from simclr_dist.build import build_method
-from simclr_dist.data.source import Subset
+from simclr_dist.data.sources.base import Subset
 from simclr_dist.errors import agreed_error
 from simclr_dist.evaluation.classifiers import top_accuracies
 from simclr_dist.evaluation.features import extract_features, settle_statistics
@@ -20,6 +19,7 @@ from simclr_dist.evaluation.saved_training import Accuracies
 from simclr_dist.evaluation.subject import Subject
 from simclr_dist.evaluation.subsets import Indices, share_of_labels, subset_digest
 from simclr_dist.evaluation.supervised import Classifier, steps_of, total_steps, train_classifier
+from simclr_dist.methods.build import build_method
 
 SHARES = (0.01, 0.1, 1.0)
 _STARTS = {"pretrained": "fine-tuned, pretrained", "scratch": "supervised, from scratch"}

@@ -21,7 +21,7 @@ from simclr_dist.evaluation.saved_training import Accuracies
 from simclr_dist.evaluation.subject import Subject
 from simclr_dist.evaluation.subsets import few_labels, subset_digest
 from simclr_dist.evaluation.supervised import Classifier, steps_of, total_steps, train_classifier
-from simclr_dist.progress import showing_progress
+from simclr_dist.progress_bar import showing_progress
 
 LBFGS_AT_MOST_IMAGES = 100_000
 PUBLISHED_COUNTS = (10, 20, 50, 100, 200, 500)

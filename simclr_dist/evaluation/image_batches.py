@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from simclr_dist.config import Recipe
-from simclr_dist.data.loader import ViewBatches, load_steps
-from simclr_dist.data.order import SampleOrder
-from simclr_dist.data.source import ImageSource
+from simclr_dist.data.loading.batches import ViewBatches
+from simclr_dist.data.loading.order import SampleOrder
+from simclr_dist.data.loading.workers import load_steps
+from simclr_dist.data.sources.base import ImageSource
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation.rows import Rows
 from simclr_dist.evaluation.subsets import Labels, labels_of

@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from simclr_dist.build import build_method
 from simclr_dist.evaluation.classifiers import probe_accuracy
 from simclr_dist.evaluation.features import extract_features, raw_pixels, settle_statistics
 from simclr_dist.evaluation.knn import knn_accuracy
 from simclr_dist.evaluation.subject import Subject
 from simclr_dist.evaluation.subsets import few_labels
+from simclr_dist.methods.build import build_method
 
 CLASSIFIERS = {"linear probe": probe_accuracy, "kNN": knn_accuracy}
 

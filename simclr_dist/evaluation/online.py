@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from simclr_dist.config import Recipe
-from simclr_dist.data.source import Subset
-from simclr_dist.data.sources import open_source
+from simclr_dist.data.sources.base import Subset
+from simclr_dist.data.sources.named import open_source
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation.features import Extraction, extract_features
 from simclr_dist.evaluation.knn import knn_accuracy

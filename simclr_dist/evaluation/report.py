@@ -11,10 +11,10 @@ from matplotlib import pyplot
 
 from simclr_dist.config import Recipe
 from simclr_dist.data.preview import contact_sheet
-from simclr_dist.data.sources import open_source
+from simclr_dist.data.sources.named import open_source
 from simclr_dist.evaluation.label_curve import CLASSIFIERS, Point
 from simclr_dist.evaluation.results import write_numbers
-from simclr_dist.metrics import read_metrics
+from simclr_dist.run.metrics_log import read_metrics
 
 _COLORS = {"pretrained": "#1b6ca8", "untrained": "#d98324", "raw pixels": "#7a7a7a"}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from simclr_dist.checkpoint import write_atomically
+from simclr_dist.storage.atomic import write_atomically
 
 FORMAT = 1
 

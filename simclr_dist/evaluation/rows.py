@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simclr_dist.checkpoint import write_atomically
 from simclr_dist.errors import UserError
+from simclr_dist.storage.atomic import write_atomically
 
 Features = NDArray[np.float32]
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
-from simclr_dist import checkpoint
 from simclr_dist.distributed.agreement import decided_by_first
 from simclr_dist.distributed.collectives import maximum
-from simclr_dist.metrics import log
-from simclr_dist.signals import StopSignals
+from simclr_dist.log import log
+from simclr_dist.run import checkpoint
+from simclr_dist.stop_signals import StopSignals
 
 SECONDS_BETWEEN_SAVES = 300.0
 _KEPT = 2

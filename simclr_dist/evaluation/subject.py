@@ -8,8 +8,8 @@ import numpy as np
 from torch import nn
 
 from simclr_dist.config.recipe import Data
-from simclr_dist.data.order import SampleOrder
-from simclr_dist.data.sources import open_source
+from simclr_dist.data.loading.order import SampleOrder
+from simclr_dist.data.sources.named import open_source
 from simclr_dist.distributed.processes import worker_count
 from simclr_dist.errors import agreed_error
 from simclr_dist.evaluation.features import Extraction, feature_rows, features_digest

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from simclr_dist.data.philox import Purpose, uniforms
-from simclr_dist.data.source import ImageSource
+from simclr_dist.data.sources.base import ImageSource
 from simclr_dist.errors import UserError
+from simclr_dist.random.philox import Purpose, uniforms
 
 Indices = NDArray[np.int64]
 Labels = NDArray[np.int64]

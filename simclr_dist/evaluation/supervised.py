@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from simclr_dist.data.order import SampleOrder
+from simclr_dist.data.loading.order import SampleOrder
 from simclr_dist.distributed.agreement import decided_by_first
 from simclr_dist.distributed.collectives import process_count, process_rank
 from simclr_dist.distributed.data_parallel import data_parallel, settle_buckets
@@ -19,10 +19,10 @@ from simclr_dist.evaluation.protocol import Protocol
 from simclr_dist.evaluation.rows import Features, Rows
 from simclr_dist.evaluation.saved_training import SavedTraining
 from simclr_dist.models.batch_norm import GroupedBatchNorm
+from simclr_dist.models.precision import AUTOCAST, half_precision
 from simclr_dist.models.statistics_group import divide_batch_norm
 from simclr_dist.optim.schedule import Schedule, peak_learning_rate
-from simclr_dist.precision import AUTOCAST, half_precision
-from simclr_dist.progress import showing_progress
+from simclr_dist.progress_bar import showing_progress
 
 Batches = Callable[[Sequence[int]], Generator[tuple[Tensor, Tensor], None, None]]
 """Numbers of steps -> this process's share of each step's global batch, with its labels."""

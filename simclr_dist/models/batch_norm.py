@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simclr_dist.distributed.collectives import gather_stacked, process_count
-from simclr_dist.distributed.place import at
+from simclr_dist.distributed.watchdog.progress import at
 from simclr_dist.models.statistics_group import StatisticsGroup
 
 

@@ -3,6 +3,9 @@
 import math
 from dataclasses import dataclass
 
+from simclr_dist.config import Recipe
+from simclr_dist.data.loading.order import SampleOrder
+
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
@@ -30,3 +33,13 @@ def peak_learning_rate(base: float, scaling: str, global_batch_images: int) -> f
     if scaling not in factors:
         raise ValueError(f"unknown learning rate scaling '{scaling}'; known: {', '.join(factors)}")
     return base * factors[scaling]
+
+
+def build_schedule(recipe: Recipe, order: SampleOrder) -> Schedule:
+    """The learning rate of every step of the run."""
+    rate = recipe.optimizer
+    return Schedule(
+        peak=peak_learning_rate(rate.base_learning_rate, rate.learning_rate_scaling, recipe.global_batch_images),
+        warmup_steps=round(recipe.warmup_epochs * order.steps_per_epoch),
+        total_steps=recipe.epochs * order.steps_per_epoch,
+    )

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from simclr_dist.anomalies import AnomalyWatch
-from simclr_dist.build import build_method
-from simclr_dist.checkpoint import FORMAT
-from simclr_dist.checksum import COMMENT_BYTES
 from simclr_dist.config import Config, to_dict
+from simclr_dist.guards.anomalies import AnomalyWatch
+from simclr_dist.methods.build import build_method
 from simclr_dist.optim import make_optimizer
 from simclr_dist.planning.fakes import default_dtype, kernels_of
-from simclr_dist.snapshot import mapped
+from simclr_dist.run.checkpoint import FORMAT
+from simclr_dist.run.checksum import COMMENT_BYTES
+from simclr_dist.run.state_copy import mapped
 
 
 class _Counter:

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from simclr_dist.build import build_order, build_schedule
-from simclr_dist.checks import check_machine
 from simclr_dist.config import Config, Machine
+from simclr_dist.data.loading.order import build_order
 from simclr_dist.errors import UserError
+from simclr_dist.optim.schedule import build_schedule
 from simclr_dist.planning.checkpoints import checkpoint_bytes
 from simclr_dist.planning.communication import Assumptions, Traffic, step_traffic
 from simclr_dist.planning.memory import StepMemory, Variant
+from simclr_dist.training.preflight import check_machine
 
 # From the least to the most recomputation.
 _RECOMPUTE = ("none", "blocks", "all")

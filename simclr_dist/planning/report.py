@@ -7,7 +7,7 @@ import yaml
 
 from simclr_dist.config import Machine
 from simclr_dist.planning.plan import Plan, Row
-from simclr_dist.planning.units import show_bytes, show_rate, show_seconds
+from simclr_dist.units import show_bytes, show_rate, show_seconds
 
 _PURPOSES = {
     "loss": "embeddings, log-sum-exps",

@@ -11,16 +11,16 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from simclr_dist.build import build_method
 from simclr_dist.config import Config, Machine, Recipe
-from simclr_dist.data.loader import VIEWS
+from simclr_dist.data.loading.batches import VIEWS
+from simclr_dist.methods.build import build_method
 from simclr_dist.models.batch_norm import average_running_statistics
 from simclr_dist.models.statistics_group import divide_batch_norm
 from simclr_dist.optim import make_optimizer
 from simclr_dist.planning.fakes import default_dtype, fake_processes, kernels_of
 from simclr_dist.planning.gradient_buckets import in_buckets, tagged
 from simclr_dist.planning.tracker import Sent, StepTracker
-from simclr_dist.training_step import TrainingStep
+from simclr_dist.training.step import TrainingStep
 
 
 @dataclass(frozen=True, kw_only=True)

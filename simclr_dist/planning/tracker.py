@@ -143,7 +143,7 @@ def _purpose() -> str:
             return "loss"
         if name.startswith("simclr_dist.models.batch_norm"):
             return "batch norm"
-        if name.startswith(("simclr_dist.trainer", "simclr_dist.models", "simclr_dist.optim")):
+        if name.startswith(("simclr_dist.training.trainer", "simclr_dist.models", "simclr_dist.optim")):
             return "gradients"
         frame = frame.f_back  # type: ignore[assignment]
     return "gradients"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from simclr_dist.anomalies import WARN
+from simclr_dist.guards.anomalies import WARN
 from simclr_dist.reporting import tables
 from simclr_dist.reporting.facts import Facts
 from simclr_dist.reporting.marks import Mark

@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
-from simclr_dist.anomalies import read_anomalies
 from simclr_dist.errors import UserError, first_line
-from simclr_dist.health import FILE, read_record
-from simclr_dist.metrics import read_metrics
+from simclr_dist.guards.anomalies import read_anomalies
+from simclr_dist.guards.health_bands import FILE, read_record
+from simclr_dist.run.metrics_log import read_metrics
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from simclr_dist.health import INSIDE, NAMES, OUTSIDE
+from simclr_dist.guards.health_bands import INSIDE, NAMES, OUTSIDE
 from simclr_dist.reporting.facts import Facts
 from simclr_dist.reporting.marks import Mark
 from simclr_dist.reporting.markup import Html, joined, tag

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from simclr_dist import __version__
-from simclr_dist.checkpoint import write_atomically
 from simclr_dist.errors import UserError
 from simclr_dist.reporting import Missing, curves, gallery, tables
 from simclr_dist.reporting.anomalies import anomaly_table
@@ -15,6 +14,7 @@ from simclr_dist.reporting.facts import Facts
 from simclr_dist.reporting.health import health_table
 from simclr_dist.reporting.markup import Html, joined, tag
 from simclr_dist.reporting.subject import Subject, open_subject
+from simclr_dist.storage.atomic import write_atomically
 
 MARK = '<meta name="generator" content="simclr_dist report'
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"

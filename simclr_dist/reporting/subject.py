@@ -8,22 +8,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simclr_dist import checkpoint
-from simclr_dist.build import build_method
 from simclr_dist.config import Recipe
-from simclr_dist.data.render import render_plain
-from simclr_dist.data.renderers import RENDERERS
-from simclr_dist.data.source import ImageSource, Subset
-from simclr_dist.data.sources import BrokenImageError, open_source
-from simclr_dist.data.views import draw_views
+from simclr_dist.data.rendering.renderers import RENDERERS
+from simclr_dist.data.rendering.torchvision_ import render_plain
+from simclr_dist.data.sources.base import BrokenImageError, ImageSource, Subset
+from simclr_dist.data.sources.named import open_source
+from simclr_dist.data.views.draws import draw_views
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation.features import extract_features, settle_statistics
 from simclr_dist.evaluation.pretrained import load_encoder
 from simclr_dist.evaluation.rows import Features
 from simclr_dist.evaluation.subsets import Labels
+from simclr_dist.methods.build import build_method
 from simclr_dist.models.encoder import Encoder
 from simclr_dist.reporting import Missing
 from simclr_dist.reporting.analysis import Neighbours, nearest
+from simclr_dist.run import checkpoint
 
 THUMBNAIL = 32
 _PAIRS, _NEIGHBOURS = 1000, 20

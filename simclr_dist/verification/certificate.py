@@ -7,21 +7,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simclr_dist.build import build_method
 from simclr_dist.config import Recipe
-from simclr_dist.data.device_renderer import render_colors
-from simclr_dist.data.loader import ViewBatches
-from simclr_dist.data.order import SampleOrder
-from simclr_dist.data.renderers import RENDERERS
-from simclr_dist.data.source import ArraySource
+from simclr_dist.data.loading.batches import ViewBatches
+from simclr_dist.data.loading.order import SampleOrder
+from simclr_dist.data.rendering.device_ import render_colors
+from simclr_dist.data.rendering.renderers import RENDERERS
+from simclr_dist.data.sources.base import ArraySource
 from simclr_dist.distributed.collectives import gather_objects, maximum
 from simclr_dist.distributed.data_parallel import data_parallel
 from simclr_dist.distributed.processes import Processes
-from simclr_dist.gradients import compute_gradients
 from simclr_dist.losses import NTXentLoss
+from simclr_dist.methods.build import build_method
 from simclr_dist.models import statistics_group
 from simclr_dist.models.batch_norm import GroupedBatchNorm, average_running_statistics
 from simclr_dist.optim import factory
+from simclr_dist.training.gradients import compute_gradients
 from simclr_dist.verification import reference
 
 _IMAGE_SIDE, _EMBEDDING = 16, 32

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from simclr_dist import __version__
-from simclr_dist.checkpoint import flush_folder
 from simclr_dist.config.loading import to_dict
 from simclr_dist.errors import UserError, first_line
+from simclr_dist.storage.atomic import flush_folder
 from simclr_dist.weights.formats import FORMATS, Format, reference_outputs
 from simclr_dist.weights.read import FORMAT, LoadedEncoder, sidecar_of
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from simclr_dist import checkpoint
-from simclr_dist.build import build_method
 from simclr_dist.config import Recipe
 from simclr_dist.config.loading import recipe_from_dict
 from simclr_dist.errors import UserError
+from simclr_dist.methods.build import build_method
 from simclr_dist.models.encoder import Encoder
+from simclr_dist.run import checkpoint
 from simclr_dist.weights.architecture import Architecture, build_encoder
 from simclr_dist.weights.foreign import identify, read_safetensors, read_tensors
 

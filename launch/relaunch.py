@@ -1,0 +1,44 @@
+"""A command started again in several processes on this machine, or under a launcher."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from simclr_dist.config import Config
+from simclr_dist.errors import UserError
+
+
+def in_processes(count: int, arguments: Sequence[str], device: str, check: Callable[[], None] | None = None) -> int:
+    """Run ``simclr-dist ARGUMENTS`` in so many processes, and return its status.
+
+    What they would all refuse is refused here, once: ``check``, and a ``device`` that is not there.
+
+    Raises:
+        UserError: a launcher has started several processes already, or what ``check`` refuses.
+    """
+    from simclr_dist.distributed.processes import Processes, choose_device
+    from simclr_dist.launch import local
+
+    if Processes.from_environment().count > 1:
+        raise UserError("--processes: torchrun has started the processes already; leave it out")
+    if check:
+        check()
+    choose_device(device, count - 1)
+    return int(local.run_processes(count, [*arguments, *(["--debug"] if "--debug" in sys.argv else [])]))
+
+
+def run_in_processes(count: int, config: Config, arguments: Sequence[str]) -> int:
+    """The same for a command that computes a config's recipe, which so many processes must be able to.
+
+    Raises:
+        UserError: as :func:`in_processes`.
+    """
+    from simclr_dist.training.preflight import check_machine
+
+    return in_processes(count, arguments, config.machine.device, check=lambda: check_machine(config, count))
+
+
+def stop_with_launcher() -> None:
+    """This process ends when the one that started it does."""
+    from simclr_dist.launch import local
+
+    local.stop_with_launcher()

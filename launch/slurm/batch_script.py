@@ -1,0 +1,119 @@
+"""The batch script of a job, in submitit's words, and the small script that starts each of its processes."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from simclr_dist.errors import UserError, first_line
+from simclr_dist.launch.slurm.resources import Resources
+
+# A notice that comes before the process listens would end it, and the job with it: until then it waits. bash can only
+# ignore signals, so a Python of some milliseconds blocks them and becomes the real one.
+_START = """#!/bin/bash
+# Starts one process of this job, with the code of its submission.
+trap '' USR1 USR2
+export PYTHONPATH={code}"${{PYTHONPATH:+:$PYTHONPATH}}" SIMCLR_DIST_RENDEZVOUS={folder}
+hold='import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1, signal.SIGUSR2]); \
+os.execvp(sys.argv[1], sys.argv[1:])'
+exec {python} -S -c "$hold" {python} -u -P -m simclr_dist "$@"
+"""
+
+
+GOES_ON = 75
+"""Status of a process that has saved and whose job is to be queued again: EX_TEMPFAIL of sysexits.h."""
+
+# In a container there is no scontrol. Outside, process 0 has done it, and the job is RUNNING no more.
+_QUEUE_AGAIN = f"""status=$?
+if [ "$status" = {GOES_ON} ] && scontrol show job "$SLURM_JOB_ID" | grep -q JobState=RUNNING; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status\""""
+
+_BY_THE_SAME_NAME = ("partition", "time", "account", "qos", "constraint", "exclude", "mem")
+
+
+def start_script(folder: Path, code: Path, python: str) -> str:
+    """Text of the script that starts one process; in ``folder`` the processes meet."""
+    return _START.format(code=shlex.quote(str(code)), folder=shlex.quote(str(folder)), python=python)
+
+
+def batch_script(wanted: Resources, *, name: str, folder: Path, arguments: str, mounts: list[Path], tasks: int) -> str:
+    """Text of the batch script.
+
+    Args:
+        wanted: what to ask of the cluster.
+        name: of the job.
+        folder: where the start script stands and the logs go.
+        arguments: for ``simclr-dist``, ready for the shell.
+        mounts: folders that a container must see.
+        tasks: of a job array; 0: no array.
+
+    Raises:
+        UserError: submitit is not installed, or refuses an option.
+    """
+    try:
+        from submitit.slurm.slurm import _make_sbatch_string
+    except ImportError as error:
+        raise UserError("submit needs submitit: pip install 'simclr_dist[slurm]'") from error
+    extra: dict[str, Any] = {"requeue": True, **dict(_pair(word) for word in wanted.sbatch)}
+    options: dict[str, Any] = {
+        "job_name": name,
+        "nodes": wanted.nodes,
+        "ntasks_per_node": wanted.processes_per_node,
+        "gpus_per_node": wanted.gpus_per_node or None,
+        "cpus_per_task": wanted.cpus_per_task or None,
+        "setup": list(wanted.setup) or None,
+        "teardown": [_QUEUE_AGAIN],
+        "wckey": None,
+        **{key: getattr(wanted, key) or None for key in _BY_THE_SAME_NAME},
+    }
+    try:
+        text: str = _make_sbatch_string(
+            f"{_inside(wanted.container, mounts)}{shlex.quote(str(folder / 'start'))} {arguments}",
+            folder,
+            **options,  # None leaves an option out; for time submitit itself has five minutes
+            signal_delay_s=wanted.notice_seconds,
+            stderr_to_stdout=True,
+            map_count=tasks or None,
+            additional_parameters=extra,
+            srun_args=_srun(wanted, mounts),
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"submitit refuses these options: {first_line(error)}") from error
+    return text
+
+
+def python_command(wanted: Resources) -> str:
+    """What starts Python on the nodes, ready for the shell."""
+    return wanted.python or ("python3" if wanted.container else shlex.quote(sys.executable))
+
+
+def _srun(wanted: Resources, mounts: list[Path]) -> list[str]:
+    # Without the first, a process that dies leaves the job holding its nodes. Since SLURM 22.05 srun does not take
+    # --cpus-per-task over from the batch script.
+    words = ["--kill-on-bad-exit=1"]
+    if wanted.cpus_per_task:
+        words.append(f"--cpus-per-task={wanted.cpus_per_task}")
+    if wanted.container and not _is_apptainer(wanted.container):
+        words += [f"--container-image={wanted.container}", f"--container-workdir={Path.cwd()}"]
+        words.append(f"--container-mounts={','.join(f'{path}:{path}' for path in mounts)}")
+    return words
+
+
+def _inside(container: str, mounts: list[Path]) -> str:
+    if not _is_apptainer(container):
+        return ""
+    binds = [word for path in mounts for word in ("--bind", str(path))]
+    return shlex.join(["apptainer", "exec", "--nv", *binds, container]) + " "
+
+
+def _is_apptainer(container: str) -> bool:
+    return container.endswith(".sif")
+
+
+def _pair(word: str) -> tuple[str, Any]:
+    key, equals, value = word.removeprefix("--").partition("=")
+    if not key:
+        raise UserError(f"--sbatch: '{word}' is no option; give KEY=VALUE as in --sbatch mail-type=END")
+    return key, value if equals else True

@@ -1,0 +1,87 @@
+"""What was submitted for a run: a folder a submission, ``RUN_DIR/jobs/001``, with its record beside script and logs."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from simclr_dist.errors import UserError
+from simclr_dist.storage.atomic import write_atomically
+
+_NAME = "job.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One submission of one run."""
+
+    job: str
+    """SLURM's number, with the task of an array: 12 or 12_3."""
+    folder: str
+    """Of script and logs; of an array, that of all its tasks."""
+    config: str
+    code: str
+    version: str
+    submitted_at: str
+    resources: dict[str, Any]
+    processes: int
+
+    def log_of(self, rank: int) -> Path:
+        """Where a process writes; it goes on there after a requeue."""
+        return Path(self.folder) / f"{self.job}_{rank}_log.out"
+
+
+def new_folder(run_dir: Path) -> Path:
+    """The folder of the next submission.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    parent = run_dir / "jobs"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        last = max((int(path.name) for path in parent.iterdir() if path.name.isdigit()), default=0)
+        folder = parent / f"{last + 1:03d}"
+        folder.mkdir()
+    except OSError as error:
+        raise UserError(f"machine.run_dir: {parent} cannot be written: {error.strerror}") from error
+    return folder
+
+
+def write(folder: Path, record: Record) -> None:
+    """Keep it in a run's own folder of the submission."""
+    write_atomically(folder / _NAME, json.dumps(dataclasses.asdict(record), indent=1).encode())
+
+
+def records_of(run_dir: Path) -> list[Record]:
+    """All submissions of a run, the oldest first."""
+    found = []
+    for path in sorted(run_dir.glob(f"jobs/*/{_NAME}")):
+        found.append(_read(path))
+    return found
+
+
+def runs_under(folder: Path) -> list[Path]:
+    """Run folders at or below ``folder`` (three levels) for which jobs were submitted, in order of name."""
+    patterns = [f"{'*/' * depth}jobs/*/{_NAME}" for depth in range(4)]
+    return sorted({path.parents[2] for pattern in patterns for path in folder.glob(pattern)})
+
+
+def last_record(run_dir: Path) -> Record:
+    """The newest submission.
+
+    Raises:
+        UserError: nothing was submitted for this run.
+    """
+    found = records_of(run_dir)
+    if not found:
+        raise UserError(f"{run_dir}: no job was submitted for it; submit one with: simclr-dist submit CONFIG")
+    return found[-1]
+
+
+def _read(path: Path) -> Record:
+    try:
+        return Record(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read as a job's record; remove it to go on without") from error

@@ -1,0 +1,174 @@
+"""Handing a run, or a sweep of runs, to SLURM: checks first, then a folder with all that the job needs, then sbatch."""
+
+import dataclasses
+import itertools
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from simclr_dist.config import Config, load_config, to_yaml
+from simclr_dist.errors import UserError
+from simclr_dist.launch.slurm import records, scheduler
+from simclr_dist.launch.slurm.batch_script import batch_script, python_command, start_script
+from simclr_dist.launch.slurm.code_copy import code_version, copy_code
+from simclr_dist.launch.slurm.resources import Resources
+from simclr_dist.storage.atomic import write_atomically
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """What is to be handed in: one run, or the runs of a sweep as one job array."""
+
+    name: str
+    configs: tuple[Config, ...]
+    wanted: Resources
+    base: Path
+    """The run's folder; of a sweep, the folder that holds the runs'."""
+    code: Path | None = None
+    """Code of an earlier submission; None: a copy of the present one."""
+
+    @property
+    def is_array(self) -> bool:
+        return len(self.configs) > 1
+
+    def script(self, folder: Path) -> str:
+        """The batch script, for a submission's folder."""
+        config = f"{folder}/config_$SLURM_ARRAY_TASK_ID.yaml" if self.is_array else f"{folder}/config.yaml"
+        return batch_script(
+            self.wanted,
+            name=self.name,
+            folder=folder,
+            arguments=f'pretrain "{config}"',
+            mounts=self._mounts(),
+            tasks=len(self.configs) if self.is_array else 0,
+        )
+
+    def hand_in(self) -> list[tuple[Path, records.Record]]:
+        """Write the folder and call sbatch; each run's folder with its record.
+
+        Raises:
+            UserError: SLURM refuses, or the folder cannot be written; nothing is left behind then.
+        """
+        folder = records.new_folder(self.base)
+        try:
+            script = self._write(folder)
+            scheduler.check_only(script)
+            answer = scheduler.call("sbatch", "--parsable", str(script))
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        number = answer.strip().partition(";")[0]
+        return [self._record(folder, number, task) for task in range(len(self.configs))]
+
+    def _write(self, folder: Path) -> Path:
+        code = self.code
+        if code is None:
+            code = folder / "code"
+            copy_code(code)
+        for task, config in enumerate(self.configs):
+            write_atomically(folder / self._config_name(task), to_yaml(config).encode())
+        start, script = folder / "start", folder / "batch.sh"
+        start.write_text(start_script(folder, code, python_command(self.wanted)), encoding="utf-8")
+        start.chmod(0o755)
+        script.write_text(self.script(folder), encoding="utf-8")
+        return script
+
+    def _record(self, folder: Path, number: str, task: int) -> tuple[Path, records.Record]:
+        record = records.Record(
+            job=f"{number}_{task}" if self.is_array else number,
+            folder=str(folder),
+            config=str(folder / self._config_name(task)),
+            code=str(self.code or folder / "code"),
+            version=code_version() if self.code is None else "of an earlier submission",
+            submitted_at=datetime.now().astimezone().isoformat(timespec="seconds"),
+            resources=dataclasses.asdict(self.wanted),
+            processes=self.wanted.processes,
+        )
+        run_dir = Path(self.configs[task].machine.run_dir)
+        records.write(records.new_folder(run_dir) if self.is_array else folder, record)
+        return run_dir, record
+
+    def _config_name(self, task: int) -> str:
+        return f"config_{task}.yaml" if self.is_array else "config.yaml"
+
+    def _mounts(self) -> list[Path]:
+        wanted = [Path.cwd(), self.base, *(Path(config.recipe.data.path) for config in self.configs)]
+        found = [path for path in dict.fromkeys(wanted) if str(path) != "."]
+        return [path for path in found if not any(path != other and path.is_relative_to(other) for other in found)]
+
+
+def runs_of(config: str, overrides: Sequence[str], sweep: Sequence[str]) -> tuple[Path, tuple[Config, ...]]:
+    """The configs to run, with absolute paths, and the folder over them; one config without a sweep.
+
+    Args:
+        config: as ``pretrain`` takes it.
+        overrides: likewise.
+        sweep: ``key=a,b,c``; several make all combinations, each in a folder named by its values.
+
+    Raises:
+        UserError: a config is wrong, or a sweep has no values.
+    """
+    base = Path(load_config(config, overrides).machine.run_dir).expanduser().absolute()
+    choices = [_values(word) for word in sweep]
+    found = []
+    for chosen in itertools.product(*choices):
+        loaded = load_config(config, [*overrides, *(f"{key}={value}" for key, value in chosen)])
+        names = [f"{key.rpartition('.')[2]}={value}" for key, value in chosen]
+        loaded.machine.run_dir = str(base / ",".join(names).replace("/", "_")) if chosen else str(base)
+        if loaded.recipe.data.path:
+            loaded.recipe.data.path = str(Path(loaded.recipe.data.path).expanduser().absolute())
+        found.append(loaded)
+    folders = [each.machine.run_dir for each in found]
+    if len(set(folders)) < len(folders):
+        raise UserError("--sweep: two runs would have the same folder; give each value once, and keys of other names")
+    return base, tuple(found)
+
+
+def check(configs: Sequence[Config], wanted: Resources, *, data: bool = True) -> None:
+    """All that can be known before the job waits in the queue.
+
+    Args:
+        configs: the runs.
+        wanted: what will be asked of the cluster.
+        data: whether to open the images; nodes may see what this machine does not.
+
+    Raises:
+        UserError: these processes cannot compute a recipe, a run is under way already or its folder holds another
+            recipe's, the images cannot be opened, or a run does not fit into the GPUs' memory.
+    """
+    from simclr_dist.data.sources.named import open_source
+    from simclr_dist.run.same_recipe import refuse_folder_of_other
+    from simclr_dist.training.preflight import check_machine
+
+    for config in configs:
+        check_machine(config, wanted.processes)
+        refuse_folder_of_other(Path(config.machine.run_dir), config.recipe)
+        refuse_running(Path(config.machine.run_dir))
+    opened = {(config.recipe.data.source, config.recipe.data.path): config.recipe.data for config in configs}
+    counts = {key: len(open_source(each)) for key, each in opened.items()} if data else {}
+    if wanted.gpu_memory and counts:
+        from simclr_dist.planning.answer import refuse_too_large
+
+        for config in configs:
+            images = counts[config.recipe.data.source, config.recipe.data.path]
+            refuse_too_large(config, wanted.processes, wanted.gpu_memory, images)
+
+
+def refuse_running(run_dir: Path) -> None:
+    """Raise a UserError when a job of this run waits or runs."""
+    for record in records.records_of(run_dir):
+        for job in scheduler.jobs([record.job]):
+            if job.lives:
+                raise UserError(
+                    f"{run_dir}: job {job.id} is at it already ({job.told()}); look with simclr-dist status {run_dir}, "
+                    f"end it with simclr-dist cancel {run_dir}"
+                )
+
+
+def _values(word: str) -> list[tuple[str, str]]:
+    key, equals, values = word.partition("=")
+    if not equals or not key or not all(values.split(",")):
+        raise UserError(f"--sweep: '{word}' must be KEY=VALUE,VALUE,... such as recipe.loss.temperature=0.1,0.5")
+    return [(key, value) for value in values.split(",")]

@@ -1,0 +1,1 @@
+"""The command ``simclr-dist``: every subcommand parses, builds, runs, closes."""

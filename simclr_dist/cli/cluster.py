@@ -1,0 +1,193 @@
+"""``simclr-dist submit``, ``status``, ``logs``, ``cancel`` and ``resume``: a run on a SLURM cluster."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from simclr_dist.cli.options import with_config, with_debug
+from simclr_dist.errors import UserError
+from simclr_dist.launch.slurm.resources import Resources, from_record, resources
+
+_at_least_1 = click.IntRange(min=1)
+_OPTIONS = (
+    click.option("--nodes", type=_at_least_1, help="Nodes of the job.  [default: 1]"),
+    click.option("--gpus-per-node", type=click.IntRange(min=0), help="One process each.  [default: 1]"),
+    click.option("--tasks-per-node", type=_at_least_1, help="Processes a node, where not one a GPU."),
+    click.option("--cpus-per-task", type=_at_least_1, help="Cores of a process: its loader workers use them."),
+    click.option("--mem", help="Memory of a node, such as 200G."),
+    click.option("--partition", "-p", help="Partition of the cluster."),
+    click.option("--time", "-t", help="Time limit, such as 1-00:00 (a day); the run goes on after it by itself."),
+    click.option("--account", "-A", help="Account that pays."),
+    click.option("--qos", help="Quality of service."),
+    click.option("--constraint", help="Features that nodes must have."),
+    click.option("--exclude", help="Nodes to leave out."),
+    click.option("--container", metavar="IMAGE", help="An image for pyxis, or an Apptainer file (.sif)."),
+    click.option("--python", help="What starts Python on the nodes.  [default: this one]"),
+    click.option(
+        "--setup", multiple=True, metavar="LINE", help="Line of the batch script, such as 'module load cuda'."
+    ),
+    click.option("--sbatch", multiple=True, metavar="KEY=VALUE", help="Any other option of sbatch."),
+    click.option(
+        "--notice-seconds", type=_at_least_1, help="Before the time limit: save, queue again.  [default: 120]"
+    ),
+    click.option("--gpu-memory", metavar="SIZE", help="Such as 80GB: refuse a run that does not fit."),
+    click.option("--profile", metavar="NAME|FILE", help="YAML with these options for a cluster."),
+    click.option("--dry-run", is_flag=True, help="Print the batch script and do nothing."),
+    click.option("--follow", is_flag=True, help="Stay and show the log; Ctrl-C leaves the job alone."),
+    click.option("--no-data-check", is_flag=True, help="Do not open the images here."),
+)
+_FIELDS = tuple(field.name for field in dataclasses.fields(Resources))
+
+
+def _with_resources(function: Any) -> Any:
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+@click.command()
+@with_config
+@click.option("--sweep", multiple=True, metavar="KEY=A,B,...", help="A run for each value, as a job array.")
+@_with_resources
+@with_debug
+def submit(
+    config: str, overrides: tuple[str, ...], sweep: tuple[str, ...], profile: str | None, **options: Any
+) -> None:
+    """Pretrain on a SLURM cluster: one process a GPU, going on by itself after preemption and time limits.
+
+    What can be checked is checked before the job waits in the queue. Code and config are kept in the run's folder, and
+    a requeued job runs those.
+    """
+    from simclr_dist.launch.slurm.submission import Submission, runs_of
+
+    wanted, path = resources(profile, _given(options))
+    base, configs = runs_of(config, overrides, sweep)
+    if path is not None:
+        click.echo(f"profile {path}", err=True)
+    _hand_in(Submission(name=Path(config).stem, configs=configs, wanted=wanted, base=base), options)
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@click.argument("overrides", nargs=-1, metavar="[machine.KEY=VALUE]...")
+@click.option("--new-code", is_flag=True, help="Run the present code, not that of the last submission.")
+@_with_resources
+@with_debug
+def resume(run: str, overrides: tuple[str, ...], new_code: bool, profile: str | None, **options: Any) -> None:
+    """Submit a run again, on the same or on other hardware: it goes on from its newest checkpoint.
+
+    Options that are not given are those of its last submission.
+    """
+    from simclr_dist.launch.slurm import records
+    from simclr_dist.launch.slurm.submission import Submission, runs_of
+    from simclr_dist.launch.slurm.watching import find_run
+
+    run_dir = find_run(run).absolute()
+    found = records.records_of(run_dir)
+    config = found[-1].config if found else str(run_dir / "config.yaml")
+    if not Path(config).is_file():
+        raise UserError(f"{run_dir}: holds no run that could go on: {config} is missing")
+    wrong = [word for word in overrides if not word.startswith("machine.")]
+    if wrong:
+        raise UserError(f"{wrong[0]}: a run keeps its recipe; only machine.KEY=VALUE may change")
+    base, configs = runs_of(config, [*overrides, f"machine.run_dir={run_dir}"], ())
+    given = _given(options)
+    if found and profile is None:
+        wanted = from_record(found[-1].resources, given)
+    else:
+        wanted, _ = resources(profile, given)
+    code = Path(found[-1].code) if found and not new_code else None
+    if code is not None and not code.is_dir():
+        raise UserError(f"{code}: the code of the last submission is gone; --new-code runs the present one")
+    _hand_in(Submission(name=run_dir.name, configs=configs, wanted=wanted, base=base, code=code), options)
+
+
+@click.command()
+@click.argument("runs", nargs=-1, metavar="[RUN|JOB]...")
+@with_debug
+def status(runs: tuple[str, ...]) -> None:
+    """Where runs wait or run and how far they are; without an argument all below this folder."""
+    from simclr_dist.launch.slurm import records, watching
+
+    found = [each for word in runs for each in _runs_of(word)] if runs else records.runs_under(Path())
+    if not found:
+        raise UserError("status: no run below this folder was submitted; give a run's folder")
+    click.echo(watching.describe(found[0]) if len(found) == 1 else watching.table(found))
+
+
+@click.command()
+@click.argument("run", metavar="RUN|JOB")
+@click.option("--rank", type=click.IntRange(min=0), default=0, show_default=True, help="Which process.")
+@click.option("--follow", is_flag=True, help="Stay until the job has ended.")
+@with_debug
+def logs(run: str, rank: int, follow: bool) -> None:
+    """What a process of the run's newest job prints, over all its restarts."""
+    from simclr_dist.launch.slurm import watching
+
+    run_dir = watching.find_run(run)
+    if follow:
+        for text in watching.follow(run_dir, rank):
+            click.echo(text, nl=False)
+    else:
+        click.echo(watching.written(run_dir, rank), nl=False)
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN|JOB...")
+@with_debug
+def cancel(runs: tuple[str, ...]) -> None:
+    """End the jobs of runs, waiting or running; what was saved stays, and resume goes on from there."""
+    from simclr_dist.launch.slurm import records, scheduler
+
+    for run_dir in [each for word in runs for each in _runs_of(word)]:
+        numbers = [record.job for record in records.records_of(run_dir)]
+        living = [job.id for job in scheduler.jobs(numbers) if job.lives]
+        if not living:
+            click.echo(f"{run_dir}: no job of it waits or runs")
+            continue
+        scheduler.cancel(living)
+        while any(job.lives for job in scheduler.jobs(living)):
+            time.sleep(0.5)
+        click.echo(f"{run_dir}: job {', '.join(living)} ended; go on with: simclr-dist resume {run_dir}")
+
+
+def _runs_of(word: str) -> list[Path]:
+    """A run, or those of a sweep."""
+    from simclr_dist.launch.slurm import records, watching
+
+    folder = watching.find_run(word)
+    return records.runs_under(folder) or [folder]
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in _FIELDS if options.get(name) not in (None, ())}
+
+
+def _hand_in(submission: Any, options: dict[str, Any]) -> None:
+    from simclr_dist.launch.slurm import watching
+    from simclr_dist.launch.slurm.submission import check
+
+    if options["dry_run"]:
+        click.echo(submission.script(submission.base / "jobs" / "NNN"), nl=False)
+        return
+    check(submission.configs, submission.wanted, data=not options["no_data_check"])
+    handed_in = submission.hand_in()
+    base = submission.base
+    job = handed_in[0][1].job.partition("_")[0]
+    count = f", {len(handed_in)} runs" if len(handed_in) > 1 else ""
+    click.echo(
+        f"job {job}{count}: {submission.wanted.processes} processes each on {submission.wanted.nodes} nodes\n"
+        f"run     {base}\n"
+        f"follow  simclr-dist logs {handed_in[0][0]} --follow\n"
+        f"look    simclr-dist status {base}\n"
+        f"stop    simclr-dist cancel {base}\n"
+        f"go on   simclr-dist resume {handed_in[0][0]}"
+    )
+    if options["follow"]:
+        for run_dir, _ in handed_in:
+            for text in watching.follow(run_dir, 0):
+                click.echo(text, nl=False)
+        click.echo(watching.table([run_dir for run_dir, _ in handed_in]))

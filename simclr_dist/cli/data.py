@@ -1,0 +1,174 @@
+"""``simclr-dist data``: .beton files written, checked, described, sealed; the loader measured."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from simclr_dist.cli.options import with_config, with_debug, with_overrides
+from simclr_dist.config import load_config
+from simclr_dist.data.sources.beton.encoding import CHROMA, MODES, Encoding, default_max_side
+from simclr_dist.progress_bar import showing_progress
+
+_NAMES_SHOWN = 20
+_beton = click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+
+
+@click.group(no_args_is_help=True)
+@with_debug
+def data() -> None:
+    """Data sets in one file, as FFCV's .beton, and the speed of the loader."""
+
+
+@data.command()
+@click.argument("config", metavar="CONFIG")
+@click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
+@with_overrides
+@click.option("--split", type=click.Choice(["pretrain", "train", "test"]), default="pretrain", show_default=True)
+@click.option(
+    "--max-side",
+    type=click.IntRange(min=0),
+    help="Shorter side of an image at most, pixels; 0: any.  [default: 8/7 of recipe.data.image_size, 256 for 224]",
+)
+@click.option("--quality", type=click.IntRange(1, 100), default=Encoding.quality, show_default=True, help="Of JPEGs.")
+@click.option(
+    "--mode", type=click.Choice(MODES), default=Encoding.mode, show_default=True, help="auto: raw up to 64x64 pixels."
+)
+@click.option(
+    "--chroma", type=click.Choice(CHROMA), default=Encoding.chroma, show_default=True, help="444: colour whole, larger."
+)
+@click.option("--workers", type=click.IntRange(min=0), help="Processes that encode.  [default: one a core]")
+@click.option(
+    "--skip-broken",
+    is_flag=True,
+    help="Leave broken images out (up to machine.max_broken_image_share) instead of refusing the first.",
+)
+@with_debug
+def write(
+    config: str,
+    out: Path,
+    overrides: tuple[str, ...],
+    split: str,
+    workers: int | None,
+    skip_broken: bool,
+    max_side: int | None,
+    **encoding: Any,
+) -> None:
+    """Write the images and labels of CONFIG's data set into the file OUT, or OUT/SPLIT.beton when OUT is a folder.
+
+    Without a config: simclr-dist data write digits_demo OUT.beton recipe.data.source=folder recipe.data.path=PHOTOS
+    recipe.data.image_size=224. JPEG files that are small enough are copied as they are.
+    """
+    loaded = load_config(config, overrides)
+    recipe = loaded.recipe
+    from simclr_dist.data.sources.beton.writer import write_beton
+    from simclr_dist.data.sources.named import open_source
+    from simclr_dist.distributed.processes import usable_cores
+
+    signal.signal(signal.SIGTERM, _exit)
+    source = open_source(recipe.data, split)
+    out = out / f"{split}.beton" if out.is_dir() else out
+    side = default_max_side(recipe.data.image_size) if max_side is None else max_side
+    with showing_progress(len(source)) as progress:
+        written = write_beton(
+            source,
+            out,
+            Encoding(max_side=side, **encoding),
+            workers=usable_cores() if workers is None else workers,
+            max_broken_share=loaded.machine.max_broken_image_share if skip_broken else None,
+            note={"source": recipe.data.source, "split": split},
+            progress=progress,
+        )
+    for reason in written.left_out[:_NAMES_SHOWN]:
+        click.echo(f"left out, broken: {reason}", err=True)
+    if len(written.left_out) > _NAMES_SHOWN:
+        click.echo(f"left out, broken: {len(written.left_out)} in all, named in {out}.json", err=True)
+    click.echo(f"{out}: {_summary(written.sidecar.facts, written.sidecar.file_bytes)}")
+
+
+@data.command()
+@_beton
+@click.option("--full", is_flag=True, help="Read the whole file, whatever its size.")
+@with_debug
+def check(file: Path, full: bool) -> None:
+    """Check that FILE is what was written; status 2 when it is not."""
+    from simclr_dist.data.sources.beton.check import QUICK_BYTES, check_file
+
+    table, sidecar = check_file(file, full=full)
+    whole = full or table.file_bytes <= QUICK_BYTES
+    click.echo(
+        f"{file}: intact, {_summary(sidecar.facts, sidecar.file_bytes)}"
+        + ("" if whole else "; its size, table, first and last block were compared, all of it with --full")
+    )
+
+
+@data.command()
+@_beton
+@with_debug
+def info(file: Path) -> None:
+    """Print what is in FILE and how it was written."""
+    from simclr_dist.data.sources.beton.sidecar import load_sidecar
+
+    sidecar = load_sidecar(file)
+    click.echo(f"{file}: {_summary(sidecar.facts, sidecar.file_bytes)}")
+    if sidecar.classes:
+        click.echo(f"{len(sidecar.classes)} classes: {', '.join(sidecar.classes[:_NAMES_SHOWN])}")
+    for key, value in sidecar.facts["written"].items():
+        click.echo(f"{key}: {len(value) if isinstance(value, list) else value}")
+    click.echo(f"fingerprint: {sidecar.content_sha256()}")
+
+
+@data.command()
+@_beton
+@with_debug
+def seal(file: Path) -> None:
+    """Trust FILE as it is, one of ffcv's own writer, say: check its structure and write its sidecar."""
+    from simclr_dist.data.sources.beton.check import seal_file
+
+    sidecar = seal_file(file)
+    click.echo(f"{file}: sealed, {_summary(sidecar.facts, sidecar.file_bytes)}")
+
+
+@data.command()
+@with_config
+@click.option("--images", type=click.IntRange(min=1), default=256, show_default=True, help="For the stages' times.")
+@click.option("--seconds", type=click.FloatRange(min=0), default=10.0, show_default=True, help="For the loader's rate.")
+@with_debug
+def bench(config: str, overrides: tuple[str, ...], images: int, seconds: float) -> None:
+    """Measure how fast the loader alone makes views, and where the time goes: no training is done.
+
+    With the recipe's images, views and batch, and the machine's renderer, views_on_device and loader_workers.
+    """
+    loaded = load_config(config, overrides)
+    from simclr_dist.data.loading.batches import build_batches
+    from simclr_dist.data.loading.order import build_order
+    from simclr_dist.data.loading.throughput import loader_rate, stage_table
+    from simclr_dist.data.sources.named import open_source
+    from simclr_dist.distributed.processes import worker_count
+
+    source = open_source(loaded.recipe.data)
+    batches = build_batches(loaded, source, build_order(loaded.recipe, len(source)))
+    workers = worker_count(loaded.machine.loader_workers, 1)
+    first, rate = loader_rate(batches, workers, seconds)
+    click.echo(
+        f"{loaded.recipe.data.source}, two views of {loaded.recipe.data.image_size} px, {loaded.machine.renderer}"
+        f"{', colours left to the device' if loaded.machine.views_on_device else ''}\n"
+        f"{stage_table(batches, images)}\n"
+        f"  the loader with {workers} worker(s): {rate:,.0f} images/s; its first batch after {first:.1f} s"
+    )
+
+
+def _summary(facts: dict[str, Any], file_bytes: int) -> str:
+    images, jpegs = facts["images"], facts["jpegs"]
+    (low_w, high_w), (low_h, high_h) = facts["widths"], facts["heights"]
+    return (
+        f"{images} {'labelled' if facts['labelled'] else 'unlabelled'} images ({jpegs} JPEG, {images - jpegs} raw), "
+        f"{low_w}-{high_w} x {low_h}-{high_h} pixels, {file_bytes / 1e6:.1f} MB"
+    )
+
+
+def _exit(number: int, _: object) -> None:
+    # What is half written is removed on the way out.
+    sys.exit(128 + number)

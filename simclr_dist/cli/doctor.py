@@ -1,0 +1,34 @@
+"""``simclr-dist doctor``: what a run would find here."""
+
+from pathlib import Path
+
+import click
+
+from simclr_dist.cli.options import with_debug
+from simclr_dist.launch.relaunch import in_processes, stop_with_launcher
+
+
+@click.command()
+@click.option("--dir", "folder", type=click.Path(path_type=Path), default=".", help="Whose file system to try.")
+@click.option("--processes", type=click.IntRange(min=1), help="Start this many processes and try their collectives.")
+@click.option("--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", show_default=True)
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the findings too.")
+@with_debug
+def doctor(folder: Path, processes: int | None, device: str, json_file: Path | None) -> int:
+    """Say what a run would find here, and the cure of what is wrong; status 1 when something would stop a run.
+
+    Versions, cores, memory, GPUs, limits, SLURM and the folder's file system; with --processes, or under torchrun and
+    srun, also hosts, clocks, collectives and whether all see the same folder.
+    """
+    from simclr_dist.doctor.examination import examine
+    from simclr_dist.doctor.versions import loads
+
+    if loads("torch"):
+        if processes and processes > 1:
+            words = ["--dir", str(folder), "--device", device, *(["--json", str(json_file)] if json_file else [])]
+            return in_processes(processes, ["doctor", *words], device)
+        stop_with_launcher()
+    text, status = examine(folder, device, json_file)
+    if text:
+        click.echo(text)
+    return status

@@ -1,0 +1,186 @@
+"""``simclr-dist evaluate``: which images, which method, how many processes; a table, and a JSON file beside the run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from simclr_dist.cli.options import with_debug
+from simclr_dist.errors import UserError
+from simclr_dist.evaluation.choices import chosen_data, chosen_method, percentages, refuse_foreign, whole_numbers
+from simclr_dist.launch.relaunch import in_processes, stop_with_launcher
+
+_at_least_1 = click.IntRange(min=1)
+
+
+@click.command()
+@click.argument("run", metavar="RUN_OR_WEIGHTS", type=click.Path(path_type=Path))
+@click.argument("words", nargs=-1, metavar="[METHOD] [KEY=VALUE]...")
+@click.option("--on", metavar="CONFIG|SOURCE|FOLDER", help="Other images to evaluate on.  [default: the run's own]")
+@click.option("--labels", help="Numbers of labels a class: label-curve (1,2,5,10,50), lowshot (10,20,50,...,500).")
+@click.option("--shares", default="1,10,100", show_default=True, help="Percent of the labels: finetune, baseline.")
+@click.option("--splits", type=_at_least_1, help="Draws of the labels.  [default: 5; finetune and baseline 1]")
+@click.option("--k", type=_at_least_1, default=20, show_default=True, help="Neighbours that vote: knn.")
+@click.option("--temperature", type=click.FloatRange(min=0, min_open=True), default=0.1, show_default=True, help="knn.")
+@click.option(
+    "--solver", type=click.Choice(["auto", "lbfgs", "sgd"]), default="auto", show_default=True,
+    help="Of probe; auto: lbfgs up to 100,000 images.",
+)  # fmt: skip
+@click.option("--augment", is_flag=True, help="probe --solver sgd on crops and flips, through the frozen encoder.")
+@click.option("--epochs", type=_at_least_1, help="Of SGD.  [default: probe 90, finetune 60 up to 1 % and else 30]")
+@click.option(
+    "--batch", type=_at_least_1, help="Images in a step of SGD.  [default: probe 4096, finetune the recipe's]"
+)
+@click.option(
+    "--learning-rate", type=click.FloatRange(min=0, min_open=True),
+    help="Of SGD, for 256 images.  [default: probe 0.1, finetune 0.05]",
+)  # fmt: skip
+@click.option("--optimizer", type=click.Choice(["sgd", "lars"]), help="sgd: Nesterov's.  [default: sgd]")
+@click.option(
+    "--precision", type=click.Choice(["float32", "bfloat16"]),
+    help="Of the kernels of SGD; weights, kept features and accuracies are float32.  [default: float32]",
+)  # fmt: skip
+@click.option("--from-layer", type=click.IntRange(min=0), default=0, help="Head layers kept: finetune (SimCLR v2: 1).")
+@click.option("--with-baseline", is_flag=True, help="finetune: from scratch too, and the gain.")
+@click.option("--seed", type=click.IntRange(0, 2**32), default=0, show_default=True)
+@click.option("--processes", type=_at_least_1, help="Start this many processes on this machine.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--batch-at-once", type=_at_least_1, default=64, show_default=True, help="Images of one forward pass.")
+@click.option("--workers", type=click.IntRange(min=-1), default=-1, help="That read images.  [default: by size]")
+@click.option("--cache/--no-cache", default=True, help="Keep features in RUN_DIR/features.  [default: keep]")
+@with_debug
+@click.pass_context
+def evaluate(context: click.Context, /, run: Path, words: tuple[str, ...], **options: Any) -> int:
+    """Evaluate an encoder: a table here, a JSON file (and pictures) in the run's folder.
+
+    RUN_OR_WEIGHTS is a run's folder, or a file of weights that `import` reads; its results stand in FILE.evaluation.
+
+    \b
+    METHOD is
+      label-curve  linear probe and kNN with few labels, beside raw pixels and the untrained encoder (default)
+      knn          weighted nearest neighbours among all training images
+      probe        a linear classifier on the frozen features of all training images
+      lowshot      the same with few labels a class: mean and deviation of several draws
+      finetune     all weights, with 1, 10 and 100 % of the labels
+      baseline     the same network from scratch, the same labels, the same budget
+
+    KEY=VALUE overrides recipe.data of the images evaluated on. Runs under torchrun as pretrain does. Start the same
+    command again to go on after a stop or a kill.
+    """
+    method, overrides = chosen_method(words)
+    given = [name for name in options if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT]
+    refuse_foreign(method, given, options["solver"])
+    numbers = whole_numbers("--labels", options["labels"]) if options["labels"] is not None else None
+    shares = percentages(options["shares"])
+    if (options["processes"] or 1) > 1:
+        return _in_processes(options["processes"], [str(run), *words], {name: options[name] for name in given})
+    import torch
+
+    from simclr_dist.distributed.processes import Processes, choose_device, process_group, set_kernels
+    from simclr_dist.evaluation.pretrained import load_encoder
+
+    here = Processes.from_environment()
+    device = choose_device("cpu" if method == "label-curve" else options["device"], here.local_rank)
+    if here.count > 1:
+        stop_with_launcher()
+        set_kernels(0, True, here.local_count)
+    elif device.type == "cuda":
+        set_kernels(torch.get_num_threads(), True, here.local_count)
+    with process_group(here, device):
+        from simclr_dist.distributed.agreement import all_or_none
+        from simclr_dist.evaluation.features import Extraction
+        from simclr_dist.evaluation.saved_training import TrainingStoppedError, Unfinished
+        from simclr_dist.evaluation.subject import Subject
+
+        run_dir = run if run.is_dir() else run.with_name(f"{run.name}.evaluation")
+        cache = run_dir / "features" if options["cache"] and method != "label-curve" else None
+        how = Extraction(batch_images=options["batch_at_once"], device=device, cache=cache, talks=here.is_first)
+        with all_or_none():
+            pretrained = load_encoder(run)
+            if run_dir != run:
+                if options["on"] is None:
+                    raise UserError(f"{run}: a file of weights knows no labelled images; give --on")
+                run_dir.mkdir(exist_ok=True)
+            data = chosen_data(pretrained.recipe.data, options["on"], overrides)
+            subject = Subject(pretrained, data, how, Unfinished(run_dir / "unfinished"))
+        subject.choose_workers(options["workers"], here.local_count)
+        status = 0
+        try:
+            if method == "label-curve":
+                found = _label_curve(subject, run_dir, numbers or [1, 2, 5, 10, 50], options["splits"] or 5)
+            else:
+                found = _result(subject, method, run_dir, numbers, shares, options)
+        except TrainingStoppedError as stopped:
+            found, status = str(stopped), 128 + stopped.signal
+    if here.is_first:
+        click.echo(found)
+    return status
+
+
+def _label_curve(subject: Any, run_dir: Path, counts: list[int], splits: int) -> str:
+    from simclr_dist.distributed.collectives import process_rank
+    from simclr_dist.evaluation.label_curve import label_curve
+    from simclr_dist.evaluation.report import table, write_report
+
+    points = label_curve(subject, counts, splits)
+    if process_rank() != 0:
+        return ""
+    steps = subject.pretrained.steps_done
+    title = f"held-out accuracy in %, mean of {splits} draws of the labels, after {steps} steps"
+    paths = write_report(run_dir, subject.pretrained.recipe, steps, points)
+    return "\n".join([title, table(points), *map(str, paths)])
+
+
+def _result(
+    subject: Any, method: str, run_dir: Path, numbers: list[int] | None, shares: list[float], options: dict[str, Any]
+) -> str:
+    """The table and the file's name; nothing on the other processes."""
+    from simclr_dist.distributed.collectives import process_rank
+    from simclr_dist.evaluation import fine_tuning, frozen
+
+    seed, splits = options["seed"], options["splits"]
+    found: Any
+    if method == "knn":
+        found = frozen.knn(subject, neighbours=options["k"], temperature=options["temperature"])
+    elif method == "lowshot":
+        found = frozen.lowshot(subject, labels_per_class=numbers, splits=splits or 5, seed=seed)
+    else:
+        sgd = {
+            "epochs": options["epochs"],
+            "batch_images": options["batch"],
+            "base_learning_rate": options["learning_rate"],
+            "optimizer": options["optimizer"],
+            "precision": options["precision"],
+            "seed": seed,
+        }
+        if method == "probe":
+            found = frozen.probe(subject, solver=options["solver"], augment=options["augment"], **sgd)
+        else:
+            starts = {"baseline": ("scratch",)}.get(method, ("pretrained", "scratch")[: 1 + options["with_baseline"]])
+            found = fine_tuning.finetune(
+                subject, label_shares=shares, splits=splits or 1, starts=starts, from_layer=options["from_layer"], **sgd
+            )
+    if found is None or process_rank() != 0:
+        return ""
+    try:
+        path = found.write(run_dir)
+    except OSError as error:
+        raise UserError(f"{run_dir}: the result cannot be written: {error.strerror}") from error
+    subject.unfinished.remove()
+    title = (
+        f"{method} on {subject.data.source}, {len(subject.test)} test images, accuracy in %, after "
+        f"{found.steps_done} steps"
+    )
+    return f"{title}\n{found.table()}\n{path}"
+
+
+def _in_processes(count: int, arguments: Sequence[str], given: dict[str, Any]) -> int:
+    """The same command in so many processes."""
+    for name, value in given.items():
+        option = name.replace("_", "-")
+        if name == "processes" or value is False:
+            arguments = [*arguments, *(["--no-cache"] if name == "cache" else [])]
+        else:
+            arguments = [*arguments, f"--{option}", *([] if value is True else [str(value)])]
+    return in_processes(count, ["evaluate", *arguments], given.get("device", "auto"))

@@ -1,0 +1,82 @@
+"""The command ``simclr-dist``: each subcommand parses, builds, runs, closes.
+
+What a user can cause is one line and status 2; ``--debug`` adds the traceback. Heavy imports stand inside the
+subcommands, so that ``--help`` and bad input are answered at once.
+"""
+
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from simclr_dist import __version__
+from simclr_dist.cli.cluster import cancel, logs, resume, status, submit
+from simclr_dist.cli.config import show_config
+from simclr_dist.cli.data import data
+from simclr_dist.cli.doctor import doctor
+from simclr_dist.cli.evaluate import evaluate
+from simclr_dist.cli.options import with_debug
+from simclr_dist.cli.plan import plan
+from simclr_dist.cli.pretrain import pretrain
+from simclr_dist.cli.preview import preview
+from simclr_dist.cli.report import report
+from simclr_dist.cli.verify import verify
+from simclr_dist.cli.weights import export_weights, import_weights
+from simclr_dist.distributed.launchers import rank_here
+from simclr_dist.errors import UserError, first_line
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit with its status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    status: Any = 1
+    try:
+        status = command.main(arguments, prog_name="simclr-dist", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        status = 2
+    except (UserError, click.ClickException) as error:
+        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        if not getattr(error, "agreed", False) or rank_here() == 0:
+            _complain(" ".join(message.split()), debug)
+        elif "SLURM_JOB_ID" in os.environ:
+            time.sleep(1)  # SLURM ends the others with this process: not before process 0 has told
+        status = 2
+    except (KeyboardInterrupt, click.Abort):
+        status = 128 + signal.SIGINT
+    except BrokenPipeError:
+        status = 0
+    except Exception as error:
+        _complain(f"{type(error).__name__}: {first_line(error)}; this was not foreseen: --debug shows where", debug)
+        status = 1
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _complain(message: str, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    where = f" (process {rank_here()})" if rank_here() else ""
+    print(f"simclr-dist{where}: {message}", file=sys.stderr)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
+@click.version_option(__version__, prog_name="simclr-dist")
+@with_debug
+def command() -> None:
+    """Distributed large-batch contrastive pretraining: the trajectory depends on the recipe alone.
+
+    CONFIG is a YAML file, or the name of a shipped recipe such as digits_demo; KEY=VALUE overrides a key of it.
+    """
+
+
+for each in (
+    pretrain, show_config, preview, plan, verify, doctor, data, evaluate, report, export_weights, import_weights,
+    submit, status, logs, cancel, resume,
+):  # fmt: skip
+    command.add_command(each)

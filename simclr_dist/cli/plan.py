@@ -1,0 +1,28 @@
+"""``simclr-dist plan``: does the run fit, what does it send, how long might it take."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from simclr_dist.cli.options import with_config, with_debug
+from simclr_dist.config import load_config
+
+
+@click.command()
+@with_config
+@click.option("--gpus", type=click.IntRange(min=1), required=True, help="GPUs of the run, one process each.")
+@click.option("--gpu-memory", required=True, metavar="SIZE", help="Memory of a GPU, such as 80GB or 80GiB.")
+@click.option("--nodes", type=click.IntRange(min=1), help="Machines that the GPUs are in; else 8 GPUs a node.")
+@click.option("--bandwidth", default="200Gb/s", show_default=True, help="Between two nodes, one way (b: bits).")
+@click.option("--node-bandwidth", default="200GB/s", show_default=True, help="Between two GPUs of a node, one way.")
+@click.option("--images", metavar="COUNT", help="Images of the data set, when it is not here.")
+@click.option("--flops-per-second", metavar="RATE", help="Sustained by one GPU, such as 60T; else a usual rate.")
+@click.option("--suggest", is_flag=True, help="Print the machine half that fits, as YAML.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write a picture (PNG) too.")
+@with_debug
+def plan(config: str, overrides: tuple[str, ...], **options: Any) -> None:
+    """Predict, without a GPU, whether the run fits, what it sends and how long it might take."""
+    from simclr_dist.planning.answer import plan_run
+
+    click.echo(plan_run(load_config(config, overrides), **options))

@@ -1,0 +1,58 @@
+"""``simclr-dist pretrain``: the run, and how it ends, under SLURM and without."""
+
+import os
+import signal
+from typing import Any
+
+import click
+
+from simclr_dist.cli.options import with_config, with_debug
+from simclr_dist.config import Config, load_config
+from simclr_dist.launch.relaunch import run_in_processes, stop_with_launcher
+from simclr_dist.launch.slurm import scheduler
+from simclr_dist.launch.slurm.batch_script import GOES_ON
+from simclr_dist.stop_signals import hold_notices
+
+
+@click.command()
+@with_config
+@click.option("--processes", type=click.IntRange(min=1), help="Start this many processes on this machine.")
+@click.option("--debug-numerics", is_flag=True, help="Name the first layer that is not finite; slow.")
+@with_debug
+def pretrain(config: str, overrides: tuple[str, ...], processes: int | None, debug_numerics: bool) -> int:
+    """Pretrain an encoder, or go on with the run that stands in machine.run_dir.
+
+    Alone it is one process; under torchrun (`torchrun --nproc-per-node N -m simclr_dist pretrain ...`) it is one of
+    those; --processes N starts them itself.
+    """
+    hold_notices()
+    overrides += ("machine.debug_numerics=true",) if debug_numerics else ()
+    loaded = load_config(config, overrides)
+    from simclr_dist.distributed.processes import Processes
+
+    if processes and processes > 1:
+        return run_in_processes(processes, loaded, ["pretrain", config, *overrides])
+    stop_with_launcher()
+    from simclr_dist.training.trainer import pretrain as run
+
+    here = Processes.from_environment()
+    return _report(run(loaded, here, scheduler.has_ended), loaded, here.is_first)
+
+
+def _report(outcome: Any, config: Config, is_first: bool) -> int:
+    run_dir, finished = config.machine.run_dir, outcome.steps_done == outcome.total_steps
+    job = os.environ.get("SLURM_JOB_ID")
+    if not is_first:
+        # SLURM ends a job when one of its processes fails: not before process 0 may have put it back into the queue.
+        return 128 + outcome.signal if outcome.signal and not job else 0
+    if finished:
+        click.echo(f"finished: {outcome.steps_done} steps; evaluate with: simclr-dist evaluate {run_dir}")
+        return 0
+    why = f" by {signal.Signals(outcome.signal).name}" if outcome.signal else ""
+    stopped = f"stopped{why} after step {outcome.steps_done} of {outcome.total_steps}, saved in {run_dir}"
+    if job and outcome.signal and scheduler.is_to_go_on(job, outcome.signal):
+        click.echo(f"{stopped}; job {job} goes back into the queue, from where it goes on")
+        scheduler.requeue_if_possible(job)
+        return int(GOES_ON)
+    click.echo(f"{stopped}; start the same command again to go on")
+    return 128 + outcome.signal if outcome.signal else 0

@@ -1,0 +1,35 @@
+"""``simclr-dist preview``: a picture of views before anything is trained."""
+
+from pathlib import Path
+
+import click
+
+from simclr_dist.cli.options import with_config, with_debug
+from simclr_dist.config import load_config
+from simclr_dist.errors import UserError, first_line
+
+
+@click.command()
+@with_config
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default="views.png", show_default=True)
+@click.option("--images", type=click.IntRange(min=1), default=8, show_default=True, help="Rows of the picture.")
+@with_debug
+def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> None:
+    """Draw images and pairs of their views, as the run will see them, into a PNG."""
+    loaded = load_config(config, overrides)
+    from PIL import Image
+
+    from simclr_dist.data.preview import contact_sheet
+    from simclr_dist.data.sources.base import BrokenImageError
+    from simclr_dist.data.sources.named import open_source
+
+    try:
+        sheet = contact_sheet(open_source(loaded.recipe.data), loaded.recipe, images, renderer=loaded.machine.renderer)
+        Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(out)
+    except BrokenImageError as error:
+        raise UserError(f"cannot preview a broken image: {error}") from error
+    except (OSError, ValueError) as error:  # ValueError: Pillow knows no format of that name
+        raise UserError(
+            f"--out: cannot write {out}: {first_line(error)}; give a PNG in a folder that is there"
+        ) from error
+    click.echo(f"{out}: each row an image and three pairs of its views")

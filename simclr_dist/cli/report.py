@@ -1,0 +1,59 @@
+"""``simclr-dist report``."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from simclr_dist.cli.options import with_debug
+from simclr_dist.errors import UserError
+
+
+@click.command()
+@click.argument("run_dirs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="The page.  [default: RUN/report.html; with several runs comparison.html in the first]",
+)
+@click.option(
+    "--images",
+    type=click.IntRange(1, 2000),
+    default=2000,
+    show_default=True,
+    help="Held-out images to look at, at most.",
+)
+@click.option("--tensorboard", is_flag=True, help="Features and pictures into RUN/tensorboard too.")
+@with_debug
+def report(run_dirs: tuple[Path, ...], out: Path | None, images: int, tensorboard: bool) -> None:
+    """Show what runs did and learned on one HTML page that needs no network; several runs are compared.
+
+    An earlier report of the same name is replaced, never another file.
+    """
+    started = time.monotonic()
+    from simclr_dist.reporting.facts import read_facts
+    from simclr_dist.reporting.page import check_replaceable, page, write_page
+
+    runs = [read_facts(path, name) for path, name in zip(run_dirs, _names(run_dirs), strict=True)]
+    out = out or run_dirs[0] / ("report.html" if len(runs) == 1 else "comparison.html")
+    check_replaceable(out)
+    write_page(out, page(runs, images))
+    if tensorboard:
+        from simclr_dist.reporting.board import write_board
+
+        for run in runs:
+            click.echo(write_board(run, images))
+    click.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, made in {time.monotonic() - started:.0f} s")
+
+
+def _names(run_dirs: Sequence[Path]) -> list[str]:
+    """The folders' names; with their parents' where two are the same."""
+    resolved = [path.expanduser().resolve() for path in run_dirs]
+    if len(set(resolved)) < len(resolved):
+        raise UserError("RUN: the same run is given twice; give each once")
+    names = [path.name for path in resolved]
+    return [
+        name if names.count(name) == 1 else f"{path.parent.name}/{name}"
+        for path, name in zip(resolved, names, strict=True)
+    ]

@@ -1,0 +1,36 @@
+"""``simclr-dist verify``: the promises of the recipe, checked on these machines."""
+
+import click
+
+from simclr_dist.cli.options import with_debug
+from simclr_dist.config import load_config
+from simclr_dist.launch.relaunch import run_in_processes, stop_with_launcher
+
+
+@click.command()
+@click.argument("config", metavar="[CONFIG]", default="digits_demo")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--processes", type=click.IntRange(min=1), help="Start this many processes on this machine.")
+@with_debug
+def verify(config: str, overrides: tuple[str, ...], processes: int | None) -> int:
+    """Check on these machines that the trajectory depends on the recipe alone; status 1 when a promise fails.
+
+    Gradients, batch norm, LARS, chunks, sample order and views against a float64 reference in one process. Runs under
+    torchrun as pretrain does.
+    """
+    loaded = load_config(config, overrides)
+    if processes and processes > 1:
+        return run_in_processes(processes, loaded, ["verify", config, *overrides])
+    stop_with_launcher()
+    from simclr_dist.distributed.processes import Processes, choose_device, process_group
+    from simclr_dist.training.preflight import check_machine
+    from simclr_dist.verification.certificate import Certificate, table
+
+    here = Processes.from_environment()
+    check_machine(loaded, here.count)
+    device = choose_device(loaded.machine.device, here.local_rank)
+    with process_group(here, device):
+        rows = Certificate(loaded.recipe, here, device).rows()
+    if here.is_first:
+        click.echo(table(rows, f"{here.count} processes, {device.type}"))
+    return 0 if all(row.holds for row in rows) else 1

@@ -1,0 +1,56 @@
+"""Broken images: named once each in run_dir/broken_images.txt, and the run stops when there are too many."""
+
+from pathlib import Path
+
+from simclr_dist.data.loading.batches import ALL_BROKEN
+from simclr_dist.log import log
+
+
+class BrokenImages:
+    """The broken images that a run has met, over all its processes and restarts."""
+
+    def __init__(self, run_dir: Path, images: int, max_share: float) -> None:
+        """Go on with what the run folder says."""
+        self.path, self.images, self.max_share = run_dir / "broken_images.txt", images, max_share
+        text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
+        # A full disk, or a kill, may have left a line half written, with half of a number: its image is met again.
+        *lines, rest = text.split("\n")
+        self._line_is_cut = bool(rest)
+        numbers = (line.partition("\t")[0] for line in lines if "\t" in line)
+        self.met = {int(number) for number in numbers if number.removeprefix("-").isdecimal()}
+
+    def note(self, broken: list[tuple[int, str]], *, write: bool) -> None:
+        """Count images of all processes, given as (sample id, name and reason); with ``write`` report the new ones."""
+        for sample, reason in broken:
+            if sample in self.met:
+                continue
+            self.met.add(sample)
+            if write:
+                log.warning("broken image, another is drawn in its place: %s", reason)
+                try:
+                    with self.path.open("a", encoding="utf-8") as file:
+                        file.write("\n" * self._line_is_cut + f"{sample}\t{reason}\n")
+                    self._line_is_cut = False
+                except OSError as error:  # counted all the same, and met again after a restart
+                    self._line_is_cut = True
+                    log.warning("%s cannot be written: %s", self.path, error.strerror)
+
+    @property
+    def count(self) -> int:
+        return len(self.met - {ALL_BROKEN})
+
+    def too_many(self) -> str | None:
+        """What to tell the user when the run must stop, else None."""
+        if ALL_BROKEN not in self.met and self.count <= self.max_share * self.images:
+            return None
+        return (
+            f"{self.count} of {self.images} images are broken, more than machine.max_broken_image_share "
+            f"({self.max_share:g}); they are listed in {self.path}: mend or remove them, or raise the share"
+        )
+
+    def tell_count(self) -> None:
+        """Say at the end of a run how many there were, if any."""
+        if self.count:
+            log.warning(
+                "%d of %d images were broken, and others drawn in their place: %s", self.count, self.images, self.path
+            )

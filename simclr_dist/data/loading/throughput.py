@@ -1,0 +1,92 @@
+"""How fast views are made, and where the time goes: what ``simclr-dist data bench`` prints."""
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from simclr_dist.data.loading.batches import VIEWS, ViewBatches
+from simclr_dist.data.loading.workers import load_steps
+from simclr_dist.data.sources.base import BrokenImageError, ImageSource
+from simclr_dist.data.views.draws import draw_views
+from simclr_dist.errors import UserError
+
+
+def stage_seconds(batches: ViewBatches, images: int) -> dict[str, float]:
+    """Seconds an image of each stage, in this process and thread, over the first ``images`` of the first epoch.
+
+    Raises:
+        UserError: none of them can be read.
+    """
+    recipe, size = batches.recipe, batches.recipe.data.image_size
+    samples = _whole(batches.source, batches.order.samples(0)[:images])
+    rows = range(len(samples))
+    renderer = batches.renderer
+
+    def timed(work: Callable[[], object]) -> float:
+        started = time.perf_counter()
+        work()
+        return (time.perf_counter() - started) / len(rows)
+
+    def drawn() -> list[object]:
+        return [draw_views(recipe.views, recipe.seed, 0, samples, view) for view in range(VIEWS)]
+
+    parameters = [draw_views(recipe.views, recipe.seed, 0, samples, view) for view in range(VIEWS)]
+    pictures = [batches.source.read(int(samples[row])) for row in rows]
+    pixels = torch.empty(len(rows), VIEWS, 3, size, size, dtype=torch.uint8)
+    form = recipe.views.color_form
+    places = [(row, view) for row in rows for view in range(VIEWS)]
+
+    def crops() -> list[torch.Tensor]:
+        return [renderer.crop(pictures[r], parameters[v], r, size, out=pixels[r, v]) for r, v in places]
+
+    def views() -> list[torch.Tensor]:
+        return [renderer.view(pictures[r], parameters[v], r, size, form, out=pixels[r, v]) for r, v in places]
+
+    crops(), views()  # the first call compiles
+    seconds = {
+        "read and decode": timed(lambda: [batches.source.read(int(samples[row])) for row in rows]),
+        "draw the choices": timed(drawn),
+        "crop, resize, flip": timed(crops),
+    }
+    if batches.colors:
+        seconds["colours and blur"] = max(0.0, timed(views) - seconds["crop, resize, flip"])
+    return seconds
+
+
+def _whole(source: ImageSource, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Those of the samples that are not broken."""
+    whole = []
+    for sample in samples:
+        try:
+            source.read(int(sample))
+        except BrokenImageError as error:
+            reason = str(error)
+        else:
+            whole.append(sample)
+    if not whole:
+        raise UserError(f"recipe.data.path: nothing to measure, all images tried are broken, the last one {reason}")
+    return np.array(whole, dtype=np.int64)
+
+
+def stage_table(batches: ViewBatches, images: int) -> str:
+    """:func:`stage_seconds` as lines of text."""
+    seconds = stage_seconds(batches, images)
+    total = sum(seconds.values())
+    lines = [f"  {name:20} {1e6 * each:8.1f} us an image  {each / total:6.1%}" for name, each in seconds.items()]
+    return "\n".join([*lines, f"  {'together':20} {1e6 * total:8.1f} us an image  {1 / total:,.0f} images/s, one core"])
+
+
+def loader_rate(batches: ViewBatches, workers: int, seconds: float) -> tuple[float, float]:
+    """(seconds to the first batch, images a second after it) of the loader alone, its batches thrown away."""
+    started = time.perf_counter()
+    with closing(load_steps(batches, range(1_000_000_000), workers=workers, pin_memory=False)) as loader:
+        next(loader)
+        first = time.perf_counter() - started
+        images = 0
+        while (spent := time.perf_counter() - started - first) < seconds or not images:
+            images += len(next(loader).images)
+    return first, images / spent

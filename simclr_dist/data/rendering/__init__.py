@@ -1,0 +1,1 @@
+"""From an image and what was drawn to the pixels of a view."""

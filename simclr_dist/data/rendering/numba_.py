@@ -1,0 +1,95 @@
+"""The fast renderer: the reference's pixels (render.py) from loops that numba compiled."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from simclr_dist.data.rendering.kernels import blur, colors, compiled, geometry
+from simclr_dist.data.views.draws import ViewParameters
+from simclr_dist.data.views.geometry import blur_kernel_size, crop_box
+
+_crop_box = compiled(crop_box)
+_NO_MIX = np.zeros((3, 6))
+
+
+def render_view(
+    image: Tensor,
+    parameters: ViewParameters,
+    row: int,
+    image_size: int,
+    color_form: str = "exact",
+    out: Tensor | None = None,
+) -> Tensor:
+    """As :func:`simclr_dist.data.rendering.torchvision_.render_view`."""
+    view = torch.empty(3, image_size, image_size, dtype=torch.uint8) if out is None else out
+    affine = color_form == "affine"
+    _view(
+        _interleaved(image),
+        parameters.crop_attempts[row],
+        parameters.crop_place[row],
+        parameters.flip[row],
+        view.numpy(),
+        parameters.color[row],
+        parameters.color_order[row],
+        parameters.color_factors[row],
+        affine,
+        parameters.color_mixes[row] if affine else _NO_MIX,
+        parameters.grayscale[row],
+        parameters.blur_sigma[row],
+        blur_kernel_size(image_size),
+        parameters.solarize[row],
+    )
+    return view
+
+
+def render_crop(
+    image: Tensor, parameters: ViewParameters, row: int, image_size: int, out: Tensor | None = None
+) -> Tensor:
+    """As :func:`simclr_dist.data.rendering.torchvision_.render_crop`."""
+    view = torch.empty(3, image_size, image_size, dtype=torch.uint8) if out is None else out
+    attempts, place, flip = parameters.crop_attempts[row], parameters.crop_place[row], parameters.flip[row]
+    _crop(_interleaved(image), attempts, place, flip, view.numpy())
+    return view
+
+
+def _interleaved(image: Tensor) -> NDArray[np.uint8]:
+    """(height, width, 3), as decoders leave images: only others are copied."""
+    pixels: NDArray[np.uint8] = image.permute(1, 2, 0).contiguous().numpy()
+    return pixels
+
+
+@compiled
+def _crop(image, attempts, place, flip, out):  # type: ignore[no-untyped-def]
+    top, left, height, width = _crop_box(attempts, place, image.shape[0], image.shape[1])
+    geometry.crop_and_resize(image, top, left, height, width, flip, out)
+
+
+@compiled
+def _view(image, attempts, place, flip, out, color, order, factors, affine, mix, grayscale, sigma, taps, solarize):  # type: ignore[no-untyped-def]
+    _crop(image, attempts, place, flip, out)
+    _color(out, color, order, factors, affine, mix, grayscale, sigma, taps, solarize)
+
+
+@compiled
+def _color(image, color, order, factors, affine, mix, grayscale, sigma, taps, solarize):  # type: ignore[no-untyped-def]
+    planes = image.reshape(3, -1)
+    if color and affine:
+        colors.mix_colors(planes, mix)
+    elif color:
+        for index in order:
+            factor = factors[index]
+            if index == 0 and factor != 1:
+                colors.adjust_brightness(planes, factor)
+            if index == 1 and factor != 1:
+                colors.adjust_contrast(planes, factor)
+            if index == 2 and factor != 1:
+                colors.adjust_saturation(planes, factor)
+            if index == 3 and factor != 0:
+                colors.adjust_hue(planes, factor)
+    if grayscale:
+        colors.to_grayscale(planes)
+    if sigma > 0 and taps > 1:
+        blur.gaussian_blur(image, sigma, taps)
+    if solarize:
+        colors.solarize(planes, 128)

@@ -1,0 +1,157 @@
+"""The sidecar of a .beton file, FILE.json: checksums, names of the classes, and how the file was written.
+
+ffcv's format has no checksum: a cut or damaged file would be read as wrong pixels. The sidecar holds the SHA-256 of
+each block of the file, and of all but its payloads, and the CRC-32 of each payload, so that every read is checked.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simclr_dist.data.sources.beton.format import JPEG, RAW, Table, refused
+from simclr_dist.errors import UserError, first_line
+
+VERSION = 1
+BLOCK_BYTES = 64 << 20
+_READ_BYTES = 1 << 20
+_DIGEST_BYTES = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sidecar:
+    """What is known of a .beton file."""
+
+    file_bytes: int
+    table_sha256: str
+    blocks: list[bytes]
+    """SHA-256 of each block of BLOCK_BYTES, the last one shorter."""
+    crcs: NDArray[np.uint32]
+    """CRC-32 (zlib) of each payload."""
+    classes: list[str]
+    facts: dict[str, Any]
+    """For people: number of images, smallest and largest sides, how it was written."""
+
+    def content_sha256(self) -> str:
+        """Of the whole file, by its blocks."""
+        return hashlib.sha256(b"".join(self.blocks)).hexdigest()
+
+
+def path_of(beton: Path) -> Path:
+    """Where the sidecar of a file stands."""
+    return Path(f"{beton}.json")
+
+
+def describe(path: Path, table: Table, classes: list[str], written: dict[str, Any]) -> Sidecar:
+    """The sidecar of a file as it is now, read once from its beginning to its end.
+
+    Raises:
+        UserError: a payload is no JPEG, or not the raw pixels that its metadata says.
+        OSError: as the file system says.
+    """
+    areas = 3 * table.widths.astype(np.int64) * table.heights
+    if not np.isin(table.modes, (JPEG, RAW)).all() or (areas != table.sizes)[table.modes == RAW].any():
+        raise refused(path, "damaged: the metadata has images of unknown mode or of another size than their payload")
+    blocks, crcs = [], np.zeros(len(table), dtype=np.uint32)
+    order = np.argsort(table.pointers, kind="stable")
+    # Block by block, so that a payload is still in the system's cache when its turn comes.
+    ends = np.searchsorted(table.pointers[order], np.arange(1, -(-table.file_bytes // BLOCK_BYTES) + 1) * BLOCK_BYTES)
+    with path.open("rb") as file:
+        for number, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+            blocks.append(block_digest(file.fileno(), number))
+            for sample in order[start:end]:
+                payload = os.pread(file.fileno(), int(table.sizes[sample]), int(table.pointers[sample]))
+                if table.modes[sample] == JPEG and payload[:2] != b"\xff\xd8":
+                    raise refused(path, f"damaged: image {sample} is no JPEG")
+                crcs[sample] = zlib.crc32(payload)
+    widths, heights = table.widths, table.heights
+    facts = {
+        "images": len(table),
+        "labelled": table.labels is not None,
+        "jpegs": int((table.modes == JPEG).sum()),
+        "widths": [int(widths.min()), int(widths.max())],
+        "heights": [int(heights.min()), int(heights.max())],
+        "written": written,
+    }
+    return Sidecar(
+        file_bytes=table.file_bytes, table_sha256=table.sha256, blocks=blocks, crcs=crcs, classes=classes, facts=facts
+    )
+
+
+def encode_sidecar(sidecar: Sidecar) -> bytes:
+    """The content of the sidecar's file: JSON, what people read first, a checksum of all of it last."""
+    content = {
+        "format": VERSION,
+        "file_bytes": sidecar.file_bytes,
+        **sidecar.facts,
+        "classes": sidecar.classes,
+        "table_sha256": sidecar.table_sha256,
+        "blocks_sha256": _text(b"".join(sidecar.blocks)),
+        "crc32": _text(sidecar.crcs.astype("<u4").tobytes()),
+    }
+    lines = [
+        f" {json.dumps(key)}: {json.dumps(value)}" for key, value in {**content, "sha256": _digest(content)}.items()
+    ]
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+
+
+def load_sidecar(beton: Path) -> Sidecar:
+    """The sidecar of a file.
+
+    Raises:
+        UserError: it is missing, damaged, or of a newer version.
+    """
+    path = path_of(beton)
+    try:
+        content = json.loads(path.read_bytes())
+        if content["format"] > VERSION:
+            raise UserError(f"{path}: written by a newer simclr_dist (format {content['format']}); update to read it")
+        if content.pop("sha256") != _digest(content):
+            raise ValueError("its checksum does not match its contents")
+        digests = base64.b64decode(content.pop("blocks_sha256"))
+        return Sidecar(
+            file_bytes=content.pop("file_bytes"),
+            table_sha256=content.pop("table_sha256"),
+            blocks=[digests[at : at + _DIGEST_BYTES] for at in range(0, len(digests), _DIGEST_BYTES)],
+            crcs=np.frombuffer(base64.b64decode(content.pop("crc32")), dtype="<u4").astype(np.uint32),
+            classes=content.pop("classes"),
+            facts={key: value for key, value in content.items() if key != "format"},
+        )
+    except FileNotFoundError as error:
+        if not beton.is_file():
+            raise UserError(f"{beton}: no such file; give a .beton file") from error
+        raise UserError(
+            f"{beton}: has no sidecar {path.name}; bring it, or trust the file with: simclr-dist data seal {beton}"
+        ) from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}; check its permissions") from error
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: a damaged sidecar ({first_line(error)}); bring it again, or write the file again with: "
+            "simclr-dist data write"
+        ) from error
+
+
+def block_digest(file: int, number: int) -> bytes:
+    """SHA-256 of a block of an open file, given by its descriptor."""
+    digest, end = hashlib.sha256(), (number + 1) * BLOCK_BYTES
+    for at in range(end - BLOCK_BYTES, end, _READ_BYTES):
+        digest.update(os.pread(file, min(_READ_BYTES, end - at), at))
+    return digest.digest()
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _text(content: bytes) -> str:
+    return base64.b64encode(content).decode()

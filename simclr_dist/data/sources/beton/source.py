@@ -1,0 +1,114 @@
+"""Images in a .beton file, every payload checked against its CRC-32 when it is read."""
+
+import os
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from simclr_dist.data.sources.base import BrokenImageError
+from simclr_dist.data.sources.beton.check import check_file
+from simclr_dist.data.sources.beton.format import JPEG, refused
+from simclr_dist.data.sources.decoding import decode_jpeg
+from simclr_dist.errors import UserError
+
+_SPLIT_FILES = ("pretrain.beton", "train.beton", "test.beton")
+
+
+def open_beton(path: Path, split: str) -> "BetonSource":
+    """The file of a split: ``path`` itself, or SPLIT.beton in the folder ``path`` or beside the file ``path``.
+
+    Raises:
+        UserError: there is no such file, or it is refused.
+    """
+    if path.is_file() and split == "pretrain":
+        return BetonSource(path)
+    if not path.is_dir() and not path.is_file():
+        raise UserError(f"recipe.data.path: {path} is not a .beton file, nor a folder of them; give one")
+    folder = path if path.is_dir() else path.parent
+    names = ("pretrain.beton", "train.beton") if split == "pretrain" else (f"{split}.beton",)
+    found = next((folder / name for name in names if (folder / name).is_file()), None)
+    if found is None or (path.is_file() and path.name not in _SPLIT_FILES):
+        raise UserError(
+            f"recipe.data.path: {path} {'is a single file' if path.is_file() else f'has no {names[-1]}'}; split "
+            f"'{split}' is read from {' or '.join(names)} in a folder; write it with: simclr-dist data write CONFIG "
+            f"{folder / names[-1]} --split {names[-1].removesuffix('.beton')}"
+        )
+    return BetonSource(found)
+
+
+class BetonSource:
+    """Images in a .beton file with its sidecar.
+
+    Payloads are read with pread: all processes share the system's cache of the file as with a memory map, but a file
+    that is cut or a disk that fails while it is read is an error, not a signal that kills the process.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open and check a file.
+
+        Raises:
+            UserError: it or its sidecar is missing, damaged, or they do not belong together.
+        """
+        table, sidecar = check_file(path)
+        self.path, self.classes, self.labels = path, sidecar.classes, table.labels
+        self.facts = sidecar.facts
+        self._table, self._crcs = table, sidecar.crcs
+        self._fingerprint = sidecar.content_sha256()
+        self._file: BinaryIO | None = None
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None}
+
+    def name(self, sample: int) -> str:
+        return f"image {sample} of {self.path}"
+
+    def payload(self, sample: int) -> NDArray[np.uint8]:
+        """The bytes of an image as they stand in the file, shape (bytes,).
+
+        Raises:
+            UserError: they are not those that were written, or cannot be read.
+        """
+        if self._file is None:
+            self._file = self._opened()
+        payload = np.empty(self._table.sizes[sample], dtype=np.uint8)
+        try:
+            count = os.preadv(self._file.fileno(), [payload.data], int(self._table.pointers[sample]))
+        except OSError as error:
+            raise UserError(f"{self.name(sample)}: cannot be read: {error.strerror}; check the disk") from error
+        if count != len(payload) or zlib.crc32(payload.data) != self._crcs[sample]:
+            raise refused(self.path, f"image {sample} was damaged after the file was written")
+        return payload
+
+    def read(self, sample: int) -> Tensor:
+        """The image as uint8 of shape (3, height, width), a view of (height, width, 3).
+
+        Raises:
+            BrokenImageError: it was no image when it was written (files of ffcv's own writer).
+            UserError: it was damaged later.
+        """
+        table, payload = self._table, self.payload(sample)
+        shape = (int(table.heights[sample]), int(table.widths[sample]), 3)
+        pixels = decode_jpeg(payload) if table.modes[sample] == JPEG else payload.reshape(shape)
+        if pixels is None or pixels.shape != shape:
+            raise BrokenImageError(f"{self.name(sample)}: no JPEG of {shape[1]} x {shape[0]} pixels")
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    def _opened(self) -> BinaryIO:
+        try:
+            file = self.path.open("rb", buffering=0)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be opened again: {error.strerror}; was it moved?") from error
+        if os.fstat(file.fileno()).st_size != self._table.file_bytes:
+            raise refused(self.path, "another file has taken its place since it was checked")
+        return file

@@ -1,0 +1,1 @@
+"""Who of the processes is lost, and where it was."""

@@ -1,0 +1,1 @@
+"""What watches a run: its numbers, its replicas, its bands."""

@@ -1,0 +1,62 @@
+"""Whether all processes were given the same config, asked before anything else that they do together."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from simclr_dist.config import Config
+from simclr_dist.config.loading import fields_of
+from simclr_dist.distributed.collectives import gather_objects, process_count
+from simclr_dist.distributed.launchers import host_here
+from simclr_dist.errors import agreed_error
+from simclr_dist.run.same_recipe import PLACES
+
+# Of the machine half only what decides which collectives are called: the rest may differ.
+_OF_ALL = (
+    "images_per_chunk",
+    "save_every_steps",
+    "stop_after_failed_saves",
+    "stop_after_steps",
+    "compare_every_steps",
+    "evaluate_every_epochs",
+    "max_broken_image_share",
+)
+
+
+def refuse_other_configs(config: Config) -> None:
+    """Compare the config of all processes: with another one a process would wait for what nobody else does.
+
+    Raises:
+        UserError: on all processes, naming the keys that differ, and on which.
+    """
+    if process_count() == 1:
+        return
+    own: dict[str, Any] = {f"recipe.{key}": value for key, value, _ in fields_of(config.recipe) if key not in PLACES}
+    own |= {f"machine.{key}": getattr(config.machine, key) for key in _OF_ALL}
+    everyone = gather_objects(own, what="the comparison of configs")
+    texts = [str(each) for each in everyone]
+    if len(set(texts)) > 1:
+        raise agreed_error(
+            f"the config of the processes differs{told_names(everyone)}: {groups(texts, gather_objects(host_here()))}. "
+            "Give all processes the same config"
+        )
+
+
+def told_names(everyone: Sequence[dict[str, Any]]) -> str:
+    """In brackets, some of the names whose values are not the same on all processes; "" when all are."""
+    names = [name for name in everyone[0] if len({str(each.get(name)) for each in everyone}) > 1]
+    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+    return f" ({', '.join(names[:2])}{more})" if names else ""
+
+
+def groups(values: Sequence[Any], hosts: Sequence[str]) -> str:
+    """Which processes stand alone against the majority, or which stand against each other."""
+    of_value: dict[Any, list[int]] = {}
+    for rank, value in enumerate(values):
+        of_value.setdefault(value, []).append(rank)
+    most, count = Counter(values).most_common(1)[0]
+    if 2 * count > len(values):
+        odd = [f"{rank} on {hosts[rank]}" for rank, value in enumerate(values) if value != most]
+        return f"process {', '.join(odd)} against the other {count}"
+    sides = (", ".join(f"{rank} on {hosts[rank]}" for rank in ranks) for ranks in of_value.values())
+    return f"processes disagree: {' | '.join(sides)}"

@@ -1,0 +1,77 @@
+"""What a run shows while it goes: a bar on a terminal, a line now and then elsewhere; the metrics log beside."""
+
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from simclr_dist.log import log
+from simclr_dist.run.metrics_log import MetricsLog, write_facts
+
+_LINE_EVERY_SECONDS = 10.0
+
+
+class Reporter:
+    """Where the numbers of a step go: the metrics log, and a bar on a terminal or a line every ten seconds elsewhere.
+
+    One process of the run reports (``active``); the others' calls do nothing.
+    """
+
+    def __init__(self, run_dir: Path, steps_done: int, total_steps: int, *, active: bool) -> None:
+        self.total, self._first, self._active = total_steps, steps_done, active
+        self._started = self._last_line = time.monotonic()
+        self._bar = None
+        if active:
+            self._metrics = MetricsLog(run_dir, steps_done)
+            write_facts(run_dir, {"total_steps": total_steps})
+            if sys.stderr.isatty():
+                self._bar = tqdm(total=total_steps, initial=steps_done, unit="step")
+
+    def __enter__(self) -> "Reporter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        if self._active:
+            self._metrics.close()
+
+    def step(self, values: dict[str, float]) -> None:
+        """The values of the step just done."""
+        if not self._active:
+            return
+        self._metrics.write(values)
+        text = (
+            f"loss {values['loss']:.4f}  top-1 {100 * values['contrastive_top1']:.1f} %  "
+            f"{values['images_per_second']:.0f} images/s"
+        )
+        looks = "  ".join(f"{key} {100 * value:.1f} %" for key, value in values.items() if key.startswith("online_"))
+        if looks:
+            log.info("step %d of %d  %s", int(values["step"]), self.total, looks)
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update()
+            return
+        now, step = time.monotonic(), int(values["step"])
+        if now - self._last_line >= _LINE_EVERY_SECONDS or step == self.total:
+            left = (now - self._started) / (step - self._first) * (self.total - step)
+            log.info("step %d of %d  %s  %s left", step, self.total, text, duration(left))
+            self._last_line = now
+
+    def sync(self) -> None:
+        """Bring all numbers to the disk. Another thread than the one that tells the steps may call this.
+
+        Raises:
+            OSError: as the file system says.
+        """
+        if self._active:
+            self._metrics.sync()
+
+
+def duration(seconds: float) -> str:
+    """2 h 05 min, 3 min 20 s, 12 s."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,176 @@
+"""The folder of a run: it belongs to one recipe, and starting the run again goes on from its newest checkpoint."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from simclr_dist.config import Config, to_dict, to_yaml
+from simclr_dist.data.sources.base import ImageSource
+from simclr_dist.distributed.agreement import decided_by_first
+from simclr_dist.distributed.collectives import process_rank
+from simclr_dist.errors import UserError
+from simclr_dist.log import log, log_to
+from simclr_dist.run import checkpoint
+from simclr_dist.run.lock import RunLock
+from simclr_dist.run.same_recipe import differences, refuse_other
+from simclr_dist.run.writer import Saver
+from simclr_dist.storage.atomic import write_atomically
+
+# Whatever else a checkpoint of an earlier version lacks is as at the start.
+_REQUIRED = ("model", "optimizer", "scaler", "recipe", "images")
+# Between attempts at a save that the run cannot end without.
+_SECONDS_BETWEEN_ATTEMPTS = 5.0
+
+
+class RunFolder:
+    """Restores and saves the state of a run. Every process makes one and calls the same methods; rank 0 writes."""
+
+    def __init__(self, config: Config, source: ImageSource, lock: RunLock | None = None) -> None:
+        """Make the folder, take its lock (None: nobody else is at it) and start its log.
+
+        Raises:
+            UserError: it cannot be written, or another process is at the run.
+        """
+        self.path = Path(config.machine.run_dir).expanduser()
+        self.lock = lock or RunLock(self.path)
+        self.config = config
+        self.images = {"count": len(source), "fingerprint": source.fingerprint()}
+        self._saver = Saver(self.checkpoints, config.machine.keep_checkpoints, saved_step=None)
+        decided_by_first(self._make)
+        if lock:
+            lock.take()
+        decided_by_first(self._open)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def _make(self) -> None:
+        with self._told():
+            self.path.mkdir(parents=True, exist_ok=True)
+
+    def _open(self) -> None:
+        with self._told():
+            log_to(self.path)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._cannot_be_written(error) from error
+
+    def restore(self, state_of: dict[str, Any]) -> int:
+        """Load the newest intact checkpoint into the objects of ``state_of`` (name -> module, optimizer, ...).
+
+        Returns:
+            the steps done; 0 when there is no checkpoint.
+
+        Raises:
+            UserError: the checkpoint is of another recipe or other images, or all checkpoints are damaged.
+        """
+        path = decided_by_first(self._newest)
+        if path is None:
+            return 0
+        state = checkpoint.load_shared(path)
+        for name, target in state_of.items():
+            if name in state or name in _REQUIRED:
+                target.load_state_dict(state[name])
+        steps_done = self._saver.saved_step = int(state["step"])
+        return steps_done
+
+    def begin_save(self, state_of: dict[str, Any], steps_done: int, before_naming: Callable[[], None]) -> None:
+        """Have a checkpoint of ``steps_done`` written while the run goes on; the call takes as long as a copy.
+
+        ``before_naming`` is called in the writer's thread, as in :func:`checkpoint.write`.
+        """
+        if process_rank() == 0:
+            state = {name: target.state_dict() for name, target in state_of.items()}
+            state |= {"recipe": to_dict(self.config.recipe), "images": self.images}
+
+            def check() -> None:
+                before_naming()
+                self.lock.check()  # the last thing before the file has its name
+
+            self._saver.begin(state, steps_done, check)
+
+    @property
+    def failed_saves(self) -> int:
+        """How many failed since the last good one; known to rank 0 alone, 0 elsewhere."""
+        return self._saver.failed
+
+    def check_saves(self, failed: float) -> None:
+        """End the run when so many saves failed; all processes give the same number.
+
+        Raises:
+            UserError: they are machine.stop_after_failed_saves.
+        """
+        if failed >= self.config.machine.stop_after_failed_saves:
+            decided_by_first(self._give_up)
+
+    def finish_save(self, state_of: dict[str, Any], steps_done: int, before_naming: Callable[[], None]) -> None:
+        """Return when a checkpoint of ``steps_done`` is there; all processes wait for it.
+
+        Raises:
+            UserError: machine.stop_after_failed_saves attempts failed, those before this call included.
+        """
+
+        def settle() -> None:
+            self._saver.wait()
+            pause = 0.0
+            while self._saver.saved_step != steps_done:
+                if self._saver.failed >= self.config.machine.stop_after_failed_saves:
+                    self._give_up()
+                self.lock.check()
+                time.sleep(pause)
+                pause = _SECONDS_BETWEEN_ATTEMPTS
+                self.begin_save(state_of, steps_done, before_naming)
+                self._saver.wait()
+
+        decided_by_first(settle)
+
+    def close(self) -> None:
+        """Wait for the save under way."""
+        self._saver.wait()
+
+    def last_checkpoint(self) -> str:
+        """The newest checkpoint, in words for a message; only rank 0 knows."""
+        self._saver.wait()
+        return self._saver.last_good()
+
+    def _give_up(self) -> None:
+        raise UserError(
+            f"machine.run_dir: {self._saver.failed} saves to {self.checkpoints} failed one after another, the last "
+            f"because: {self._saver.reason}; make room, then start again: {self._saver.last_good()}"
+        )
+
+    def _newest(self) -> Path | None:
+        """On rank 0: the checkpoint to load, after checking that it is this recipe's; damaged ones are set aside."""
+        path, state, complaints = checkpoint.load_newest(self.checkpoints)
+        if path is None and complaints:
+            raise UserError(f"no intact checkpoint: {'; '.join(complaints)}; choose another machine.run_dir")
+        for complaint in complaints:
+            log.warning("damaged checkpoint set aside: %s", complaint)
+        if path is not None:
+            if missing := [name for name in _REQUIRED if name not in state]:
+                raise UserError(
+                    f"{path}: not of a pretraining run, as it holds no {' and no '.join(missing)}; choose another "
+                    "machine.run_dir"
+                )
+            self._refuse_other(path, state["recipe"], state["images"])
+        try:
+            write_atomically(self.path / "config.yaml", to_yaml(self.config).encode())
+        except OSError as error:
+            raise self._cannot_be_written(error) from error
+        return path
+
+    def _cannot_be_written(self, error: OSError) -> UserError:
+        return UserError(f"machine.run_dir: {self.path} cannot be written: {error.strerror}")
+
+    def _refuse_other(self, path: Path, recipe: dict[str, Any], images: dict[str, Any]) -> None:
+        differing = differences(recipe, self.config.recipe)
+        if not differing and images != self.images:
+            differing = [f"the images differ ({images['count']} there, {self.images['count']} here, or other ones)"]
+        refuse_other(path, differing)

@@ -1,0 +1,120 @@
+"""What a run tells: metrics.jsonl and TensorBoard for every step, a progress bar on a terminal, lines in a log."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from simclr_dist.errors import UserError
+from simclr_dist.log import log
+from simclr_dist.run.tensorboard import open_events, scalars
+from simclr_dist.storage.appended_file import AppendedFile
+from simclr_dist.storage.atomic import write_atomically
+
+
+class MetricsLog:
+    """metrics.jsonl (one object a step) and TensorBoard, going on without gaps or repeats after a restart.
+
+    What a full disk does not take waits in memory until there is room.
+    """
+
+    def __init__(self, run_dir: Path, steps_done: int) -> None:
+        """Drop what a previous process wrote after the checkpoint of ``steps_done``: those steps come again.
+
+        Raises:
+            UserError: the disk is full or cannot be written.
+        """
+        self.path = run_dir / "metrics.jsonl"
+        written = read_metrics(self.path)
+        lines = [line for line in written if line["step"] <= steps_done]
+        if len(lines) < len(written):
+            log.info("the %d steps after the newest checkpoint are done again", len(written) - len(lines))
+        try:
+            write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+            self._lines = AppendedFile(self.path)
+            self._events = open_events(run_dir / "tensorboard", purge_step=steps_done + 1)
+        except OSError as error:
+            raise self._cannot_be_written(error) from error
+        self._waits = False
+
+    def write(self, values: dict[str, float]) -> None:
+        """One step's values; numbers that are not finite become null.
+
+        Raises:
+            UserError: the disk has been full or gone for so long that no more can be held.
+        """
+        finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
+        numbers = {key: value for key, value in values.items() if key not in ("step", "epoch")}
+        try:
+            refused = self._lines.write((json.dumps(finite) + "\n").encode())
+            refused = self._events.write(scalars(int(values["step"]), numbers)) or refused
+        except OSError as error:
+            raise self._cannot_be_written(error) from error
+        if refused and not self._waits:
+            log.warning("%s: %s; the metrics wait in memory until there is room", self.path, refused.strerror)
+        self._waits = refused is not None
+
+    def sync(self) -> None:
+        """Bring everything to the disk; done before a checkpoint gets its name, so that its steps are never missing.
+
+        Raises:
+            OSError: as the file system says.
+        """
+        self._lines.sync()
+        self._events.sync()
+
+    def close(self) -> None:
+        self._lines.close()
+        self._events.close()
+
+    def _cannot_be_written(self, error: OSError) -> UserError:
+        return UserError(
+            f"machine.run_dir: {self.path.parent} cannot be written: {error.strerror}; make room, then start again to "
+            "go on from the last checkpoint"
+        )
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The lines of a metrics.jsonl, without the half-written last line that a kill may leave; [] when missing."""
+    lines = []
+    if path.exists():
+        for text in path.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                break
+    return lines
+
+
+def last_metrics(path: Path) -> dict[str, float]:
+    """The values of the newest step, without reading the steps before; {} when there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 16384))
+            lines = file.read().split(b"\n")[:-1]
+        found: dict[str, float] = json.loads(lines[-1])
+    except (OSError, IndexError, ValueError):
+        return {}
+    return found
+
+
+def write_facts(run_dir: Path, facts: dict[str, int]) -> None:
+    """Keep what the metrics do not say, such as ``total_steps``, in run.json."""
+    write_atomically(run_dir / "run.json", json.dumps(facts).encode())
+
+
+def read_facts(run_dir: Path) -> dict[str, int]:
+    """What :func:`write_facts` wrote; {} when nothing did yet."""
+    try:
+        facts: dict[str, int] = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts
+
+
+def write_record(path: Path, record: Any) -> None:
+    """Write a run's record of something as JSON. A run is worth more than that: a full disk is a warning."""
+    try:
+        write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
+    except OSError as error:
+        log.warning("%s cannot be written: %s; the run goes on", path, error.strerror)

@@ -1,0 +1,60 @@
+"""A run folder belongs to one recipe: where the one that stands there is another than the one given."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from simclr_dist.config import Recipe
+from simclr_dist.config.anomalies import may_change
+from simclr_dist.config.loading import fields_of
+from simclr_dist.errors import UserError
+from simclr_dist.run import checkpoint
+
+PLACES = ("data.path",)
+"""Keys that say where the images are, which may be another place on another host or after a restart. What they are is
+compared by count and fingerprint."""
+
+
+def differences(stored: dict[str, Any], recipe: Recipe) -> list[str]:
+    """In words, each value of the recipe ``stored`` (nested keys, as in a file) that does not go on as ``recipe``.
+
+    A key that the stored recipe does not know yet counts as its default.
+    """
+    found = []
+    defaults = {key: value for key, value, _ in fields_of(Recipe())}
+    for key, here, _ in fields_of(recipe):
+        there: Any = stored
+        for part in key.split("."):
+            there = there.get(part, defaults[key]) if isinstance(there, dict) else defaults[key]
+        group, _, name = key.partition(".")
+        goes_on = key in PLACES or (group == "anomalies" and may_change(name, there, here))
+        if there != here and not goes_on:
+            found.append(f"recipe.{key} is {there!r} there and {here!r} here")
+    return found
+
+
+def refuse_other(where: Path, differing: list[str]) -> None:
+    """Raise a UserError that names what differs between ``where`` and here, if anything does."""
+    if differing:
+        raise UserError(
+            f"machine.run_dir: {where} is of another recipe: {'; '.join(differing)}; "
+            "choose another machine.run_dir, or restore the recipe"
+        )
+
+
+def refuse_folder_of_other(run_dir: Path, recipe: Recipe) -> None:
+    """The same of a folder with checkpoints, by its config.yaml alone: no checkpoint is read, and so none is judged.
+
+    Raises:
+        UserError: the run that stands there has another recipe.
+    """
+    path = run_dir / "config.yaml"
+    if not checkpoint.by_age(run_dir / "checkpoints"):
+        return  # nothing was computed there yet
+    try:
+        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return  # the job reads the checkpoint itself, and will tell
+    if isinstance(stored, dict) and isinstance(stored.get("recipe"), dict):
+        refuse_other(path, differences(stored["recipe"], recipe))

@@ -1,0 +1,1 @@
+"""Files that survive a kill and a full disk."""

@@ -1,0 +1,1 @@
+"""A run: its loop, one step of it, the gradients of a step."""

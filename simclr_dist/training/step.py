@@ -1,0 +1,179 @@
+"""One step of the recipe: gradients, a look at the numbers, and the update, or what the recipe does instead."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from simclr_dist.config import Config
+from simclr_dist.data.loading.batches import VIEWS
+from simclr_dist.distributed.data_parallel import data_parallel, settle_buckets
+from simclr_dist.distributed.processes import Processes
+from simclr_dist.guards.anomalies import GO_BACK, STOP, Anomaly, AnomalyWatch
+from simclr_dist.guards.nonfinite import NumericsWatch
+from simclr_dist.guards.rollback import Anchor
+from simclr_dist.methods.build import build_method
+from simclr_dist.models.batch_norm import average_running_statistics
+from simclr_dist.models.precision import AUTOCAST
+from simclr_dist.models.statistics_group import divide_batch_norm
+from simclr_dist.optim import make_optimizer
+from simclr_dist.optim.schedule import Schedule
+from simclr_dist.run.finite import first_not_finite
+from simclr_dist.training.gradients import compute_gradients
+
+
+class StoppedByAnomalyError(Exception):
+    """The recipe stops at numbers like these; all processes raise it, and the state is that before the step."""
+
+
+class TrainingStep:
+    """The method, its optimizer and everything else that a step changes. All processes call the same methods."""
+
+    def __init__(
+        self,
+        config: Config,
+        processes: Processes,
+        device: torch.device,
+        schedule: Schedule,
+        steps_per_epoch: int,
+        anomalies: AnomalyWatch,
+    ) -> None:
+        """In the state before the first step; call :meth:`make_parallel` before it."""
+        recipe, machine = config.recipe, config.machine
+        self.config, self.device, self.schedule, self.anomalies = config, device, schedule, anomalies
+        batch = recipe.global_batch_images
+        self.local_images = batch // processes.count
+        statistics = divide_batch_norm(
+            recipe.batch_norm_group_images, batch, processes.count, chunk_images=machine.images_per_chunk
+        )
+        self.method = build_method(recipe, statistics, machine.recompute).to(
+            device, dtype=torch.float64 if machine.precision == "float64" else torch.float32
+        )
+        if machine.channels_last:
+            self.method.to(memory_format=torch.channels_last)
+        self.optimizer = make_optimizer(self.method, recipe.optimizer)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=machine.precision == "float16")
+        self.anchor = None
+        if recipe.anomalies.needs_anchor:
+            self.anchor = Anchor(self.trained, recipe.anomalies.anchor_every_steps or steps_per_epoch)
+        self.parallel: nn.Module = self.method
+        self._buffers = list(self.method.buffers())
+        self._buffers_before = [buffer.clone() for buffer in self._buffers]
+
+    @property
+    def trained(self) -> dict[str, Any]:
+        """What an update changes, by its name in a checkpoint."""
+        return {"model": self.method, "optimizer": self.optimizer, "scaler": self.scaler}
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Everything that a checkpoint holds of the steps done."""
+        anchor = {"anchor": self.anchor} if self.anchor else {}
+        return self.trained | {"anomalies": self.anomalies} | anchor
+
+    def make_parallel(self) -> None:
+        """Compile and join the processes, once the state is restored."""
+        recipe, machine = self.config.recipe, self.config.machine
+        if machine.compile and not machine.debug_numerics:  # inside what is compiled no layer can be looked at
+            self.method.encoder.compile()
+            self.method.projection.compile()
+        self.parallel = data_parallel(self.method, self.device)
+        side = recipe.data.image_size
+        blank = torch.zeros(self.local_images, VIEWS, 3, side, side, dtype=torch.uint8)
+        settle_buckets(self.parallel, lambda: self.compute_gradients(blank))
+
+    def __call__(self, images: Tensor, steps_done: int) -> dict[str, float]:
+        """One step on this process's share of the global batch, uint8 (local images, views, 3, h, w); its metrics.
+
+        Raises:
+            StoppedByAnomalyError: the numbers are such that the recipe stops; nothing is changed.
+        """
+        if self.anchor and self.anomalies.is_healthy:
+            self.anchor.take_when_due(steps_done)
+        torch._foreach_copy_(self._buffers_before, self._buffers)
+        watch = NumericsWatch(self.method) if self.config.machine.debug_numerics else None
+        outputs = self._watched(watch, images) if watch else self.compute_gradients(images)
+        self.scaler.unscale_(self.optimizer)
+        values = _numbers(outputs | {"gradient_norm": self._gradient_norm()})
+        overflows = not math.isfinite(values["gradient_norm"]) and self._scale_will_fall()
+        anomaly = self.anomalies.judge(steps_done + 1, values, overflow_is_normal=overflows)
+        if anomaly and anomaly.value is None:
+            values = dict.fromkeys(values, math.nan)  # by comparisons with NaN every positive would be the most similar
+        values["learning_rate"] = self.schedule(steps_done)
+        if anomaly:
+            values |= self._instead_of_update(anomaly, images, watch)
+        else:
+            for group in self.optimizer.param_groups:
+                group["lr"] = values["learning_rate"]
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        if not anomaly and self.config.recipe.batch_norm_group_images:
+            average_running_statistics(self.method)
+        return values
+
+    def compute_gradients(self, images: Tensor) -> dict[str, Tensor]:
+        """Forward and backward pass; the gradients, averaged over processes, stand in the parameters."""
+        return compute_gradients(
+            self.method,
+            self.parallel,
+            images.to(self.device, non_blocking=True),
+            chunk_images=self.config.machine.images_per_chunk,
+            autocast=AUTOCAST.get(self.config.machine.precision),
+            scaler=self.scaler,
+        )
+
+    def is_finite(self) -> bool:
+        """Whether weights and running statistics are."""
+        return first_not_finite(self.method.state_dict()) is None
+
+    def _instead_of_update(self, anomaly: Anomaly, images: Tensor, watch: NumericsWatch | None) -> dict[str, float]:
+        """Leave no trace of the pass, and do as the recipe says; what the metrics tell of it.
+
+        Raises:
+            StoppedByAnomalyError: the recipe stops.
+        """
+        where = self._where(images, watch) if anomaly.value is None else ""
+        torch._foreach_copy_(self._buffers, self._buffers_before)
+        self.anomalies.answered(anomaly, where)
+        if anomaly.action == STOP:
+            self.optimizer.zero_grad()
+            raise StoppedByAnomalyError(anomaly.sentence(where))
+        if anomaly.action == GO_BACK:
+            assert self.anchor is not None
+            return {"returned_to_step": float(self.anchor.go_back())}
+        return {"skipped": 1.0}
+
+    def _where(self, images: Tensor, watch: NumericsWatch | None) -> str:
+        """The layer where a step's numbers went wrong; without ``watch`` of that step it is computed again."""
+        if watch is None:
+            self.optimizer.zero_grad()
+            watch = NumericsWatch(self.method)
+            # The layers inside what is compiled call no hooks.
+            with torch.compiler.set_stance("force_eager"):
+                outputs = self._watched(watch, images)
+            values = _numbers({"loss": outputs["loss"], "gradient_norm": self._gradient_norm()})
+            if all(map(math.isfinite, values.values())):
+                return (
+                    "computed again, the same step is finite: a memory or GPU may be faulty (simclr-dist doctor), or a "
+                    "kernel is not deterministic"
+                )
+        return watch.told() or "every layer's output and gradient is finite: the loss or the gradient's norm overflows"
+
+    def _watched(self, watch: NumericsWatch, images: Tensor) -> dict[str, Tensor]:
+        with watch:
+            return self.compute_gradients(images)
+
+    def _gradient_norm(self) -> Tensor:
+        return nn.utils.get_total_norm([p.grad for p in self.method.parameters() if p.grad is not None])
+
+    def _scale_will_fall(self) -> bool:
+        """Whether gradient scaling answers an overflow by itself; at a scale of 1 it is not the scale's fault."""
+        return self.scaler.is_enabled() and self.scaler.get_scale() > 1
+
+
+def _numbers(values: dict[str, Tensor]) -> dict[str, float]:
+    """All scalars in one transfer from the device."""
+    stacked = torch.stack([value.detach().to(torch.float64) for value in values.values()])
+    return dict(zip(values, stacked.tolist(), strict=True))

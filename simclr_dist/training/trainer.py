@@ -1,0 +1,188 @@
+"""The training loop. It knows no particular method: a module that maps views to a dict with a ``loss`` will do."""
+
+import time
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from simclr_dist.config import Config
+from simclr_dist.data.loading.batches import Batch, build_batches
+from simclr_dist.data.loading.broken import BrokenImages
+from simclr_dist.data.loading.order import build_order
+from simclr_dist.data.loading.workers import load_steps
+from simclr_dist.data.rendering.device_ import render_colors
+from simclr_dist.data.sources.named import open_source
+from simclr_dist.distributed.agreement import all_or_none
+from simclr_dist.distributed.collectives import gather_objects, maximum
+from simclr_dist.distributed.processes import Processes, choose_device, process_group, set_kernels, worker_count
+from simclr_dist.distributed.watchdog.progress import begin_step
+from simclr_dist.errors import agreed_error
+from simclr_dist.evaluation.online import OnlineEvaluation
+from simclr_dist.guards.anomalies import AnomalyWatch
+from simclr_dist.guards.health_bands import HealthCheck
+from simclr_dist.guards.replicas import DriftCheck
+from simclr_dist.guards.same_config import refuse_other_configs
+from simclr_dist.log import log
+from simclr_dist.optim.schedule import build_schedule
+from simclr_dist.run.console import Reporter
+from simclr_dist.run.folder import RunFolder
+from simclr_dist.run.lock import RunLock
+from simclr_dist.stop_signals import StopSignals
+from simclr_dist.training.preflight import check_machine
+from simclr_dist.training.step import StoppedByAnomalyError, TrainingStep
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call of :func:`pretrain` ended."""
+
+    steps_done: int
+    total_steps: int
+    signal: int | None = None
+    """The signal that stopped it, if one did."""
+
+
+def pretrain(config: Config, processes: Processes, job_has_ended: Callable[[str], bool] = lambda job: False) -> Outcome:
+    """Run, or go on with, the run in machine.run_dir; every process of the run calls this.
+
+    ``job_has_ended`` says of a SLURM job that holds the run folder whether it is known to be over.
+
+    Raises:
+        UserError: the machine cannot compute the recipe, the data cannot be read, the folder is in use or holds
+            another recipe's run, too many images are broken, the loss is not finite.
+    """
+    check_machine(config, processes.count)
+    device = choose_device(config.machine.device, processes.local_rank)
+    set_kernels(config.machine.threads_per_process, config.machine.deterministic, processes.local_count)
+    with (
+        StopSignals() as stop,
+        process_group(processes, device, config.machine.collective_timeout_seconds),
+        RunLock(config.machine.run_dir, job_has_ended) as lock,
+    ):
+        return Trainer(config, processes, device, lock).train(stop)
+
+
+class Trainer:
+    """A run: its objects, restored from the newest checkpoint of the run folder, and the loop over its steps."""
+
+    def __init__(self, config: Config, processes: Processes, device: torch.device, lock: RunLock | None = None) -> None:
+        recipe, machine = config.recipe, config.machine
+        self.config, self.processes, self.device = config, processes, device
+        refuse_other_configs(config)
+        with all_or_none():
+            self.source = open_source(recipe.data)
+            self.order = build_order(recipe, len(self.source))
+            self.online = OnlineEvaluation(recipe, machine.evaluate_every_epochs, self.order.steps_per_epoch, device)
+        self.folder = RunFolder(config, self.source, lock)
+        self.schedule = build_schedule(recipe, self.order)
+        steps = (self.schedule.total_steps, self.order.steps_per_epoch)
+        self.health = HealthCheck(self.folder.path, config.health, *steps, active=processes.is_first)
+        anomalies = AnomalyWatch(
+            recipe.anomalies, self.folder.path, self.schedule.warmup_steps, active=processes.is_first
+        )
+        self.step = TrainingStep(config, processes, device, self.schedule, self.order.steps_per_epoch, anomalies)
+        self.steps_done = self.folder.restore(self.step.state)
+        self.drift = DriftCheck(
+            machine.compare_every_steps, self.order, self.folder.images, self.step.method, self.step.optimizer
+        )
+        # Before DDP gives all processes rank 0's weights, which would hide that theirs differ.
+        self.drift.begin(self.steps_done, self.folder.last_checkpoint)
+        self.step.make_parallel()
+
+    def train(self, stop: StopSignals) -> Outcome:
+        """Walk the steps that are left; save as asked, at the end, and when stopped."""
+        machine, total = self.config.machine, self.schedule.total_steps
+        until = min(total, machine.stop_after_steps or total)
+        broken = BrokenImages(self.folder.path, len(self.source), machine.max_broken_image_share)
+        signal = 0
+        if self.processes.is_first:
+            log.info("step %d of %d, %d processes, %s", self.steps_done, total, self.processes.count, self.device.type)
+            if machine.compile and machine.debug_numerics:
+                log.warning("machine.compile: nothing is compiled, as machine.debug_numerics looks at every layer")
+        with (
+            closing(self._loader(until)) as batches,
+            Reporter(self.folder.path, self.steps_done, total, active=self.processes.is_first) as reporter,
+            closing(self.folder),
+        ):
+            self.step.anomalies.begin()
+            self.health.begin(self.steps_done, self.online.every_steps)
+            while self.steps_done < until and not signal:
+                begin_step(self.steps_done + 1)
+                started = time.perf_counter()
+                batch = next(batches)
+                waited = time.perf_counter() - started
+                # One small collective: was anyone told to stop, is an image broken, how long did the slowest wait, how
+                # many saves failed, has another process taken the run over.
+                folder = self.folder
+                own = [stop.received or 0, len(batch.broken), waited, folder.failed_saves, float(folder.lock.is_lost)]
+                facts = maximum(own, self.device)
+                signal = int(facts[0])
+                if facts[4]:
+                    raise agreed_error(folder.lock.loss())
+                folder.check_saves(facts[3])
+                if facts[1]:
+                    self._note(broken, batch, reporter)
+                try:
+                    values = self.train_step(self._views(batch))
+                except StoppedByAnomalyError as stopped:
+                    self._stop(str(stopped), reporter)
+                self.steps_done += 1
+                self.drift.after_step(self.steps_done, self.folder.last_checkpoint)
+                progress = self._progress(values, time.perf_counter() - started, waited=facts[2])
+                reporter.step(progress | self.online.after_step(self.steps_done, self.step.method.encoder))
+                self.health.after_step(self.steps_done)
+                if self.steps_done % machine.save_every_steps == 0:
+                    self.drift.compare(self.steps_done, self.folder.last_checkpoint)
+                    self.folder.begin_save(self.step.state, self.steps_done, reporter.sync)
+            self.drift.compare(self.steps_done, self.folder.last_checkpoint)
+            self.folder.finish_save(self.step.state, self.steps_done, reporter.sync)
+            if self.processes.is_first:
+                broken.tell_count()
+        return Outcome(self.steps_done, total, signal)
+
+    def train_step(self, images: Tensor) -> dict[str, float]:
+        """The next step of the recipe, as :class:`TrainingStep` does it."""
+        return self.step(images, self.steps_done)
+
+    def _loader(self, until: int) -> Generator[Batch, None, None]:
+        processes, machine = self.processes, self.config.machine
+        batches = build_batches(self.config, self.source, self.order, processes.rank, processes.count)
+        return load_steps(
+            batches,
+            range(self.steps_done, until),
+            workers=worker_count(machine.loader_workers, processes.local_count),
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def _views(self, batch: Batch) -> Tensor:
+        if batch.choices is None:
+            return batch.images
+        crops = batch.images.to(self.device, non_blocking=True)
+        return render_colors(crops, batch.choices, self.config.recipe.views.color_form)
+
+    def _note(self, broken: BrokenImages, batch: Batch, reporter: Reporter) -> None:
+        for met in gather_objects(batch.broken):
+            broken.note(met, write=self.processes.is_first)
+        if complaint := broken.too_many():
+            self._stop(complaint, reporter)
+
+    def _stop(self, complaint: str, reporter: Reporter) -> NoReturn:
+        """End the run, with the state saved, for what all processes have found together."""
+        self.drift.compare(self.steps_done, self.folder.last_checkpoint)
+        if self.step.is_finite():  # else the last update has spoilt it, and the checkpoint before is better
+            self.folder.finish_save(self.step.state, self.steps_done, reporter.sync)
+        raise agreed_error(f"{complaint}; {self.folder.last_checkpoint()}")
+
+    def _progress(self, values: dict[str, float], seconds: float, waited: float) -> dict[str, float]:
+        return {
+            "step": self.steps_done,
+            "epoch": self.order.epoch(self.steps_done - 1) + 1,
+            **values,
+            "images_per_second": self.config.recipe.global_batch_images / seconds,
+            "data_wait_share": waited / seconds,
+            "step_seconds": seconds,
+        }

@@ -1,0 +1,271 @@
+"""The command line: what a user does wrong is one line and status 2, and the answer comes without heavy imports."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from simclr_dist import __version__
+from simclr_dist.cli.main import command, main
+from simclr_dist.config import load_config, to_dict
+
+SUBCOMMANDS = sorted(command.commands)
+LAUNCHERS_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+
+
+@pytest.fixture(autouse=True)
+def _alone_in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in LAUNCHERS_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs a command line: (status, standard output, standard error)."""
+
+    def run_(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exited:
+            main(arguments)
+        return exited.value.code, *capsys.readouterr()
+
+    return run_
+
+
+# Each a mistake of the user, and what the line must name.
+MISTAKES = [
+    (["pretran", "digits_demo"], "'pretrain'"),
+    (["evalute", "runs/x"], "'evaluate'"),
+    (["--explain"], "'--explain'"),
+    (["config", "--explan"], "'--explain'"),
+    (["pretrain", "--procesess", "2", "digits_demo"], "'--processes'"),
+    (["preview", "digits_demo", "--outt", "x.png"], "'--out'"),
+    (["config"], "CONFIG"),
+    (["preview"], "CONFIG"),
+    (["pretrain"], "CONFIG"),
+    (["evaluate"], "RUN_OR_WEIGHTS"),
+    (["evaluate", "a", "b"], "b"),
+    (["config", "digits_dmo"], "'digits_demo'"),
+    (["pretrain", "digits_dmo"], "'digits_demo'"),
+    (["preview", "digits_dmo"], "'digits_demo'"),
+    (["config", "digits_demo", "recipe.epochs"], "recipe.epochs"),
+    (["config", "digits_demo", "recipe.epoch=3"], "'epochs'"),
+    (["config", "digits_demo", "recipe.epochs=0"], "recipe.epochs"),
+    (["config", "digits_demo", "recipe.encoder.name=resnet51"], "'resnet50'"),
+    (["pretrain", "digits_demo", "recipe.views.hue=0.6"], "recipe.views.hue"),
+    (["pretrain", "digits_demo", "--processes", "0"], "--processes"),
+    (["pretrain", "digits_demo", "--processes", "two"], "--processes"),
+    (["pretrain", "digits_demo", "--processes", "3"], "start 2"),
+    (["pretrain", "digits_demo", "--processes"], "--processes"),
+    (["pretrain", "digits_demo", "recipe.global_batch_images=2048"], "1437"),
+    (["pretrain", "digits_demo", "recipe.data.source=folder", "recipe.data.path=nowhere"], "nowhere"),
+    (["preview", "digits_demo", "--images", "0"], "--images"),
+    (["preview", "digits_demo", "--out", "."], "--out"),
+    (["preview", "digits_demo", "--out", "nowhere/views.png"], "nowhere/views.png"),
+    (["preview", "digits_demo", "recipe.data.source=folder", "recipe.data.path=nowhere"], "nowhere"),
+    (["evaluate", "nowhere"], "nowhere"),
+    (["evaluate", "."], "no checkpoint"),
+    (["evaluate", ".", "--labels", "few"], "--labels: 'few'"),
+    (["evaluate", ".", "--labels", "1,,5"], "--labels: '1,,5'"),
+    (["evaluate", ".", "--labels", "0,1"], "--labels: '0,1'"),
+    (["evaluate", ".", "--labels", "-1"], "--labels: '-1'"),
+    (["evaluate", ".", "--labels", "1.5"], "--labels: '1.5'"),
+    (["evaluate", ".", "--labels", ""], "--labels: ''"),
+    (["evaluate", ".", "--splits", "0"], "--splits"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "named"), MISTAKES, ids=[" ".join(arguments) for arguments, _ in MISTAKES])
+def test_a_mistake_is_answered_with_one_line_and_status_2(run, arguments, named):
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("simclr-dist: ")
+    assert err.count("\n") == 1
+    assert named in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["config", "digits_dmo"], ["evaluate", ".", "--labels", "few"], ["preview", "digits_demo", "--images", "0"]],
+    ids=["config", "evaluate", "click"],
+)
+def test_debug_adds_the_traceback_before_the_line(run, arguments):
+    _, _, line = run(*arguments)
+    status, _, err = run(*arguments, "--debug")
+    assert status == 2
+    assert "Traceback (most recent call last)" in err
+    assert err.endswith(line)
+
+
+def test_debug_is_taken_before_the_subcommand_too(run):
+    assert "Traceback" in run("--debug", "config", "digits_dmo")[2]
+
+
+def test_the_message_of_torch_about_a_picture_that_cannot_be_written_is_not_shown(run):
+    _, _, err = run("preview", "digits_demo", "--out", "nowhere/views.png")
+    assert ".cpp" not in err
+
+
+def test_a_message_of_several_lines_is_still_one_line(run):
+    assert run("config", "digits_demo", "recipe.a\nb=3")[2].count("\n") == 1
+
+
+def test_an_error_that_nobody_foresaw_is_one_line_that_points_to_debug(run, monkeypatch):
+    def fail(*_: object) -> None:
+        raise RuntimeError("first line\nsecond line")
+
+    monkeypatch.setattr("simclr_dist.cli.config.load_config", fail)
+    status, _, err = run("config", "digits_demo")
+    assert status == 1
+    assert err.count("\n") == 1
+    assert "RuntimeError: first line" in err
+    assert "--debug" in err
+    assert "Traceback" in run("config", "digits_demo", "--debug")[2]
+
+
+@pytest.mark.parametrize(("error", "expected"), [(KeyboardInterrupt, 130), (BrokenPipeError, 0)])
+def test_an_interrupt_or_a_closed_pipe_ends_without_a_word(run, monkeypatch, error, expected):
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("simclr_dist.cli.config.load_config", fail)
+    status, _, err = run("config", "digits_demo")
+    assert status == expected
+    assert err.strip() == ""
+
+
+def test_a_mistake_names_the_process_when_it_is_not_the_first(run, monkeypatch):
+    for name, value in zip(LAUNCHERS_VARIABLES, ("3", "4", "1", "2"), strict=True):
+        monkeypatch.setenv(name, value)
+    assert run("config", "digits_dmo")[2].startswith("simclr-dist (process 3): ")
+
+
+@pytest.mark.parametrize("arguments", [["config", "digits_dmo"], ["pretrain", "digits_demo"]], ids=" ".join)
+def test_a_rank_that_is_no_number_is_no_traceback(run, monkeypatch, arguments):
+    monkeypatch.setenv("RANK", "first")
+    status, _, err = run(*arguments)
+    assert status == 2
+    assert err.count("\n") == 1
+
+
+# ---------------------------------------------------------------------------------------------- help
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+@pytest.mark.parametrize("subcommand", SUBCOMMANDS)
+def test_every_subcommand_explains_itself(run, subcommand, option):
+    status, out, err = run(subcommand, option)
+    assert (status, err) == (0, "")
+    assert out.startswith(f"Usage: simclr-dist {subcommand} ")
+    assert len(command.commands[subcommand].help or "") > 20
+
+
+def test_the_help_lists_every_subcommand(run):
+    status, out, _ = run("--help")
+    assert status == 0
+    assert all(f"\n  {subcommand} " in out for subcommand in SUBCOMMANDS)
+
+
+def test_no_arguments_at_all_show_the_help_as_it_is(run):
+    _, out, err = run()
+    assert "\n  Distributed large-batch contrastive pretraining" in out + err
+
+
+def test_the_version_is_the_packages(run):
+    assert run("--version") == (0, f"simclr-dist, version {__version__}\n", "")
+
+
+# ---------------------------------------------------------------------------------------------- config and preview
+
+
+def test_config_prints_the_resolved_config_as_yaml_that_loads_to_the_same(run):
+    status, out, err = run("config", "digits_demo", "recipe.epochs=7")
+    assert (status, err) == (0, "")
+    assert yaml.safe_load(out) == to_dict(load_config("digits_demo", ["recipe.epochs=7"]))
+    Path("again.yaml").write_text(out)
+    assert run("config", "again.yaml")[1] == out
+
+
+def test_config_explains_every_key(run):
+    status, out, _ = run("config", "--explain")
+    assert status == 0
+    assert "recipe.seed: " in out
+    assert "machine.deterministic: " in out
+
+
+@pytest.mark.parametrize(("images", "side"), [(1, 16), (3, 24)])
+def test_preview_draws_a_row_for_each_image_with_the_image_and_three_pairs(run, images, side):
+    status, out, err = run(
+        *("preview", "digits_demo", f"recipe.data.image_size={side}", "--images", str(images), "--out", "drawn.png")
+    )
+    assert (status, err) == (0, "")
+    assert out.startswith("drawn.png: ")
+    with Image.open("drawn.png") as picture:
+        assert (picture.format, picture.mode) == ("PNG", "RGB")
+        assert picture.size == (7 * (side + 2) + 2, images * (side + 2) + 2)
+
+
+def test_preview_of_a_broken_image_names_it(run, tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "torn.jpg").write_bytes(b"no image")
+    folder = ["recipe.data.source=folder", "recipe.data.path=images"]
+    status, _, err = run("preview", "digits_demo", *folder)
+    assert status == 2
+    assert err.count("\n") == 1
+    assert "torn.jpg" in err
+
+
+@pytest.mark.parametrize("machine", [[], ["machine.renderer=torchvision"], ["machine.views_on_device=true"]])
+def test_data_bench_says_where_the_time_goes_for_every_renderer(run, machine):
+    options = ["--images", "8", "--seconds", "0", "machine.loader_workers=0"]
+    status, output, _ = run("data", "bench", "digits_demo", *options, *machine)
+    assert status == 0
+    lines = output.splitlines()
+    stages = ["read and decode", "draw the choices", "crop, resize, flip", "colours and blur", "together"]
+    on_device = any("views_on_device" in key for key in machine)
+    expected = [stage for stage in stages if not (on_device and stage == "colours and blur")]
+    assert [line.strip().partition("  ")[0] for line in lines[1:-1]] == expected
+    assert "images/s; its first batch after" in lines[-1]
+
+
+# ---------------------------------------------------------------------------------------------- imports
+
+
+def modules_after(code: str, *, without: tuple[str, ...] = ()) -> set[str]:
+    """Top-level modules that a fresh interpreter has imported after ``code``; importing one of ``without`` fails."""
+    script = (
+        f"import sys\nfor name in {without!r}: sys.modules[name] = None\n"
+        f"try:\n    {code}\nexcept SystemExit:\n    pass\n"
+        "sys.stderr.write('\\n' + ' '.join({name.partition('.')[0] for name, m in sys.modules.items() if m}))"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(ended.stderr.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import simclr_dist.cli.main",
+        "from simclr_dist.cli.main import main; main(['--help'])",
+        "from simclr_dist.cli.main import main; main(['pretrain', '--help'])",
+        "from simclr_dist.cli.main import main; main(['config', 'digits_demo'])",
+        "from simclr_dist.cli.main import main; main(['config', '--explain'])",
+        "from simclr_dist.cli.main import main; main(['config', 'digits_dmo'])",
+        "from simclr_dist.cli.main import main; main(['pretrain', 'digits_demo', 'recipe.epochs=0'])",
+        "from simclr_dist.cli.main import main; main(['evaluate', '.', '--labels', 'few'])",
+    ],
+    ids=["import", "help", "pretrain help", "config", "explain", "no such config", "bad value", "bad labels"],
+)
+def test_an_answer_that_needs_no_torch_comes_without_it(code):
+    imported = modules_after(code)
+    assert "simclr_dist" in imported
+    assert not imported & {"torch", "torchvision", "matplotlib", "sklearn", "tensorboard"}
+
+
+def test_the_library_needs_neither_ffcv_nor_submitit():
+    code = "import simclr_dist, simclr_dist.cli.main, simclr_dist.training.trainer"
+    assert "simclr_dist" in modules_after(code, without=("ffcv", "submitit", "cv2"))

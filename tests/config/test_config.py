@@ -1,0 +1,566 @@
+"""The config: what loads, what is refused and in which words, and that the schema says what the code can build."""
+
+import math
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from torch import nn
+
+from simclr_dist.config import Config, load_config, to_dict, to_yaml
+from simclr_dist.config.explain import explain
+from simclr_dist.config.loading import fields_of, recipe_from_dict
+from simclr_dist.config.recipe import ENCODERS, OPTIMIZERS, SOURCES, SOURCES_WITHOUT_PATH, Optimizer
+from simclr_dist.configs import shipped
+from simclr_dist.data.sources.named import _OPENERS
+from simclr_dist.errors import UserError
+from simclr_dist.models.encoder import _DEPTHS
+from simclr_dist.optim.factory import make_optimizer
+
+# No warm-up, so that one epoch is allowed when limits are tried.
+MINIMAL = "recipe: {data: {source: digits}, warmup_epochs: 0}\n"
+LEAVES = list(fields_of(Config()))
+NUMBERS = [(key, entry.metadata) for key, value, entry in LEAVES if type(value) in (int, float)]
+# What a user must never read: the vocabulary of the library that parses.
+JARGON = ("DictConfig", "ListConfig", "AnyNode", "NoneType", "Optional", "subclass", "full_key", "object_type", "errno")
+
+
+@pytest.fixture
+def minimal(tmp_path: Path) -> str:
+    path = tmp_path / "minimal.yaml"
+    path.write_text(MINIMAL)
+    return str(path)
+
+
+def complaint(config: str, *overrides: str) -> str:
+    """The one line that a bad config gives."""
+    with pytest.raises(UserError) as caught:
+        load_config(config, overrides)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    assert not [word for word in JARGON if word in message]
+    return message
+
+
+def leaf(config: Config, key: str) -> Any:
+    node: Any = config
+    for part in key.split("."):
+        node = getattr(node, part)
+    return node
+
+
+# ---------------------------------------------------------------------------------------------- documentation
+
+
+@pytest.fixture(scope="module")
+def explained() -> list[str]:
+    return explain().splitlines()
+
+
+def test_explain_lists_every_key_once_and_in_order_with_its_default(explained):
+    heads = [line for line in explained if not line.startswith(" ")]
+    assert [head.partition(":")[0] for head in heads] == [key for key, _, _ in LEAVES]
+    assert all(f"= {value!r}" in head for head, (_, value, _) in zip(heads, LEAVES, strict=True))
+
+
+@pytest.mark.parametrize("key", [key for key, _, _ in LEAVES])
+def test_explain_documents_the_key_below_its_name(explained, key):
+    (at,) = [number for number, line in enumerate(explained) if line.startswith(f"{key}:")]
+    assert explained[at + 1].startswith("    ")
+    assert len(explained[at + 1].split()) > 2
+
+
+@pytest.mark.parametrize(("key", "entry"), [(key, entry) for key, _, entry in LEAVES if entry.metadata.get("choices")])
+def test_explain_names_every_allowed_value_of_the_key(explained, key, entry):
+    (head,) = [line for line in explained if line.startswith(f"{key}:")]
+    assert f"one of {', '.join(entry.metadata['choices'])}" in head
+
+
+def test_explain_gives_a_large_limit_to_the_last_digit(explained):
+    (head,) = [line for line in explained if line.startswith("recipe.seed:")]
+    assert str(2**63 - 1) in head
+
+
+def test_explain_fits_a_terminal(explained):
+    assert max(len(line) for line in explained) <= 110
+
+
+# ---------------------------------------------------------------------------------------------- what loads
+
+
+def changed(value: Any, entry: Any) -> Any:
+    """Another allowed value of a field."""
+    choices = entry.metadata.get("choices")
+    if choices:
+        return choices[(choices.index(value) + 1) % len(choices)]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, float):
+        return value / 2 or 0.5
+    if isinstance(value, str):
+        return "a folder: 'naïve' # 1 \"x\", {y}"
+    if entry.name == "bands":
+        return {5: [1.5, 20], 12.5: [0, 100.0]}
+    if entry.name == "unpublished":
+        return [2.5, 20]
+    return [number / 3 for number in value]
+
+
+def change_all(node: Any) -> None:
+    for entry in fields(node):
+        value = getattr(node, entry.name)
+        if is_dataclass(value):
+            change_all(value)
+        else:
+            setattr(node, entry.name, changed(value, entry))
+
+
+def test_every_key_survives_a_round_trip_through_yaml(tmp_path):
+    config = Config()
+    change_all(config)
+    unchanged = [key for key, value, _ in LEAVES if leaf(config, key) == value]
+    assert unchanged == ["recipe.method"]  # it has one choice
+    path = tmp_path / "all.yaml"
+    path.write_text(to_yaml(config), encoding="utf-8")
+    assert load_config(str(path)) == config
+
+
+@pytest.mark.parametrize(
+    "text", ["123", "null", "yes", "2024-01-01", "1e3", "~", "", " x ", "données", "a\tb", "%", "#"]
+)
+def test_text_that_looks_like_something_else_survives_a_round_trip(minimal, tmp_path, text):
+    config = load_config(minimal)
+    config.recipe.data.source, config.recipe.data.path = "folder", text or "x"
+    config.machine.run_dir = text or "runs/again"
+    path = tmp_path / "again.yaml"
+    path.write_text(to_yaml(config), encoding="utf-8")
+    assert load_config(str(path)) == config
+
+
+@pytest.mark.parametrize("value", [1e-6, 3e-05, 1e22, 0.1 + 0.2, 5e-324, 123456789.125])
+def test_a_number_survives_a_round_trip_to_the_bit(minimal, tmp_path, value):
+    config = load_config(minimal)
+    config.recipe.optimizer.base_learning_rate = value
+    path = tmp_path / "again.yaml"
+    path.write_text(to_yaml(config))
+    assert load_config(str(path)).recipe.optimizer.base_learning_rate == value
+
+
+def test_a_recipe_survives_the_dict_that_checkpoints_hold():
+    config = Config()
+    change_all(config)
+    assert recipe_from_dict(to_dict(config.recipe)) == config.recipe
+
+
+def test_a_recipe_stored_before_a_key_existed_takes_the_keys_default():
+    stored = to_dict(Config().recipe)
+    del stored["loss"]["scale"]
+    assert recipe_from_dict(stored) == Config().recipe
+
+
+@pytest.mark.parametrize("path", shipped(), ids=lambda path: path.stem)
+def test_a_shipped_recipe_loads_by_name_with_and_without_suffix_and_by_path(path):
+    source = yaml.safe_load(path.read_text())["recipe"].get("data", {}).get("source", "folder")
+    where = [] if source in SOURCES_WITHOUT_PATH else ["recipe.data.path=somewhere"]
+    loaded = load_config(path.stem, where)
+    assert loaded == load_config(path.name, where) == load_config(str(path), where)
+    assert loaded.machine.run_dir == f"runs/{path.stem}"
+
+
+def test_every_shipped_recipe_loads_and_names_its_published_number_its_source_and_its_health():
+    for path in shipped():
+        bands = [own for own in vars(load_config(path.stem).health).values() if own.bands or own.unpublished]
+        header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+        known = path.stem == "digits_demo"
+        for word in ("No published number", "# Health: ") if known else ("# Published", "# Source: ", "# Health: "):
+            assert any(word in line for line in header), (path.stem, word)
+        # At 5, 10 and 20 % there is a band, or the words that there is none.
+        assert bands, path.stem
+        assert all({5, 10, 20} <= {*own.bands, *own.unpublished} for own in bands), path.stem
+
+
+def test_there_is_a_shipped_recipe():
+    assert "digits_demo" in [path.stem for path in shipped()]
+
+
+def test_a_file_goes_before_a_shipped_recipe_of_the_same_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("digits_demo.yaml").write_text(MINIMAL.replace("warmup_epochs: 0", "warmup_epochs: 7"))
+    assert load_config("digits_demo.yaml").recipe.warmup_epochs == 7
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("recipe.epochs=7", "recipe.epochs", 7),
+        ("recipe.loss.temperature=1e-1", "recipe.loss.temperature", 0.1),
+        ("recipe.loss.temperature=1", "recipe.loss.temperature", 1.0),
+        ("recipe.data.mean=[0.1,0.2,0.3]", "recipe.data.mean", [0.1, 0.2, 0.3]),
+        ("recipe.data={image_size: 32}", "recipe.data.image_size", 32),
+        ("machine.compile=true", "machine.compile", True),
+        ("machine.run_dir=a=b", "machine.run_dir", "a=b"),
+        ("machine.run_dir=12", "machine.run_dir", "12"),
+        ("machine.stop_after_steps=${recipe.global_batch_images}", "machine.stop_after_steps", 4096),
+    ],
+)
+def test_an_override_is_read_as_its_key_is_typed(minimal, override, key, value):
+    read = leaf(load_config(minimal, [override]), key)
+    assert (read, type(read)) == (value, type(value))
+
+
+def test_an_override_goes_before_the_file_and_the_last_one_before_others(minimal):
+    loaded = load_config(minimal, ["recipe.warmup_epochs=3", "recipe.warmup_epochs=5"])
+    assert loaded.recipe.warmup_epochs == 5
+    assert loaded.recipe.data.source == "digits"
+
+
+def test_a_byte_order_mark_is_not_part_of_the_first_key(tmp_path):
+    path = tmp_path / "windows.yaml"
+    path.write_bytes(b"\xef\xbb\xbf" + MINIMAL.replace("\n", "\r\n").encode())
+    assert load_config(str(path)).recipe.data.source == "digits"
+
+
+# ---------------------------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("recip.epochs=3", "recipe"),
+        ("machin.device=cpu", "machine"),
+        ("epochs=3", "recipe.epochs"),
+        ("device=cpu", "machine.device"),
+        ("recipe.epoch=3", "epochs"),
+        ("recipe.dat.source=digits", "data"),
+        ("recipe.data.sorce=digits", "source"),
+        ("recipe.views.colour_strength=1", "color_strength"),
+        ("recipe.optimizer.learning_rate=1", "base_learning_rate"),
+        ("machine.save_every_step=3", "save_every_steps"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(minimal, override, nearest):
+    message = complaint(minimal, override)
+    refused = message.partition("unknown key '")[2].partition("'")[0]
+    assert override.startswith(refused)
+    assert refused
+    assert f"did you mean '{nearest}'?" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "known"),
+    [("zzz=1", Config()), ("recipe.zzz=1", Config().recipe), ("recipe.loss.zzz=1", Config().recipe.loss)],
+)
+def test_an_unknown_key_like_no_other_is_refused_with_all_that_are_known_there(minimal, override, known):
+    message = complaint(minimal, override)
+    assert override.partition("=")[0] in message
+    assert all(entry.name in message for entry in fields(known))
+
+
+@pytest.mark.parametrize("key", ["1", "true", "1.5", "2024-01-01", "'a b'"])
+def test_a_key_that_is_no_word_is_refused(tmp_path, key):
+    path = tmp_path / "odd.yaml"
+    path.write_text(f"recipe: {{data: {{source: digits}}, {key}: 3}}\n")
+    assert "unknown key 'recipe." in complaint(str(path))
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "cure"),
+    [
+        ("recipe.epochs=many", "recipe.epochs", "'many' is not a whole number"),
+        ("recipe.epochs=2.5", "recipe.epochs", "2.5 is not a whole number"),
+        ("recipe.epochs=true", "recipe.epochs", "True is not a whole number"),
+        ("recipe.epochs=[1,2]", "recipe.epochs", "[1, 2] is not a whole number"),
+        ("recipe.epochs={a: 1}", "recipe.epochs", "is not a whole number"),
+        ("recipe.epochs.x=3", "recipe.epochs", "is not a whole number"),
+        ("recipe.epochs=.nan", "recipe.epochs", "nan is not a whole number"),
+        ("recipe.loss.temperature=hot", "recipe.loss.temperature", "'hot' is not a finite number"),
+        ("recipe.loss.temperature=true", "recipe.loss.temperature", "True is not a finite number"),
+        ("machine.compile=maybe", "machine.compile", "true or false"),
+        ("machine.compile=[1]", "machine.compile", "true or false"),
+        ("machine.run_dir=[1]", "machine.run_dir", "text"),
+        ("recipe.data.path={a: 1}", "recipe.data.path", "text"),
+        ("recipe.data.mean=3", "recipe.data.mean", "three numbers"),
+        ("recipe.data.mean={a: 1}", "recipe.data.mean", "three numbers"),
+        ("recipe.data.mean.x=3", "recipe.data.mean", "three numbers"),
+        ("recipe.data.mean=[a,b,c]", "recipe.data.mean", "is not a list of three numbers"),
+        ("recipe.data.std=[1,1,true]", "recipe.data.std", "is not a list of three numbers"),
+        ("recipe.data=3", "recipe.data", "expected keys below it"),
+        ("recipe=[1]", "recipe", "keys"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_with_what_is_expected(minimal, override, key, cure):
+    message = complaint(minimal, override)
+    assert key in message
+    assert cure in message
+
+
+@pytest.mark.parametrize(
+    ("override", "cure"),
+    [
+        ("health.contrastive_top1.bands={5: [3, 2]}", "at 5 % the lowest, 3, is above the highest, 2; swap them"),
+        ("health.contrastive_top1.bands={0: [1, 2]}", "0 is not a percentage of the run; above 0, at most 100"),
+        ("health.contrastive_top1.bands={101: [1, 2]}", "101 is not a percentage of the run"),
+        ("health.contrastive_top1.bands={early: [1, 2]}", "'early' is not a percentage of the run"),
+        ("health.contrastive_top1.bands={5: [1, 200]}", "an accuracy is 0 to 100 %"),
+        ("health.contrastive_top1.bands={5: 3}", "at 5 % stands 3, which is not [lowest, highest]"),
+        ("health.contrastive_top1.bands=[1, 2]", "[1, 2] is not percents of the run with bands"),
+        ("health.contrastive_top1.unpublished=[5, true]", "True is not a percentage of the run"),
+        ("health.contrastive_top1.unpublished=5", "5 is not a list of percents"),
+        ("health.contrastive_top2.bands={5: [1, 2]}", "did you mean 'contrastive_top1'?"),
+        ("health.contrastive_top1.band={5: [1, 2]}", "did you mean 'bands'?"),
+    ],
+)
+def test_a_band_that_makes_no_sense_is_refused_with_what_is_expected(minimal, override, cure):
+    message = complaint(minimal, override)
+    assert "health.contrastive_top" in message
+    assert cure in message
+
+
+def test_a_band_on_the_command_line_replaces_that_of_the_file(minimal):
+    given = [
+        "health.online_knn_top1={source: x, bands: {10: [1, 2], 5: [3, 4]}}",
+        "health.online_knn_top1.bands.5=[5,6]",
+    ]
+    assert list(load_config(minimal, given).health.online_knn_top1.bands.items()) == [(5, [5, 6]), (10, [1, 2])]
+
+
+@pytest.mark.parametrize("written", ["null", "~", ""])
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("recipe.epochs", "whole number"),
+        ("recipe.loss.temperature", "number"),
+        ("machine.compile", "true or false"),
+        ("recipe.data.path", "text"),
+        ("recipe.encoder.name", "resnet50"),
+        ("recipe.data.mean", "three numbers"),
+        ("recipe.data", "keys below it"),
+        ("recipe", "keys below it"),
+        ("machine", "keys below it"),
+    ],
+)
+def test_a_key_without_a_value_is_refused_with_what_is_expected(minimal, key, expected, written):
+    message = complaint(minimal, f"{key}={written}")
+    assert f"{key}:" in message
+    assert expected in message
+
+
+@pytest.mark.parametrize("written", ["[null,1,1]", "[1,1,null]"])
+def test_a_list_with_a_hole_is_refused(minimal, written):
+    message = complaint(minimal, f"recipe.data.std={written}")
+    assert "recipe.data.std" in message
+    assert "number" in message
+
+
+@pytest.mark.parametrize("key", ["recipe.seed", "machine.run_dir", "recipe.data.mean", "recipe.encoder"])
+def test_a_mandatory_value_that_was_left_open_is_refused(minimal, key):
+    # OmegaConf writes '???' for a value that must be filled in; taking the default instead would go unnoticed.
+    assert f"{key}:" in complaint(minimal, f"{key}=???")
+
+
+BELOW = [(key, limits["low"]) for key, limits in NUMBERS if limits.get("low") is not None]
+NOT_ABOVE = [(key, limits["above"]) for key, limits in NUMBERS if limits.get("above") is not None]
+HIGHEST = [(key, limits["high"]) for key, limits in NUMBERS if limits.get("high") is not None]
+
+
+def test_every_number_has_a_lower_limit():
+    assert sorted(key for key, _ in NUMBERS) == sorted(key for key, _ in BELOW + NOT_ABOVE)
+
+
+@pytest.mark.parametrize(("key", "limit"), BELOW + HIGHEST)
+def test_a_number_at_its_limit_is_taken(minimal, key, limit):
+    assert leaf(load_config(minimal, [f"{key}={limit}"]), key) == limit
+
+
+@pytest.mark.parametrize(("key", "limit"), BELOW)
+def test_a_number_below_its_limit_is_refused_with_the_limit(minimal, key, limit):
+    message = complaint(minimal, f"{key}={limit - 1}")
+    assert f"{key}: {limit - 1}" in message
+    assert f"at least {limit:g}" in message
+
+
+@pytest.mark.parametrize(("key", "limit"), NOT_ABOVE)
+def test_a_number_that_must_be_above_a_limit_is_refused_at_it(minimal, key, limit):
+    message = complaint(minimal, f"{key}={limit}")
+    assert f"{key}: {limit}" in message
+    assert f"above {limit:g}" in message
+
+
+@pytest.mark.parametrize(("key", "limit"), HIGHEST)
+def test_a_number_above_its_limit_is_refused_with_the_exact_limit(minimal, key, limit):
+    beyond = limit + 1
+    message = complaint(minimal, f"{key}={beyond}")
+    assert f"{key}: {beyond}" in message
+    assert f"at most {limit}".removesuffix(".0") in message
+
+
+@pytest.mark.parametrize("written", [".nan", ".inf", "-.inf"])
+@pytest.mark.parametrize("key", [key for key, value, _ in LEAVES if isinstance(value, float)])
+def test_a_number_that_is_not_finite_is_refused(minimal, key, written):
+    assert f"{key}:" in complaint(minimal, f"{key}={written}")
+
+
+@pytest.mark.parametrize("key", ["recipe.data.mean", "recipe.data.std"])
+@pytest.mark.parametrize("written", ["[.nan,1,1]", "[1,.nan,1]", "[1,1,.inf]"])
+def test_a_list_with_a_number_that_is_not_finite_is_refused(minimal, key, written):
+    assert key in complaint(minimal, f"{key}={written}")
+
+
+@pytest.mark.parametrize(("key", "entry"), [(key, entry) for key, _, entry in LEAVES if entry.metadata.get("choices")])
+def test_a_value_that_is_not_a_choice_is_refused_with_all_choices_and_the_nearest(minimal, key, entry):
+    choices = entry.metadata["choices"]
+    message = complaint(minimal, f"{key}={choices[0]}x")
+    assert f"{key}: '{choices[0]}x' is not one of {', '.join(choices)}" in message
+    assert "did you mean '" in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["recipe.epochs=5", "recipe.warmup_epochs=5.5"], ["recipe.warmup_epochs", "5.5", "recipe.epochs", "lower"]),
+        (
+            ["recipe.global_batch_images=64", "recipe.batch_norm_group_images=48"],
+            ["recipe.batch_norm_group_images", "48", "recipe.global_batch_images", "64", "divisor"],
+        ),
+        (
+            ["recipe.global_batch_images=64", "recipe.batch_norm_group_images=128"],
+            ["recipe.batch_norm_group_images", "128", "divisor"],
+        ),
+        (["recipe.views.crop_area_min=0.9", "recipe.views.crop_area_max=0.5"], ["crop_area_min", "crop_area_max"]),
+        (["recipe.views.blur_sigma_min=3"], ["blur_sigma_min", "blur_sigma_max", "swap"]),
+        (["recipe.views.hue=0.3", "recipe.views.color_strength=2"], ["recipe.views.hue", "color_strength", "lower"]),
+        (["recipe.data.mean=[0.5,0.5]"], ["recipe.data.mean", "three numbers"]),
+        (["recipe.data.mean=[]"], ["recipe.data.mean", "three numbers"]),
+        (["recipe.data.std=[1,1,1,1]"], ["recipe.data.std", "three numbers"]),
+        (["recipe.data.std=[1,0,1]"], ["recipe.data.std", "above 0"]),
+        (["recipe.data.std=[1,1,-1]"], ["recipe.data.std", "above 0"]),
+        (["recipe.data.source=folder"], ["recipe.data.path", "'folder'", "recipe.data.path=FOLDER"]),
+        (["recipe.data.path=x"], ["recipe.data.path", "'x'", "'digits'", "remove"]),
+        # torch refuses a beta of 1, and would do so after the data set was opened.
+        (["recipe.optimizer.name=adamw", "recipe.optimizer.momentum=1"], ["recipe.optimizer.momentum", "adamw"]),
+        (["recipe.optimizer.name=lamb", "recipe.optimizer.momentum=1"], ["recipe.optimizer.momentum", "lamb"]),
+        (["health.online_knn_top1.bands={5: [1, 2]}"], ["health.online_knn_top1.source", "who published"]),
+        (
+            [
+                "health.online_knn_top1={source: x, bands: {5: [1, 2]}, unpublished: [5.0, 10]}",
+            ],
+            ["health.online_knn_top1.unpublished: 5 has a band", "remove"],
+        ),
+    ],
+)
+def test_an_impossible_combination_is_refused_with_its_keys_and_a_cure(minimal, overrides, named):
+    message = complaint(minimal, *overrides)
+    assert [word for word in named if word not in message] == []
+
+
+@pytest.mark.parametrize("source", [source for source in SOURCES if source not in SOURCES_WITHOUT_PATH])
+def test_a_source_that_reads_files_takes_a_path(minimal, source):
+    loaded = load_config(minimal, [f"recipe.data.source={source}", "recipe.data.path=here"])
+    assert (loaded.recipe.data.source, loaded.recipe.data.path) == (source, "here")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"recipe: [", "at line"),
+        (b"recipe:\n  epochs: 3\n data: {}\n", "line 3"),
+        (b"recipe:\n\tepochs: 3\n", "line 2"),
+        (b"recipe: {epochs: 1}\nrecipe: {epochs: 2}\n", "duplicate key recipe at line 2"),
+        (b"--- {}\n--- {}\n", "another document at line 2"),
+        (b"recipe: !!python/object/apply:os.system [x]\n", "line 1"),
+        (b"recipe: !unknown 3\n", "line 1"),
+        (b"? [1, 2]\n: 3\n", "line 1"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00", "valid YAML"),
+        (bytes(range(256)), "valid YAML"),
+        (b"recipe: \x00", "valid YAML"),
+        (MINIMAL.encode("utf-16"), "utf-8"),
+    ],
+)
+def test_a_file_that_is_no_yaml_is_refused_with_the_place_or_the_reason(tmp_path, text, reason):
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(text)
+    message = complaint(str(path))
+    assert message.startswith(f"{path}: not valid YAML: ")
+    assert reason in message
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "- recipe", "3", "2.5", "true", "2024-01-01"])
+def test_yaml_that_is_not_a_mapping_is_refused_with_the_two_keys_it_needs(tmp_path, text):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    message = complaint(str(path))
+    assert message.startswith(f"{path}: ")
+    assert "recipe" in message
+    assert "machine" in message
+    assert "permission" not in message
+
+
+def test_an_empty_file_is_the_defaults_and_lacks_a_path(tmp_path):
+    path = tmp_path / "empty.yaml"
+    path.write_text("")
+    assert "recipe.data.path=FOLDER" in complaint(str(path))
+
+
+@pytest.mark.parametrize("name", ["digits_dmo", "digit_demo", "digits_demo.yml", "configs/digits_demo.yaml"])
+def test_a_name_close_to_a_shipped_recipe_is_refused_with_that_recipe(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    message = complaint(name)
+    assert message.startswith(f"{name}: ")
+    assert "did you mean 'digits_demo'?" in message
+
+
+@pytest.mark.parametrize("name", ["nowhere.yaml", "a/b/c", "", "x\0y", "x" * 300])
+def test_a_missing_file_is_refused_with_the_shipped_recipes(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    message = complaint(name)
+    assert message.startswith(f"{name}: no such file")
+    assert all(path.stem in message for path in shipped())
+
+
+def test_a_folder_in_place_of_a_file_is_refused(tmp_path):
+    assert str(tmp_path) in complaint(str(tmp_path))
+
+
+@pytest.mark.parametrize("override", ["recipe.epochs", "=3", "", "recipe.epochs:3", "--zzz"])
+def test_an_override_without_an_equals_sign_or_key_is_refused_with_an_example(minimal, override):
+    message = complaint(minimal, override)
+    assert message.startswith(f"{override}: not an override")
+    assert "recipe.epochs=100" in message
+
+
+@pytest.mark.parametrize("value", ["[1", "{a", "a: b: c", "${", "\x00", "'x"])
+def test_an_override_whose_value_cannot_be_parsed_is_refused_as_such(minimal, value):
+    assert complaint(minimal, f"recipe.epochs={value}").startswith(f"recipe.epochs={value}: cannot be read")
+
+
+@pytest.mark.parametrize("value", ["${nowhere}", "${recipe.nowhere}", "${oc.nothing:X}"])
+def test_an_interpolation_of_nothing_is_refused_with_its_key(minimal, value):
+    assert "recipe.seed: " in complaint(minimal, f"recipe.seed={value}")
+
+
+# ---------------------------------------------------------------------------------------------- schema and code
+
+
+def test_the_schema_names_the_sources_that_can_be_opened():
+    assert tuple(_OPENERS) == SOURCES
+    assert set(SOURCES_WITHOUT_PATH) <= set(SOURCES)
+
+
+def test_the_schema_names_the_encoders_that_can_be_built():
+    assert tuple(_DEPTHS) == ENCODERS
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_of_the_schema_is_built_and_named_after_it(name):
+    optimizer = make_optimizer(nn.Linear(3, 2), Optimizer(name=name))
+    assert type(optimizer).__name__.lower() == name
+    assert sum(math.prod(p.shape) for group in optimizer.param_groups for p in group["params"]) == 8
+
+
+def test_an_optimizer_outside_the_schema_is_refused():
+    with pytest.raises(ValueError, match="unknown optimizer 'adagrad'"):
+        make_optimizer(nn.Linear(3, 2), Optimizer(name="adagrad"))

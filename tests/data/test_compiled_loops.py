@@ -1,0 +1,63 @@
+"""What numba compiles is kept where it can be, in an install that cannot be written and without a home."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+import simclr_dist
+from simclr_dist.data.rendering.kernels import cache_folder
+
+SCRIPT = """
+import numpy as np
+from simclr_dist.data.rendering.kernels import colors
+colors.solarize(np.zeros((3, 4), np.uint8), 128)
+print(colors.solarize.stats.cache_path, len(colors.solarize.stats.cache_hits))
+"""
+
+
+@pytest.fixture
+def install(tmp_path) -> Path:
+    """The package where no ``__pycache__`` can be made: a file has its place, which stops root too."""
+    package = tmp_path / "install" / "simclr_dist"
+    here = Path(simclr_dist.__file__).parent
+    shutil.copytree(here, package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "data" / "rendering" / "kernels" / "__pycache__").touch()
+    return package.parent
+
+
+def run(install: Path, temporary: Path, **more: str) -> tuple[str, int, list[str]]:
+    """Compile one loop in a fresh process: (the folder, how often it was found there, what was said)."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("NUMBA", "XDG", "RANK"))}
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", SCRIPT],
+        env={**environment, "PYTHONPATH": str(install), "HOME": "/dev/null", "TMPDIR": str(temporary), **more},
+        cwd=install, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    folder, hits = done.stdout.split()
+    return folder, int(hits), done.stderr.splitlines()
+
+
+def test_loops_of_a_read_only_install_without_a_home_are_kept_in_a_folder_of_this_user_alone(install, tmp_path):
+    folder, hits, said = run(install, tmp_path)
+    private = tmp_path / f"simclr_dist-{os.getuid()}"
+    assert Path(folder).is_relative_to(private)
+    assert private.stat().st_mode & 0o777 == 0o700
+    assert hits == 0
+    assert len(said) == 1
+    assert f"kept in {private}" in said[0]
+    assert "NUMBA_CACHE_DIR" in said[0]
+    assert run(install, tmp_path, RANK="1") == (folder, 1, [])
+
+
+def test_a_folder_that_others_can_write_is_no_place_for_code(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    private = tmp_path / f"simclr_dist-{os.getuid()}"
+    assert cache_folder.find_folder() == private
+    private.chmod(0o777)
+    assert cache_folder.find_folder() is None
+    assert "every process compiles its own" in capsys.readouterr().err.splitlines()[1]

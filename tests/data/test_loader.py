@@ -1,0 +1,328 @@
+"""Batches: the same on any number of workers and processes, from any step, with any images broken."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from simclr_dist.config.recipe import COLOR_FORMS, Data, Recipe, Views
+from simclr_dist.data.loading.batches import ALL_BROKEN, SUBSTITUTES, VIEWS, Batch, ViewBatches
+from simclr_dist.data.loading.order import SampleOrder
+from simclr_dist.data.loading.workers import load_steps
+from simclr_dist.data.preview import contact_sheet
+from simclr_dist.data.rendering.device_ import render_colors
+from simclr_dist.data.rendering.renderers import RENDERERS, stack_views
+from simclr_dist.data.sources.base import ArraySource, BrokenImageError, ImageSource
+from simclr_dist.data.sources.beton.encoding import Encoding
+from simclr_dist.data.sources.beton.writer import write_beton
+from simclr_dist.data.sources.files import FileSource
+from simclr_dist.data.sources.named import open_source
+from simclr_dist.data.views.draws import draw_views
+from simclr_dist.errors import UserError
+
+IMAGES, BATCH, SIDE = 30, 8, 12
+RECIPE = Recipe(seed=5, global_batch_images=BATCH, data=Data(source="digits", image_size=SIDE), views=Views())
+ORDER = SampleOrder(seed=RECIPE.seed, images=IMAGES, global_batch_images=BATCH)
+STEPS = range(2 * ORDER.steps_per_epoch + 1)  # into the third epoch
+
+
+class PartlyBroken(ArraySource):
+    """Random images, some of which cannot be read."""
+
+    def __init__(self, broken: frozenset[int] = frozenset()) -> None:
+        pixels = np.random.default_rng(1).integers(0, 256, (IMAGES, 3, 15, 15), dtype=np.uint8)
+        super().__init__(pixels, None, [])
+        self.broken = broken
+
+    def read(self, sample: int) -> Tensor:
+        if sample in self.broken:
+            raise BrokenImageError(f"image {sample}: broken by the test")
+        return super().read(sample)
+
+
+SOME = frozenset({0, 3, 11, 12, 13, 29})
+MOST = frozenset(range(0, IMAGES, 3)) | frozenset(range(1, IMAGES, 3))  # two of three
+EVERY = frozenset(range(IMAGES))
+
+
+def batches(broken: frozenset[int] = frozenset(), rank: int = 0, processes: int = 1) -> ViewBatches:
+    return ViewBatches(PartlyBroken(broken), RECIPE, ORDER, rank, processes)
+
+
+def loaded(steps: range, workers: int, broken: frozenset[int] = frozenset()) -> list[Batch]:
+    return list(load_steps(batches(broken), steps, workers=workers, pin_memory=False))
+
+
+def assert_same(one: list[Batch], other: list[Batch]) -> None:
+    assert len(one) == len(other)
+    for a, b in zip(one, other, strict=True):
+        assert torch.equal(a.images, b.images)
+        assert a.broken == b.broken
+
+
+@cache
+def views_of(sample: int, epoch: int) -> Tensor:
+    """The two views of an image in an epoch, drawn and rendered alone."""
+    drawn = [draw_views(RECIPE.views, RECIPE.seed, epoch, np.array([sample]), view) for view in range(VIEWS)]
+    return stack_views(RENDERERS["torchvision"], PartlyBroken().read(sample), drawn, 0, SIDE)
+
+
+def test_a_batch_holds_the_views_of_the_images_of_its_step_in_order():
+    for step in STEPS:
+        batch = batches()[step]
+        assert (batch.images.shape, batch.images.dtype) == ((BATCH, VIEWS, 3, SIDE, SIDE), torch.uint8)
+        assert batch.broken == []
+        for row, sample in enumerate(ORDER.samples(step)):
+            assert torch.equal(batch.images[row], views_of(int(sample), ORDER.epoch(step)))
+
+
+@pytest.mark.parametrize("renderer", RENDERERS)
+def test_batches_and_the_contact_sheet_are_rendered_in_the_recipes_color_form(renderer):
+    affine = replace(RECIPE, views=replace(RECIPE.views, color_form="affine"))
+    batch = ViewBatches(PartlyBroken(), affine, ORDER, renderer=RENDERERS[renderer])[0]
+    drawn = [draw_views(affine.views, affine.seed, 0, ORDER.samples(0), view) for view in range(VIEWS)]
+    for row, sample in enumerate(ORDER.samples(0)):
+        image = PartlyBroken().read(int(sample))
+        expected = stack_views(RENDERERS["torchvision"], image, drawn, row, SIDE, "affine")
+        assert torch.equal(batch.images[row], expected)
+    assert not torch.equal(batch.images, batches()[0].images)
+    sheets = [contact_sheet(PartlyBroken(), recipe, 4, renderer=renderer) for recipe in (affine, RECIPE)]
+    assert not torch.equal(*sheets)
+
+
+@pytest.mark.parametrize("color_form", COLOR_FORMS)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_crops_with_their_colors_made_later_are_the_views(workers, color_form):
+    recipe = replace(RECIPE, views=replace(RECIPE.views, color_form=color_form))
+    whole = ViewBatches(PartlyBroken(SOME), recipe, ORDER, 1, 2)
+    later = replace(whole, colors=False)
+    for step, batch in enumerate(load_steps(later, range(4), workers=workers, pin_memory=False)):
+        assert not torch.equal(batch.images, whole[step].images)
+        assert torch.equal(render_colors(batch.images, batch.choices, color_form), whole[step].images)
+        assert batch.broken == whole[step].broken
+
+
+def test_the_two_views_of_an_image_differ_and_so_do_two_epochs():
+    one = batches()[0].images
+    assert not (one[:, 0] == one[:, 1]).all(dim=(1, 2, 3)).any()
+    assert not torch.equal(views_of(3, 0), views_of(3, 1))
+
+
+@pytest.mark.parametrize("broken", [frozenset(), SOME, MOST], ids=["none broken", "some broken", "most broken"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing_to_the_bit(workers, broken):
+    assert_same(loaded(STEPS, workers, broken), loaded(STEPS, 0, broken))
+
+
+@pytest.mark.parametrize("broken", [frozenset(), SOME, MOST], ids=["none broken", "some broken", "most broken"])
+@pytest.mark.parametrize("processes", [2, 4, 8])
+def test_the_shares_of_all_processes_are_the_batch_of_one(processes, broken):
+    for step in STEPS:
+        shares = [batches(broken, rank, processes)[step] for rank in range(processes)]
+        whole = batches(broken)[step]
+        assert torch.equal(torch.cat([share.images for share in shares]), whole.images)
+        assert [met for share in shares for met in share.broken] == whole.broken
+
+
+@pytest.mark.parametrize("start", [1, ORDER.steps_per_epoch - 1, ORDER.steps_per_epoch, STEPS.stop - 1])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_starting_at_a_later_step_gives_the_tail_of_the_whole(start, workers):
+    assert_same(loaded(range(start, STEPS.stop), workers, SOME), loaded(STEPS, 0, SOME)[start:])
+
+
+def test_no_steps_left_give_no_batches():
+    assert loaded(range(4, 4), 1) == []
+
+
+@pytest.mark.parametrize("broken", [SOME, MOST], ids=["some broken", "most broken"])
+def test_a_broken_image_gives_both_views_of_another_image_that_is_whole(broken):
+    for step in STEPS:
+        epoch, batch = ORDER.epoch(step), batches(broken)[step]
+        whole = {sample: views_of(sample, epoch) for sample in range(IMAGES) if sample not in broken}
+        for row, sample in enumerate(ORDER.samples(step)):
+            shown = [other for other, views in whole.items() if torch.equal(batch.images[row], views)]
+            assert shown == [int(sample)] if sample not in broken else len(shown) == 1
+
+
+@pytest.mark.parametrize("broken", [SOME, MOST], ids=["some broken", "most broken"])
+def test_every_broken_image_of_a_batch_is_reported_with_its_reason(broken):
+    for step in STEPS:
+        batch = batches(broken)[step]
+        met = {sample for sample, _ in batch.broken}
+        assert set(ORDER.samples(step).tolist()) & broken <= met <= broken
+        assert all(reason == f"image {sample}: broken by the test" for sample, reason in batch.broken)
+
+
+def test_the_substitute_is_another_in_another_epoch_and_for_another_image():
+    chosen = set()
+    for epoch in range(6):
+        for step in range(epoch * ORDER.steps_per_epoch, (epoch + 1) * ORDER.steps_per_epoch):
+            batch = batches(SOME)[step]
+            for row in np.flatnonzero(np.isin(ORDER.samples(step), list(SOME))):
+                chosen |= {s for s in range(IMAGES) if torch.equal(batch.images[row], views_of(s, epoch))}
+    # About 29 substitutes from the 24 whole images: were they one for all, or one for each image, few would be seen.
+    assert len(chosen) > len(SOME) + 4
+
+
+def test_when_every_image_is_broken_that_is_reported_and_the_batch_keeps_its_shape():
+    batch = batches(EVERY)[0]
+    assert batch.images.shape == (BATCH, VIEWS, 3, SIDE, SIDE)
+    assert [sample for sample, _ in batch.broken].count(ALL_BROKEN) == BATCH
+    assert len(batch.broken) == BATCH * (SUBSTITUTES + 2)
+
+
+def test_all_broken_is_no_id_of_an_image():
+    assert ALL_BROKEN < 0
+
+
+def test_an_error_that_is_not_a_broken_image_is_not_swallowed():
+    class Failing(PartlyBroken):
+        def read(self, sample: int) -> Tensor:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        ViewBatches(Failing(), RECIPE, ORDER)[0]
+
+
+@pytest.fixture
+def running() -> Iterator[tuple[Iterator[Batch], list[Batch], list[multiprocessing.Process]]]:
+    """A loader after its first batch, so that its workers are up: its iterator, that batch, the workers."""
+    before = set(multiprocessing.active_children())
+    iterator = iter(load_steps(batches(), range(40), workers=2, pin_memory=False))
+    first = [next(iterator)]
+    yield iterator, first, [process for process in multiprocessing.active_children() if process not in before]
+    del iterator
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_workers_outlive_a_stop_signal_and_go_on(running, number):
+    iterator, received, workers = running
+    assert len(workers) == 2
+    for worker in workers:
+        os.kill(worker.pid, number)
+    received += list(iterator)
+    assert_same(received, [batches()[step] for step in range(40)])
+
+
+class Damaged(PartlyBroken):
+    def read(self, sample: int) -> Tensor:
+        raise UserError("the file is damaged")
+
+
+def test_an_error_that_no_substitute_cures_ends_the_workers_at_once():
+    steps = load_steps(ViewBatches(Damaged(), RECIPE, ORDER), range(40), workers=2, pin_memory=False)
+    with pytest.raises(UserError, match=r"^the file is damaged$"):
+        list(steps)
+    assert multiprocessing.active_children() == []
+
+
+def one_set_in_every_form(folder: Path) -> dict[str, ImageSource]:
+    """The same images as an array, as files, and in a .beton."""
+    pixels = np.random.default_rng(1).integers(0, 256, (IMAGES, 3, 15, 15), dtype=np.uint8)
+    (folder / "files").mkdir()
+    names = [f"{number:03}.png" for number in range(IMAGES)]
+    for name, image in zip(names, pixels, strict=True):
+        Image.fromarray(image.transpose(1, 2, 0)).save(folder / "files" / name)
+    files = FileSource(folder / "files", names, None, [])
+    write_beton(files, folder / "set.beton", Encoding(mode="raw"), workers=0)
+    return {
+        "array": ArraySource(pixels, None, []),
+        "files": files,
+        "beton": open_source(Data(source="beton", path=str(folder / "set.beton"))),
+    }
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_reader_gives_the_same_batches_on_any_number_of_processes_from_any_step(tmp_path, workers):
+    expected = [batches()[step].images for step in STEPS]
+    for source in one_set_in_every_form(tmp_path).values():
+        for processes, start in ((1, 0), (2, 3), (4, 5)):
+            shares = [
+                load_steps(
+                    ViewBatches(source, RECIPE, ORDER, rank, processes),
+                    range(start, len(STEPS)),
+                    workers=workers if rank == 0 else 0,
+                    pin_memory=False,
+                )
+                for rank in range(processes)
+            ]
+            for images, *parts in zip(expected[start:], *shares, strict=True):
+                assert torch.equal(torch.cat([part.images for part in parts]), images)
+
+
+LONG_RUN = """
+import multiprocessing, os, sys, threading, time
+from simclr_dist.config.recipe import Data, Recipe
+from simclr_dist.data.loading.batches import ViewBatches
+from simclr_dist.data.loading.order import SampleOrder
+from simclr_dist.data.loading.workers import load_steps
+from simclr_dist.data.sources.named import open_source
+
+def megabytes():
+    total = 0
+    for process in [os.getpid(), *(child.pid for child in multiprocessing.active_children())]:
+        with open(f"/proc/{process}/smaps_rollup") as file:
+            total += next(int(line.split()[1]) for line in file if line.startswith("Pss:"))
+    return total / 1024
+
+recipe = Recipe(global_batch_images=16, data=Data(source="beton", path=sys.argv[1], image_size=32))
+source = open_source(recipe.data)
+order = SampleOrder(seed=0, images=len(source), global_batch_images=16)
+batches = ViewBatches(source, recipe, order)
+loader = load_steps(batches, range(200 * order.steps_per_epoch), workers=1, pin_memory=False)
+for step, _ in enumerate(loader):
+    if step == 10 * order.steps_per_epoch:
+        early = megabytes()
+late = megabytes()
+before = threading.active_count()
+for _ in range(50):
+    abandoned = load_steps(batches, range(1000), workers=1, pin_memory=False)
+    next(abandoned)
+    del abandoned
+for _ in range(100):  # torch's queues end their threads in their own time
+    if threading.active_count() > before or multiprocessing.active_children():
+        time.sleep(0.1)
+print(late - early, threading.active_count() - before, len(multiprocessing.active_children()))
+"""
+
+
+def test_200_epochs_hold_their_memory_and_50_abandoned_ones_leave_nothing_behind(tmp_path):
+    one_set_in_every_form(tmp_path)
+    command = [sys.executable, "-c", LONG_RUN, str(tmp_path / "set.beton")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    growth, threads, processes = (float(word) for word in done.stdout.split())
+    assert growth < 4  # MB; a view pair of 16 images is 0.1
+    assert (threads, processes) == (0, 0)
+
+
+KEPT = """
+from simclr_dist.config.recipe import Data, Recipe
+from simclr_dist.data.loading.batches import ViewBatches
+from simclr_dist.data.loading.order import SampleOrder
+from simclr_dist.data.loading.workers import load_steps
+from simclr_dist.data.sources.named import open_source
+
+source = open_source(Data(source="digits"))
+recipe = Recipe(global_batch_images=8, data=Data(source="digits", image_size=8))
+batches = ViewBatches(source, recipe, SampleOrder(seed=0, images=len(source), global_batch_images=8))
+begun, untouched = (load_steps(batches, range(1000), workers=1, pin_memory=False) for _ in range(2))
+next(begun)
+"""
+
+
+def test_a_process_ends_with_its_loaders_still_open():
+    """numba's compiler may keep a caller's frame, and with it a loader, beyond the caller's end."""
+    done = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,363 @@
+"""A process that hangs or dies is named by the others, which end in time; so is one that fails by itself."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from simclr_dist.distributed.agreement import all_or_none, decided_by_first
+from simclr_dist.distributed.collectives import gather_stacked, maximum
+from simclr_dist.distributed.processes import Processes, process_group
+from simclr_dist.distributed.watchdog import monitor, progress
+from simclr_dist.distributed.watchdog.diagnosis import is_lost, store_lost, verdict
+from simclr_dist.distributed.watchdog.heartbeats import LEFT, TIMED_OUT, WORKS, Board, Record
+from simclr_dist.distributed.watchdog.monitor import LostProcesses
+from simclr_dist.distributed.watchdog.progress import Place
+from simclr_dist.errors import UserError, agreed_error
+from simclr_dist.losses.nt_xent import NTXentLoss
+from simclr_dist.models.batch_norm import GroupedBatchNorm, average_running_statistics
+from simclr_dist.models.statistics_group import divide_batch_norm
+from simclr_dist.training.gradients import compute_gradients
+from tests.support.processes import Running, pretrain_here, run_distributed, tiny_config
+
+CPU = torch.device("cpu")
+TIMEOUT_SECONDS = 4
+STEP = 3  # in which the victim is lost
+written: list[Place] = []  # by this process onto the board
+
+
+@contextmanager
+def started(count: int, function: Any, *arguments: Any, folder: Path | None = None) -> Iterator[list[Running]]:
+    """``function(rank, count, *arguments)`` in processes that meet at a launcher's store, or as srun's in a folder."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    if folder is not None:
+        shared = {"SIMCLR_DIST_RENDEZVOUS": str(folder), "SLURM_STEP_NUM_TASKS": str(count), "SLURM_LOCALID": "0"}
+    processes = [
+        Running(1, _in_place, shared | {"SLURM_PROCID": str(rank)}, function, rank, count, *arguments)
+        for rank in range(count)
+    ]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def _in_place(variables: dict[str, str], function: Any, rank: int, *arguments: Any) -> Any:
+    os.environ.update(variables | {"SLURMD_NODENAME": f"node{rank}", "SLURM_STEP_TASKS_PER_NODE": "1"})
+    monitor._LOOK_SECONDS = monitor._PATIENCE_SECONDS = 1.5
+    write = Board.write
+
+    def noting(board: Board, rank: int, record: Record) -> None:
+        write(board, rank, record)
+        written.append(record.place)
+
+    Board.write = noting  # type: ignore[method-assign]
+    return function(rank, *arguments)
+
+
+def wait_until_told() -> None:
+    """Until the others can have read that this process is here."""
+    while written.count(progress.here()) < 4:
+        time.sleep(0.01)
+
+
+def hang() -> None:
+    while True:
+        time.sleep(0.05)
+
+
+def die(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+def boom() -> None:
+    raise ValueError("boom")
+
+
+FATES = {
+    "stopped": lambda: die(signal.SIGSTOP),
+    "killed": lambda: die(signal.SIGKILL),
+    "hangs": hang,
+    "fails": boom,
+}
+
+
+def walk(rank: int, count: int, victim: int, fate: str, met: Path) -> tuple[str, float]:
+    """Steps of one collective; the victim meets its fate in one of them. How it ended here, and after how long."""
+    since = time.monotonic()
+    try:
+        with process_group(Processes(rank, count, 0, 1), CPU, TIMEOUT_SECONDS):
+            for step in range(1, 100):
+                progress.begin_step(step)
+                since = time.monotonic()
+                if rank == victim and step == STEP:
+                    wait_until_told()
+                    FATES[fate]()
+                gather_stacked(torch.ones(2), what="rows of the loss")
+                met.with_name(f"{met.name}_{rank}").touch()
+    except (UserError, ValueError) as error:
+        return str(error), time.monotonic() - since
+    return "went on", 0.0
+
+
+@pytest.fixture(scope="module")
+def walks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, int], list[Running]]]:
+    """Processes by fate and victim: several groups at once, as they wait most of the time."""
+    met = tmp_path_factory.mktemp("met")
+    with ExitStack() as stack:
+        of_fates = {}
+        for fate in FATES:
+            for victim in (1, 0):
+                for attempt in range(3):
+                    folder = None if victim else tmp_path_factory.mktemp("meeting")
+                    words = (victim, fate, met / f"{fate}_{victim}_{attempt}")
+                    processes = stack.enter_context(started(3, walk, *words, folder=folder))
+                    if have_met(processes, words[-1]):
+                        break
+                of_fates[fate, victim] = processes
+        yield of_fates
+
+
+def have_met(processes: list[Running], met: Path) -> bool:
+    """Whether they do: torch asks for the name of every address, and an answer that is lost costs five seconds."""
+    while len(list(met.parent.glob(f"{met.name}_*"))) < len(processes):
+        if not any(process.processes[0].is_alive() for process in processes):
+            return False
+        time.sleep(0.01)
+    return True
+
+
+@pytest.mark.parametrize(
+    ("fate", "expected"),
+    [
+        ("stopped", "process 1 on node1 has not answered for 4 s (machine.collective_timeout_seconds) and gave no sign "
+         "of life for 2 s: it is stopped, or its node or it is gone; it was last heard of in step 3, its last "
+         "collective 'rows of the loss'; process "),
+        ("hangs", "process 1 on node1 has not answered for 4 s (machine.collective_timeout_seconds): it gives signs of "
+         "life but hangs; it is in step 3, its last collective 'rows of the loss'; process "),
+        ("killed", "process 1 on node1 has ended: it gave no sign of life for 2 s; it was last heard of in step 3, its "
+         "last collective 'rows of the loss'; process "),
+        ("fails", "process 1 on node1 has ended: ValueError: boom; start again"),
+    ],
+)  # fmt: skip
+def test_a_lost_process_is_named_with_host_step_and_last_collective_by_all_others_in_time(walks, fate, expected):
+    processes = walks[fate, 1]
+    (first, seconds), (other, other_seconds) = processes[0].results()[0], processes[2].results()[0]
+    if fate == "fails":
+        assert processes[1].results()[0][0] == "boom"
+    assert first == other
+    assert first.startswith(expected)
+    assert first.endswith("start again to go on from the last checkpoint")
+    if fate != "fails":
+        assert " waited in step 3, in 'rows of the loss'" in first
+    assert max(seconds, other_seconds) < TIMEOUT_SECONDS + 10
+
+
+@pytest.mark.parametrize(
+    ("fate", "expected"),
+    [
+        ("stopped", "process 0 on node0 has not answered for 4 s (machine.collective_timeout_seconds), as the store"),
+        ("killed", "process 0 on node0 has ended, as the store"),
+        (
+            "hangs",
+            "process 0 on node0 has not answered for 4 s (machine.collective_timeout_seconds): it gives signs of",
+        ),
+        ("fails", "process 0 on node0 has ended: ValueError: boom; start again"),
+    ],
+)
+def test_a_lost_process_is_named_when_it_holds_the_store(walks, fate, expected):
+    (first, seconds), (other, other_seconds) = (process.results()[0] for process in walks[fate, 0][1:])
+    assert first == other
+    assert first.startswith(expected)
+    if fate != "fails":
+        assert " in step 3, its last collective 'rows of the loss'" in first
+    assert max(seconds, other_seconds) < TIMEOUT_SECONDS + 15
+
+
+def leave_together(rank: int, count: int) -> tuple[list[str], bool, str | None]:
+    """What is published when all end by an agreed error; whether by one of their own; what a third group hears."""
+    published: list[str] = []
+    heard: list[str | None] = []
+    publish, leave = Board.publish, LostProcesses.leave
+    Board.publish = lambda board, line: published.append(line) or publish(board, line)  # type: ignore[method-assign]
+    LostProcesses.leave = lambda lost: heard.append(lost._heard) or leave(lost)  # type: ignore[method-assign]
+    here = Processes(rank, count, 0, 1)
+
+    def meet(then: Callable[[], None]) -> None:
+        with process_group(here, CPU, 60):
+            gather_stacked(torch.ones(2))  # whoever leaves before would be lost to those who still connect
+            then()
+
+    def agree() -> None:
+        raise agreed_error("all end")
+
+    with pytest.raises(UserError, match="all end"):
+        meet(agree)
+    agreed = list(published)
+    with pytest.raises(ValueError, match="boom"):
+        meet(boom)
+    written.clear()
+    meet(wait_until_told)
+    return agreed, published != agreed, heard[-1]
+
+
+def test_agreed_errors_and_normal_ends_are_nobodys_loss_and_the_next_group_begins_with_an_empty_board():
+    with started(2, leave_together) as processes:
+        assert [process.results() for process in processes] == [[([], True, None)]] * 2
+
+
+def wait_in_vain(rank: int, count: int, folder: Path) -> None:
+    sys.stderr = (folder / f"errors_{rank}").open("w")
+    with process_group(Processes(rank, count, 0, 1), CPU, 2, ends_itself=True):
+        progress.begin_step(1)
+        gather_stacked(torch.ones(2), what="rows of the loss")
+        if rank == 0:  # a collective of NCCL: it raises nothing, whoever is lost
+            progress.at("sums of the loss")
+        hang()
+
+
+def test_where_the_backend_raises_nothing_a_thread_ends_the_process_with_the_line(tmp_path):
+    with started(2, wait_in_vain, tmp_path) as processes:
+        for process in processes:  # that which hangs, too
+            process.processes[0].join(60)
+        assert [process.processes[0].exitcode for process in processes] == [2, 2]
+    first, second = (tmp_path / "errors_0").read_text(), (tmp_path / "errors_1").read_text()
+    assert first.startswith("simclr-dist: process 1 on node1 has not answered for 2 s")
+    assert "it gives signs of life but hangs; it is in step 1, its last collective 'rows of the loss'" in first
+    assert second == first.replace("simclr-dist:", "simclr-dist (process 1):")
+    assert len(first.splitlines()) == 1
+
+
+def work_alone(rank: int, count: int) -> int:
+    """Works at the same place as the others until the thread has looked, twice as long as a collective may wait."""
+    looks = []
+    look = LostProcesses._look
+
+    def counted(lost: Any, **options: Any) -> str | None:
+        looks.append(look(lost, **options))
+        return looks[-1]
+
+    LostProcesses._look = counted  # type: ignore[method-assign]
+    with process_group(Processes(rank, count, 0, 1), CPU, 2, ends_itself=True):
+        gather_stacked(torch.ones(2))
+        while not looks:
+            time.sleep(0.05)
+        gather_stacked(torch.ones(2))
+    return len([line for line in looks if line is None])
+
+
+def test_the_thread_leaves_processes_alone_that_are_all_busy_at_the_same_place():
+    with started(2, work_alone) as processes:
+        assert all(process.results()[0] >= 1 for process in processes)
+
+
+def record(beat: int, begun: int = 5, state: str = WORKS, rank: int = 0) -> Record:
+    return Record(beat, f"node{rank}", Place(7, begun, "rows of the loss"), state)
+
+
+@pytest.mark.parametrize(
+    ("after", "expected", "lost"),
+    [
+        ([record(9), record(9), record(9)], "none is behind: the network", False),
+        ([record(9), record(1, 4), record(9, 4)], "process 1 on node0 has ended: it gave no sign of life", True),
+        ([record(9), None, record(9)], "process 1 has ended: it gave no sign of life for 3 s; nothing was heard", True),
+        ([record(9), record(1, 4, LEFT), record(9)], "process 1 on node0 has ended without an error before", False),
+        ([record(9), record(9, 4), record(9, state=TIMED_OUT)], "process 1 on node0 has not answered for 600 s", True),
+        ([record(9), record(9, 4), record(9, 4)], "process 1 on node0, 2 on node0 has closed its connections", True),
+        ([record(9, 4), record(9), record(9)], "none is behind", False),  # it is itself the one that the others miss
+        ([record(9), *[record(1)] * 6], "process 1 on node0, 2 on node0, 3 on node0, 4 on node0 and 2 more has", True),
+    ],
+)
+def test_who_is_lost_follows_from_two_looks_at_the_board(after, expected, lost):
+    before = [record(1)] * len(after)
+    assert expected in verdict(before, after, 0, seconds=3, timeout_seconds=600)
+    assert is_lost(before, after, 0) == lost
+
+
+def test_a_launchers_store_that_is_gone_tells_nothing_but_that():
+    line = store_lost(record(1), 600, holder_ended=True, held_by_first=False)
+    assert "which one cannot be found out" in line
+
+
+def places_of_collectives() -> tuple[list[str], Place]:
+    """What each collective is for, as noted when the backend is called; and the place at the end."""
+    noted: list[str] = []
+    for name in ("all_gather_single", "all_reduce", "all_gather_object", "broadcast_object_list"):
+        call = getattr(dist, name)
+
+        def noting(*arguments: Any, call: Any = call, **options: Any) -> Any:
+            noted.append(progress.here().collective)
+            return call(*arguments, **options)
+
+        setattr(dist, name, noting)
+    progress.begin()
+    norm = GroupedBatchNorm(4, statistics=divide_batch_norm(16, 16, 2))
+    rows = norm(torch.randn(16, 4)).double()
+    NTXentLoss(0.5)(rows[:8], rows[8:]).backward()
+    average_running_statistics(norm)
+    maximum([1.0], CPU)
+    with all_or_none():
+        pass
+    decided_by_first(lambda: 1)
+    return noted, progress.here()
+
+
+def test_every_collective_is_named_and_counted_alike_on_all_processes():
+    names = [
+        "batch norm (forward pass)", "row counts of the loss", "rows of the loss", "sums of the loss",
+        "batch norm (backward pass)", "running statistics of batch norm", "the agreement at the start of a step",
+        "the agreement that none failed", "a decision of process 0",
+    ]  # fmt: skip
+    assert run_distributed(2, places_of_collectives) == [(names, Place(None, len(names), names[-1]))] * 2
+
+
+def test_one_process_counts_no_collectives():
+    progress.begin()
+    gather_stacked(torch.ones(2))
+    maximum([1.0], CPU)
+    assert progress.here() == Place()
+
+
+@pytest.mark.parametrize("chunk_images", [0, 1])
+def test_the_backward_pass_is_a_place_of_its_own(chunk_images):
+    class Method(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def embed(self, images: torch.Tensor) -> torch.Tensor:
+            return self.weight * images
+
+        def loss(self, embeddings: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"loss": embeddings.sum()}
+
+        def forward(self, images: torch.Tensor, embed_only: bool = False) -> dict[str, torch.Tensor]:
+            return {"embeddings": self.embed(images)} if embed_only else self.loss(self.embed(images))
+
+    method, seen = Method(), []
+    method.weight.register_hook(lambda gradient: seen.append(progress.here().collective))
+    progress.begin()
+    compute_gradients(method, method, torch.ones(2, 2), chunk_images=chunk_images)
+    assert set(seen) == {"gradients (backward pass)"}
+
+
+def place_after_training(config: Any) -> Place:
+    pretrain_here(config)
+    return progress.here()
+
+
+def test_the_trainer_tells_its_step(tmp_path):
+    one, other = run_distributed(2, place_after_training, tiny_config(tmp_path, "machine.stop_after_steps=2"))
+    assert one == other
+    assert one.step == 2

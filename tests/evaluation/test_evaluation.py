@@ -1,0 +1,400 @@
+"""The evaluation harness: frozen is frozen, processes change nothing, nothing is chosen on test images."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+
+from benchmarks.photographs import TEST_SHARE, write_labelled_patches
+from simclr_dist.cli.main import main
+from simclr_dist.data.sources.base import ArraySource, Subset
+from simclr_dist.data.sources.named import open_source
+from simclr_dist.errors import UserError
+from simclr_dist.evaluation import fine_tuning, frozen
+from simclr_dist.evaluation.classifiers import chosen_probe
+from simclr_dist.evaluation.features import Extraction, extract_features, raw_pixels
+from simclr_dist.evaluation.knn import knn_accuracy, knn_scores
+from simclr_dist.evaluation.online import least_squares_accuracy
+from simclr_dist.evaluation.pretrained import Pretrained, state_digest
+from simclr_dist.evaluation.subject import Subject
+from simclr_dist.evaluation.subsets import few_labels, halves, share_of_labels, subset_digest
+from simclr_dist.methods.build import build_method
+from simclr_dist.run.metrics_log import read_metrics
+from tests.support.processes import assert_bit_equal, final_state, losses, pretrain_here, run_distributed, tiny_config
+
+GENERATOR = np.random.default_rng(0)
+
+
+class SmallSubject(Subject):
+    """Some digits, so that a test takes a moment."""
+
+    def __init__(self, pretrained: Pretrained, how: Extraction | None = None) -> None:
+        super().__init__(pretrained, None, how)
+        self.train, self.test = Subset(self.train, np.arange(200)), Subset(self.test, np.arange(100))
+        self.train_labels, self.test_labels = self.train.labels, self.test.labels
+
+
+def small_subject(folder, **how):
+    recipe = tiny_config(folder).recipe
+    method = build_method(recipe).eval()
+    return SmallSubject(Pretrained(method.encoder, method.projection, recipe, 0), Extraction(**how))
+
+
+def blobs(images=300, classes=6, dim=8):
+    labels = np.arange(images) % classes
+    centres = np.random.default_rng(1).normal(size=(classes, dim))
+    features = centres[labels] + np.random.default_rng(images).normal(size=(images, dim))
+    return features.astype(np.float32), labels.astype(np.int64)
+
+
+# --- features
+
+
+def extracted(folder, batch_images, cache):
+    return np.asarray(small_subject(folder, batch_images=batch_images, cache=cache).train_features)
+
+
+def test_features_are_equal_to_the_bit_on_1_and_2_processes_and_to_rounding_at_any_batch_size(tmp_path):
+    alone = extracted(tmp_path, 16, None)
+    for each in run_distributed(2, extracted, tmp_path, 16, None):
+        assert np.array_equal(each, alone)
+    for batch_images in (7, 64, 500):
+        assert np.abs(extracted(tmp_path, batch_images, None) - alone).max() < 1e-6 * max(1, np.abs(alone).max())
+
+
+def test_kept_features_are_read_again_whatever_the_number_of_processes_and_a_missing_block_is_made_up(tmp_path):
+    first = run_distributed(2, extracted, tmp_path, 16, tmp_path / "features")[1]
+    blocks = sorted((tmp_path / "features").glob("*/block_*.npy"))
+    assert len(blocks) == 13
+    blocks[3].unlink()
+    np.save(blocks[5], np.load(blocks[5]) + 1)  # so that reading it shows
+    again = extracted(tmp_path, 16, tmp_path / "features")
+    changed = np.flatnonzero((again != first).any(1))
+    assert changed.tolist() == list(range(5 * 16, 6 * 16))
+
+
+def test_other_weights_are_not_taken_for_the_kept_ones(tmp_path):
+    subject = small_subject(tmp_path, cache=tmp_path / "features")
+    before = subject.train_features
+    with torch.no_grad():
+        subject.pretrained.encoder.backbone.conv1.weight.mul_(2)
+        subject.pretrained.encoder.backbone.bn1.bias.add_(1)
+    after = extract_features(subject.pretrained.encoder, subject.train, 8, subject.how)
+    assert not np.allclose(before, after)
+
+
+class _Mode(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = []
+
+    def forward(self, images):
+        self.seen.append(self.training)
+        return images.flatten(1).float()
+
+
+def test_extraction_evaluates_and_gives_each_part_its_mode_back():
+    encoder = nn.Sequential(_Mode(), nn.Sequential(nn.Identity())).train()
+    encoder[1].eval()
+    source = ArraySource(np.zeros((3, 3, 8, 8), dtype=np.uint8), None, [])
+    extract_features(encoder, source, 8)
+    assert encoder[0].seen == [False]
+    assert (encoder.training, encoder[0].training, encoder[1].training) == (True, True, False)
+
+
+# --- subsets
+
+
+def test_subsets_are_class_balanced_nested_and_fixed_to_the_digit():
+    labels = np.repeat(np.arange(4), (10, 20, 30, 40)).astype(np.int64)
+    few, more = few_labels(labels, 2, split=3), few_labels(labels, 5, split=3)
+    assert np.bincount(labels[few]).tolist() == [2, 2, 2, 2]
+    assert set(few) < set(more)
+    assert np.bincount(labels[share_of_labels(labels, 0.1, split=0)]).tolist() == [1, 2, 3, 4]
+    assert np.bincount(labels[share_of_labels(labels, 0.001, split=0)]).tolist() == [1, 1, 1, 1]
+    assert sorted(share_of_labels(labels, 1.0, split=0)) == list(range(100))
+    assert set(few_labels(labels, 2, split=4)) != set(few)
+    assert subset_digest(few) == "4fb12f5a8ec2433037fc34b9a8593f896b4c5474ab7cb6604afe332efb5365de"
+
+
+def test_the_two_halves_share_no_image_and_hold_every_one():
+    labels = np.repeat(np.arange(3), (1, 2, 50)).astype(np.int64)
+    fit, held_out = halves(labels, 0.2, split=0)
+    assert sorted([*fit, *held_out]) == list(range(53))
+    assert np.bincount(labels[held_out], minlength=3).tolist() == [0, 1, 10]
+
+
+# --- classifiers
+
+
+def plain_knn(train, train_labels, test, k, temperature):
+    """The formula in one large matrix."""
+    unit = [features / np.linalg.norm(features, axis=1, keepdims=True) for features in (train, test)]
+    similarity = unit[1] @ unit[0].T
+    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+    votes = np.exp((np.take_along_axis(similarity, nearest, axis=1) - 1) / temperature)
+    return np.stack([(votes * (train_labels[nearest] == c)).sum(1) for c in range(train_labels.max() + 1)], axis=1)
+
+
+def knn_in_small_blocks(features, labels, test, k):
+    from simclr_dist.evaluation import knn
+
+    knn._BANK_ROWS, knn._TEST_ROWS = 32, 7
+    return knn_scores(features, labels, test, neighbours=k, distributed=True)
+
+
+@pytest.mark.parametrize("k", [1, 20, 400])
+def test_knn_block_by_block_on_1_and_2_processes_is_the_plain_formula(k, monkeypatch):
+    features, labels = blobs()
+    test, _ = blobs(50)
+    expected = plain_knn(features, labels, test, k, 0.1)
+    np.testing.assert_allclose(knn_scores(features, labels, test, neighbours=k), expected, rtol=1e-4, atol=1e-6)
+    for scores in run_distributed(2, knn_in_small_blocks, features, labels, test, k):
+        np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_probe_is_scikit_learns_logistic_regression_at_the_l2_chosen_without_test_images():
+    features, labels = blobs()
+    test, test_labels = blobs(200)
+    found = chosen_probe(features, labels)
+    plain = LogisticRegression(C=found.inverse_l2, max_iter=5000).fit(features, labels).score(test, test_labels)
+    assert abs((found.scores(test).argmax(1) == test_labels).mean() - plain) <= 0.002
+    assert found.validation[found.inverse_l2] == max(found.validation.values())
+    assert len(found.held_out) == 60
+
+
+def test_the_probe_by_sgd_comes_within_a_point_of_logistic_regression(tmp_path):
+    subject = small_subject(tmp_path)
+    subject.train_features, subject.train_labels = blobs(3000)
+    subject.test_features, subject.test_labels = blobs(2000)
+    subject.train = Subset(subject.train, np.zeros(3000, dtype=np.int64))
+    subject.classes = 6
+    by_sgd = frozen.probe(subject, solver="sgd", batch_images=256, base_learning_rate=1.0).rows[0].mean
+    assert abs(by_sgd - frozen.probe(subject).rows[0].mean) < 0.01
+
+
+def test_least_squares_separates_what_a_linear_head_can():
+    features, labels = blobs(600, dim=16)
+    assert least_squares_accuracy(features, labels, features, labels) > 0.9
+    assert least_squares_accuracy(features, labels, features, (labels + 1) % 6) < 0.1
+
+
+# --- methods
+
+
+def all_rows(folder, names):
+    subject = small_subject(folder, batch_images=16)
+    before = state_digest([subject.pretrained.encoder, subject.pretrained.projection])
+    found = {name: METHODS[name](subject) for name in names}
+    assert state_digest([subject.pretrained.encoder, subject.pretrained.projection]) == before
+    assert not any(module.training for module in subject.pretrained.encoder.modules())
+    return {name: result and result.as_dict() for name, result in found.items()}
+
+
+METHODS = {
+    "knn": frozen.knn,
+    "probe": frozen.probe,
+    "sgd": lambda subject: frozen.probe(subject, solver="sgd", epochs=20, batch_images=50),
+    "augment": lambda subject: frozen.probe(subject, augment=True, epochs=2, batch_images=50),
+    "lowshot": lambda subject: frozen.lowshot(subject, labels_per_class=[1, 5], splits=2),
+    "finetune": lambda subject: fine_tuning.finetune(
+        subject, label_shares=(0.2,), epochs=3, batch_images=20, starts=("pretrained", "scratch"), from_layer=1
+    ),
+}
+
+
+def test_every_method_leaves_the_encoder_bit_equal_repeats_to_the_digit_and_agrees_on_1_and_2_processes(tmp_path):
+    alone = all_rows(tmp_path, list(METHODS))
+    assert all_rows(tmp_path, list(METHODS)) == alone
+    first, second = run_distributed(2, all_rows, tmp_path, list(METHODS))
+    for name in METHODS:
+        for one, two in zip(alone[name]["rows"], first[name]["rows"], strict=True):
+            assert abs(one["mean"] - two["mean"]) <= 0.0201, name  # rounding may tip two of the 100 test images
+            assert one["subsets_sha256"] == two["subsets_sha256"]
+        assert alone[name]["protocol"] == first[name]["protocol"]
+    assert first["knn"] == second["knn"] == alone["knn"]
+    assert second["probe"] is second["lowshot"] is None
+
+
+def trained_weights(folder):
+    subject = small_subject(folder)
+    caught = {}
+    before = fine_tuning.train_classifier
+
+    def train_and_catch(classifier, *arguments, **named):
+        before(classifier, *arguments, **named)
+        caught.update(classifier.state_dict())
+
+    fine_tuning.train_classifier = train_and_catch
+    fine_tuning.finetune(subject, label_shares=(0.2,), epochs=2, batch_images=20)
+    fine_tuning.train_classifier = before
+    return caught
+
+
+def test_fine_tuned_weights_are_the_same_on_1_and_2_processes_within_rounding(tmp_path):
+    alone = trained_weights(tmp_path)
+    for name, value in run_distributed(2, trained_weights, tmp_path)[0].items():
+        torch.testing.assert_close(value, alone[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_results_of_other_numbers_are_not_overwritten(tmp_path):
+    result = frozen.knn(small_subject(tmp_path))
+    path = result.write(tmp_path)
+    assert result.write(tmp_path) == path
+    other = replace(result, rows=(replace(result.rows[0], top1=(0.5,)),))
+    second = other.write(tmp_path)
+    assert second.name == f"{path.stem}_2.json"
+    assert json.loads(path.read_text())["rows"][0]["mean"] == result.rows[0].mean
+    assert other.write(tmp_path) == second
+
+
+@pytest.mark.parametrize(
+    ("ask", "named"),
+    [
+        (lambda subject: frozen.lowshot(subject, labels_per_class=[1, 500]), "--labels: 500"),
+        (lambda subject: fine_tuning.finetune(subject, from_layer=3), "--from-layer: 3"),
+        (lambda subject: frozen.probe(subject, solver="sgd", base_learning_rate=1e38), "--learning-rate"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_option_named(tmp_path, ask, named):
+    with pytest.raises(UserError, match=named):
+        ask(small_subject(tmp_path))
+
+
+# --- online
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_looking_at_the_encoder_during_pretraining_leaves_weights_and_generators_bit_equal(tmp_path, processes):
+    for looks in (0, 1):
+        run = tmp_path / f"run_{looks}"
+        keys = (f"machine.run_dir={run}", "recipe.global_batch_images=256", f"machine.evaluate_every_epochs={looks}")
+        config = tiny_config(tmp_path, *keys, "recipe.epochs=2")
+        run_distributed(processes, random_state_after, config)
+    first, second = final_state(tmp_path / "run_0"), final_state(tmp_path / "run_1")
+    assert first["step"] == 10
+    for part in ("model", "optimizer"):
+        assert_bit_equal(first[part], second[part])
+    assert losses(tmp_path / "run_0") == losses(tmp_path / "run_1")
+    lines = [json.loads(line) for line in (tmp_path / "run_1" / "metrics.jsonl").read_text().splitlines()]
+    looked = [line for line in lines if "online_knn_top1" in line]
+    assert [line["step"] for line in looked] == [5, 10]
+    assert all(0.2 < line["online_knn_top1"] <= 1 and 0.2 < line["online_linear_top1"] <= 1 for line in looked)
+
+
+def random_state_after(config):
+    before = torch.get_rng_state()
+    pretrain_here(config)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_look_leaves_images_that_cannot_be_read_out_and_evaluation_asks_for_them(tmp_path, processes):
+    random = np.random.default_rng(0)
+    for number in range(40):
+        place = tmp_path / "images" / ("test" if number > 31 else "train") / ("dark" if number % 2 else "bright")
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 60, (8, 8, 3), dtype=np.uint8) + (0 if number % 2 else 180)
+        Image.fromarray(pixels.astype(np.uint8)).save(place / f"{number:02}.png")
+    for name in ("train/dark/01.png", "train/bright/02.png", "train/bright/04.png"):
+        (tmp_path / "images" / name).write_bytes(b"no image")
+    keys = (
+        "recipe.data.source=folder", f"recipe.data.path={tmp_path / 'images'}", "recipe.global_batch_images=16",
+        "machine.evaluate_every_epochs=1", "machine.max_broken_image_share=0.1",
+    )  # fmt: skip
+    run_distributed(processes, pretrain_here, tiny_config(tmp_path, *keys))
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [line["step"] for line in lines if "online_knn_top1" in line] == [2, 4]
+    assert all(math.isfinite(line.get("online_linear_top1", 0)) for line in lines)
+    assert len((tmp_path / "run" / "broken_images.txt").read_text().splitlines()) == 3
+    with pytest.raises(UserError, match=r"evaluation needs every image, and one is broken: bright/02\.png"):
+        extract_features(nn.Flatten(), open_source(tiny_config(tmp_path, *keys).recipe.data, "train"), 8)
+
+
+# --- photographs
+
+
+def test_train_and_test_patches_of_a_photograph_share_no_pixel(tmp_path, monkeypatch):
+    columns = np.tile(np.arange(256, dtype=np.uint8)[:, None], (100, 1, 3))  # a pixel's value tells its column
+    monkeypatch.setattr("benchmarks.photographs.photographs", lambda: {"a": columns, "b": columns})
+    write_labelled_patches(tmp_path / "photographs", side=16, train=30, test=10)
+    config = tiny_config(tmp_path, "recipe.data.source=folder", f"recipe.data.path={tmp_path / 'photographs'}")
+    train, test = (open_source(config.recipe.data, split) for split in ("train", "test"))
+    assert (len(train), len(test), train.classes) == (60, 20, ["a", "b"])
+    border = round(256 * (1 - TEST_SHARE))
+    assert max(int(train.read(sample).max()) for sample in range(60)) < border
+    assert min(int(test.read(sample).min()) for sample in range(20)) >= border
+
+
+def test_nearest_neighbours_of_raw_pixels_tell_the_photographs_apart(tmp_path):
+    write_labelled_patches(tmp_path / "photographs", side=16, train=20, test=5)
+    config = tiny_config(tmp_path, "recipe.data.source=folder", f"recipe.data.path={tmp_path / 'photographs'}")
+    train, test = (open_source(config.recipe.data, split) for split in ("train", "test"))
+    assert knn_accuracy(raw_pixels(train, 16), train.labels, raw_pixels(test, 16), test.labels) > 2 / 6
+
+
+# --- the command
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    config = tiny_config(tmp_path, "recipe.global_batch_images=256", "machine.stop_after_steps=1")
+    pretrain_here(config)
+    return tmp_path / "run"
+
+
+def command_line(capsys, *arguments):
+    with pytest.raises(SystemExit) as exited:
+        main(list(map(str, arguments)))
+    return exited.value.code, *capsys.readouterr()
+
+
+def test_the_command_prints_a_table_and_writes_the_same_result_on_1_and_2_processes(run_dir, capfd):
+    status, out, _ = command_line(capfd, "evaluate", run_dir, "knn", "--k", "5", "--device", "cpu")
+    assert status == 0
+    assert "kNN, pretrained" in out
+    path = Path(out.splitlines()[-1])
+    before = path.read_bytes()
+    found = json.loads(before)
+    assert (found["method"], found["steps_done"], found["protocol"]["neighbours"]) == ("knn", 1, 5)
+    path.unlink()
+    again = command_line(capfd, "evaluate", run_dir, "knn", "--k", "5", "--no-cache", "--processes", "2")
+    assert again[0] == 0
+    assert path.read_bytes() == before
+
+
+def test_other_images_are_evaluated_on_by_the_name_of_their_folder(run_dir, tmp_path, capsys):
+    write_labelled_patches(tmp_path / "photographs", side=16, train=4, test=2)
+    status, out, _ = command_line(capsys, "evaluate", run_dir, "knn", "--on", tmp_path / "photographs")
+    assert status == 0
+    found = json.loads(Path(out.splitlines()[-1]).read_text())["data"]
+    assert (found["source"], found["classes"], found["train_images"], found["image_size"]) == ("folder", 6, 24, 8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["knm"], "did you mean 'knn'"),
+        (["knn", "probe"], "one method at a time"),
+        (["knn", "--labels", "10"], "--labels: has no meaning for knn; it belongs to label-curve, lowshot"),
+        (["probe", "--solver", "lbfgs", "--epochs", "3"], "--epochs"),
+        (["finetune", "--shares", "1,200"], "--shares: '1,200'"),
+        (["knn", "--k", "0"], "--k"),
+        (["knn", "--on", "nowhere"], "nowhere"),
+        (["knn", "recipe.data.sise=3"], "sise"),
+        (["--on", "cifar10"], "recipe.data.path"),
+        (["lowshot", "--labels", "1000"], "1000 labels a class"),
+    ],
+)
+def test_a_wrong_wish_is_one_line_and_status_2(run_dir, capsys, arguments, named):
+    status, _, err = command_line(capsys, "evaluate", run_dir, *arguments)
+    assert status == 2
+    assert named in err
+    assert err.count("\n") == 1

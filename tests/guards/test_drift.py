@@ -1,0 +1,113 @@
+"""Processes that no longer hold the same run are found, named and stopped before anything is saved."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from simclr_dist.config import Config
+from simclr_dist.config.recipe import Data
+from simclr_dist.distributed.collectives import process_rank
+from simclr_dist.errors import UserError
+from simclr_dist.guards.replicas import digest
+from simclr_dist.training import trainer
+from tests.support.processes import assert_bit_equal, final_state, losses, pretrain_here, run_distributed, tiny_config
+
+
+def flip(tensor: Tensor, place: int, bit: int) -> None:
+    """Flip one bit of a tensor, in place."""
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    flat = tensor.view(-1).view(integers[tensor.element_size()])
+    flat[place] ^= -(1 << bit) if bit == 8 * tensor.element_size() - 1 and bit > 7 else 1 << bit
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8])
+def test_every_flipped_bit_changes_the_digest(dtype, monkeypatch):
+    monkeypatch.setattr("simclr_dist.guards.replicas._PART", 64)
+    random = torch.Generator().manual_seed(0)
+    sizes = ((3, 5), (), (64,), (7, 11), (2, 3))  # small ones that are joined, and large ones in parts
+    tensors = [(torch.randn(size, generator=random) * 50).to(dtype) for size in sizes]
+    plain = digest(tensors)
+    assert digest([tensor.clone() for tensor in tensors]) == plain
+    for tensor in tensors:
+        for place in {0, tensor.numel() // 2, tensor.numel() - 1}:
+            for bit in (0, 8 * tensor.element_size() - 1):
+                flip(tensor, place, bit)
+                assert digest(tensors) != plain
+                flip(tensor, place, bit)
+    assert digest(tensors) == plain
+    assert digest(tensors[::-1]) != plain
+
+
+def _told(config: Config, rank: int, step: int, part: str) -> str:
+    """The complaint of this process, one bit of whose weights or optimizer state is flipped after ``step``."""
+    undisturbed = trainer.Trainer.train_step
+
+    def disturbed(self: trainer.Trainer, images: Tensor) -> dict[str, float]:
+        values = undisturbed(self, images)
+        if process_rank() == rank and self.steps_done + 1 == step:
+            weight = next(self.step.method.parameters())
+            flip(weight.detach() if part == "weights" else self.step.optimizer.state[weight]["momentum_buffer"], 3, 0)
+        return values
+
+    trainer.Trainer.train_step = disturbed
+    try:
+        pretrain_here(config)
+    except UserError as error:
+        return str(error) if error.agreed else f"for itself: {error}"
+    finally:
+        trainer.Trainer.train_step = undisturbed
+    return "went on"
+
+
+def test_of_three_processes_the_one_with_a_flipped_bit_is_named_and_nothing_is_saved_after_it(tmp_path):
+    config = tiny_config(tmp_path, "recipe.global_batch_images=24", "machine.compare_every_steps=2",
+                         "machine.save_every_steps=3")  # fmt: skip
+    messages = run_distributed(3, _told, config, 1, 3, "weights")
+    for message in messages:
+        assert message.startswith("the weights of the processes differ after step 3 (encoder.")  # before the save
+        assert ": process 1 on " in message
+        assert " against the other 2. " in message
+        assert "no checkpoint was written yet" in message
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def _several(folder: Path, config: Config) -> list[str]:
+    def there(name: str, **changes: object) -> Config:
+        machine = dataclasses.replace(config.machine, run_dir=str(folder / name), **changes)
+        return dataclasses.replace(config, machine=machine)
+
+    other = there("config")
+    if process_rank():
+        # So that one process makes the groups of batch norm and the other none: it must be told before.
+        other = dataclasses.replace(other, recipe=dataclasses.replace(other.recipe, seed=5, batch_norm_group_images=0))
+    never = there("never", compare_every_steps=3 * process_rank())
+    images = there("images", compare_every_steps=0)
+    data = Data(source="folder", path=str(folder / f"images_{process_rank()}"), image_size=8)
+    images = dataclasses.replace(images, recipe=dataclasses.replace(images.recipe, data=data))
+    found = [_told(there("optimizer"), 1, 2, "optimizer")]
+    found += [_told(each, -1, 0, "") for each in (other, never, images)]
+    for every in (0, 1):
+        pretrain_here(there(f"every_{every}", compare_every_steps=every, stop_after_steps=4))
+    return found
+
+
+def test_two_processes_disagree_about_optimizer_config_or_images_and_comparing_leaves_the_trajectory_alone(tmp_path):
+    for rank in (0, 1):
+        (tmp_path / f"images_{rank}").mkdir()
+        for number in range(40):
+            Image.new("RGB", (8, 8)).save(tmp_path / f"images_{rank}" / f"{number + rank}.png")
+    config = tiny_config(tmp_path, "machine.compare_every_steps=3", "recipe.batch_norm_group_images=8")
+    for optimizer, other, never, images in run_distributed(2, _several, tmp_path, config):
+        assert "optimizer state of the processes differ after step 3" in optimizer
+        assert "processes disagree: 0 on " in optimizer
+        assert " | 1 on " in optimizer
+        assert "the config of the processes differs (recipe.seed, recipe.batch_norm_group_images): processes" in other
+        assert "the config of the processes differs (machine.compare_every_steps): processes disagree: 0 on " in never
+        assert "the sample positions of the processes differ after step 0: processes disagree: 0 on " in images
+        assert "Give all processes the same images" in images
+    assert losses(tmp_path / "every_1") == losses(tmp_path / "every_0")
+    assert_bit_equal(final_state(tmp_path / "every_1"), final_state(tmp_path / "every_0"))

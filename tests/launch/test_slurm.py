@@ -1,0 +1,297 @@
+"""Runs on a real SLURM cluster of two nodes, on this machine: disturbed, cancelled, refused, watched."""
+
+import io
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+
+from simclr_dist.cli.main import main
+from simclr_dist.launch.slurm import scheduler
+from simclr_dist.run.metrics_log import read_metrics
+from tests.support.processes import TINY, Running, assert_bit_equal, final_state, losses, pretrain_here, tiny_config
+from tests.support.slurm_cluster import NODES, Cluster, missing, wait_until
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "there")
+
+STEPS = 132
+SAVE_EVERY = 10
+# float64: so small a network makes of a rounding error of one step a million times as much in so many steps.
+RECIPE = (
+    *TINY,
+    "recipe.epochs=3",
+    "recipe.batch_norm_group_images=16",
+    f"machine.save_every_steps={SAVE_EVERY}",
+    "machine.precision=float64",
+)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    started = Cluster(tmp_path_factory.mktemp("slurm"))
+    try:
+        yield started
+    finally:
+        started.stop()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of the same recipe in two processes without SLURM."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    Running(2, pretrain_here, tiny_config(folder, *RECIPE)).results()
+    return folder / "run"
+
+
+@pytest.fixture
+def user(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "User":
+    (tmp_path / "tiny.yaml").write_text("recipe: {}\n")
+    # What the working directory holds is not what a job runs.
+    (tmp_path / "simclr_dist").mkdir()
+    (tmp_path / "simclr_dist" / "__init__.py").write_text("raise ImportError('not this one')\n")
+    return User(cluster, tmp_path, monkeypatch)
+
+
+class User:
+    """Somebody on the login node, in a folder with a tiny recipe."""
+
+    def __init__(self, cluster: Cluster, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.cluster, self.folder, self.run = cluster, folder, folder / "run"
+        monkeypatch.chdir(folder)
+        for name in ("SLURM_CONF", "PATH"):
+            monkeypatch.setenv(name, cluster.environment[name])
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    def type(self, *words: str, status: int = 0) -> str:
+        """What ``simclr-dist WORDS`` answers: its output, or when it must fail the one line that says why."""
+        output, errors = io.StringIO(), io.StringIO()
+        with pytest.raises(SystemExit) as left, redirect_stdout(output), redirect_stderr(errors):
+            main(words)
+        assert left.value.code == status, output.getvalue() + errors.getvalue()
+        if status:
+            assert len(errors.getvalue().splitlines()) == 1, errors.getvalue()
+        return errors.getvalue() if status else output.getvalue()
+
+    def submit(self, *words: str, status: int = 0, nodes: int = 2) -> str:
+        """The number of the job, or the complaint."""
+        recipe = [*RECIPE, f"machine.run_dir={self.run}"]
+        answer = self.type("submit", "tiny.yaml", *recipe, f"--nodes={nodes}", "--time=10", *words, status=status)
+        return answer if status else answer.split()[1].rstrip(":,")
+
+    def step(self) -> int:
+        lines = read_metrics(self.run / "metrics.jsonl")
+        return int(lines[-1]["step"]) if lines else 0
+
+    def wait_for_step(self, step: int, job: str) -> None:
+        def reached() -> bool:
+            assert self.cluster.state_of(job) in scheduler.LIVING, self.log()
+            return self.step() >= step
+
+        wait_until(reached, 240, self.log)
+
+    def wait_for_state(self, job: str, state: str) -> None:
+        wait_until(lambda: self.cluster.state_of(job) == state, 240, lambda: self.cluster.state_of(job) + self.log())
+
+    def wait_for_restart(self, job: str, restarts: int) -> None:
+        shown = f"Restarts={restarts} "
+        wait_until(lambda: shown in self.cluster.run("scontrol", "-o", "show", "job", job), 240, self.log)
+
+    def log(self) -> str:
+        return "".join(path.read_text() for path in self.folder.rglob("*_log.out"))
+
+
+def tasks_on(node: str, command: str = "") -> list[int]:
+    """Process ids of all that SLURM started on a node, with that in their command lines."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                environment = (entry / "environ").read_bytes().split(b"\0")
+                its_command = (entry / "cmdline").read_bytes()
+                if f"SLURMD_NODENAME={node}".encode() in environment and command.encode() in its_command:
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+def processes_on(node: str) -> list[int]:
+    """Those of them that pretrain, and not the scripts that start them."""
+    return tasks_on(node, "-m\0simclr_dist\0pretrain")
+
+
+def test_notices_requeues_preemption_and_a_lost_node_leave_no_trace_in_the_run(user, cluster, undisturbed):
+    job = user.submit("--partition=low")
+    user.wait_for_step(12, job)
+    cluster.run("scancel", "--signal=USR2", job)  # in mid-epoch: saved at once, so no step is repeated
+    user.wait_for_restart(job, 1)
+    noticed = user.step()
+    user.wait_for_step(noticed + 12, job)
+    assert f"stopped by SIGUSR2 after step {noticed} of {STEPS}" in user.log()
+    assert f"step {noticed} of {STEPS}, 2 processes" in user.log()
+    cluster.run("scontrol", "requeue", job)
+    user.wait_for_restart(job, 2)
+    user.wait_for_step(user.step() + 12, job)
+    cluster.run("sbatch", "--partition=main", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+    user.wait_for_restart(job, 3)
+    user.wait_for_step(user.step() + 12, job)
+    cluster.kill_node("n2")
+    lost = tasks_on("n2")
+    assert lost
+    for process in lost:  # as a lost node's: they neither answer nor end
+        os.kill(process, signal.SIGSTOP)
+    wait_until(lambda: "down" in cluster.run("sinfo", "-h", "-n", "n2", "-o", "%T"), 60, "n2 is not missed")
+    for process in lost:
+        os.kill(process, signal.SIGKILL)
+    cluster.start_node("n2")
+    user.wait_for_restart(job, 4)
+    user.wait_for_state(job, "COMPLETED")
+    assert losses(user.run) == losses(undisturbed)  # each step once, in order
+    assert len(losses(user.run)) == STEPS
+    assert_bit_equal(final_state(user.run), final_state(undisturbed))
+    assert "Traceback" not in user.log()
+    repeated = [int(count) for count in re.findall(r"the (\d+) steps after the newest checkpoint", user.log())]
+    assert len(repeated) <= 2
+    assert all(count <= SAVE_EVERY for count in repeated)
+
+
+def test_a_run_started_on_two_nodes_and_cancelled_goes_on_on_one_along_the_same_trajectory(user, cluster, undisturbed):
+    job = user.submit()
+    wait_until(lambda: all(processes_on(node) for node in NODES), 240, user.log)
+    cluster.run("scancel", "--signal=USR2", job)  # the processes do not listen yet: it waits for them
+    user.wait_for_restart(job, 1)
+    user.wait_for_step(30, job)
+    assert "is at it already" in user.submit(status=2)
+    told = user.type("status", job)
+    assert "RUNNING on n[1-2]" in told
+    assert "started again 1 times" in told
+    assert f"of {STEPS}" in told
+    assert f"job {job} ended" in user.type("cancel", str(user.run))
+    assert "CANCELLED" in user.type("status", str(user.run))
+    assert final_state(user.run)["step"] < STEPS
+    kept = user.run / "jobs" / "001" / "code" / "simclr_dist" / "trainer.py"
+    kept.write_text(kept.read_text().replace('"step %d of %d,', '"the code of the submission: step %d of %d,'))
+    answer = user.type("resume", str(user.run), "--nodes=1", "machine.save_every_steps=100")
+    second = answer.split()[1].rstrip(":")
+    user.wait_for_state(second, "COMPLETED")
+    assert losses(user.run) == pytest.approx(losses(undisturbed), rel=1e-6)
+    assert f"step {STEPS} of {STEPS}" in user.type("logs", str(user.run))
+    told = user.type("status", str(user.run))
+    assert "COMPLETED" in told
+    assert f"{STEPS} of {STEPS}" in told
+    assert "no job of it waits or runs" in user.type("cancel", str(user.run))
+    assert "the code of the submission" in user.type("logs", second)
+
+
+def test_a_sweep_is_an_array_with_a_run_folder_each_and_a_table(user, cluster):
+    job = user.submit("recipe.epochs=1", "--sweep=recipe.loss.temperature=0.2,0.5,1.0", nodes=1)
+    runs = [user.run / f"temperature={value}" for value in ("0.2", "0.5", "1.0")]
+    for task in range(3):
+        user.wait_for_state(f"{job}_{task}", "COMPLETED")
+    table = user.type("status", str(user.run)).splitlines()
+    assert len(table) == 4
+    assert all("COMPLETED" in line and "44 of 44" in line for line in table[1:])
+    assert len({tuple(losses(run)) for run in runs}) == 3
+    assert "44 of 44" in user.type("logs", str(runs[2]))
+    assert "temperature=0.5" in user.type("status", f"{job}_1")
+
+
+def test_a_job_that_waits_says_why_and_can_be_cancelled(user, cluster):
+    job = user.submit("--sbatch=hold")
+    assert "PENDING" in user.type("status", job)
+    assert "scontrol release" in user.type("status", job)
+    assert "has printed nothing yet" in user.type("logs", job, status=2)
+    assert f"job {job} ended" in user.type("cancel", job)
+    assert cluster.state_of(job) == "CANCELLED"
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--partition=nope"], "Partitions here: main: 2 nodes"),
+        (["--nodes=16"], "SLURM would refuse this job"),
+        (["--sbatch=no-such-option=1"], "unrecognized option"),
+        (["--profile=nope"], "--profile: 'nope'"),
+        (["--nodes=5"], "cannot be shared equally by 5 processes"),
+        (["recipe.data.source=folder", "recipe.data.path=nowhere"], "nowhere"),
+        (["--gpu-memory=1MB"], "a GPU has 1MB"),
+        (["--sweep=recipe.loss.temperature"], "--sweep"),
+    ],
+)
+def test_what_slurm_or_the_recipe_refuses_is_one_line_and_leaves_nothing_behind(user, words, complaint):
+    assert complaint in user.submit(*words, status=2)
+    assert not list(user.run.rglob("jobs/*/*"))
+    assert not user.cluster.run("squeue", "-h")
+
+
+def test_without_slurm_submit_says_what_to_do(user, monkeypatch):
+    monkeypatch.setenv("PATH", str(user.folder))
+    assert "sbatch: not installed on this machine" in user.submit(status=2)
+    assert not list(user.run.rglob("jobs/*/*"))
+
+
+@pytest.mark.parametrize(
+    ("number", "options", "complaint"),
+    [
+        (signal.SIGSTOP, ["machine.collective_timeout_seconds=4"], "process 1 on n2 has not answered for 4 s"),
+        (signal.SIGKILL, [], "process 1 on n2 has ended"),
+    ],
+)
+def test_a_process_that_hangs_or_dies_ends_the_job_in_the_stated_time_and_status_tells_why(
+    user, cluster, number, options, complaint
+):
+    job = user.submit(*options)
+    user.wait_for_step(5, job)
+    for process in processes_on("n2"):
+        os.kill(process, number)
+    user.wait_for_state(job, "FAILED")
+    told = user.type("status", job)
+    assert complaint in told
+    assert re.search(r"in step \d+, its last collective '", told)
+    cluster.wait_idle()
+
+
+def test_a_disk_that_stays_full_ends_the_job_with_a_line_and_the_checkpoints_before_are_intact(user, cluster):
+    user.run.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(user.run)], check=False)
+    if mounted.returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        job = user.submit("machine.keep_checkpoints=100")
+        user.wait_for_state(job, "FAILED")
+        told = user.type("status", job)
+        assert "3 saves to" in told
+        assert "No space left on device" in told
+        assert "Traceback" not in user.log()
+        assert final_state(user.run)["step"] >= SAVE_EVERY
+        cluster.wait_idle()
+    finally:
+        subprocess.run(["umount", str(user.run)], check=True)
+
+
+def test_the_scripts_of_the_documentation_start_and_go_on_with_a_run(user, cluster, monkeypatch):
+    shutil.rmtree(user.folder / "simclr_dist")  # torchrun takes it
+    guide = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
+    scripts = [block.partition("```")[0] for block in guide.split("```sh\n") if block.startswith("#!/bin/bash")]
+    assert ["torchrun" in script for script in scripts] == [False, True]
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{cluster.environment['PATH']}")
+    for number, script in enumerate(scripts):
+        stop = f"machine.stop_after_steps={3 * number + 3}"
+        (user.folder / "job.sh").write_text(
+            script.replace("my.yaml", " ".join(["tiny.yaml", *TINY, f"machine.run_dir={user.run}", stop]))
+        )
+        small = ("--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=1", "--cpus-per-task=2", "--output=1_log.out")
+        job = subprocess.run(
+            ["sbatch", "--parsable", *small, "job.sh"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        user.wait_for_state(job, "COMPLETED")
+        assert f"step {3 * number} of 88, 2 processes" in user.log()
+    assert len(losses(user.run)) == 6

@@ -1,0 +1,333 @@
+"""The plan: what it predicts is what the real objects are, and what it cannot promise it refuses."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from simclr_dist.cli.main import main
+from simclr_dist.config import Config, load_config, to_dict
+from simclr_dist.errors import UserError
+from simclr_dist.guards.anomalies import AnomalyWatch
+from simclr_dist.guards.rollback import Anchor
+from simclr_dist.methods.build import build_method
+from simclr_dist.models.statistics_group import divide_batch_norm
+from simclr_dist.optim import make_optimizer
+from simclr_dist.planning.checkpoints import checkpoint_bytes
+from simclr_dist.planning.communication import Assumptions, step_traffic
+from simclr_dist.planning.memory import Line, StepMemory, Variant
+from simclr_dist.planning.plan import make_plan
+from simclr_dist.planning.report import report, suggestion
+from simclr_dist.planning.traced_step import traced_step
+from simclr_dist.planning.tracker import StepTracker
+from simclr_dist.run import checkpoint
+from simclr_dist.units import parse_bandwidth, parse_bytes, parse_count, parse_flops, show_bytes
+
+ASSUMED = Assumptions(flops_per_second=1e12, bandwidth=25e9, node_bandwidth=200e9)
+MIB = 1 << 20
+
+
+@pytest.fixture
+def config() -> Config:
+    """A small ResNet for small images."""
+    config = Config()
+    config.recipe.global_batch_images = 64
+    config.recipe.epochs, config.recipe.warmup_epochs = 4, 1
+    config.recipe.data.source, config.recipe.data.image_size = "digits", 32
+    config.recipe.encoder.name, config.recipe.encoder.stem = "resnet10", "small"
+    config.recipe.encoder.width = 0.5
+    return config
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "value"),
+    [
+        (parse_bytes, "80GB", 80e9),
+        (parse_bytes, "80GiB", 80 * 2**30),
+        (parse_bytes, "1.5 MB", 1.5e6),
+        (parse_bytes, "7B", 7),
+        (parse_bandwidth, "200Gb/s", 25e9),
+        (parse_bandwidth, "25GB/s", 25e9),
+        (parse_bandwidth, "200Gbps", 25e9),
+        (parse_flops, "60T", 60e12),
+        (parse_flops, "60TFLOP/s", 60e12),
+        (parse_flops, "6e13", 60e12),
+        (parse_count, "1.28M", 1_280_000),
+        (parse_count, "1_281_167", 1_281_167),
+    ],
+)
+def test_units(parse, text, value):
+    assert parse(text, "--x") == value
+
+
+@pytest.mark.parametrize(
+    ("parse", "text"),
+    [
+        (parse_bytes, "80"), (parse_bytes, "80Gb"), (parse_bytes, "80 gigabytes"), (parse_bytes, "0GB"),
+        (parse_bytes, "-1GB"), (parse_bytes, ""), (parse_bytes, "1e400GB"), (parse_bandwidth, "200Gb"),
+        (parse_bandwidth, "200"), (parse_flops, "60TB"), (parse_flops, "fast"), (parse_count, "1.5"),
+        (parse_count, "0"), (parse_count, "many"),
+    ],
+)  # fmt: skip
+def test_a_unit_that_cannot_be_meant_is_one_line_that_names_the_option(parse, text):
+    with pytest.raises(UserError, match=r"^--option: ") as error:
+        parse(text, "--option")
+    assert "\n" not in str(error.value)
+
+
+def test_sizes_are_shown_with_their_unit():
+    assert [show_bytes(n) for n in (0, 999, 1500, 80e9, 123.4e6)] == ["0 B", "999 B", "1.5 kB", "80 GB", "123 MB"]
+
+
+def test_a_line_goes_through_its_points():
+    line = Line.fit([(1, 5.0), (3, 9.0), (5, 13.0)])
+    assert (line.offset, line.slope) == pytest.approx((3, 2))
+    assert line.worst([(2, 7.0), (4, 10.0)]) == pytest.approx(0.1)
+
+
+def test_weights_gradients_optimizer_and_checkpoint_are_those_of_the_real_objects(config, tmp_path):
+    for name in ("lars", "adamw"):
+        config.recipe.optimizer.name = name
+        method = build_method(config.recipe)
+        optimizer = make_optimizer(method, config.recipe.optimizer)
+        for parameter in method.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        trace = traced_step(config.recipe, config.machine, 16, 4)
+        weights = _bytes([*method.parameters(), *method.buffers()])
+        state = _bytes([v for s in optimizer.state.values() for v in s.values() if torch.is_tensor(v)])
+        gradients = _bytes(list(method.parameters()))
+        assert trace.at_peak["weights"] == weights
+        assert trace.at_peak["gradients"] == gradients
+        assert trace.at_peak["optimizer state"] == state
+        assert trace.resting_bytes == weights + state + gradients
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        state_of = {"model": method, "optimizer": optimizer, "scaler": scaler}
+        anchor = Anchor(state_of, every_steps=1)
+        anchor.take_when_due(1)
+        anomalies = AnomalyWatch(config.recipe.anomalies, tmp_path, 0, active=False)
+        for number in range(150):
+            anomalies.judge(number, {"loss": 5 - number / 100, "gradient_norm": 1.0})
+        state_of["anomalies"] = anomalies
+        for policy in ("stop", "go_back"):
+            config.recipe.anomalies.on_not_finite = policy
+            written = {name: target.state_dict() for name, target in state_of.items()}
+            written |= {"anchor": anchor.state_dict()} if policy == "go_back" else {}
+            written |= {"recipe": to_dict(config.recipe), "images": {"count": 1437, "fingerprint": "0" * 64}}
+            path = checkpoint.save(tmp_path, written, step=1, keep=1)
+            assert checkpoint_bytes(config, 1437) == path.stat().st_size
+
+
+def _bytes(tensors) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def test_operations_are_those_of_the_literature_and_of_torch(config):
+    config.recipe.encoder.name, config.recipe.encoder.stem, config.recipe.encoder.width = "resnet18", "imagenet", 1.0
+    config.recipe.data.image_size = 224
+    trace = traced_step(config.recipe, config.machine, 4, 1)
+    # 1.814e9 multiplications a forward pass (torchvision's table), two operations each, two views; the backward pass
+    # costs two forward passes less the gradient of the pixels, and the head and the loss come on top.
+    assert trace.flops / 4 == pytest.approx(1.814e9 * 2 * 2 * 3, rel=0.03)
+    config.recipe.data.image_size = 32
+    method = build_method(config.recipe)
+    with FlopCounterMode(display=False) as counter:
+        method(torch.zeros(4, 2, 3, 32, 32, dtype=torch.uint8))["loss"].backward()
+    assert traced_step(config.recipe, config.machine, 4, 1).flops == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("group", [0, 16])
+def test_the_traced_peak_is_what_the_allocator_gave_a_real_step(config, group):
+    config.recipe.batch_norm_group_images = group
+    # Otherwise oneDNN copies a layer's tensors into a layout of its own for the time of a convolution.
+    config.machine.channels_last = True
+    method = build_method(config.recipe, divide_batch_norm(group, 64, 1)).to(memory_format=torch.channels_last)
+    optimizer = make_optimizer(method, config.recipe.optimizer)
+    images = torch.zeros(64, 2, 3, 32, 32, dtype=torch.uint8)
+
+    def step() -> None:
+        method(images)["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()
+    peak, _ = _allocated(step)
+    resting = _bytes([*method.parameters(), *method.buffers(), images]) + _bytes(
+        [v for s in optimizer.state.values() for v in s.values() if torch.is_tensor(v)]
+    )
+    assert traced_step(config.recipe, config.machine, 64, 1).peak_bytes == pytest.approx(resting + peak, rel=0.03)
+
+
+def _allocated(function) -> tuple[int, int]:
+    """Highest and last level of torch's CPU allocator over the start of ``function``, oneDNN's scratch included."""
+    with torch.autograd.profiler.profile(profile_memory=True) as profile:
+        kept = function()
+    level = peak = 0
+    for event in profile.kineto_results.events():
+        if event.name() == "[memory]":
+            level += event.nbytes()
+            peak = max(peak, level)
+    del kept
+    return peak, level
+
+
+@pytest.mark.parametrize("recompute", ["none", "blocks", "all"])
+def test_what_half_precision_holds_for_the_backward_pass_is_what_the_allocator_holds(config, recompute):
+    # The peak itself cannot be compared: without kernels for bfloat16 a CPU unfolds whole layers for its convolutions.
+    def forward() -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return method(images)["loss"]
+
+    method = build_method(config.recipe, recompute=recompute)
+    images = torch.zeros(8, 2, 3, 32, 32, dtype=torch.uint8)
+    forward()
+    _, held = _allocated(forward)
+    tracker = StepTracker()
+    with FakeTensorMode(), tracker:
+        method = build_method(config.recipe, recompute=recompute)
+        images = torch.zeros(8, 2, 3, 32, 32, dtype=torch.uint8)
+        before = sum(tracker.living.values())
+        loss = forward()
+        assert sum(tracker.living.values()) - before == pytest.approx(held, rel=0.01)
+    del loss
+
+
+def test_memory_and_operations_are_affine_in_the_images_of_a_process(config):
+    config.recipe.global_batch_images = 512
+    memory = StepMemory(config.recipe, config.machine, [16, 64, 256], exact=64)
+    middle = memory.trace(64, "none")
+    passes, update = memory.lines(64, "none")
+    # A maximum of lines is convex: the chord may be above it, never below.
+    assert middle.peak_bytes <= max(passes(64), update(64)) <= 1.02 * middle.peak_bytes
+    assert memory.flops(64, Variant()) == pytest.approx(middle.flops, rel=1e-6)
+    assert passes(memory.largest_that_fits(500 * MIB, "none")) <= 500 * MIB
+    assert passes(memory.largest_that_fits(500 * MIB, "none") + 1) > 500 * MIB
+
+
+def test_a_single_large_share_is_not_mistaken_for_a_constant(config):
+    memory = StepMemory(config.recipe, config.machine, [4, 8, 16], exact=16)
+    assert memory.flops(8, Variant()) == pytest.approx(memory.flops(16, Variant()) / 2, rel=0.01)
+
+
+def test_recomputation_and_chunks_trade_operations_for_memory(config):
+    config.recipe.batch_norm_group_images = 8
+    plain = traced_step(config.recipe, config.machine, 32, 2)
+    blocks, everything = (
+        traced_step(config.recipe, replace(config.machine, recompute=mode), 32, 2) for mode in ("blocks", "all")
+    )
+    chunked = traced_step(config.recipe, replace(config.machine, images_per_chunk=8), 32, 2)
+    assert plain.peak_bytes > blocks.peak_bytes > everything.peak_bytes
+    assert plain.flops < blocks.flops < everything.flops < 1.4 * plain.flops
+    assert chunked.peak_bytes < 0.5 * plain.peak_bytes
+    assert chunked.flops == pytest.approx(plain.flops * 4 / 3, rel=0.03)
+    memory = StepMemory(config.recipe, config.machine, [32, 16, 8], exact=32)
+    # The estimate adds what a chunk alone takes and what the other images hold meanwhile.
+    estimate = memory.peak_bytes(32, Variant(images_per_chunk=8))
+    assert chunked.peak_bytes == pytest.approx(estimate, rel=0.15)
+
+
+def test_traffic_is_counted_from_the_step(config):
+    trace = traced_step(config.recipe, config.machine, 16, 4)
+    traffic = {(kind.sent.purpose, kind.sent.backward): kind for kind in step_traffic(trace, 16, 4, 64, ASSUMED)}
+    channels = [m.num_features for m in build_method(config.recipe).modules() if hasattr(m, "num_features")]
+    for backward in (False, True):
+        statistics = traffic["batch norm", backward]
+        # Mean and variance (or the two sums) of each channel to three others, in float32.
+        assert (statistics.calls, statistics.wire_bytes) == (len(channels), 3 * 2 * 4 * sum(channels))
+    parameters = sum(p.numel() for p in build_method(config.recipe).parameters())
+    assert traffic["gradients", True].wire_bytes == 2 * 3 / 4 * 4 * parameters
+    # Two rows an image, of 128 numbers and of the three that follow; ranks of 16 images to three others.
+    assert traffic["loss", False].wire_bytes == 3 * 4 * 2 * 16 * (128 + 3)
+    assert ("loss", True) not in traffic
+
+
+def test_the_plan_says_what_fits_what_does_not_and_what_is_refused(config):
+    config.recipe.batch_norm_group_images = 24
+    config.recipe.global_batch_images = 72
+    plan = make_plan(config, 3, 70 * 10**6, 1437, ASSUMED)
+    assert (plan.steps_per_epoch, plan.total_steps) == (19, 76)
+    assert [row.gpus for row in plan.rows] == [1, 3]  # 8 shares of 9 images are no multiple and no part of 24
+    assert "cannot be mapped" in plan.refused[8]
+    assert "cannot be shared equally" in plan.refused[16]
+    assert set(plan.refused) == {2**power for power in range(1, 13)}
+    assert (plan.suggested.gpus, plan.suggested.fits) == (3, True)
+    text = report(plan)
+    assert "nothing here was measured" in text
+    assert "refused: " in text
+    assert all(len(line) <= 130 for line in text.splitlines() if not line.startswith("refused"))
+    with pytest.raises(UserError, match="cannot be shared equally"):
+        make_plan(config, 5, 10**9, 1437, ASSUMED)
+    with pytest.raises(UserError, match="more than the data set's 10 images"):
+        make_plan(config, 3, 10**9, 10, ASSUMED)
+
+
+def test_a_suggestion_loads_beside_its_recipe(config, tmp_path):
+    config.recipe.batch_norm_group_images = config.recipe.global_batch_images = 8
+    config.machine.precision, config.machine.keep_checkpoints = "bfloat16", 5
+    plan = make_plan(config, 1, 10**9, 1437, ASSUMED)
+    plan = replace(plan, suggested=replace(plan.suggested, variant=Variant(images_per_chunk=4)))
+    file = tmp_path / "suggested.yaml"
+    file.write_text(yaml.safe_dump({"recipe": to_dict(config.recipe)}) + suggestion(plan))
+    loaded = load_config(str(file))
+    assert loaded.recipe == config.recipe
+    assert (loaded.machine.precision, loaded.machine.keep_checkpoints) == ("bfloat16", 5)
+    assert loaded.machine.device == "cuda"
+    assert loaded.machine.images_per_chunk == 4
+
+
+def _run(capsys, *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as exited:
+        main(["plan", *arguments])
+    return exited.value.code, *capsys.readouterr()
+
+
+def test_the_command_prints_the_plan_and_draws_it(capsys, tmp_path):
+    picture = tmp_path / "plan.png"
+    options = (
+        "recipe.global_batch_images=128",
+        "--gpus",
+        "2",
+        "--gpu-memory",
+        "16GB",
+        "--suggest",
+        "--out",
+        str(picture),
+    )
+    status, out, err = _run(capsys, "digits_demo", *options)
+    assert (status, err) == (0, "")
+    assert "1437 images, 11 steps an epoch, 60 epochs, 660 steps" in out
+    assert "machine:" in out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["digits_demo", "--gpus", "3", "--gpu-memory", "80GB"], "3 processes"),
+        (["digits_demo", "--gpus", "4", "--gpu-memory", "80"], "--gpu-memory"),
+        (["digits_demo", "--gpus", "4", "--gpu-memory", "80GB", "--bandwidth", "200"], "--bandwidth"),
+        (["digits_demo", "--gpus", "4", "--gpu-memory", "80GB", "--nodes", "3"], "--nodes"),
+        (["digits_demo", "--gpus", "4", "--gpu-memory", "80GB", "--images", "few"], "--images"),
+        (["digits_demo", "--gpus", "4"], "--gpu-memory"),
+        (
+            [
+                "digits_demo",
+                "recipe.data.source=folder",
+                "recipe.data.path=/none",
+                "--gpus",
+                "4",
+                "--gpu-memory",
+                "8GB",
+            ],
+            "--images",
+        ),
+        (["digits_demo", "machine.images_per_chunk=10", "--gpus", "2", "--gpu-memory", "80GB"], "images_per_chunk"),
+    ],
+)
+def test_a_mistake_is_one_line(capsys, arguments, named):
+    status, out, err = _run(capsys, *arguments)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert named in err

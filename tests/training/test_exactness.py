@@ -1,0 +1,130 @@
+"""The trajectory depends on the recipe alone: gradients, whole runs, and runs that change machines on the way."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from simclr_dist.distributed.collectives import process_count, process_rank
+from simclr_dist.distributed.data_parallel import data_parallel
+from simclr_dist.methods import SimCLR
+from simclr_dist.methods.build import build_method
+from simclr_dist.models.batch_norm import GroupedBatchNorm
+from simclr_dist.models.encoder import Encoder
+from simclr_dist.models.projection import projection_head
+from simclr_dist.models.statistics_group import divide_batch_norm
+from tests.losses.test_nt_xent import plain_nt_xent
+from tests.support.processes import final_state, losses, pretrain_here, relative_error, run_distributed, tiny_config
+
+IMAGES = 16
+
+
+class Linear(nn.Linear):
+    """A linear encoder of uint8 images."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.flatten(1).to(self.weight.dtype) / 127.5 - 1)
+
+
+def views(dtype: torch.dtype) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    one = torch.randint(0, 256, (IMAGES, 1, 3, 8, 8), generator=generator)
+    return (one + torch.randint(-60, 60, (IMAGES, 2, 3, 8, 8), generator=generator)).clamp(0, 255).to(torch.uint8)
+
+
+def build(kind: str, norm_layer: object) -> SimCLR:
+    torch.manual_seed(0)
+    if kind == "linear":
+        return SimCLR(Linear(192, 32), nn.Identity(), temperature=0.1)
+    encoder = Encoder("resnet10", width=0.125, stem="small", zero_init_residual=False, norm_layer=norm_layer)
+    head = projection_head(encoder.output_dim, output_dim=16, norm_layer=norm_layer)
+    return SimCLR(encoder, head, temperature=0.1)
+
+
+def reference_gradient(kind: str) -> Tensor:
+    """One process, the whole batch, torch's own batch norm and cross-entropy in one graph, float64."""
+    method = build(kind, nn.BatchNorm2d if kind == "linear" else _torch_norm).double()
+    z = method.projection(method.encoder(views(torch.float64).flatten(0, 1))).unflatten(0, (IMAGES, 2))
+    plain_nt_xent(z[:, 0], z[:, 1], 0.1).backward()
+    return torch.cat([parameter.grad.flatten() for parameter in method.parameters()])
+
+
+def _torch_norm(features: int, bias: bool = True) -> nn.Module:
+    norm = GroupedBatchNorm(features, bias=bias)  # only its parameters; the formula below is torch's
+    norm.forward = lambda x: F.batch_norm(x, None, None, norm.weight, norm.bias, training=True)
+    return norm
+
+
+def _ddp_gradient(kind: str, dtype: torch.dtype) -> Tensor:
+    count, rank = process_count(), process_rank()
+    statistics = divide_batch_norm(0, IMAGES, count)
+    method = build(kind, lambda *a, **k: GroupedBatchNorm(*a, **k, statistics=statistics)).to(dtype)
+    parallel = data_parallel(method, torch.device("cpu"))
+    parallel(views(dtype).chunk(count)[rank])["loss"].backward()
+    return torch.cat([parameter.grad.flatten() for parameter in method.parameters()])
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("kind", "dtype", "bound"),
+    [("linear", torch.float64, 1e-12), ("resnet", torch.float64, 1e-10), ("linear", torch.float32, 1e-6)],
+)
+def test_parameter_gradients_under_ddp_are_those_of_one_plain_graph(kind, dtype, bound, count):
+    # Relative error of all parameters together: a gradient off by a factor fails as one off in direction.
+    expected = reference_gradient(kind)
+    for gradient in run_distributed(count, _ddp_gradient, kind, dtype):
+        assert relative_error(gradient, expected) < bound
+
+
+@pytest.mark.parametrize(
+    ("precision", "group_images", "bound"),
+    [("float32", 0, 1e-4), ("float64", 0, 1e-9), ("float64", 8, 1e-9), ("float64", 16, 1e-9)],
+)
+def test_twenty_steps_on_1_2_and_4_processes_have_the_same_losses(tmp_path, precision, group_images, bound):
+    runs = {}
+    for count in (1, 2, 4):
+        config = tiny_config(
+            tmp_path,
+            f"machine.run_dir={tmp_path / str(count)}",
+            f"machine.precision={precision}",
+            f"recipe.batch_norm_group_images={group_images}",
+            # Large enough images and small enough steps that rounding errors do not grow tenfold in a step.
+            "recipe.data.image_size=16",
+            "recipe.encoder.width=0.125",  # a CPU's convolutions in float64 are slow
+            "recipe.optimizer.base_learning_rate=0.1",
+            "machine.stop_after_steps=20",
+        )
+        run_distributed(count, pretrain_here, config)
+        runs[count] = losses(config.machine.run_dir)
+        assert len(runs[count]) == 20
+    for count in (2, 4):
+        assert runs[count] == pytest.approx(runs[1], rel=bound)
+    one, four = (final_state(tmp_path / str(count))["model"] for count in (1, 4))
+    weight = "encoder.backbone.layer4.0.conv2.weight"
+    start = build_method(config.recipe).state_dict()[weight]
+    assert relative_error(one[weight], start) > 2e-4  # twenty equal losses of a run that stands still prove nothing
+    for name in one:
+        if name.endswith("running_var"):
+            assert relative_error(four[name], one[name]) < 100 * bound, name
+
+
+def test_a_run_stopped_on_2_processes_goes_on_the_same_on_1_and_on_4(tmp_path):
+    def walk(run: str, count: int, until: int) -> Path:
+        config = tiny_config(
+            tmp_path,
+            f"machine.run_dir={tmp_path / run}",
+            "machine.precision=float64",
+            f"machine.stop_after_steps={until}",
+        )
+        outcome = run_distributed(count, pretrain_here, config)[0]
+        assert outcome.steps_done == until
+        return tmp_path / run
+
+    whole = losses(walk("whole", 2, 20))
+    half = walk("half", 2, 10)
+    for count in (1, 4):
+        shutil.copytree(half, tmp_path / f"on {count}")
+        assert losses(walk(f"on {count}", count, 20)) == pytest.approx(whole, rel=1e-9)

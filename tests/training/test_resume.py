@@ -1,0 +1,57 @@
+"""Killed at any moment and started again, a run ends with the same bits."""
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import (
+    Running,
+    assert_bit_equal,
+    final_state,
+    losses,
+    pretrain_here,
+    run_distributed,
+    tiny_config,
+)
+
+STEPS = 18
+
+
+def wait_for_step(run_dir: Path, step: int, running: Running) -> None:
+    path = run_dir / "metrics.jsonl"
+    while not path.exists() or path.read_text().count("\n") < step:
+        assert all(process.is_alive() for process in running.processes), "it ended before it could be killed"
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_run_killed_at_three_random_steps_ends_bit_equal_to_one_that_never_stopped(tmp_path, count):
+    def config(run: str):
+        return tiny_config(
+            tmp_path,
+            f"machine.run_dir={tmp_path / run}",
+            "machine.save_every_steps=4",
+            f"machine.stop_after_steps={STEPS}",
+        )
+
+    run_distributed(count, pretrain_here, config("whole"))
+    steps = sorted(random.sample(range(1, STEPS - 1), 3))
+    for step in steps:
+        running = Running(count, pretrain_here, config("killed"))
+        wait_for_step(tmp_path / "killed", step, running)
+        running.kill()
+    run_distributed(count, pretrain_here, config("killed"))
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole"), steps
+    assert_bit_equal(final_state(tmp_path / "killed"), final_state(tmp_path / "whole"), f"killed at {steps}")
+
+
+def test_starting_a_finished_run_again_changes_nothing(tmp_path):
+    config = tiny_config(tmp_path, "machine.stop_after_steps=3")
+    run_distributed(1, pretrain_here, config)
+    files = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.pt")}
+    outcome = run_distributed(1, pretrain_here, config)[0]
+    assert outcome.steps_done == 3
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.pt")} == files
+    assert len(losses(tmp_path / "run")) == 3

@@ -1,0 +1,196 @@
+"""The trainer's promises beside exactness: what it refuses, what it survives, what it writes."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from simclr_dist.config import Config
+from simclr_dist.distributed.processes import Processes
+from simclr_dist.errors import UserError
+from simclr_dist.run.metrics_log import MetricsLog, read_metrics
+from simclr_dist.training import trainer
+from tests.support.processes import final_state, losses, pretrain_here, run_distributed, tiny_config
+
+
+def pretrain(config: Config) -> trainer.Outcome:
+    return trainer.pretrain(config, Processes())
+
+
+def photographs(folder: Path, count: int = 16) -> Path:
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(count):
+        Image.fromarray(random.integers(0, 256, (12, 10, 3), dtype=np.uint8)).save(folder / f"{number:02d}.png")
+    return folder
+
+
+def on_folder(tmp_path: Path, *overrides: str) -> Config:
+    return tiny_config(
+        tmp_path,
+        "recipe.data.source=folder",
+        f"recipe.data.path={tmp_path / 'photographs'}",
+        "recipe.global_batch_images=8",
+        *overrides,
+    )
+
+
+@pytest.mark.parametrize("machine", ["machine.views_on_device=true", "machine.renderer=torchvision"])
+def test_who_renders_the_views_changes_no_loss(tmp_path, machine):
+    found = []
+    for name, override in (("plain", "machine.images_per_chunk=0"), ("other", machine)):
+        folder = tmp_path / name
+        folder.mkdir()
+        pretrain(tiny_config(folder, "machine.stop_after_steps=4", "recipe.data.image_size=16", override))
+        found.append(losses(folder / "run"))
+    assert len(found[0]) == 4
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+
+
+def test_every_step_is_told_with_every_metric(tmp_path):
+    config = tiny_config(tmp_path, "machine.stop_after_steps=3", "recipe.loss.scale=2")
+    assert pretrain(config) == trainer.Outcome(steps_done=3, total_steps=88, signal=0)
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    line = lines[-1]
+    assert set(line) == {
+        "step", "epoch", "loss", "contrastive_top1", "contrastive_top5", "positive_rank_mean", "embedding_std",
+        "mutual_information_bound", "learning_rate", "gradient_norm", "images_per_second", "data_wait_share",
+        "step_seconds",
+    }  # fmt: skip
+    # The bound is of the mean NT-Xent, whatever the recipe's scale.
+    assert line["mutual_information_bound"] == pytest.approx(math.log(63) - line["loss"] / 2)
+    assert all(math.isfinite(value) for value in line.values())
+    assert 0 < line["data_wait_share"] < 1
+    assert line["images_per_second"] == pytest.approx(32 / line["step_seconds"])
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+
+
+def test_a_run_folder_of_another_recipe_is_refused_with_the_keys_that_differ(tmp_path):
+    pretrain(tiny_config(tmp_path, "machine.stop_after_steps=1"))
+    before = sorted((tmp_path / "run").rglob("*"))
+    with pytest.raises(UserError) as refused:
+        pretrain(tiny_config(tmp_path, "recipe.seed=5", "recipe.views.hue=0.1"))
+    assert "recipe.seed is 0 there and 5 here" in str(refused.value)
+    assert "recipe.views.hue is 0.2 there and 0.1 here" in str(refused.value)
+    assert sorted((tmp_path / "run").rglob("*")) == before
+
+
+def test_the_same_images_may_have_moved_but_other_images_are_refused(tmp_path):
+    photographs(tmp_path / "photographs")
+    assert pretrain(on_folder(tmp_path, "machine.stop_after_steps=1")).steps_done == 1
+    shutil.move(tmp_path / "photographs", tmp_path / "elsewhere")
+    moved = f"recipe.data.path={tmp_path / 'elsewhere'}"
+    assert pretrain(on_folder(tmp_path, moved)).steps_done == 4
+    (tmp_path / "elsewhere" / "00.png").rename(tmp_path / "elsewhere" / "new.png")
+    with pytest.raises(UserError, match="the images differ"):
+        pretrain(on_folder(tmp_path, moved))
+
+
+def test_a_checkpoint_from_before_a_new_key_counts_as_its_default(tmp_path):
+    from simclr_dist.run import checkpoint
+
+    pretrain(tiny_config(tmp_path, "machine.stop_after_steps=1"))
+    state = final_state(tmp_path / "run")
+    del state["recipe"]["views"]["solarize_probability"]
+    checkpoint.save(tmp_path / "run" / "checkpoints", state, 1, keep=3)
+    assert pretrain(tiny_config(tmp_path, "machine.stop_after_steps=2")).steps_done == 2
+    with pytest.raises(UserError, match=r"solarize_probability is 0\.0 there and 0\.5 here"):
+        pretrain(tiny_config(tmp_path, "recipe.views.solarize_probability=0.5"))
+
+
+def test_broken_images_are_named_and_replaced_up_to_the_stated_share(tmp_path):
+    folder = photographs(tmp_path / "photographs")
+    (folder / "03.png").write_bytes(b"no image")
+    pretrain(on_folder(tmp_path, "machine.max_broken_image_share=0.1"))
+    listed = (tmp_path / "run" / "broken_images.txt").read_text()
+    assert listed.startswith("3\t03.png: UnidentifiedImageError")
+    assert len(listed.splitlines()) == 1
+
+
+def _two_processes_with_broken_images(config: Config) -> str:
+    try:
+        pretrain_here(config)
+    except UserError as error:
+        return str(error)
+    return "accepted"
+
+
+def test_too_many_broken_images_stop_all_processes_with_the_state_saved(tmp_path):
+    folder = photographs(tmp_path / "photographs")
+    (folder / "03.png").write_bytes(b"no image")
+    messages = run_distributed(2, _two_processes_with_broken_images, on_folder(tmp_path, "recipe.epochs=3"))
+    assert all("1 of 16 images are broken, more than machine.max_broken_image_share (0.001)" in m for m in messages)
+    assert final_state(tmp_path / "run")["step"] == len(losses(tmp_path / "run")) < 2
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_follows_float32(tmp_path, precision):
+    for name in ("float32", precision):
+        pretrain(
+            tiny_config(
+                tmp_path,
+                f"machine.run_dir={tmp_path / name}",
+                f"machine.precision={name}",
+                "machine.stop_after_steps=4",
+            )
+        )
+    assert losses(tmp_path / precision) == pytest.approx(losses(tmp_path / "float32"), rel=0.02)
+    state = final_state(tmp_path / precision)
+    assert state["model"]["encoder.backbone.conv1.weight"].dtype == torch.float32
+    assert bool(state["scaler"]) == (precision == "float16")
+
+
+def test_channels_last_changes_rounding_only(tmp_path):
+    for name in ("false", "true"):
+        pretrain(
+            tiny_config(
+                tmp_path,
+                f"machine.run_dir={tmp_path / name}",
+                f"machine.channels_last={name}",
+                "machine.stop_after_steps=3",
+            )
+        )
+    assert losses(tmp_path / "true") == pytest.approx(losses(tmp_path / "false"), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "processes", "message"),
+    [
+        (["recipe.global_batch_images=30"], 4, "cannot be shared equally by 4 processes; start 3"),
+        (["recipe.global_batch_images=24", "recipe.batch_norm_group_images=6"], 3, "groups of 6 images"),
+        (["machine.images_per_chunk=8"], 1, "machine.images_per_chunk: chunks of 8 images .* machine.recompute=all"),
+        (["machine.images_per_chunk=12"], 1, "machine.images_per_chunk: 12 does not divide"),
+        (["machine.device=cuda"], 1, "torch sees no GPU"),
+        (["recipe.global_batch_images=4000"], 1, "more than the data set's 1437 images"),
+    ],
+)
+def test_a_machine_that_cannot_compute_the_recipe_is_refused_before_anything_is_written(
+    tmp_path, overrides, processes, message, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=message):
+        trainer.pretrain(tiny_config(tmp_path, *overrides), Processes(count=processes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_compiling_without_a_compiler_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UserError, match=r"machine\.compile"):
+        pretrain(tiny_config(tmp_path, "machine.compile=true"))
+
+
+def test_metrics_of_steps_after_the_checkpoint_and_half_lines_are_dropped(tmp_path):
+    lines = [json.dumps({"step": step, "loss": 1.0}) for step in range(1, 8)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 8, "lo')
+    log = MetricsLog(tmp_path, steps_done=5)
+    log.write({"step": 6, "epoch": 1, "loss": math.inf})
+    log.close()
+    written = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in written] == [1, 2, 3, 4, 5, 6]
+    assert written[-1]["loss"] is None
