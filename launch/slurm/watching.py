@@ -7,7 +7,7 @@ from pathlib import Path
 from simclr_dist.errors import UserError
 from simclr_dist.launch.slurm import records, scheduler
 from simclr_dist.run.console import duration
-from simclr_dist.run.metrics_log import last_metrics, read_facts
+from simclr_dist.run.metrics_log import last_metrics, read_facts, read_metric_descriptions
 
 
 def find_run(word: str) -> Path:
@@ -45,13 +45,13 @@ def describe(run_dir: Path) -> str:
 
 def table(run_dirs: Sequence[Path]) -> str:
     """A line a run."""
-    rows = [("run", "job", "state", "step", "loss", "top-1 %", "kNN %", "images/s")]
+    rows = [("run", "job", "state", "step", "loss", "headline", "kNN %", "images/s")]
     for run_dir in run_dirs:
         record, line = records.last_record(run_dir), last_metrics(run_dir / "metrics.jsonl")
         rows.append(
             (
                 str(run_dir), record.job, _state(record)[0], _steps(run_dir, line), _number(line, "loss", "{:.4f}"),
-                _number(line, "contrastive_top1", "{:.1f}", 100), _number(line, "online_knn_top1", "{:.1f}", 100),
+                _headline(run_dir, line), _number(line, "online_knn_top1", "{:.1f}", 100),
                 _number(line, "images_per_second", "{:.0f}"),
             )
         )  # fmt: skip
@@ -59,6 +59,14 @@ def table(run_dirs: Sequence[Path]) -> str:
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
+
+
+def _headline(run_dir: Path, line: dict[str, float]) -> str:
+    """The metric that the run's method leads with; "" when the run has not said what that is."""
+    for name, metric in read_metric_descriptions(run_dir).items():
+        if metric.role == "headline" and line.get(name) is not None:
+            return f"{metric.title} {metric.shown(line[name])}"
+    return ""
 
 
 def follow(run_dir: Path, rank: int, every_seconds: float = 1.0) -> Iterator[str]:

@@ -15,7 +15,7 @@ from simclr_dist.errors import UserError, first_line
 @click.option("--images", type=click.IntRange(min=1), default=8, show_default=True, help="Rows of the picture.")
 @with_debug
 def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> None:
-    """Draw images and pairs of their views, as the run will see them, into a PNG."""
+    """Draw images and their views, as the run will see them, into a PNG."""
     loaded = load_config(config, overrides)
     from PIL import Image
 
@@ -32,4 +32,4 @@ def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> 
         raise UserError(
             f"--out: cannot write {out}: {first_line(error)}; give a PNG in a folder that is there"
         ) from error
-    click.echo(f"{out}: each row an image and three pairs of its views")
+    click.echo(f"{out}: each row an image and its views in three epochs")

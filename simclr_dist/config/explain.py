@@ -3,25 +3,55 @@
 import ast
 import dataclasses
 import inspect
+import sys
 import textwrap
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from simclr_dist.config import anomalies, health, machine, recipe
-from simclr_dist.config.loading import fields_of
+from simclr_dist.config.health import Bands
+from simclr_dist.config.recipe import Recipe
+from simclr_dist.config.registry import method_keys
 from simclr_dist.config.schema import Config
 from simclr_dist.config.values import plain_number, takes_keys
 
 
-def explain() -> str:
-    """Every key with its type, default, limits and documentation, as text of at most 110 columns."""
+def explain(method: str = "simclr") -> str:
+    """Every key with its type, default, limits and documentation, as text of at most 110 columns.
+
+    Args:
+        method: whose keys stand below recipe.method, whose groups below recipe.views, whose metrics below health.
+
+    Raises:
+        UserError: there is no such method.
+    """
     lines = []
-    for key, default, entry in fields_of(Config()):
+    for key, default, entry, owner in documented(everything(method)):
         lines.append(f"{key}: {_kind(entry)} = {default!r}{_limits(entry.metadata)}")
-        lines += textwrap.wrap(
-            _documentation()[key.rpartition(".")[2], _owner(key)], 104, initial_indent="    ", subsequent_indent="    "
-        )
+        text = _documentation(owner)[entry.name]
+        lines += textwrap.wrap(text, 104, initial_indent="    ", subsequent_indent="    ")
     return "\n".join(lines)
+
+
+def everything(method: str = "simclr") -> Config:
+    """A config in which every key stands that a config of this method may have."""
+    config = Config(recipe=Recipe(method=method_keys(method)))
+    config.health = {name: Bands() for name, metric in config.metrics.items() if metric.band}
+    return config
+
+
+def documented(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field[Any], type]]:
+    """(dotted key, value, field, the class under whose field the text stands) of every leaf, in order."""
+    for entry in dataclasses.fields(node):
+        value = getattr(node, entry.name)
+        if dataclasses.is_dataclass(value):
+            yield from documented(value, f"{prefix}{entry.name}.")
+        elif isinstance(value, dict) and not takes_keys(entry):
+            for name, inner in value.items():
+                yield from documented(inner, f"{prefix}{entry.name}.{name}.")
+        else:
+            owner = next(each for each in type(node).__mro__ if entry.name in _documentation(each))
+            yield f"{prefix}{entry.name}", value, entry, owner
 
 
 def _kind(entry: dataclasses.Field[Any]) -> str:
@@ -30,36 +60,30 @@ def _kind(entry: dataclasses.Field[Any]) -> str:
     return str(getattr(entry.type, "__name__", entry.type)).replace("list", "list of numbers")
 
 
-def _owner(key: str) -> str:
-    """The dataclass that holds ``key``: recipe.data.path is a field of Data."""
-    owner: Any = Config
-    for part in key.split(".")[:-1]:
-        owner = owner.__dataclass_fields__[part].type
-    return str(owner.__name__)
-
-
 def _limits(limits: Any) -> str:
     if limits.get("choices"):
-        return f"  (one of {', '.join(limits['choices'])})"
+        other = ", or package.module:Name" if limits.get("outside") else ""
+        return f"  (one of {', '.join(limits['choices'])}{other})"
     words = {"low": "at least", "above": "above", "high": "at most"}
     parts = [f"{word} {plain_number(limits[name])}" for name, word in words.items() if limits.get(name) is not None]
     return f"  ({', '.join(parts)})" if parts else ""
 
 
 @cache
-def _documentation() -> dict[tuple[str, str], str]:
-    """(field, class) -> the string literal that follows the field in the source."""
+def _documentation(owner: type) -> dict[str, str]:
+    """Field -> the string literal that follows it in the source of its class. A field without any has its name."""
     found = {}
-    modules = (recipe, anomalies, machine, health)
-    for node in (node for module in modules for node in ast.parse(inspect.getsource(module)).body):
-        if not isinstance(node, ast.ClassDef):
-            continue
-        for entry, text in zip(node.body, node.body[1:], strict=False):
-            if (
-                isinstance(entry, ast.AnnAssign)
-                and isinstance(entry.target, ast.Name)
-                and isinstance(text, ast.Expr)
-                and isinstance(text.value, ast.Constant)
-            ):
-                found[entry.target.id, node.name] = " ".join(str(text.value.value).split())
+    try:
+        tree = ast.parse(inspect.getsource(sys.modules[owner.__module__]))
+    except (OSError, TypeError, KeyError):  # built in, or made where there is no file
+        tree = ast.Module(body=[], type_ignores=[])
+    path = owner.__qualname__.split(".")
+    body: list[ast.stmt] = tree.body
+    for name in path:
+        body = next((node.body for node in body if isinstance(node, ast.ClassDef) and node.name == name), [])
+    for entry, text in zip(body, [*body[1:], ast.Pass()], strict=True):
+        if isinstance(entry, ast.AnnAssign) and isinstance(entry.target, ast.Name):
+            is_text = isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+            words = str(text.value.value) if is_text else entry.target.id  # type: ignore[attr-defined]
+            found[entry.target.id] = " ".join(words.split())
     return found

@@ -4,9 +4,9 @@ from dataclasses import field
 from typing import Any
 
 
-def one_of(default: str, choices: tuple[str, ...]) -> Any:
-    """Text that must be one of ``choices``."""
-    return field(default=default, metadata={"choices": choices})
+def one_of(default: str, choices: tuple[str, ...], *, outside: bool = False) -> Any:
+    """Text that must be one of ``choices`` or, with ``outside``, package.module:Name."""
+    return field(default=default, metadata={"choices": choices, "outside": outside})
 
 
 def number(default: float, low: float | None = None, high: float | None = None, above: float | None = None) -> Any:

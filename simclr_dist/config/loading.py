@@ -7,18 +7,21 @@ cure.
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from simclr_dist.config.filling import fill_recipe, filled, method_name, refuse_config, refuse_recipe
+from simclr_dist.config.health import Bands
+from simclr_dist.config.machine import Machine
+from simclr_dist.config.moved import migrated
 from simclr_dist.config.recipe import Recipe
+from simclr_dist.config.registry import method_keys
 from simclr_dist.config.schema import Config
-from simclr_dist.config.values import checked, takes_keys
+from simclr_dist.config.values import takes_keys
 from simclr_dist.errors import UserError, first_line, nearest
-
-Node = TypeVar("Node")
 
 
 def load_config(config: str, overrides: Sequence[str] = ()) -> Config:
@@ -31,7 +34,9 @@ def load_config(config: str, overrides: Sequence[str] = ()) -> Config:
     path = find_config(config)
     given = _parse(path, overrides)
     try:
-        loaded = _filled(Config, given)
+        health = {name: filled(Bands, own, f"health.{name}.") for name, own in given.get("health", {}).items()}
+        machine = filled(Machine, given.get("machine", {}), "machine.")
+        loaded = Config(recipe=fill_recipe(given.get("recipe", {})), machine=machine, health=health)
         loaded.check()
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
@@ -58,13 +63,14 @@ def find_config(name: str) -> Path:
 
 
 def recipe_from_dict(stored: dict[str, Any]) -> Recipe:
-    """The recipe that :func:`to_dict` made, as checkpoints hold it.
+    """The recipe that :func:`to_dict` made, as checkpoints hold it; also one of an earlier version of this project.
 
     Raises:
         UserError: it has keys or values that this version does not know.
     """
-    _refuse_shape(stored, Recipe, "the stored recipe", "recipe.")
-    return _filled(Recipe, stored, "recipe.")
+    stored = migrated(stored)
+    refuse_recipe(stored, "the stored recipe")
+    return fill_recipe(stored)
 
 
 def to_dict(node: Any) -> dict[str, Any]:
@@ -78,11 +84,14 @@ def to_yaml(config: Config) -> str:
 
 
 def fields_of(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field[Any]]]:
-    """(dotted key, value, field) of every leaf of a config dataclass, in order."""
+    """(dotted key, value, field) of every leaf of a config dataclass, in order; groups of views one after another."""
     for entry in dataclasses.fields(node):
         value = getattr(node, entry.name)
         if dataclasses.is_dataclass(value):
             yield from fields_of(value, f"{prefix}{entry.name}.")
+        elif isinstance(value, dict) and not takes_keys(entry):
+            for name, inner in value.items():
+                yield from fields_of(inner, f"{prefix}{entry.name}.{name}.")
         else:
             yield f"{prefix}{entry.name}", value, entry
 
@@ -112,49 +121,17 @@ def _parse(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
             node = OmegaConf.merge(node, value)
         except (OmegaConfBaseException, TypeError) as error:
             raise UserError(f"{override}: does not fit {path}, where '{key}' has keys below it or has none") from error
-    _refuse_shape(OmegaConf.to_container(node), Config, str(path))
+    given: Any = OmegaConf.to_container(node)
+    refuse_config(given, str(path))
     try:
-        # With the defaults below, so that ${recipe.epochs} finds one.
-        values: Any = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(to_dict(Config())), node), resolve=True)
+        # With the defaults below, so that ${recipe.epochs} finds one; the views' keys stay as they were given.
+        recipe = Recipe(method=method_keys(method_name(given.get("recipe", {}))))
+        defaults = to_dict(Config(recipe=recipe)) | {"health": {}}
+        defaults["recipe"]["views"] = {}
+        values: Any = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(defaults), node), resolve=True)
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {error.full_key}: {_one_line(error)}") from error
     return values  # type: ignore[no-any-return]
-
-
-def _refuse_shape(given: Any, schema: Any, where: str, prefix: str = "") -> None:
-    """Unknown keys, keys where a value belongs and the other way round, and keys left open."""
-    known = {entry.name: entry for entry in dataclasses.fields(schema)}
-    for key, value in given.items():
-        name = f"{prefix}{key}"
-        if key not in known:
-            raise UserError(f"{where}: unknown key '{name}'{_hint(str(key), list(known))}")
-        if value == "???":
-            raise UserError(f"{where}: {name}: has no value; give it one")
-        if dataclasses.is_dataclass(known[key].type):
-            if not isinstance(value, dict):
-                raise UserError(f"{where}: {name}: expected keys below it, got {value!r}")
-            _refuse_shape(value, known[key].type, where, f"{name}.")
-        elif isinstance(value, dict) != takes_keys(known[key]):
-            checked(name, value, known[key])  # says what belongs there instead
-
-
-def _filled(schema: type[Node], given: dict[str, Any], prefix: str = "") -> Node:
-    """``schema`` with the given values, each checked against its field; keys it does not know are an error."""
-    values = {}
-    for entry in dataclasses.fields(schema):  # type: ignore[arg-type]
-        if entry.name in given:
-            name, value = f"{prefix}{entry.name}", given[entry.name]
-            is_branch = dataclasses.is_dataclass(entry.type)
-            values[entry.name] = _filled(entry.type, value, f"{name}.") if is_branch else checked(name, value, entry)  # type: ignore[arg-type]
-    return schema(**values)
-
-
-def _hint(key: str, known: list[str]) -> str:
-    everywhere = [dotted for dotted, _, _ in fields_of(Config())]
-    elsewhere = [dotted for dotted in everywhere if dotted.rpartition(".")[2] == key]
-    if elsewhere:
-        return f" (did you mean '{elsewhere[0]}'?)"
-    return nearest(key, known) or nearest(key, everywhere) or f"; known here: {', '.join(known)}"
 
 
 def _one_line(error: Exception) -> str:

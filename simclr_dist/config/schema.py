@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass, field
 
-from simclr_dist.config.health import Health
+from simclr_dist.config.health import Bands, check_bands
 from simclr_dist.config.machine import Machine
-from simclr_dist.config.recipe import SOURCES_WITHOUT_PATH, Recipe
+from simclr_dist.config.metric import ONLINE, Metric
+from simclr_dist.config.recipe import SOURCES, SOURCES_WITHOUT_PATH, Recipe
+from simclr_dist.config.registry import method_class
+from simclr_dist.config.views import ViewGroup
 
 
 @dataclass(kw_only=True)
@@ -13,7 +16,13 @@ class Config:
 
     recipe: Recipe = field(default_factory=Recipe)
     machine: Machine = field(default_factory=Machine)
-    health: Health = field(default_factory=Health)
+    health: dict[str, Bands] = field(default_factory=dict)
+    """Metric -> its bands."""
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """What the recipe's method, and an online evaluation, say of a step."""
+        return {**method_class(self.recipe.method.name).METRICS, **ONLINE}
 
     def check(self) -> None:
         """Refuse combinations that no machine could run.
@@ -21,8 +30,8 @@ class Config:
         Raises:
             ValueError: naming the keys and the cure.
         """
-        recipe, views, data = self.recipe, self.recipe.views, self.recipe.data
-        self.health.check()
+        recipe, data = self.recipe, self.recipe.data
+        check_bands(self.health, self.metrics)
         if recipe.warmup_epochs > recipe.epochs:
             raise ValueError(
                 f"recipe.warmup_epochs: {recipe.warmup_epochs:g} is more than recipe.epochs ({recipe.epochs}); "
@@ -33,23 +42,29 @@ class Config:
                 f"recipe.batch_norm_group_images: {recipe.batch_norm_group_images} does not divide "
                 f"recipe.global_batch_images ({recipe.global_batch_images}); take a divisor, or 0 for the whole batch"
             )
-        if views.crop_area_min > views.crop_area_max:
-            raise ValueError("recipe.views.crop_area_min: must not exceed recipe.views.crop_area_max; swap them")
-        if views.blur_sigma_min > views.blur_sigma_max:
-            raise ValueError("recipe.views.blur_sigma_min: must not exceed recipe.views.blur_sigma_max; swap them")
-        if views.hue * views.color_strength > 0.5:
-            raise ValueError(
-                "recipe.views.hue: times recipe.views.color_strength is above 0.5, half the circle; lower it"
-            )
+        for name, group in recipe.views.items():
+            _check_views(f"recipe.views.{name}", group)
+        method_class(recipe.method.name).check(recipe)
         if min(data.std) <= 0:
             raise ValueError(f"recipe.data.std: {data.std} divides the pixels; all three must be above 0")
         if recipe.optimizer.name in ("adamw", "lamb") and recipe.optimizer.momentum >= 1:
             raise ValueError(
                 f"recipe.optimizer.momentum: 1 cannot be the first beta of {recipe.optimizer.name}; take 0.9, say"
             )
-        if bool(data.path) == (data.source in SOURCES_WITHOUT_PATH):
+        if data.source in SOURCES and bool(data.path) == (data.source in SOURCES_WITHOUT_PATH):
             raise ValueError(
                 f"recipe.data.path: '{data.path}' has no meaning for source '{data.source}'; remove it"
                 if data.path
                 else f"recipe.data.path: source '{data.source}' needs it; set recipe.data.path=FOLDER"
             )
+
+
+def _check_views(key: str, views: ViewGroup) -> None:
+    if views.crop_area_min > views.crop_area_max:
+        raise ValueError(f"{key}.crop_area_min: must not exceed {key}.crop_area_max; swap them")
+    if views.blur_sigma_min > views.blur_sigma_max:
+        raise ValueError(f"{key}.blur_sigma_min: must not exceed {key}.blur_sigma_max; swap them")
+    if views.hue * views.color_strength > 0.5:
+        raise ValueError(f"{key}.hue: times {key}.color_strength is above 0.5, half the circle; lower it")
+    if 0 < views.size < 8:
+        raise ValueError(f"{key}.size: {views.size} pixels are too few; at least 8, or 0 for recipe.data.image_size")

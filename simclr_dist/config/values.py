@@ -30,13 +30,16 @@ def checked(name: str, value: Any, field: dataclasses.Field[Any]) -> Any:
     elif field.type is str:
         value = str(value) if whole else value  # machine.run_dir=2026 is meant as a name
         expected, fits = "text (other numbers that are meant as text need quotes)", isinstance(value, str)
-        expected = f"one of {', '.join(limits['choices'])}" if "choices" in limits else expected
+        if "choices" in limits:
+            expected = (
+                f"one of {', '.join(limits['choices'])}{' and no package.module:Name' if limits.get('outside') else ''}"
+            )
     else:
         expected, fits = "a list of three numbers, one a colour", _are_numbers(value, 3)
         value = [float(number) for number in value] if fits else value
     if not fits:
         raise UserError(f"{name}: {value!r} is not {expected}")
-    if "choices" in limits and value not in limits["choices"]:
+    if "choices" in limits and value not in limits["choices"] and not (limits.get("outside") and ":" in value):
         raise UserError(f"{name}: {value!r} is not {expected}{nearest(value, list(limits['choices']))}")
     if limits.get("low") is not None and value < limits["low"]:
         raise UserError(f"{name}: {value} is too small; at least {plain_number(limits['low'])}")
@@ -66,12 +69,10 @@ def _bands(name: str, value: Any) -> dict[float, list[float]]:
         at = float(key) if isinstance(key, str) and re.fullmatch(r"\d+(\.\d+)?", key) else key
         percent = _percent(name, int(at) if isinstance(at, float) and at.is_integer() else at)
         if not _are_numbers(band, 2):
-            raise UserError(f"{name}: at {percent:g} % stands {band!r}, which is not [lowest, highest] in %")
+            raise UserError(f"{name}: at {percent:g} % stands {band!r}, which is not [lowest, highest]")
         low, high = band
         if low > high:
             raise UserError(f"{name}: at {percent:g} % the lowest, {low:g}, is above the highest, {high:g}; swap them")
-        if low < 0 or high > 100:
-            raise UserError(f"{name}: at {percent:g} % stands {band}; an accuracy is 0 to 100 %")
         found[percent] = band
     return dict(sorted(found.items()))
 

@@ -108,7 +108,7 @@ def _accuracies(
     if start == "pretrained":
         body, features = network_body(pretrained.encoder, pretrained.projection, from_layer)
     else:
-        fresh = build_method(pretrained.recipe)
+        fresh = build_method(pretrained.recipe, len(subject.train))
         assert isinstance(fresh.projection, nn.Sequential)
         body, features = network_body(fresh.encoder, fresh.projection, from_layer)
         settle_statistics(body, chosen, size)

@@ -23,23 +23,24 @@ def cropped_and_flipped(
 ) -> Batches:
     """Random crops and flips as the recipe draws them, without its colours and blur, from the counter-based generator.
 
-    The batches hold one view an image; it depends on (order.seed, epoch, number in ``source``) alone.
+    They are those of the recipe's first group of views. The batches hold one view an image; it depends on (order.seed,
+    epoch, number in ``source``) alone.
     """
-    views = replace(
-        recipe.views,
+    crop = replace(
+        next(iter(recipe.views.values())), count=1, size=0,
         color_probability=0.0, grayscale_probability=0.0, blur_probability=0.0, solarize_probability=0.0,
     )  # fmt: skip
-    drawn = replace(recipe, views=views, seed=order.seed)
+    drawn = replace(recipe, views={"crop": crop}, seed=order.seed)
     labels = torch.from_numpy(labels_of(source))
 
     def batches(steps: Sequence[int]) -> Generator[tuple[Tensor, Tensor], None, None]:
         part, parts = own_part(order)
-        shares = ViewBatches(source, drawn, order, part, parts, views=1)
+        shares = ViewBatches(source, drawn, order, part, parts)
         with closing(load_steps(shares, steps, workers=workers, pin_memory=pin_memory)) as loaded:
             for step, batch in zip(steps, loaded, strict=True):
                 if batch.broken:
                     raise UserError(f"evaluation needs every image, and one is broken: {batch.broken[0][1]}")
-                yield batch.images[:, 0], labels[order.samples(step, part, parts)]
+                yield batch.views["crop"][:, 0], labels[order.samples(step, part, parts)]
 
     return batches
 

@@ -10,7 +10,7 @@ from simclr_dist.evaluation.features import extract_features, raw_pixels, settle
 from simclr_dist.evaluation.knn import knn_accuracy
 from simclr_dist.evaluation.subject import Subject
 from simclr_dist.evaluation.subsets import few_labels
-from simclr_dist.methods.build import build_method
+from simclr_dist.methods.build import build_encoder
 
 CLASSIFIERS = {"linear probe": probe_accuracy, "kNN": knn_accuracy}
 
@@ -40,7 +40,7 @@ def label_curve(subject: Subject, labels_per_class: Sequence[int], splits: int) 
     """
     train, test, size = subject.train, subject.test, subject.data.image_size
     subject.refuse_more_than_there_are(max(labels_per_class))
-    untrained = build_method(subject.pretrained.recipe).encoder
+    untrained = build_encoder(subject.pretrained.recipe)
     settle_statistics(untrained, train, size)
     how = replace(subject.how, cache=None)
     kinds = {

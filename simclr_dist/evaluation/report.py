@@ -10,6 +10,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 from simclr_dist.config import Recipe
+from simclr_dist.config.registry import method_class
 from simclr_dist.data.preview import contact_sheet
 from simclr_dist.data.sources.named import open_source
 from simclr_dist.evaluation.label_curve import CLASSIFIERS, Point
@@ -51,9 +52,14 @@ def _draw(run_dir: Path, recipe: Recipe, points: list[Point]) -> Any:
     steps = [line["step"] for line in metrics]
     loss, top1 = axes[0]
     loss.plot(steps, [line["loss"] for line in metrics], color=_COLORS["pretrained"], linewidth=1)
-    loss.set(title="NT-Xent loss", xlabel="step")
-    top1.plot(steps, [100 * line["contrastive_top1"] for line in metrics], color=_COLORS["pretrained"], linewidth=1)
-    top1.set(title="Contrastive accuracy: the other view is the most similar", xlabel="step", ylabel="%", ylim=(0, 101))
+    loss.set(title="Loss", xlabel="step")
+    described = method_class(recipe.method.name).METRICS
+    for name, metric in described.items():
+        if metric.role == "headline":
+            values = [metric.factor * line[name] for line in metrics]
+            top1.plot(steps, values, color=_COLORS["pretrained"], linewidth=1)
+            top1.set(title=f"{metric.title}: {metric.text}", xlabel="step", ylabel=metric.unit)
+            top1.set_ylim(bottom=0 if metric.from_zero else None)
     curve, views = axes[1]
     for (features, color), (classifier, style) in [
         (f, c) for f in _COLORS.items() for c in zip(CLASSIFIERS, "-:", strict=True)
@@ -71,6 +77,6 @@ def _draw(run_dir: Path, recipe: Recipe, points: list[Point]) -> Any:
     for axis in (loss, top1, curve):
         axis.grid(alpha=0.25)
     views.imshow(contact_sheet(open_source(recipe.data), recipe, images=6).permute(1, 2, 0).numpy())
-    views.set(title="Images, and pairs of their views")
+    views.set(title="Images, and their views")
     views.axis("off")
     return figure

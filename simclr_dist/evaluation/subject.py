@@ -86,7 +86,7 @@ class Subject:
             features_digest(self.pretrained.encoder, self.train, self.data.image_size, self.how),
             [subset_digest(numbers) for numbers in (self.train_labels, indices)],
             [state_digest([classifier]), asdict(protocol), asdict(order)],
-            asdict(self.pretrained.recipe.views),
+            asdict(self.pretrained.recipe)["views"],
         ]
         return self.unfinished.training(method, facts)
 

@@ -148,7 +148,7 @@ def train_classifier(
     ):
         for step, (inputs, labels) in enumerate(shares, start):
             if step == start:
-                settle_buckets(parallel, partial(backward, torch.zeros_like(inputs), labels))
+                settle_buckets(parallel, list(parallel.buffers()), partial(backward, torch.zeros_like(inputs), labels))
             for group in optimizer.param_groups:
                 group["lr"] = schedule(step)
             optimizer.zero_grad()

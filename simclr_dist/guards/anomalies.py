@@ -24,7 +24,7 @@ _KEPT = 200  # of what was found: a run of a million steps must not carry all of
 _CURES = {
     NOT_FINITE: "a lower recipe.optimizer.base_learning_rate or a longer warm-up in another machine.run_dir may help",
     JUMP: "a lower recipe.optimizer.base_learning_rate in another machine.run_dir may help",
-    COLLAPSE: "look at recipe.loss.temperature, the views (simclr-dist preview) and the learning rate",
+    COLLAPSE: "look at the views (simclr-dist preview), the learning rate and the keys of recipe.method",
 }
 
 
@@ -36,7 +36,7 @@ class Anomaly:
     kind: str
     told: str
     value: float | None
-    """The loss, gradient norm or embedding_std that is wrong; None: not finite."""
+    """The loss, gradient norm or collapse metric that is wrong; None: not finite."""
     action: str
     limit: str = ""
     """The key whose limit makes the run stop where the recipe would go on."""
@@ -59,9 +59,14 @@ class Anomaly:
 class AnomalyWatch:
     """Judges the numbers of every step; all processes see the same numbers and come to the same answer."""
 
-    def __init__(self, recipe: Anomalies, run_dir: Path, warmup_steps: int, *, active: bool) -> None:
-        """``active``: this process tells, and writes what was found to the run folder."""
-        self.recipe, self.warmup_steps = recipe, warmup_steps
+    def __init__(
+        self, recipe: Anomalies, run_dir: Path, warmup_steps: int, collapse: str | None, *, active: bool
+    ) -> None:
+        """``collapse``: the method's metric that is 0 when all embeddings are one point; None: it has none.
+
+        ``active``: this process tells, and writes what was found to the run folder.
+        """
+        self.recipe, self.warmup_steps, self.collapse = recipe, warmup_steps, collapse
         self.path, self._active = run_dir / FILE, active
         self.found: list[dict[str, Any]] = []
         """The newest anomalies, oldest first, as they stand in the run folder's file."""
@@ -94,7 +99,7 @@ class AnomalyWatch:
 
         Args:
             step: whose numbers they are.
-            values: ``loss``, ``gradient_norm`` and, where the method has it, ``embedding_std``.
+            values: ``loss``, ``gradient_norm`` and, where the method has one, its collapse metric.
             overflow_is_normal: gradient scaling will skip this step by itself when its gradient is not finite.
         """
         collapsed_before = self._collapsed_steps
@@ -137,8 +142,8 @@ class AnomalyWatch:
             if not math.isfinite(values[name]):
                 return NOT_FINITE, f"{name.replace('_', ' ')} is {values[name]}", None
         # The collapse is counted first: a jump in the same step must not hide it.
-        spread = values.get("embedding_std", 1.0)
-        collapses = step > self.warmup_steps and spread < self.recipe.collapse_embedding_std
+        spread = values[self.collapse] if self.collapse else 1.0
+        collapses = step > self.warmup_steps and spread < self.recipe.collapse_below
         self._collapsed_steps = self._collapsed_steps + 1 if collapses else 0
         loss, window = values["loss"], self._losses
         if len(window) == self.recipe.window_steps:
@@ -148,7 +153,7 @@ class AnomalyWatch:
             if loss > middle + self.recipe.jump_deviations * deviation:
                 return JUMP, f"loss jumps from {middle:.3f} to {loss:.3f}", loss
         if self._collapsed_steps == self.recipe.window_steps:
-            return COLLAPSE, f"the embeddings have collapsed: embedding_std is {spread:.3g}", spread
+            return COLLAPSE, f"the embeddings have collapsed: {self.collapse} is {spread:.3g}", spread
         return "", "", None
 
     def _policy(self, kind: str) -> str:

@@ -11,37 +11,22 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from simclr_dist.config import Health
-from simclr_dist.config.health import METRICS
+from simclr_dist.config import Config
+from simclr_dist.config.metric import ONLINE
 from simclr_dist.log import log
 from simclr_dist.run.metrics_log import read_metrics, write_record
 
 FILE = "health.json"
 WAITING, INSIDE, OUTSIDE, UNCHECKED = "not reached", "inside", "outside", "not checked"
-NAMES = {
-    "contrastive_top1": "contrastive top-1",
-    "online_knn_top1": "online kNN top-1",
-    "online_linear_top1": "online linear top-1",
-}
-# (metric is of the encoder, value is below the band) -> what to look at.
-_LOOK_AT = {
-    (False, True): "the learning rate, recipe.loss.temperature and, in metrics.jsonl, embedding_std (0: collapse)",
-    (False, False): "the views (simclr-dist preview: are they too much alike?) and recipe.loss.temperature",
-    (
-        True,
-        True,
-    ): "the views (simclr-dist preview), the learning rate and, in metrics.jsonl, embedding_std (0: collapse)",
-    (True, False): "whether images, classes and recipe are those that the band is of",
-}
 
 
 class HealthCheck:
     """The bands of a run. One process looks at them (``active``); the others' calls do nothing."""
 
-    def __init__(self, run_dir: Path, health: Health, steps: int, steps_per_epoch: int, *, active: bool) -> None:
+    def __init__(self, run_dir: Path, config: Config, steps: int, steps_per_epoch: int, *, active: bool) -> None:
         """Take up what an earlier process of the run found; ``steps`` is the length of the whole run."""
         self.path, self._metrics, self._window = run_dir / FILE, run_dir / "metrics.jsonl", steps_per_epoch
-        self._health, self._active = health, active
+        self._health, self._metric, self._active = config.health, config.metrics, active
         record = read_record(self.path) if active else None
         self._told: list[str] = record["told"] if record else []
         found = {_identity(entry): entry for entry in (record["bands"] if record else [])}
@@ -50,8 +35,8 @@ class HealthCheck:
                 "metric": metric, "percent": percent, "step": step_of(percent, steps), "low": low, "high": high,
                 "value": None, "outcome": WAITING,
             }
-            for metric in METRICS
-            for percent, (low, high) in health.of(metric).bands.items()
+            for metric, own in config.health.items()
+            for percent, (low, high) in own.bands.items()
         ]  # fmt: skip
         self.entries: list[dict[str, Any]] = [found.get(_identity(entry), entry) for entry in fresh]
 
@@ -73,26 +58,28 @@ class HealthCheck:
             return
         lines = read_metrics(self._metrics)
         for entry in due:
-            entry["value"], entry["outcome"] = judge(entry, lines, self._window)
+            entry["value"], entry["outcome"] = judge(entry, lines, self._window, self._metric[entry["metric"]].factor)
             if entry["outcome"] == OUTSIDE:
                 log.warning("health warning: %s", self._complaint(entry))
         # After the warning: a kill in between repeats it, and none is ever lost.
         self._write()
 
     def _complaint(self, entry: dict[str, Any]) -> str:
-        metric, below = entry["metric"], entry["value"] < entry["low"]
-        source = self._health.of(metric).source.strip().rstrip(".")
+        metric, below = self._metric[entry["metric"]], entry["value"] < entry["low"]
+        source = self._health[entry["metric"]].source.strip().rstrip(".")
+        cure = metric.below if below else metric.above
         return (
-            f"{NAMES[metric]} is {entry['value']:.1f} % after {entry['percent']:g} % of the run, step {entry['step']}: "
-            f"{'below' if below else 'above'} {entry['low']:g} to {entry['high']:g} %. "
-            f"Band: {' '.join(source.split())}. Look at {_LOOK_AT[metric.startswith('online_'), below]}"
+            f"{metric.title} is {metric.shown(entry['value'] / metric.factor)} after {entry['percent']:g} % of the "
+            f"run, step {entry['step']}: {'below' if below else 'above'} {entry['low']:g} to {entry['high']:g}"
+            f"{f' {metric.unit}' if metric.unit else ''}. Band: {' '.join(source.split())}."
+            f"{f' Look at {cure}' if cure else ''}"
         )
 
     def _without_looks(self, look_every_steps: int) -> str:
         """The bands of the encoder in whose last epoch no look falls."""
         blind, epochs = [], []
         for entry in self.entries:
-            if entry["metric"].startswith("online_") and entry["outcome"] == WAITING:
+            if entry["metric"] in ONLINE and entry["outcome"] == WAITING:
                 last = entry["step"] // self._window * self._window  # the only step of the window where a look can be
                 epochs.append(last // self._window)
                 if not last or not look_every_steps or last % look_every_steps:
@@ -101,33 +88,47 @@ class HealthCheck:
             return ""
         every = reduce(math.gcd, epochs)
         cure = f"; machine.evaluate_every_epochs={every} looks at all of them" if every and all(epochs) else ""
-        return f"bands that will not be checked, because no look at the encoder falls on them: {_listed(blind)}{cure}"
+        return (
+            f"bands that will not be checked, because no look at the encoder falls on them: {self._listed(blind)}{cure}"
+        )
 
     def _without_bands(self) -> str:
         unknown = self._unpublished()
-        return f"nobody has published a value, so nothing is checked: {_listed(unknown)}" if unknown else ""
+        return f"nobody has published a value, so nothing is checked: {self._listed(unknown)}" if unknown else ""
 
     def _unpublished(self) -> list[dict[str, Any]]:
-        return [{"metric": m, "percent": percent} for m in METRICS for percent in self._health.of(m).unpublished]
+        return [
+            {"metric": name, "percent": percent} for name, own in self._health.items() for percent in own.unpublished
+        ]
+
+    def _listed(self, entries: list[dict[str, Any]]) -> str:
+        """online kNN top-1 at 5, 10 %; online linear top-1 at 100 %."""
+        at: dict[str, list[str]] = {}
+        for entry in entries:
+            at.setdefault(self._metric[entry["metric"]].title, []).append(f"{entry['percent']:g}")
+        return "; ".join(f"{title} at {', '.join(percents)} %" for title, percents in at.items())
 
     def _write(self) -> None:
         record = {
             "bands": self.entries,
-            "sources": {m: self._health.of(m).source for m in METRICS if self._health.of(m).bands},
-            "unpublished": {m: self._health.of(m).unpublished for m in METRICS if self._health.of(m).unpublished},
+            "sources": {name: own.source for name, own in self._health.items() if own.bands},
+            "unpublished": {name: own.unpublished for name, own in self._health.items() if own.unpublished},
+            "titles": {name: self._metric[name].title for name in self._health},
             "told": self._told,
         }
         write_record(self.path, record)
 
 
-def judge(band: dict[str, Any], lines: list[dict[str, Any]], window: int) -> tuple[float | None, str]:
-    """The mean in % of a band's metric over the ``window`` steps up to its own, and how it lies; None: no value."""
+def judge(
+    band: dict[str, Any], lines: list[dict[str, Any]], window: int, factor: float = 100.0
+) -> tuple[float | None, str]:
+    """The mean, times ``factor``, of a band's metric over the ``window`` steps up to its own; and how it lies."""
     last = band["step"]
     values = [line.get(band["metric"]) for line in lines if last - window < line["step"] <= last]
     known = [value for value in values if value is not None]
     if not known:
         return None, UNCHECKED
-    mean = 100 * math.fsum(known) / len(known)
+    mean = factor * math.fsum(known) / len(known)
     return mean, INSIDE if band["low"] <= mean <= band["high"] else OUTSIDE
 
 
@@ -149,11 +150,3 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 def _identity(entry: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(entry[key] for key in ("metric", "percent", "step", "low", "high"))
-
-
-def _listed(entries: list[dict[str, Any]]) -> str:
-    """online kNN top-1 at 5, 10 %; online linear top-1 at 100 %."""
-    at: dict[str, list[str]] = {}
-    for entry in entries:
-        at.setdefault(entry["metric"], []).append(f"{entry['percent']:g}")
-    return "; ".join(f"{NAMES[metric]} at {', '.join(percents)} %" for metric, percents in at.items())

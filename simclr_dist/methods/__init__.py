@@ -1,5 +1,1 @@
-"""Pretraining methods. A method is one module: views in, the loss and its metrics out."""
-
-from simclr_dist.methods.simclr import SimCLR
-
-__all__ = ["SimCLR"]
+"""Pretraining methods. Each is one file, made of ``base.Method``, and one line of ``config/registry.py``."""

@@ -1,42 +1,69 @@
 """SimCLR: one encoder and one head for all views, NT-Xent between the two views of every image."""
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from simclr_dist.config.fields import number
 from simclr_dist.distributed.collectives import process_count
 from simclr_dist.losses import nt_xent
-from simclr_dist.models.encoder import Encoder
+from simclr_dist.methods.base import Batch, Method, MethodKeys, Metric, Tensors
+from simclr_dist.methods.parts import Parts
+from simclr_dist.models.projection import Projection
+
+_COLLAPSE = "the learning rate, recipe.method.temperature and, in metrics.jsonl, embedding_std (0: collapse)"
 
 
-class SimCLR(nn.Module):
-    """Chen et al. 2020, algorithm 1, as one module: DDP wraps it once and torch.compile sees all of it."""
+class SimCLR(Method):
+    """Chen et al. 2020 (arXiv 2002.05709), algorithm 1; with three layers in its head, SimCLR v2 (arXiv 2006.10029)."""
 
-    def __init__(self, encoder: Encoder, projection: nn.Module, *, temperature: float, loss_scale: float = 1.0) -> None:
+    @dataclass(kw_only=True)
+    class Config(MethodKeys):
+        """The keys of SimCLR."""
+
+        temperature: float = number(0.1, above=0.0)
+        """The temperature of NT-Xent (the paper: 0.1 for ImageNet at long schedules, 0.5 for CIFAR)."""
+        loss_scale: float = number(1.0, above=0.0)
+        """Multiplies the mean NT-Xent. Google's code adds two means: 2. LARS hides it from weights only."""
+        projection: Projection = field(default_factory=Projection)
+
+    METRICS: ClassVar[Mapping[str, Metric]] = {
+        "contrastive_top1": Metric(
+            title="contrastive top-1", unit="%", role="headline", band=True, from_zero=True,
+            text="the other view is the most similar", below=_COLLAPSE,
+            above="the views (simclr-dist preview: are they too much alike?) and recipe.method.temperature",
+        ),
+        "contrastive_top5": Metric(title="contrastive top-5", unit="%", from_zero=True),
+        "positive_rank_mean": Metric(title="mean rank of the other view", from_zero=True),
+        "mutual_information_bound": Metric(title="lower bound of the mutual information", unit="nats"),
+        "embedding_std": Metric(
+            title="standard deviation of the embeddings", role="collapse", from_zero=True, text="0: collapse",
+        ),
+    }  # fmt: skip
+
+    def __init__(self, config: Config, make: Parts, images: int) -> None:
         super().__init__()
-        self.encoder, self.projection = encoder, projection
-        self.temperature, self.loss_scale = temperature, loss_scale
+        self.config = config
+        self.encoder = make.encoder()
+        self.projection = make.projection(self.encoder.output_dim, config.projection)
 
-    def forward(self, views: Tensor, *, embed_only: bool = False) -> dict[str, Tensor]:
-        """The loss and the metrics of a batch, as :meth:`loss` gives them of what :meth:`embed` gives.
-
-        ``embed_only`` returns only ``embeddings``: DDP prepares its reduction for the one method that it wraps, and
-        gradient caching goes through the encoder without the loss.
-        """
-        embeddings = self.embed(views)
-        return {"embeddings": embeddings} if embed_only else self.loss(embeddings)
-
-    def embed(self, views: Tensor) -> Tensor:
-        """Embeddings (local images, 2, d) of uint8 views (local images, 2, 3, height, width)."""
+    def embed(self, batch: Batch) -> Tensors:
+        """``z``: projections (images, 2, d) of the two views."""
+        views = batch.views["global"]
         # Both views go through together, image by image: batch norm sees both, and its groups are whole images.
-        return self.projection(self.encoder(views.flatten(0, 1))).unflatten(0, views.shape[:2])  # type: ignore[no-any-return]
+        z: Tensor = self.projection(self.encoder(views.flatten(0, 1)))
+        return {"z": z.unflatten(0, views.shape[:2])}
 
-    def loss(self, embeddings: Tensor) -> dict[str, Tensor]:
-        """``loss`` (scalar, to be differentiated) and detached scalars, all over the global batch."""
-        result = nt_xent(embeddings[:, 0], embeddings[:, 1], self.temperature)
-        rows = 2 * len(embeddings) * process_count()
+    def loss(self, embeddings: Tensors, targets: Tensors, batch: Batch) -> Tensors:
+        """Mean NT-Xent over all rows of the global batch (equation 1), times ``loss_scale``."""
+        z = embeddings["z"]
+        result = nt_xent(z[:, 0], z[:, 1], self.config.temperature)
+        rows = 2 * len(z) * process_count()
         return {
-            "loss": self.loss_scale * result.loss,
+            "loss": self.config.loss_scale * result.loss,
             "contrastive_top1": result.top1,
             "contrastive_top5": result.top5,
             "positive_rank_mean": result.positive_rank_mean,

@@ -89,14 +89,15 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
 
 
-def _norms(module: nn.Module) -> list[GroupedBatchNorm]:
+def norms_of(module: nn.Module) -> list[GroupedBatchNorm]:
+    """The grouped batch norms within a module."""
     return [norm for norm in module.modules() if isinstance(norm, GroupedBatchNorm)]
 
 
 @contextmanager
 def statistics_held(module: nn.Module) -> Iterator[None]:
     """Inside, forward passes leave the running statistics alone: for passes that repeat an earlier one."""
-    norms = _norms(module)
+    norms = norms_of(module)
     before = [norm.held for norm in norms]
     for norm in norms:
         norm.held = True
@@ -108,18 +109,24 @@ def statistics_held(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def statistics_of_one_pass(module: nn.Module) -> Iterator[None]:
-    """Inside, several forward passes of equal size count as one: the running statistics move once, by their mean."""
-    norms = _norms(module)
+def statistics_of_one_pass(module: nn.Module, chunks: int) -> Iterator[None]:
+    """Inside, the forward passes of so many chunks of equal size count as one: the running statistics move as there.
+
+    A norm may be called several times a chunk (crops of two sizes): the first calls of all chunks are together what
+    the first call of the whole is, then the second ones.
+    """
+    norms = norms_of(module)
     for norm in norms:
         norm.seen = []
     try:
         yield
     finally:
         for norm in norms:
-            seen, norm.seen = norm.seen, None
-            if seen:
-                norm._meet(*(torch.stack(values).mean(0) for values in zip(*seen, strict=True)))
+            seen, norm.seen = norm.seen or [], None
+            calls = len(seen) // chunks
+            for number in range(calls):
+                of_call = seen[number::calls]
+                norm._meet(*(torch.stack(values).mean(0) for values in zip(*of_call, strict=True)))
 
 
 def _processes(group: StatisticsGroup) -> int:
@@ -196,7 +203,7 @@ def average_running_statistics(module: nn.Module) -> None:
     only. Running statistics are linear in those of the groups, so this is what one process with all groups would hold.
     """
     buffers = [
-        buffer for norm in _norms(module) for buffer in (norm.running_mean, norm.running_var) if buffer is not None
+        buffer for norm in norms_of(module) for buffer in (norm.running_mean, norm.running_var) if buffer is not None
     ]
     if process_count() == 1 or not buffers:
         return

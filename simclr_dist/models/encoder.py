@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,11 +54,31 @@ class Encoder(nn.Module):
         if name not in _DEPTHS:
             raise ValueError(f"unknown encoder '{name}'; known: {', '.join(_DEPTHS)}")
         block, depths = _DEPTHS[name]
+        backbone = _WideResNet(block, depths, width, stem, zero_init_residual, norm_layer)
+        backbone.recompute = recompute
+        self._take(backbone, mean, std)
+
+    @classmethod
+    def of(cls, backbone: nn.Module, mean: Sequence[float], std: Sequence[float]) -> "Encoder":
+        """Around a network of one's own: normalised images (rows, 3, height, width) to features (rows, output_dim).
+
+        Raises:
+            ValueError: it has no whole number ``output_dim``.
+        """
+        if not isinstance(getattr(backbone, "output_dim", None), int):
+            raise ValueError(
+                f"{type(backbone).__name__} has no output_dim, the number of its features (a whole number)"
+            )
+        encoder = cls.__new__(cls)
+        nn.Module.__init__(encoder)
+        encoder._take(backbone, mean, std)
+        return encoder
+
+    def _take(self, backbone: Any, mean: Sequence[float], std: Sequence[float]) -> None:
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
-        self.backbone = _WideResNet(block, depths, width, stem, zero_init_residual, norm_layer)
-        self.backbone.recompute = recompute
-        self.output_dim: int = self.backbone.output_dim
+        self.backbone = backbone
+        self.output_dim: int = backbone.output_dim
 
     def forward(self, images: Tensor) -> Tensor:
         """Features of shape (rows, output_dim) of uint8 images of shape (rows, 3, height, width)."""

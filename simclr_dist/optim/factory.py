@@ -1,30 +1,24 @@
 """Optimizers by name, with biases and batch norm out of weight decay and adaptation."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from simclr_dist.config.recipe import Optimizer
 from simclr_dist.optim.lars import LARS
+from simclr_dist.optim.rates import Rate, parameter_groups
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: matrices and kernels, with decay and adaptation; vectors (biases, batch norm), with neither."""
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay, "adapt": True},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0, "adapt": False},
-    ]
+def make_optimizer(module: nn.Module, recipe: Optimizer, rates: Sequence[Rate] = ()) -> torch.optim.Optimizer:
+    """The recipe's optimizer over the trained parameters of ``module``; the learning rate is set before each step.
 
-
-def make_optimizer(module: nn.Module, recipe: Optimizer) -> torch.optim.Optimizer:
-    """The recipe's optimizer over the parameters of ``module``; the learning rate is set before each step.
+    ``rates`` are those of parameters that do not follow the schedule (:mod:`simclr_dist.optim.rates`).
 
     Raises:
         ValueError: unknown name.
     """
-    groups = parameter_groups(module, recipe.weight_decay)
+    groups = parameter_groups(module, recipe.weight_decay, rates)
     if recipe.name == "lars":
         return LARS(
             groups,

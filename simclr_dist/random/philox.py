@@ -22,6 +22,7 @@ class Purpose(IntEnum):
     VIEW = 2
     SUBSTITUTE = 3
     LABELS = 4
+    METHOD = 5
 
 
 def philox4x32(key: int, counter: NDArray[np.uint32]) -> NDArray[np.uint32]:

@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from simclr_dist.config.metric import ONLINE, Metric
 from simclr_dist.reporting import Missing
 from simclr_dist.reporting.anomalies import anomaly_marks
 from simclr_dist.reporting.charts import Series, line_chart
@@ -14,40 +14,27 @@ from simclr_dist.reporting.facts import Facts
 from simclr_dist.reporting.health import band_marks
 from simclr_dist.reporting.markup import Html, joined, tag
 
-
-@dataclass(frozen=True)
-class Curve:
-    """How a metric is drawn."""
-
-    title: str
-    unit: str = ""
-    factor: float = 1.0
-    zero: bool = False
-
-
-TRAINING = {
-    "loss": Curve("NT-Xent loss"),
-    "contrastive_top1": Curve("Contrastive top-1: the other view is the most similar", "%", 100, True),
-    "online_knn_top1": Curve("kNN on held-out training images", "%", 100, True),
-    "online_linear_top1": Curve("Linear head on held-out training images", "%", 100, True),
-    "contrastive_top5": Curve("Contrastive top-5", "%", 100, True),
-    "positive_rank_mean": Curve("Mean rank of the other view", zero=True),
-    "embedding_std": Curve("Standard deviation of the embeddings (0: collapse)", zero=True),
-    "mutual_information_bound": Curve("Lower bound of the mutual information", "nats"),
-    "learning_rate": Curve("Learning rate", zero=True),
-    "gradient_norm": Curve("Gradient norm", zero=True),
+FIRST = {"loss": Metric(title="loss")}
+LAST = {
+    "learning_rate": Metric(title="learning rate", from_zero=True),
+    "gradient_norm": Metric(title="gradient norm", from_zero=True),
 }
 SPEED = {
-    "images_per_second": Curve("Throughput", "images/s", zero=True),
-    "data_wait_share": Curve("Share of the step spent waiting for images", "%", 100, True),
+    "images_per_second": Metric(title="throughput", unit="images/s", from_zero=True),
+    "data_wait_share": Metric(title="share of the step spent waiting for images", unit="%", from_zero=True),
 }
+_NO_CURVE = ("step", "epoch", "step_seconds", "skipped", "returned_to_step")
 
 
 def training_curves(runs: Sequence[Facts]) -> Html:
-    """What was optimised and how it went, and every metric that is not known by name."""
-    known = {*TRAINING, *SPEED, "step", "epoch", "step_seconds", "skipped", "returned_to_step"}
-    found = {key: None for run in runs for line in run.metrics for key in line if key not in known}
-    return _charts(runs, TRAINING | {key: Curve(key) for key in found})
+    """What was optimised and how it went: the loss, the methods' metrics, and every number that is not described."""
+    described = {name: metric for run in runs for name, metric in run.descriptions.items()}
+    rank = {"headline": 0, "curve": 1, "collapse": 2}
+    ordered = sorted(described.items(), key=lambda each: (rank[each[1].role], each[0] not in ONLINE))
+    known = {**FIRST, **dict(ordered), **LAST}
+    drawn = {*known, *SPEED, *_NO_CURVE}
+    found = {key: Metric(title=key) for run in runs for line in run.metrics for key in line if key not in drawn}
+    return _charts(runs, known | found)
 
 
 def speed_curves(runs: Sequence[Facts]) -> Html:
@@ -55,7 +42,7 @@ def speed_curves(runs: Sequence[Facts]) -> Html:
     return _charts(runs, SPEED)
 
 
-def _charts(runs: Sequence[Facts], curves: dict[str, Curve]) -> Html:
+def _charts(runs: Sequence[Facts], curves: dict[str, Metric]) -> Html:
     if not any(run.metrics for run in runs):
         raise Missing("No step is done yet.")
     charts = []
@@ -71,7 +58,8 @@ def _charts(runs: Sequence[Facts], curves: dict[str, Curve]) -> Html:
         series = [one for one in series if one.points]
         if series:
             marks = anomaly_marks(runs) if key == "loss" else band_marks(runs, key)
-            charts.append(line_chart(curve.title, series, unit=curve.unit, zero=curve.zero, marks=marks))
+            title = f"{curve.title[:1].upper()}{curve.title[1:]}{f': {curve.text}' if curve.text else ''}"
+            charts.append(line_chart(title, series, unit=curve.unit, zero=curve.from_zero, marks=marks))
     return tag("div", charts, class_="cards")
 
 

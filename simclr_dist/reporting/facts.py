@@ -10,10 +10,11 @@ from typing import Any
 
 import yaml
 
+from simclr_dist.config.metric import Metric
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.guards.anomalies import read_anomalies
 from simclr_dist.guards.health_bands import FILE, read_record
-from simclr_dist.run.metrics_log import read_metrics
+from simclr_dist.run.metrics_log import read_metric_descriptions, read_metrics
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Facts:
     config: dict[str, Any]
     """Dotted key -> value; empty without a config.yaml."""
     metrics: list[dict[str, float | None]]
+    descriptions: dict[str, Metric]
+    """What each metric is, as far as the run has said."""
     evaluations: list[tuple[str, dict[str, Any]]]
     """(file name, contents) of what ``evaluate`` wrote."""
     health: dict[str, Any] | None
@@ -62,6 +65,7 @@ def read_facts(run_dir: Path, name: str) -> Facts:
         name=name,
         config=_config(run_dir / "config.yaml"),
         metrics=_metrics(run_dir / "metrics.jsonl"),
+        descriptions=read_metric_descriptions(run_dir),
         evaluations=[(file.name, _evaluation(file)) for file in sorted(run_dir.glob("evaluation_*.json"))],
         health=_health(run_dir / FILE),
         anomalies=read_anomalies(run_dir),

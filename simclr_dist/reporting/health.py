@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from simclr_dist.guards.health_bands import INSIDE, NAMES, OUTSIDE
+from simclr_dist.guards.health_bands import INSIDE, OUTSIDE
 from simclr_dist.reporting.facts import Facts
 from simclr_dist.reporting.marks import Mark
 from simclr_dist.reporting.markup import Html, joined, tag
@@ -11,11 +11,12 @@ from simclr_dist.reporting.markup import Html, joined, tag
 
 def health_table(record: dict[str, Any]) -> Html:
     """Every band with what was found, who answers for the bands, and what nobody has published."""
+    titles = record.get("titles", {})
     head = ("metric", "percent of the run", "step", "band", "found", "")
     lines = [
         tag(
             "tr",
-            tag("td", NAMES.get(band["metric"], band["metric"])),
+            tag("td", titles.get(band["metric"], band["metric"])),
             [tag("td", cell, class_="number") for cell in (f"{band['percent']:g}", band["step"], _range(band))],
             tag("td", "-" if band["value"] is None else f"{band['value']:.1f} %", class_="number"),
             tag("td", band["outcome"]),
@@ -25,9 +26,9 @@ def health_table(record: dict[str, Any]) -> Html:
     ]
     told = "Means over the last epoch up to the step. On the curves bands are green where the run was inside, else red."
     table = tag("div", tag("table", tag("tr", [tag("th", cell) for cell in head]), lines), class_="scroll")
-    sources = [tag("li", f"{NAMES.get(key, key)}: {source}") for key, source in record["sources"].items()]
+    sources = [tag("li", f"{titles.get(key, key)}: {source}") for key, source in record["sources"].items()]
     unknown = [
-        tag("li", f"{NAMES.get(key, key)} at {', '.join(f'{p:g}' for p in percents)} %: nobody has published a value")
+        tag("li", f"{titles.get(key, key)} at {', '.join(f'{p:g}' for p in percents)} %: nobody has published a value")
         for key, percents in record["unpublished"].items()
     ]
     return joined(

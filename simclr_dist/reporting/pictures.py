@@ -43,9 +43,11 @@ def grid(tiles: Tensor, columns: int, padding: int = 1) -> Tensor:
 
 def first_kernels(encoder: Encoder, most: int) -> Tensor:
     """The kernels of the first layer as uint8 (n, 3, k, k); each is stretched to the whole range."""
-    weights = encoder.backbone.conv1.weight.detach()[:most].float()
+    first: nn.Conv2d = next(layer for layer in encoder.backbone.modules() if isinstance(layer, nn.Conv2d))
+    weights = first.weight.detach()[:most].float()
     low, high = weights.amin((1, 2, 3), keepdim=True), weights.amax((1, 2, 3), keepdim=True)
-    return ((weights - low) / (high - low).clamp_min(1e-12) * 255).round().to(torch.uint8)
+    stretched: Tensor = ((weights - low) / (high - low).clamp_min(1e-12) * 255).round().to(torch.uint8)
+    return stretched
 
 
 @torch.inference_mode()

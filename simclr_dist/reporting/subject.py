@@ -13,13 +13,13 @@ from simclr_dist.data.rendering.renderers import RENDERERS
 from simclr_dist.data.rendering.torchvision_ import render_plain
 from simclr_dist.data.sources.base import BrokenImageError, ImageSource, Subset
 from simclr_dist.data.sources.named import open_source
-from simclr_dist.data.views.draws import draw_views
+from simclr_dist.data.views.groups import draw_groups
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation.features import extract_features, settle_statistics
 from simclr_dist.evaluation.pretrained import load_encoder
 from simclr_dist.evaluation.rows import Features
 from simclr_dist.evaluation.subsets import Labels
-from simclr_dist.methods.build import build_method
+from simclr_dist.methods.build import build_encoder
 from simclr_dist.models.encoder import Encoder
 from simclr_dist.reporting import Missing
 from simclr_dist.reporting.analysis import Neighbours, nearest
@@ -60,7 +60,7 @@ class Subject:
     @cached_property
     def untrained(self) -> Encoder:
         """The same encoder before the first step."""
-        encoder = build_method(self.recipe).encoder
+        encoder = build_encoder(self.recipe)
         settle_statistics(encoder, self.pretraining, self.recipe.data.image_size)
         return encoder
 
@@ -136,13 +136,18 @@ class Remembered:
 
 
 class Views:
-    """The views of a source's images as images of their own: number 2 i + v is view v of image i, in epoch 0."""
+    """Two views of a source's images as images of their own: number 2 i + v is view v of image i, in epoch 0.
+
+    They are the first two of the method's views of the largest side, so that an encoder can compare them.
+    """
 
     def __init__(self, source: ImageSource, recipe: Recipe) -> None:
         self.labels: Labels | None = None
-        self.source, self.recipe, self.classes = source, recipe, source.classes
-        samples = np.arange(len(source))
-        self._drawn = [draw_views(recipe.views, recipe.seed, 0, samples, view) for view in (0, 1)]
+        self.source, self.classes = source, source.classes
+        drawn = draw_groups(recipe, 0, np.arange(len(source)))
+        side = max(group.side for group in drawn)
+        pair = [(group, view) for group in drawn if group.side == side for view in group.parameters]
+        self._pair = (pair * 2)[:2]  # of a method with one view, that one twice
         self._last: tuple[int, Tensor] | None = None
 
     def __len__(self) -> int:
@@ -152,8 +157,8 @@ class Views:
         number, view = divmod(sample, 2)
         if self._last is None or self._last[0] != number:
             self._last = number, self.source.read(number)
-        size, form = self.recipe.data.image_size, self.recipe.views.color_form
-        return RENDERERS["numba"].view(self._last[1], self._drawn[view], number, size, form)
+        group, drawn = self._pair[view]
+        return RENDERERS["numba"].view(self._last[1], drawn, number, group.side, group.color_form)
 
     def fingerprint(self) -> str:
         return f"views of {self.source.fingerprint()}"

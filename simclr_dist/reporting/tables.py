@@ -20,14 +20,20 @@ def rows(head: Sequence[Any], body: Sequence[Sequence[Any]], numeric: bool = Fal
 
 def summary(runs: Sequence[Facts]) -> Html:
     """Where each run stands."""
+    leads = {name: None for run in runs for name, metric in run.descriptions.items() if metric.role == "headline"}
     body = []
     for run in runs:
         last: dict[str, Any] = dict(run.metrics[-1]) if run.metrics else {}
-        cells = [last.get(key) for key in ("step", "epoch", "loss", "contrastive_top1", "images_per_second")]
-        if isinstance(cells[3], (int, float)):
-            cells[3] = f"{100 * cells[3]:.1f} %"
-        body.append([run.name, *(number(cell) for cell in cells)])
-    return rows(["run", "steps done", "epoch", "loss", "contrastive top-1", "images/s"], body, numeric=True)
+        shown = [
+            run.descriptions[name].shown(last[name])
+            if name in run.descriptions and name in last
+            else number(last.get(name))
+            for name in leads
+        ]
+        first, speed = (number(last.get(key)) for key in ("loss", "images_per_second"))
+        body.append([run.name, number(last.get("step")), number(last.get("epoch")), first, *shown, speed])
+    titles = [next(run.descriptions[name].title for run in runs if name in run.descriptions) for name in leads]
+    return rows(["run", "steps done", "epoch", "loss", *titles, "images/s"], body, numeric=True)
 
 
 def config_table(runs: Sequence[Facts], half: str) -> Html:

@@ -2,10 +2,12 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from tqdm import tqdm
 
+from simclr_dist.config.metric import ONLINE, Metric
 from simclr_dist.log import log
 from simclr_dist.run.metrics_log import MetricsLog, write_facts
 
@@ -18,13 +20,17 @@ class Reporter:
     One process of the run reports (``active``); the others' calls do nothing.
     """
 
-    def __init__(self, run_dir: Path, steps_done: int, total_steps: int, *, active: bool) -> None:
+    def __init__(
+        self, run_dir: Path, metrics: Mapping[str, Metric], steps_done: int, total_steps: int, *, active: bool
+    ) -> None:
+        """``metrics`` are what the numbers of a step are; their headline stands beside the loss."""
         self.total, self._first, self._active = total_steps, steps_done, active
+        self._known = metrics
         self._started = self._last_line = time.monotonic()
         self._bar = None
         if active:
             self._metrics = MetricsLog(run_dir, steps_done)
-            write_facts(run_dir, {"total_steps": total_steps})
+            write_facts(run_dir, total_steps, metrics)
             if sys.stderr.isatty():
                 self._bar = tqdm(total=total_steps, initial=steps_done, unit="step")
 
@@ -42,11 +48,10 @@ class Reporter:
         if not self._active:
             return
         self._metrics.write(values)
-        text = (
-            f"loss {values['loss']:.4f}  top-1 {100 * values['contrastive_top1']:.1f} %  "
-            f"{values['images_per_second']:.0f} images/s"
-        )
-        looks = "  ".join(f"{key} {100 * value:.1f} %" for key, value in values.items() if key.startswith("online_"))
+        known = {name: self._known[name].shown(value) for name, value in values.items() if name in self._known}
+        headline = "".join(f"{self._known[name].title} {shown}  " for name, shown in known.items() if self._leads(name))
+        text = f"loss {values['loss']:.4f}  {headline}{values['images_per_second']:.0f} images/s"
+        looks = "  ".join(f"{name} {known[name]}" for name in ONLINE if name in known)
         if looks:
             log.info("step %d of %d  %s", int(values["step"]), self.total, looks)
         if self._bar is not None:
@@ -58,6 +63,9 @@ class Reporter:
             left = (now - self._started) / (step - self._first) * (self.total - step)
             log.info("step %d of %d  %s  %s left", step, self.total, text, duration(left))
             self._last_line = now
+
+    def _leads(self, name: str) -> bool:
+        return self._known[name].role == "headline"
 
     def sync(self) -> None:
         """Bring all numbers to the disk. Another thread than the one that tells the steps may call this.

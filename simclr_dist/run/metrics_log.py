@@ -2,9 +2,12 @@
 
 import json
 import math
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from simclr_dist.config.metric import Metric
 from simclr_dist.errors import UserError
 from simclr_dist.log import log
 from simclr_dist.run.tensorboard import open_events, scalars
@@ -98,18 +101,27 @@ def last_metrics(path: Path) -> dict[str, float]:
     return found
 
 
-def write_facts(run_dir: Path, facts: dict[str, int]) -> None:
-    """Keep what the metrics do not say, such as ``total_steps``, in run.json."""
+def write_facts(run_dir: Path, total_steps: int, metrics: Mapping[str, Metric]) -> None:
+    """Keep in run.json what the numbers do not say: the length of the run, and what each metric is."""
+    facts = {"total_steps": total_steps, "metrics": {name: asdict(metric) for name, metric in metrics.items()}}
     write_atomically(run_dir / "run.json", json.dumps(facts).encode())
 
 
-def read_facts(run_dir: Path) -> dict[str, int]:
-    """What :func:`write_facts` wrote; {} when nothing did yet."""
+def read_metric_descriptions(run_dir: Path) -> dict[str, Metric]:
+    """What each metric of a run is, as :func:`write_facts` kept it; {} when nothing did, as earlier versions."""
     try:
-        facts: dict[str, int] = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+        return {str(name): Metric(**fields) for name, fields in read_facts(run_dir).get("metrics", {}).items()}
+    except (TypeError, AttributeError):
+        return {}
+
+
+def read_facts(run_dir: Path) -> dict[str, Any]:
+    """What stands in a run folder's run.json; {} when there is none."""
+    try:
+        facts: Any = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return facts
+    return facts if isinstance(facts, dict) else {}
 
 
 def write_record(path: Path, record: Any) -> None:

@@ -7,7 +7,10 @@ import yaml
 
 from simclr_dist.config import Recipe
 from simclr_dist.config.anomalies import may_change
+from simclr_dist.config.filling import method_name
 from simclr_dist.config.loading import fields_of
+from simclr_dist.config.moved import migrated
+from simclr_dist.config.registry import method_keys
 from simclr_dist.errors import UserError
 from simclr_dist.run import checkpoint
 
@@ -22,14 +25,21 @@ def differences(stored: dict[str, Any], recipe: Recipe) -> list[str]:
     A key that the stored recipe does not know yet counts as its default.
     """
     found = []
-    defaults = {key: value for key, value, _ in fields_of(Recipe())}
+    stored = migrated(stored)
+    name = recipe.method.name
+    if (other := method_name(stored)) != name:  # whose other keys, and groups of views, are not comparable
+        return [f"recipe.method.name is {other!r} there and {name!r} here"]
+    defaults = {key: value for key, value, _ in fields_of(Recipe(method=method_keys(name)))}
+    shared = stored.get("views", {})  # a key of earlier versions stood directly below, for all views
     for key, here, _ in fields_of(recipe):
         there: Any = stored
         for part in key.split("."):
-            there = there.get(part, defaults[key]) if isinstance(there, dict) else defaults[key]
-        group, _, name = key.partition(".")
-        goes_on = key in PLACES or (group == "anomalies" and may_change(name, there, here))
-        if there != here and not goes_on:
+            there = there.get(part, defaults.get(key, here)) if isinstance(there, dict) else defaults.get(key, here)
+        group, _, last = key.partition(".")
+        if group == "views" and last.rpartition(".")[2] in shared:
+            there = shared[last.rpartition(".")[2]]
+        resumes = key in PLACES or (group == "anomalies" and may_change(last, there, here))
+        if there != here and not resumes:
             found.append(f"recipe.{key} is {there!r} there and {here!r} here")
     return found
 

@@ -8,73 +8,108 @@ chunk, the price a second forward pass.
 
 from contextlib import nullcontext
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from simclr_dist.data.loading.batch import Batch
 from simclr_dist.distributed.watchdog.progress import at
-from simclr_dist.methods import SimCLR
+from simclr_dist.methods.base import Method, Pass, Tensors
 from simclr_dist.models.batch_norm import statistics_held, statistics_of_one_pass
 from simclr_dist.models.precision import half_precision
 
 _BACKWARD = "gradients (backward pass)"  # DDP's collectives are within
 
 
+class Computed(NamedTuple):
+    """What a step has seen, over this process's share."""
+
+    outputs: Tensors
+    """The method's loss and metrics."""
+    embeddings: Tensors
+    """Detached."""
+    targets: Tensors
+    batch: Batch
+    """As the method has prepared it."""
+
+
 def compute_gradients(
-    method: SimCLR,
+    method: Method,
     parallel: nn.Module,
-    images: Tensor,
+    batch: Batch,
     *,
     chunk_images: int = 0,
     autocast: torch.dtype | None = None,
     scaler: torch.amp.GradScaler | None = None,
-) -> dict[str, Tensor]:
+) -> Computed:
     """Forward and backward pass; the gradients, averaged over processes, stand in the parameters.
 
     Args:
-        method: the module itself, with ``embed`` and ``loss``.
+        method: the module itself.
         parallel: the same in DDP, or itself.
-        images: uint8 views of this process's share, (local images, views, 3, height, width), on the device.
+        batch: this process's share, in pixels on the device.
         chunk_images: taken at once; 0: all.
         autocast: the half precision of the kernels, if any.
         scaler: scales the loss (None: not at all).
-
-    Returns:
-        the method's loss and metrics.
     """
-
-    half = partial(half_precision, images.device, autocast)
+    half = partial(half_precision, batch.device, autocast)
 
     def backward(loss: Tensor) -> None:
         at(_BACKWARD)
         (scaler.scale(loss) if scaler else loss).backward()
 
-    if not chunk_images or chunk_images >= len(images):
+    with torch.no_grad():
+        batch = method.prepare(batch)
+    chunks = batch.split(chunk_images) if 0 < chunk_images < len(batch) else [batch]
+    as_one = statistics_of_one_pass(method, len(chunks)) if len(chunks) > 1 else nullcontext()
+    with torch.no_grad(), as_one, half():
+        targets = _joined([method.targets(chunk) for chunk in chunks])
+    if len(chunks) == 1:
         with half():
-            outputs: dict[str, Tensor] = parallel(images)
-        backward(outputs["loss"])
-        return outputs
-    chunks, states, embeddings = images.split(chunk_images), [], []
-    with torch.no_grad(), statistics_of_one_pass(method), half():
+            whole: Pass = parallel(batch, targets)
+        backward(whole.outputs["loss"])
+        return Computed(whole.outputs, detached(whole.embeddings), targets, batch)
+
+    states, embeddings = [], []
+    with torch.no_grad(), statistics_of_one_pass(method, len(chunks)), half():
         for chunk in chunks:
-            states.append(_random_state(images.device))
+            states.append(_random_state(batch.device))
             embeddings.append(method.embed(chunk))
-    cached = torch.cat(embeddings).requires_grad_()
-    outputs = method.loss(cached)
+    cached = leaves(_joined(embeddings))
+    outputs = method.global_loss(cached, targets, batch)
     backward(outputs["loss"])
-    assert cached.grad is not None
+    gradients = {name: each.grad for name, each in cached.items() if each.grad is not None}
     with statistics_held(method):
-        for chunk, state, gradient in zip(chunks, states, cached.grad.split(chunk_images), strict=True):
+        for number, (chunk, state) in enumerate(zip(chunks, states, strict=True)):
             # DDP sums over processes once, with the last chunk's backward pass.
             last = chunk is chunks[-1]
             with nullcontext() if last or not isinstance(parallel, DistributedDataParallel) else parallel.no_sync():
-                _set_random_state(images.device, state)  # dropout must drop the same again
+                _set_random_state(batch.device, state)  # dropout must drop the same again
                 with half():
-                    again = parallel(chunk, embed_only=True)["embeddings"]
+                    again: Pass = parallel(chunk, embed_only=True)
                 at(_BACKWARD)
-                again.backward(gradient.to(again.dtype))
-    return outputs
+                of_chunk = {name: each.split(chunk_images)[number] for name, each in gradients.items()}
+                torch.autograd.backward(
+                    [again.embeddings[name] for name in of_chunk],
+                    [each.to(again.embeddings[name].dtype) for name, each in of_chunk.items()],
+                )
+    return Computed(outputs, detached(cached), targets, batch)
+
+
+def leaves(tensors: Tensors) -> Tensors:
+    """The same numbers, cut off from what they were computed from; those with a point are differentiated."""
+    return {name: each.detach().requires_grad_(each.is_floating_point()) for name, each in tensors.items()}
+
+
+def detached(tensors: Tensors) -> Tensors:
+    """The same numbers without a graph."""
+    return {name: each.detach() for name, each in tensors.items()}
+
+
+def _joined(chunks: list[Tensors]) -> Tensors:
+    return chunks[0] if len(chunks) == 1 else {name: torch.cat([each[name] for each in chunks]) for name in chunks[0]}
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:

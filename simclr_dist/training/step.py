@@ -7,20 +7,23 @@ import torch
 from torch import Tensor, nn
 
 from simclr_dist.config import Config
-from simclr_dist.data.loading.batches import VIEWS
+from simclr_dist.data.loading.batch import Batch, blank_batch
 from simclr_dist.distributed.data_parallel import data_parallel, settle_buckets
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.guards.anomalies import GO_BACK, STOP, Anomaly, AnomalyWatch
 from simclr_dist.guards.nonfinite import NumericsWatch
 from simclr_dist.guards.rollback import Anchor
+from simclr_dist.methods.base import Moment
 from simclr_dist.methods.build import build_method
-from simclr_dist.models.batch_norm import average_running_statistics
+from simclr_dist.models.batch_norm import average_running_statistics, norms_of
 from simclr_dist.models.precision import AUTOCAST
 from simclr_dist.models.statistics_group import divide_batch_norm
 from simclr_dist.optim import make_optimizer
+from simclr_dist.optim.rates import set_rates
 from simclr_dist.optim.schedule import Schedule
 from simclr_dist.run.finite import first_not_finite
-from simclr_dist.training.gradients import compute_gradients
+from simclr_dist.training.gradients import Computed, compute_gradients
+from simclr_dist.training.method_rules import check_rules
 
 
 class StoppedByAnomalyError(Exception):
@@ -37,28 +40,35 @@ class TrainingStep:
         device: torch.device,
         schedule: Schedule,
         steps_per_epoch: int,
+        images: int,
         anomalies: AnomalyWatch,
     ) -> None:
-        """In the state before the first step; call :meth:`make_parallel` before it."""
+        """In the state before the first step; call :meth:`make_parallel` before it.
+
+        ``images`` are those of the data set.
+        """
         recipe, machine = config.recipe, config.machine
         self.config, self.device, self.schedule, self.anomalies = config, device, schedule, anomalies
+        self.steps_per_epoch = steps_per_epoch
         batch = recipe.global_batch_images
         self.local_images = batch // processes.count
-        statistics = divide_batch_norm(
+        self.statistics = divide_batch_norm(
             recipe.batch_norm_group_images, batch, processes.count, chunk_images=machine.images_per_chunk
         )
-        self.method = build_method(recipe, statistics, machine.recompute).to(
+        self.method = build_method(recipe, images, self.statistics, machine.recompute).to(
             device, dtype=torch.float64 if machine.precision == "float64" else torch.float32
         )
         if machine.channels_last:
             self.method.to(memory_format=torch.channels_last)
-        self.optimizer = make_optimizer(self.method, recipe.optimizer)
+        self.rates = self.method.rates()
+        self.optimizer = make_optimizer(self.method, recipe.optimizer, self.rates)
         self.scaler = torch.amp.GradScaler(device.type, enabled=machine.precision == "float16")
         self.anchor = None
-        if recipe.anomalies.needs_anchor:
-            self.anchor = Anchor(self.trained, recipe.anomalies.anchor_every_steps or steps_per_epoch)
+        if recipe.anomalies.needs_rollback:
+            self.anchor = Anchor(self.trained, recipe.anomalies.rollback_every_steps or steps_per_epoch)
         self.parallel: nn.Module = self.method
-        self._buffers = list(self.method.buffers())
+        # Of norms alone: whatever else a method holds moves after an update, and a queue may be large.
+        self._buffers = [buffer for norm in norms_of(self.method) for buffer in norm.buffers()]
         self._buffers_before = [buffer.clone() for buffer in self._buffers]
 
     @property
@@ -73,18 +83,23 @@ class TrainingStep:
         return self.trained | {"anomalies": self.anomalies} | anchor
 
     def make_parallel(self) -> None:
-        """Compile and join the processes, once the state is restored."""
-        recipe, machine = self.config.recipe, self.config.machine
-        if machine.compile and not machine.debug_numerics:  # inside what is compiled no layer can be looked at
-            self.method.encoder.compile()
-            self.method.projection.compile()
-        self.parallel = data_parallel(self.method, self.device)
-        side = recipe.data.image_size
-        blank = torch.zeros(self.local_images, VIEWS, 3, side, side, dtype=torch.uint8)
-        settle_buckets(self.parallel, lambda: self.compute_gradients(blank))
+        """Check the method's rules, compile and join the processes, once the state is restored.
 
-    def __call__(self, images: Tensor, steps_done: int) -> dict[str, float]:
-        """One step on this process's share of the global batch, uint8 (local images, views, 3, h, w); its metrics.
+        Raises:
+            UserError: the method breaks a rule; it is named.
+        """
+        recipe, machine = self.config.recipe, self.config.machine
+        at_once = machine.images_per_chunk or self.local_images
+        check_rules(self.method, recipe, self.statistics, at_once // self.statistics.local_groups)
+        if machine.compile and not machine.debug_numerics:  # inside what is compiled no layer can be looked at
+            for part in self.method.children():
+                part.compile()
+        self.parallel = data_parallel(self.method, self.device)
+        blank = blank_batch(recipe, self.local_images, self.device)
+        settle_buckets(self.parallel, self._buffers, lambda: self.compute_gradients(blank))
+
+    def __call__(self, batch: Batch, steps_done: int) -> dict[str, float]:
+        """One step on this process's share of the global batch; its metrics.
 
         Raises:
             StoppedByAnomalyError: the numbers are such that the recipe stops; nothing is changed.
@@ -92,33 +107,30 @@ class TrainingStep:
         if self.anchor and self.anomalies.is_healthy:
             self.anchor.take_when_due(steps_done)
         torch._foreach_copy_(self._buffers_before, self._buffers)
+        batch = batch.to(self.device)
         watch = NumericsWatch(self.method) if self.config.machine.debug_numerics else None
-        outputs = self._watched(watch, images) if watch else self.compute_gradients(images)
+        computed = self._watched(watch, batch) if watch else self.compute_gradients(batch)
         self.scaler.unscale_(self.optimizer)
-        values = _numbers(outputs | {"gradient_norm": self._gradient_norm()})
+        values = _numbers(computed.outputs | {"gradient_norm": self._gradient_norm()})
         overflows = not math.isfinite(values["gradient_norm"]) and self._scale_will_fall()
         anomaly = self.anomalies.judge(steps_done + 1, values, overflow_is_normal=overflows)
         if anomaly and anomaly.value is None:
             values = dict.fromkeys(values, math.nan)  # by comparisons with NaN every positive would be the most similar
         values["learning_rate"] = self.schedule(steps_done)
         if anomaly:
-            values |= self._instead_of_update(anomaly, images, watch)
+            values |= self._instead_of_update(anomaly, batch, watch)
         else:
-            for group in self.optimizer.param_groups:
-                group["lr"] = values["learning_rate"]
-            self.scaler.step(self.optimizer)
+            self._update(computed, steps_done, overflows)
         self.scaler.update()
         self.optimizer.zero_grad()
-        if not anomaly and self.config.recipe.batch_norm_group_images:
-            average_running_statistics(self.method)
         return values
 
-    def compute_gradients(self, images: Tensor) -> dict[str, Tensor]:
+    def compute_gradients(self, batch: Batch) -> Computed:
         """Forward and backward pass; the gradients, averaged over processes, stand in the parameters."""
         return compute_gradients(
             self.method,
             self.parallel,
-            images.to(self.device, non_blocking=True),
+            batch,
             chunk_images=self.config.machine.images_per_chunk,
             autocast=AUTOCAST.get(self.config.machine.precision),
             scaler=self.scaler,
@@ -128,13 +140,30 @@ class TrainingStep:
         """Whether weights and running statistics are."""
         return first_not_finite(self.method.state_dict()) is None
 
-    def _instead_of_update(self, anomaly: Anomaly, images: Tensor, watch: NumericsWatch | None) -> dict[str, float]:
+    def _update(self, computed: Computed, step: int, overflows: bool) -> None:
+        """The optimizer's part, then the method's, which has none when gradient scaling leaves the step out."""
+        schedule = self.schedule
+        moment = Moment(
+            step=step, steps=schedule.total_steps, steps_per_epoch=self.steps_per_epoch,
+            scheduled=schedule(step), peak=schedule.peak,
+        )  # fmt: skip
+        set_rates(self.optimizer, self.rates, moment)
+        self.scaler.step(self.optimizer)
+        if self.config.recipe.batch_norm_group_images:
+            average_running_statistics(self.method)
+        if not overflows:
+            with torch.no_grad():
+                self.method.after_update(
+                    computed.embeddings, computed.targets, computed.batch, step, schedule.total_steps
+                )
+
+    def _instead_of_update(self, anomaly: Anomaly, batch: Batch, watch: NumericsWatch | None) -> dict[str, float]:
         """Leave no trace of the pass, and do as the recipe says; what the metrics tell of it.
 
         Raises:
             StoppedByAnomalyError: the recipe stops.
         """
-        where = self._where(images, watch) if anomaly.value is None else ""
+        where = self._where(batch, watch) if anomaly.value is None else ""
         torch._foreach_copy_(self._buffers, self._buffers_before)
         self.anomalies.answered(anomaly, where)
         if anomaly.action == STOP:
@@ -145,14 +174,14 @@ class TrainingStep:
             return {"returned_to_step": float(self.anchor.go_back())}
         return {"skipped": 1.0}
 
-    def _where(self, images: Tensor, watch: NumericsWatch | None) -> str:
+    def _where(self, batch: Batch, watch: NumericsWatch | None) -> str:
         """The layer where a step's numbers went wrong; without ``watch`` of that step it is computed again."""
         if watch is None:
             self.optimizer.zero_grad()
             watch = NumericsWatch(self.method)
             # The layers inside what is compiled call no hooks.
             with torch.compiler.set_stance("force_eager"):
-                outputs = self._watched(watch, images)
+                outputs = self._watched(watch, batch).outputs
             values = _numbers({"loss": outputs["loss"], "gradient_norm": self._gradient_norm()})
             if all(map(math.isfinite, values.values())):
                 return (
@@ -161,9 +190,9 @@ class TrainingStep:
                 )
         return watch.told() or "every layer's output and gradient is finite: the loss or the gradient's norm overflows"
 
-    def _watched(self, watch: NumericsWatch, images: Tensor) -> dict[str, Tensor]:
+    def _watched(self, watch: NumericsWatch, batch: Batch) -> Computed:
         with watch:
-            return self.compute_gradients(images)
+            return self.compute_gradients(batch)
 
     def _gradient_norm(self) -> Tensor:
         return nn.utils.get_total_norm([p.grad for p in self.method.parameters() if p.grad is not None])

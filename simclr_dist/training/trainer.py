@@ -1,20 +1,19 @@
-"""The training loop. It knows no particular method: a module that maps views to a dict with a ``loss`` will do."""
+"""The training loop. It knows no particular method: the seam is :class:`simclr_dist.methods.base.Method`."""
 
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import torch
-from torch import Tensor
 
 from simclr_dist.config import Config
-from simclr_dist.data.loading.batches import Batch, build_batches
+from simclr_dist.data.loading.batch import Batch
+from simclr_dist.data.loading.batches import build_batches
 from simclr_dist.data.loading.broken import BrokenImages
 from simclr_dist.data.loading.order import build_order
 from simclr_dist.data.loading.workers import load_steps
-from simclr_dist.data.rendering.device_ import render_colors
 from simclr_dist.data.sources.named import open_source
 from simclr_dist.distributed.agreement import all_or_none
 from simclr_dist.distributed.collectives import gather_objects, maximum
@@ -66,6 +65,20 @@ def pretrain(config: Config, processes: Processes, job_has_ended: Callable[[str]
         return Trainer(config, processes, device, lock).train(stop)
 
 
+class Agreed(NamedTuple):
+    """What all processes know at the start of a step, each the largest of any process: one small collective."""
+
+    signal: float
+    """Number of the stop signal that one of them has received; 0: none."""
+    broken: float
+    """Images of the batch that could not be read."""
+    waited: float
+    """Seconds that the slowest waited for its batch."""
+    failed_saves: float
+    run_is_lost: float
+    """1 when another process has taken the run over."""
+
+
 class Trainer:
     """A run: its objects, restored from the newest checkpoint of the run folder, and the loop over its steps."""
 
@@ -80,11 +93,14 @@ class Trainer:
         self.folder = RunFolder(config, self.source, lock)
         self.schedule = build_schedule(recipe, self.order)
         steps = (self.schedule.total_steps, self.order.steps_per_epoch)
-        self.health = HealthCheck(self.folder.path, config.health, *steps, active=processes.is_first)
+        self.health = HealthCheck(self.folder.path, config, *steps, active=processes.is_first)
+        collapse = next((name for name, metric in config.metrics.items() if metric.role == "collapse"), None)
         anomalies = AnomalyWatch(
-            recipe.anomalies, self.folder.path, self.schedule.warmup_steps, active=processes.is_first
+            recipe.anomalies, self.folder.path, self.schedule.warmup_steps, collapse, active=processes.is_first
         )
-        self.step = TrainingStep(config, processes, device, self.schedule, self.order.steps_per_epoch, anomalies)
+        self.step = TrainingStep(
+            config, processes, device, self.schedule, self.order.steps_per_epoch, len(self.source), anomalies
+        )
         self.steps_done = self.folder.restore(self.step.state)
         self.drift = DriftCheck(
             machine.compare_every_steps, self.order, self.folder.images, self.step.method, self.step.optimizer
@@ -105,7 +121,9 @@ class Trainer:
                 log.warning("machine.compile: nothing is compiled, as machine.debug_numerics looks at every layer")
         with (
             closing(self._loader(until)) as batches,
-            Reporter(self.folder.path, self.steps_done, total, active=self.processes.is_first) as reporter,
+            Reporter(
+                self.folder.path, self.config.metrics, self.steps_done, total, active=self.processes.is_first
+            ) as reporter,
             closing(self.folder),
         ):
             self.step.anomalies.begin()
@@ -115,24 +133,20 @@ class Trainer:
                 started = time.perf_counter()
                 batch = next(batches)
                 waited = time.perf_counter() - started
-                # One small collective: was anyone told to stop, is an image broken, how long did the slowest wait, how
-                # many saves failed, has another process taken the run over.
-                folder = self.folder
-                own = [stop.received or 0, len(batch.broken), waited, folder.failed_saves, float(folder.lock.is_lost)]
-                facts = maximum(own, self.device)
-                signal = int(facts[0])
-                if facts[4]:
-                    raise agreed_error(folder.lock.loss())
-                folder.check_saves(facts[3])
-                if facts[1]:
+                agreed = self._agreed(stop, batch, waited)
+                signal = int(agreed.signal)
+                if agreed.run_is_lost:
+                    raise agreed_error(self.folder.lock.loss())
+                self.folder.check_saves(agreed.failed_saves)
+                if agreed.broken:
                     self._note(broken, batch, reporter)
                 try:
-                    values = self.train_step(self._views(batch))
+                    values = self.train_step(batch)
                 except StoppedByAnomalyError as stopped:
                     self._stop(str(stopped), reporter)
                 self.steps_done += 1
                 self.drift.after_step(self.steps_done, self.folder.last_checkpoint)
-                progress = self._progress(values, time.perf_counter() - started, waited=facts[2])
+                progress = self._progress(values, time.perf_counter() - started, waited=agreed.waited)
                 reporter.step(progress | self.online.after_step(self.steps_done, self.step.method.encoder))
                 self.health.after_step(self.steps_done)
                 if self.steps_done % machine.save_every_steps == 0:
@@ -144,9 +158,16 @@ class Trainer:
                 broken.tell_count()
         return Outcome(self.steps_done, total, signal)
 
-    def train_step(self, images: Tensor) -> dict[str, float]:
+    def train_step(self, batch: Batch) -> dict[str, float]:
         """The next step of the recipe, as :class:`TrainingStep` does it."""
-        return self.step(images, self.steps_done)
+        return self.step(batch, self.steps_done)
+
+    def _agreed(self, stop: StopSignals, batch: Batch, waited: float) -> Agreed:
+        folder = self.folder
+        own = Agreed(
+            stop.received or 0, len(batch.broken), waited, folder.failed_saves, run_is_lost=float(folder.lock.is_lost)
+        )
+        return Agreed(*maximum(list(own), self.device))
 
     def _loader(self, until: int) -> Generator[Batch, None, None]:
         processes, machine = self.processes, self.config.machine
@@ -157,12 +178,6 @@ class Trainer:
             workers=worker_count(machine.loader_workers, processes.local_count),
             pin_memory=self.device.type == "cuda",
         )
-
-    def _views(self, batch: Batch) -> Tensor:
-        if batch.choices is None:
-            return batch.images
-        crops = batch.images.to(self.device, non_blocking=True)
-        return render_colors(crops, batch.choices, self.config.recipe.views.color_form)
 
     def _note(self, broken: BrokenImages, batch: Batch, reporter: Reporter) -> None:
         for met in gather_objects(batch.broken):

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from simclr_dist.config import Recipe
 from simclr_dist.config.loading import recipe_from_dict
 from simclr_dist.errors import UserError
+from simclr_dist.methods.build import build_encoder as initial_encoder
 from simclr_dist.methods.build import build_method
 from simclr_dist.models.encoder import Encoder
 from simclr_dist.run import checkpoint
@@ -119,18 +121,33 @@ def _from_checkpoint(path: Path, run: str = "") -> LoadedEncoder:
     except checkpoint.DamagedCheckpointError as error:
         raise UserError(f"{path}: {error}") from error
     recipe = recipe_from_dict(state["recipe"])
-    method = build_method(recipe)
-    method.load_state_dict(state["model"])
+    encoder = initial_encoder(recipe)
+    encoder.load_state_dict(_below(state["model"], "encoder."))
     steps_done = int(state["step"])
     return LoadedEncoder(
-        encoder=method.encoder.eval().float(),
+        encoder=encoder.eval().float(),
         architecture=Architecture.of_recipe(recipe),
         image_size=recipe.data.image_size,
         source=f"{run or path.name}, step {steps_done}",
-        projection=method.projection.eval().float(),
+        projection=_projection(recipe, _below(state["model"], "projection.")),
         recipe=recipe,
         steps_done=steps_done,
     )
+
+
+def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+
+
+def _projection(recipe: Recipe, state: Mapping[str, Tensor]) -> nn.Module | None:
+    """The method's head named ``projection`` with its weights; None when it has none."""
+    with torch.device("meta"):  # nothing else of the method is needed, and a bank of every image may be in it
+        head = getattr(build_method(recipe, 1), "projection", None)
+    if not isinstance(head, nn.Module) or not state:
+        return None
+    # Copies, as those of an encoder: torch's own memory begins where products round the same.
+    head.load_state_dict({key: tensor.clone() for key, tensor in state.items()}, assign=True)
+    return head.requires_grad_().eval().float()
 
 
 def description_of(path: Path) -> dict[str, Any] | None:
@@ -170,8 +187,7 @@ def _from_export(path: Path, tensors: Mapping[str, Tensor], known: dict[str, Any
         head = {key.removeprefix("projection."): tensors[key] for key in tensors if key.startswith("projection.")}
         projection = None
         if head and recipe is not None:
-            projection = build_method(recipe).projection.eval().float()
-            projection.load_state_dict(head)
+            projection = _projection(recipe, head)
         return LoadedEncoder(
             encoder=encoder,
             architecture=architecture,

@@ -5,31 +5,28 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from simclr_dist.config import Config, Recipe
+from simclr_dist.data.loading.batch import Batch
 from simclr_dist.data.loading.order import SampleOrder
 from simclr_dist.data.rendering.renderers import RENDERERS, Renderer
 from simclr_dist.data.sources.base import BrokenImageError, ImageSource
-from simclr_dist.data.views.color_choices import ColorChoices, choices_of
-from simclr_dist.data.views.draws import ViewParameters, draw_views
+from simclr_dist.data.views.color_choices import choices_of
+from simclr_dist.data.views.groups import DrawnGroup, draw_groups
 from simclr_dist.random.philox import Purpose, random_words
 
-VIEWS = 2
 SUBSTITUTES = 32
 ALL_BROKEN = -1
+"""In place of the sample id in ``Batch.broken``: an image that was replaced by nothing."""
 
 
-class Batch(NamedTuple):
-    """One process's share of a global batch."""
-
-    images: Tensor
-    """uint8 of shape (local images, views, 3, side, side); crops still without their colours when there are choices."""
+class _Read(NamedTuple):
+    samples: NDArray[np.int64]
+    pictures: list[Tensor]
     broken: list[tuple[int, str]]
-    """(sample id, name and reason) of each image that could not be read and was replaced; id ALL_BROKEN: by nothing."""
-    choices: ColorChoices | None = None
-    """Of the colours that the training device has yet to make, with leading dimensions (local images, views)."""
 
 
 @dataclass
@@ -44,38 +41,46 @@ class ViewBatches(Dataset[Batch]):
     renderer: Renderer = RENDERERS["numba"]
     colors: bool = True
     """False: crops, with the choices of their colours beside them."""
-    views: int = VIEWS
-    """Of each image."""
 
     def __getitem__(self, step: int) -> Batch:
         epoch = self.order.epoch(step)
-        samples = self.order.samples(step, self.rank, self.processes)
+        samples, pictures, broken = self._read_all(self.order.samples(step, self.rank, self.processes), epoch)
+        groups = draw_groups(self.recipe, epoch, samples)
+        labels = None if self.source.labels is None else torch.from_numpy(self.source.labels[samples])
+        return Batch(
+            views={group.name: self._rendered(pictures, group) for group in groups},
+            samples=torch.from_numpy(samples),
+            epoch=epoch,
+            seed=self.recipe.seed,
+            labels=labels,
+            choices={} if self.colors else {group.name: choices_of(group.parameters) for group in groups},
+            color_forms={group.name: group.color_form for group in groups},
+            broken=broken,
+        )
+
+    def prepare(self) -> None:
+        """Render something, so that what is compiled at the first call is compiled in this process."""
+        black = torch.zeros(8, 8, 3, dtype=torch.uint8).permute(2, 0, 1)
+        for group in draw_groups(self.recipe, 0, np.zeros(1, dtype=np.int64)):
+            self._rendered([black], group)
+
+    def _rendered(self, pictures: list[Tensor], group: DrawnGroup) -> Tensor:
+        views = torch.empty(len(pictures), len(group.parameters), 3, group.side, group.side, dtype=torch.uint8)
+        for row, picture in enumerate(pictures):
+            for view, drawn in enumerate(group.parameters):
+                if self.colors:
+                    self.renderer.view(picture, drawn, row, group.side, group.color_form, out=views[row, view])
+                else:
+                    self.renderer.crop(picture, drawn, row, group.side, out=views[row, view])
+        return views
+
+    def _read_all(self, samples: NDArray[np.int64], epoch: int) -> _Read:
         broken: list[tuple[int, str]] = []
         pictures = []
         for row, sample in enumerate(samples):
             samples[row], picture = self._read(int(sample), epoch, broken)
             pictures.append(picture)
-        recipe, size = self.recipe.views, self.recipe.data.image_size
-        parameters = [draw_views(recipe, self.recipe.seed, epoch, samples, view) for view in range(self.views)]
-        images = torch.empty(len(samples), self.views, 3, size, size, dtype=torch.uint8)
-        for row, picture in enumerate(pictures):
-            for view, drawn in enumerate(parameters):
-                self._render(picture, drawn, row, images[row, view])
-        return Batch(images, broken, None if self.colors else choices_of(parameters))
-
-    def _render(self, picture: Tensor, parameters: ViewParameters, row: int, out: Tensor) -> None:
-        size = self.recipe.data.image_size
-        if self.colors:
-            self.renderer.view(picture, parameters, row, size, self.recipe.views.color_form, out=out)
-        else:
-            self.renderer.crop(picture, parameters, row, size, out=out)
-
-    def prepare(self) -> None:
-        """Render something, so that what is compiled at the first call is compiled in this process."""
-        size = self.recipe.data.image_size
-        parameters = draw_views(self.recipe.views, self.recipe.seed, 0, np.zeros(1, dtype=np.int64), 0)
-        black = torch.zeros(8, 8, 3, dtype=torch.uint8).permute(2, 0, 1)
-        self._render(black, parameters, 0, torch.empty(3, size, size, dtype=torch.uint8))
+        return _Read(samples, pictures, broken)
 
     def _read(self, sample: int, epoch: int, broken: list[tuple[int, str]]) -> tuple[int, Tensor]:
         """The image, or a substitute that depends on (seed, epoch, sample id) alone, so that all machines agree."""

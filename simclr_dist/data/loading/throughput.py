@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from simclr_dist.data.loading.batches import VIEWS, ViewBatches
+from simclr_dist.data.loading.batches import ViewBatches
 from simclr_dist.data.loading.workers import load_steps
 from simclr_dist.data.sources.base import BrokenImageError, ImageSource
-from simclr_dist.data.views.draws import draw_views
+from simclr_dist.data.views.groups import draw_groups
 from simclr_dist.errors import UserError
 
 
@@ -21,35 +21,33 @@ def stage_seconds(batches: ViewBatches, images: int) -> dict[str, float]:
     Raises:
         UserError: none of them can be read.
     """
-    recipe, size = batches.recipe, batches.recipe.data.image_size
+    recipe, renderer = batches.recipe, batches.renderer
     samples = _whole(batches.source, batches.order.samples(0)[:images])
     rows = range(len(samples))
-    renderer = batches.renderer
 
     def timed(work: Callable[[], object]) -> float:
         started = time.perf_counter()
         work()
         return (time.perf_counter() - started) / len(rows)
 
-    def drawn() -> list[object]:
-        return [draw_views(recipe.views, recipe.seed, 0, samples, view) for view in range(VIEWS)]
-
-    parameters = [draw_views(recipe.views, recipe.seed, 0, samples, view) for view in range(VIEWS)]
     pictures = [batches.source.read(int(samples[row])) for row in rows]
-    pixels = torch.empty(len(rows), VIEWS, 3, size, size, dtype=torch.uint8)
-    form = recipe.views.color_form
-    places = [(row, view) for row in rows for view in range(VIEWS)]
+    groups = draw_groups(recipe, 0, samples)
+    out = {group.name: torch.empty(3, group.side, group.side, dtype=torch.uint8) for group in groups}
+    drawn = [(row, group, parameters) for row in rows for group in groups for parameters in group.parameters]
 
-    def crops() -> list[torch.Tensor]:
-        return [renderer.crop(pictures[r], parameters[v], r, size, out=pixels[r, v]) for r, v in places]
+    def crops() -> None:
+        for row, group, parameters in drawn:
+            renderer.crop(pictures[row], parameters, row, group.side, out=out[group.name])
 
-    def views() -> list[torch.Tensor]:
-        return [renderer.view(pictures[r], parameters[v], r, size, form, out=pixels[r, v]) for r, v in places]
+    def views() -> None:
+        for row, group, parameters in drawn:
+            renderer.view(pictures[row], parameters, row, group.side, group.color_form, out=out[group.name])
 
-    crops(), views()  # the first call compiles
+    crops()  # the first calls compile
+    views()
     seconds = {
         "read and decode": timed(lambda: [batches.source.read(int(samples[row])) for row in rows]),
-        "draw the choices": timed(drawn),
+        "draw the choices": timed(lambda: draw_groups(recipe, 0, samples)),
         "crop, resize, flip": timed(crops),
     }
     if batches.colors:
@@ -88,5 +86,5 @@ def loader_rate(batches: ViewBatches, workers: int, seconds: float) -> tuple[flo
         first = time.perf_counter() - started
         images = 0
         while (spent := time.perf_counter() - started - first) < seconds or not images:
-            images += len(next(loader).images)
+            images += len(next(loader))
     return first, images / spent

@@ -1,9 +1,7 @@
 """Renderers by name: different ways to the same pixels."""
 
-from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
 from simclr_dist.data.rendering import numba_, torchvision_
@@ -43,15 +41,3 @@ RENDERERS = {
     "numba": Renderer(numba_.render_view, numba_.render_crop),
     "torchvision": Renderer(torchvision_.render_view, torchvision_.render_crop),
 }
-
-
-def stack_views(
-    renderer: Renderer,
-    image: Tensor,
-    parameters: Sequence[ViewParameters],
-    row: int,
-    image_size: int,
-    color_form: str = "exact",
-) -> Tensor:
-    """All views of one image, uint8 of shape (views, 3, image_size, image_size)."""
-    return torch.stack([renderer.view(image, each, row, image_size, color_form) for each in parameters])

@@ -11,7 +11,7 @@ from itertools import permutations
 import numpy as np
 from numpy.typing import NDArray
 
-from simclr_dist.config.recipe import Views
+from simclr_dist.config.views import Views
 from simclr_dist.data.views.affine_color import color_mixes
 from simclr_dist.data.views.geometry import ASPECT_RATIOS
 from simclr_dist.random.philox import Purpose, uniforms

@@ -1,0 +1,86 @@
+"""Methods by name, and what stands outside this project under ``package.module:Name``.
+
+A table of names, not of imports: the config is below everything that it names, and what a name stands for is loaded
+when it is asked for.
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, ClassVar, Protocol, get_type_hints
+
+from simclr_dist.config.method import MethodKeys
+from simclr_dist.config.metric import Metric
+from simclr_dist.config.views import ViewGroup
+from simclr_dist.errors import UserError, first_line, nearest
+
+METHODS = {
+    "simclr": "simclr_dist.methods.simclr:SimCLR",
+}
+"""Name -> where its class is. A new method of this project is one file and one line here."""
+
+
+class MethodClass(Protocol):
+    """What the config asks of a method's class (:class:`simclr_dist.methods.base.Method`)."""
+
+    Config: ClassVar[type[MethodKeys]]
+    METRICS: ClassVar[Mapping[str, Metric]]
+
+    @classmethod
+    def views(cls, config: Any) -> dict[str, ViewGroup]: ...
+
+    @classmethod
+    def check(cls, recipe: Any) -> None: ...
+
+
+@cache
+def method_class(name: str) -> MethodClass:
+    """The class of a method of this project by its name, or of any other by ``package.module:Class``.
+
+    Raises:
+        UserError: there is none, or it is no method.
+    """
+    key = "recipe.method.name"
+    found = load(key, name, METHODS)
+    keys = getattr(found, "Config", None)
+    if not (isinstance(keys, type) and issubclass(keys, MethodKeys) and hasattr(found, "embed")):
+        raise UserError(f"{key}: '{name}' is no method: it must be a class made from simclr_dist.methods.base.Method")
+    resolve_types(keys)
+    return found  # type: ignore[no-any-return]
+
+
+def method_keys(name: str) -> MethodKeys:
+    """The keys of a method with their defaults."""
+    return method_class(name).Config(name=name)
+
+
+def load(key: str, name: str, known: Mapping[str, str]) -> Any:
+    """What a name of a table stands for, or what ``package.module:Name`` is.
+
+    Raises:
+        UserError: naming ``key``: neither in the table nor of that form, or it cannot be imported.
+    """
+    module, colon, attribute = known.get(name, name).partition(":")
+    if not colon or not module or not attribute:
+        close = nearest(name, list(known))
+        raise UserError(f"{key}: '{name}' is not one of {', '.join(known)} and no package.module:Name{close}")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except AttributeError as error:
+        raise UserError(f"{key}: {module} has no '{attribute}'; look at the part behind the colon") from error
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{key}: '{name}' cannot be imported: {first_line(error)}; install it, or put its folder on PYTHONPATH"
+        ) from error
+    except Exception as error:  # whatever somebody's module does when it is imported
+        raise UserError(f"{key}: importing {module} fails: {type(error).__name__}: {first_line(error)}") from error
+
+
+def resolve_types(schema: Any) -> None:
+    """Give the fields of a dataclass their types instead of the words for them (``from __future__ annotations``)."""
+    hints = get_type_hints(schema)
+    for entry in dataclasses.fields(schema):
+        entry.type = hints[entry.name]
+        if dataclasses.is_dataclass(entry.type):
+            resolve_types(entry.type)

@@ -1,0 +1,102 @@
+"""What a method sees of a step: views of one process's share of the global batch, and what belongs to the images."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from simclr_dist.config import Recipe
+from simclr_dist.data.rendering.device_ import render_colors
+from simclr_dist.data.views.color_choices import ColorChoices
+from simclr_dist.random.philox import Purpose, uniforms
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The images of one process, in the order of the global batch; every tensor's leading dimension is theirs."""
+
+    views: dict[str, Tensor]
+    """Group -> uint8 of shape (images, count, 3, side, side); crops still without their colours while there are
+    ``choices``."""
+    samples: Tensor
+    """int64, (images,): the sample ids, always on the CPU; they index banks and seed :meth:`draws`."""
+    epoch: int
+    """Of the step, counted from 0."""
+    seed: int
+    """The recipe's."""
+    labels: Tensor | None = None
+    """int64, (images,): the class of each image, where the source has classes."""
+    choices: dict[str, ColorChoices] = field(default_factory=dict)
+    """Group -> the choices of the colours that the training device has yet to make."""
+    color_forms: dict[str, str] = field(default_factory=dict)
+    """Group -> recipe.views.GROUP.color_form."""
+    broken: list[tuple[int, str]] = field(default_factory=list)
+    """(sample id, name and reason) of each image that could not be read and was replaced."""
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the views are."""
+        return next(iter(self.views.values())).device
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch in pixels on a device: what was left to it of the views (colours, blur) is made there."""
+        views = {name: each.to(device, non_blocking=True) for name, each in self.views.items()}
+        for name, choices in self.choices.items():
+            views[name] = render_colors(views[name], choices, self.color_forms[name])
+        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
+        return replace(self, views=views, labels=labels, choices={})
+
+    def split(self, images: int) -> "list[Batch]":
+        """Parts of so many images each, in order; without ``broken``, which belongs to the whole."""
+        return [self._part(slice(start, start + images)) for start in range(0, len(self), images)]
+
+    def draws(self, purpose: str, count: int) -> Tensor:
+        """``count`` numbers in [0, 1) for every image, float64 (images, count), on the views' device.
+
+        They are a function of (recipe.seed, ``purpose``, epoch, sample id), so the same on any machine, in any chunk,
+        after any restart. Another purpose gives other numbers.
+        """
+        # A purpose's words take the place of a counter that all methods would have to share: they change the key.
+        key = self.seed ^ int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little")
+        drawn = uniforms(key, Purpose.METHOD, self.epoch, self.samples.numpy(), 0, count)
+        return torch.from_numpy(drawn).to(self.device)
+
+    def pin_memory(self) -> "Batch":
+        """In page-locked memory, from which a GPU copies while the host goes on. DataLoader calls it."""
+        return self._each(Tensor.pin_memory)
+
+    def _part(self, rows: slice) -> "Batch":
+        return replace(self._each(lambda tensor: tensor[rows]), broken=[])
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        return replace(
+            self,
+            views={name: function(each) for name, each in self.views.items()},
+            samples=function(self.samples),
+            labels=None if self.labels is None else function(self.labels),
+            choices={name: ColorChoices(*map(function, each)) for name, each in self.choices.items()},
+        )
+
+
+def blank_batch(recipe: Recipe, images: int, device: torch.device) -> Batch:
+    """Black views of the recipe's groups and sizes, of the first sample ids, all of class 0: for passes that only
+    settle or check something."""
+    side = recipe.data.image_size
+    return Batch(
+        views={
+            name: torch.zeros(
+                images, group.count, 3, group.side(side), group.side(side), dtype=torch.uint8, device=device
+            )
+            for name, group in recipe.views.items()
+        },
+        samples=torch.from_numpy(np.arange(images)),
+        epoch=0,
+        seed=recipe.seed,
+        labels=torch.zeros(images, dtype=torch.int64, device=device),
+    )

@@ -1,0 +1,134 @@
+"""The seam between the project and a pretraining method: what a method says of itself and does in a step.
+
+A step is: ``prepare`` and ``targets`` once, without a graph; ``embed``, image by image, where every trained parameter
+acts; ``loss`` over the global batch; the update; ``after_update``. A method that keeps to it is exact at any number of
+processes and chunks, resumes, is planned, verified, reported and exported, by existing (docs/methods.md).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from simclr_dist.config import Recipe
+from simclr_dist.config.method import MethodKeys
+from simclr_dist.config.metric import Metric
+from simclr_dist.config.views import ViewGroup
+from simclr_dist.data.loading.batch import Batch
+from simclr_dist.models.encoder import Encoder
+from simclr_dist.optim.rates import Moment, Rate
+
+__all__ = ["Batch", "Method", "MethodKeys", "Metric", "Moment", "Pass", "Rate", "Tensors", "ViewGroup"]
+
+Tensors = dict[str, Tensor]
+"""Names of the method's own -> tensors whose leading dimension is this process's images."""
+
+
+class Pass(NamedTuple):
+    """What a forward pass gives."""
+
+    embeddings: Tensors
+    outputs: Tensors
+    """``loss`` and the metrics, scalars over the global batch; {} when only embeddings were asked for."""
+
+
+class Method(nn.Module):
+    """A pretraining method: DDP wraps it once, a checkpoint holds its parameters and buffers.
+
+    A subclass sets ``encoder`` and whatever else it needs in ``__init__(self, config, make, images)``: ``config`` are
+    its own keys, ``make`` gives parts of the recipe (:class:`simclr_dist.methods.parts.Parts`), ``images`` is the
+    number of images in the data set. State beyond the parameters (queues, banks, centres) stands in buffers, equal on
+    all processes; parameters that are not trained by gradients (a teacher's) have ``requires_grad=False``.
+    """
+
+    Config: ClassVar[type[MethodKeys]] = MethodKeys
+    """The keys below recipe.method: a dataclass with a text under each field."""
+    METRICS: ClassVar[Mapping[str, Metric]] = {}
+    """What ``loss`` returns beside the loss."""
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """What the images must have: ``labels``. Refused at the start when the source lacks it."""
+    encoder: Encoder
+    """What evaluation and export take. Its parameters stand under ``encoder.`` in a checkpoint."""
+
+    @classmethod
+    def views(cls, config: Any) -> dict[str, ViewGroup]:
+        """The groups of views of an image with their defaults, which a recipe overrides by name."""
+        return {"global": ViewGroup(count=2)}
+
+    @classmethod
+    def check(cls, recipe: Recipe) -> None:
+        """Refuse a recipe that the method cannot compute; here: another number of views than it has by default.
+
+        Raises:
+            ValueError: naming the key and the cure.
+        """
+        for name, group in cls.views(recipe.method).items():
+            if recipe.views[name].count != group.count:
+                raise ValueError(
+                    f"recipe.views.{name}.count: {recipe.method.name} takes {group.count} views of an image, not "
+                    f"{recipe.views[name].count}; leave the key out"
+                )
+
+    def prepare(self, batch: Batch) -> Batch:
+        """The batch as the other calls shall see it: once a step, on the process's whole share, without a graph.
+
+        Here a method may exchange images between processes (shuffled batch norm). Every process calls it.
+        """
+        return batch
+
+    def targets(self, batch: Batch) -> Tensors:
+        """What the embeddings are held against (a teacher's outputs, answers of a pretext task), without a graph.
+
+        Called once for every image of a step, chunk by chunk, before ``embed``.
+        """
+        return {}
+
+    def embed(self, batch: Batch) -> Tensors:
+        """Embeddings of a chunk's images. EVERY trained parameter acts here, and images meet in batch norm alone."""
+        raise NotImplementedError
+
+    def loss(self, embeddings: Tensors, targets: Tensors, batch: Batch) -> Tensors:
+        """``loss`` (a scalar, to be differentiated) and every one of METRICS (detached scalars), over the global batch.
+
+        Its arguments are the process's whole share, whatever the chunks, in float32 or float64; it must give the same
+        numbers on every process (:func:`simclr_dist.distributed.global_batch.global_batch` brings the rows of all
+        together). No trained parameter may act here.
+        """
+        raise NotImplementedError
+
+    def after_update(self, embeddings: Tensors, targets: Tensors, batch: Batch, step: int, steps: int) -> None:
+        """Move what is not trained by gradients (a teacher, a queue, a bank), after the optimizer has moved the rest.
+
+        Not called for a step that is skipped, and called without a graph, with what the step has seen.
+
+        Args:
+            embeddings: detached, of the process's whole share.
+            targets: the same.
+            batch: the process's share, as ``prepare`` gave it.
+            step: the number of the step just done, counted from 0.
+            steps: of the whole run.
+        """
+
+    def rates(self) -> Sequence[Rate]:
+        """The parameters whose learning rate is not the schedule's: frozen, constant, or a multiple."""
+        return ()
+
+    def forward(self, batch: Batch, targets: Tensors | None = None, *, embed_only: bool = False) -> Pass:
+        """What DDP wraps: the embeddings of a batch and, unless ``embed_only``, the loss with its metrics."""
+        embeddings = self.embed(batch)
+        if embed_only:
+            return Pass(embeddings, {})
+        return Pass(embeddings, self.global_loss(embeddings, targets or {}, batch))
+
+    def global_loss(self, embeddings: Tensors, targets: Tensors, batch: Batch) -> Tensors:
+        """``loss`` in full precision, whatever the kernels of ``embed`` work in."""
+        with torch.autocast(batch.device.type, enabled=False):
+            return self.loss(in_full(embeddings), in_full(targets), batch)
+
+
+def in_full(tensors: Tensors) -> Tensors:
+    """Half-precision tensors in float32; others as they are."""
+    return {
+        name: each.float() if each.dtype in (torch.float16, torch.bfloat16) else each for name, each in tensors.items()
+    }

@@ -1,0 +1,65 @@
+"""What a method is made of: the recipe's encoder, heads with the recipe's batch norm, seeded starts."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from simclr_dist.config import Recipe
+from simclr_dist.config.registry import load
+from simclr_dist.models.batch_norm import GroupedBatchNorm
+from simclr_dist.models.encoder import Encoder
+from simclr_dist.models.projection import Projection, projection_head
+from simclr_dist.models.statistics_group import StatisticsGroup
+
+
+class Parts:
+    """Makes the parts of one method, in the order of its calls: their initial weights depend on the seed and on it.
+
+    ``statistics`` and ``recompute`` are the machine's: how batch-norm groups lie on it, and what it does not keep.
+    """
+
+    def __init__(self, recipe: Recipe, statistics: StatisticsGroup | None = None, recompute: str = "none") -> None:
+        self.recipe, self.statistics, self.recompute = recipe, statistics, recompute
+
+    def encoder(self) -> Encoder:
+        """A new encoder of the recipe: uint8 images (rows, 3, height, width) to features (rows, output_dim).
+
+        Raises:
+            UserError: recipe.encoder.name stands for nothing that can be imported.
+            ValueError: what it stands for is no encoder.
+        """
+        keys, data = self.recipe.encoder, self.recipe.data
+        if ":" in keys.name:
+            make = load("recipe.encoder.name", keys.name, {})
+            return Encoder.of(make(keys, norm_layer=self.norm), data.mean, data.std)
+        return Encoder(
+            keys.name,
+            width=keys.width,
+            stem=keys.stem,
+            zero_init_residual=keys.zero_init_residual,
+            mean=data.mean,
+            std=data.std,
+            norm_layer=self.norm,
+            recompute=self.recompute,
+        )
+
+    def norm(self, features: int, **options: Any) -> GroupedBatchNorm:
+        """Batch norm over the recipe's groups of images, in place of torch's."""
+        return GroupedBatchNorm(features, statistics=self.statistics, **options)
+
+    def projection(self, input_dim: int, keys: Projection) -> nn.Sequential:
+        """A projection head as SimCLR's code has it, of features (rows, input_dim)."""
+        return projection_head(
+            input_dim,
+            layers=keys.layers,
+            hidden_dim=keys.hidden_dim,
+            output_dim=keys.output_dim,
+            batch_norm=keys.batch_norm,
+            norm_layer=self.norm,
+        )
+
+    def unit_rows(self, rows: int, dim: int) -> Tensor:
+        """Random rows of unit length, (rows, dim): how queues and banks begin."""
+        return F.normalize(torch.randn(rows, dim), dim=1)
