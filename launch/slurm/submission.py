@@ -170,5 +170,5 @@ def refuse_running(run_dir: Path) -> None:
 def _values(word: str) -> list[tuple[str, str]]:
     key, equals, values = word.partition("=")
     if not equals or not key or not all(values.split(",")):
-        raise UserError(f"--sweep: '{word}' must be KEY=VALUE,VALUE,... such as recipe.loss.temperature=0.1,0.5")
+        raise UserError(f"--sweep: '{word}' must be KEY=VALUE,VALUE,... such as recipe.method.temperature=0.1,0.5")
     return [(key, value) for value in values.split(",")]

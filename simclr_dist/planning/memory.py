@@ -147,4 +147,4 @@ class StepMemory:
 
     def _held_bytes(self) -> int:
         """Of an image outside the chunk: its views, embeddings, their unit rows and the gradients of both."""
-        return 2 * (3 * self.recipe.data.image_size**2 + 4 * 4 * self.recipe.projection.output_dim)
+        return 2 * (3 * self.recipe.data.image_size**2 + 4 * 4 * self.recipe.method.projection.output_dim)

@@ -95,7 +95,7 @@ class Certificate:
         z = [self._random(self.batch, _EMBEDDING), self._random(self.batch, _EMBEDDING + 1)[:, :-1].clone()]
         own = [self._own(tensor).requires_grad_() for tensor in z]
         whole = [tensor.requires_grad_() for tensor in z]
-        temperature = self.recipe.loss.temperature
+        temperature = self.recipe.method.temperature
         # DDP's mean over processes takes out the factor that the loss puts in.
         got = torch.autograd.grad(NTXentLoss(temperature)(*own), own)
         expected = torch.autograd.grad(reference.nt_xent(whole[0], whole[1], temperature), whole)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from simclr_dist.config.recipe import COLOR_FORMS, Views
+from simclr_dist.config.views import COLOR_FORMS, Views
 from simclr_dist.data.rendering.device_ import bytes_at_once, render_colors
 from simclr_dist.data.rendering.torchvision_ import render_view
 from simclr_dist.data.views.affine_color import COLOR_OPERATIONS, NEUTRAL_FACTORS, affine_colors, color_matrices

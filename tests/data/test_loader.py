@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from simclr_dist.config.recipe import COLOR_FORMS, Data, Recipe, Views
+from simclr_dist.config.recipe import Data, Recipe
+from simclr_dist.config.views import COLOR_FORMS, Views
 from simclr_dist.data.loading.batches import ALL_BROKEN, SUBSTITUTES, VIEWS, Batch, ViewBatches
 from simclr_dist.data.loading.order import SampleOrder
 from simclr_dist.data.loading.workers import load_steps

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from simclr_dist.config.recipe import Views
+from simclr_dist.config.views import Views
 from simclr_dist.data.rendering import numba_, torchvision_
 from simclr_dist.data.rendering.kernels import SOURCES, blur, colors, digest_of
 from simclr_dist.data.views.draws import ViewParameters, draw_views

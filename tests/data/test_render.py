@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from simclr_dist.config.recipe import Views
+from simclr_dist.config.views import Views
 from simclr_dist.data.rendering.torchvision_ import render_plain, render_view
 from simclr_dist.data.views.affine_color import COLOR_OPERATIONS
 from simclr_dist.data.views.draws import ViewParameters, draw_views

@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 from torchvision.transforms import RandomResizedCrop
 
-from simclr_dist.config.recipe import Views
+from simclr_dist.config.views import Views
 from simclr_dist.data.views.affine_color import COLOR_OPERATIONS
 from simclr_dist.data.views.draws import ViewParameters, draw_views
 from simclr_dist.data.views.geometry import ASPECT_RATIOS, blur_kernel_size, crop_box
@@ -65,8 +65,8 @@ def test_the_choices_for_an_image_do_not_depend_on_the_images_drawn_with_it(chos
 def test_another_process_makes_the_same_choices():
     arguments = "Views(), 5, 4, np.arange(1000, 1100), 1"
     code = (
-        "import hashlib, numpy as np; from dataclasses import astuple; from simclr_dist.config.recipe import Views; "
-        "from simclr_dist.data.views import draw_views; "
+        "import hashlib, numpy as np; from dataclasses import astuple; from simclr_dist.config.views import Views; "
+        "from simclr_dist.data.views.draws import draw_views; "
         f"print(hashlib.sha256(b''.join(c.tobytes() for c in astuple(draw_views({arguments})))).hexdigest())"
     )
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()

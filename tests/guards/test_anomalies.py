@@ -208,7 +208,7 @@ def _going_back(folder: Path) -> None:
     def config(name: str, *more: str) -> Config:
         return tiny_config(
             folder, f"machine.run_dir={folder / name}", "machine.keep_checkpoints=99", "machine.save_every_steps=1",
-            "recipe.anomalies.on_not_finite=go_back", "recipe.anomalies.anchor_every_steps=4", *more,
+            "recipe.anomalies.on_not_finite=go_back", "recipe.anomalies.rollback_every_steps=4", *more,
         )  # fmt: skip
 
     assert run(config("whole", "machine.stop_after_steps=9"), (7,)) == "done"
@@ -242,7 +242,7 @@ def test_a_loss_that_jumps_in_a_run_is_answered_as_the_recipe_says(tmp_path, pol
     config = tiny_config(
         tmp_path, "machine.stop_after_steps=15", "machine.save_every_steps=1", "machine.keep_checkpoints=99",
         f"recipe.anomalies.on_jump={policy}", "recipe.anomalies.window_steps=10",
-        "recipe.anomalies.jump_deviations=3", "recipe.anomalies.anchor_every_steps=4",
+        "recipe.anomalies.jump_deviations=3", "recipe.anomalies.rollback_every_steps=4",
     )  # fmt: skip
     poisoned((15,), turned_away, lambda: pretrain_here(config))
     (found,) = read_anomalies(tmp_path / "run")

@@ -177,7 +177,7 @@ def test_a_run_started_on_two_nodes_and_cancelled_goes_on_on_one_along_the_same_
     assert f"job {job} ended" in user.type("cancel", str(user.run))
     assert "CANCELLED" in user.type("status", str(user.run))
     assert final_state(user.run)["step"] < STEPS
-    kept = user.run / "jobs" / "001" / "code" / "simclr_dist" / "trainer.py"
+    kept = user.run / "jobs" / "001" / "code" / "simclr_dist" / "training" / "trainer.py"
     kept.write_text(kept.read_text().replace('"step %d of %d,', '"the code of the submission: step %d of %d,'))
     answer = user.type("resume", str(user.run), "--nodes=1", "machine.save_every_steps=100")
     second = answer.split()[1].rstrip(":")
@@ -192,7 +192,7 @@ def test_a_run_started_on_two_nodes_and_cancelled_goes_on_on_one_along_the_same_
 
 
 def test_a_sweep_is_an_array_with_a_run_folder_each_and_a_table(user, cluster):
-    job = user.submit("recipe.epochs=1", "--sweep=recipe.loss.temperature=0.2,0.5,1.0", nodes=1)
+    job = user.submit("recipe.epochs=1", "--sweep=recipe.method.temperature=0.2,0.5,1.0", nodes=1)
     runs = [user.run / f"temperature={value}" for value in ("0.2", "0.5", "1.0")]
     for task in range(3):
         user.wait_for_state(f"{job}_{task}", "COMPLETED")
@@ -223,7 +223,7 @@ def test_a_job_that_waits_says_why_and_can_be_cancelled(user, cluster):
         (["--nodes=5"], "cannot be shared equally by 5 processes"),
         (["recipe.data.source=folder", "recipe.data.path=nowhere"], "nowhere"),
         (["--gpu-memory=1MB"], "a GPU has 1MB"),
-        (["--sweep=recipe.loss.temperature"], "--sweep"),
+        (["--sweep=recipe.method.temperature"], "--sweep"),
     ],
 )
 def test_what_slurm_or_the_recipe_refuses_is_one_line_and_leaves_nothing_behind(user, words, complaint):

@@ -61,7 +61,7 @@ def test_a_container_sees_the_run_and_the_data(capsys, folder, image, expected):
 
 
 def test_a_sweep_is_an_array_of_all_combinations(capsys):
-    lines = script(capsys, "--sweep=recipe.loss.temperature=0.1,0.5", "--sweep=recipe.seed=0,1,2")
+    lines = script(capsys, "--sweep=recipe.method.temperature=0.1,0.5", "--sweep=recipe.seed=0,1,2")
     assert "#SBATCH --array=0-5%6" in lines
     assert any("config_$SLURM_ARRAY_TASK_ID.yaml" in line for line in lines)
 
@@ -95,7 +95,7 @@ def test_a_mistake_in_a_profile_is_told_with_its_file_and_key(folder, text, comp
 
 def test_a_folder_of_another_recipe_is_refused_before_the_job_waits(folder):
     mine = tiny_config(folder, "machine.stop_after_steps=1")
-    other = tiny_config(folder, "recipe.seed=9", "recipe.loss.temperature=0.07")
+    other = tiny_config(folder, "recipe.seed=9", "recipe.method.temperature=0.07")
     check([other], Resources(tasks_per_node=1), data=False)  # nothing stands there yet
     pretrain_here(mine)
     check([mine], Resources(tasks_per_node=1), data=False)
@@ -103,5 +103,5 @@ def test_a_folder_of_another_recipe_is_refused_before_the_job_waits(folder):
         check([other], Resources(tasks_per_node=1), data=False)
     message = str(refused.value)
     assert f"machine.run_dir: {folder}/run/config.yaml is of another recipe: " in message
-    assert "recipe.loss.temperature is 0.5 there and 0.07 here" in message
+    assert "recipe.method.temperature is 0.5 there and 0.07 here" in message
     assert "recipe.seed is 0 there and 9 here" in message

@@ -201,7 +201,7 @@ def test_two_runs_show_the_keys_that_differ_and_their_curves_together(run_dir, r
     page = Page(content)
     assert {"differences", "run1-map", "run2-map"} <= set(page.ids)
     found = re.findall(r"<tr><td>([a-z_.]+)</td>", section(content, "differences"))
-    assert found == ["recipe.loss.temperature", "machine.renderer"]
+    assert found == ["recipe.method.temperature", "machine.renderer"]
     assert (
         section(content, "training").count('class="line c1"')
         == section(content, "training").count('class="line c0"')

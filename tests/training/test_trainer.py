@@ -53,7 +53,7 @@ def test_who_renders_the_views_changes_no_loss(tmp_path, machine):
 
 
 def test_every_step_is_told_with_every_metric(tmp_path):
-    config = tiny_config(tmp_path, "machine.stop_after_steps=3", "recipe.loss.scale=2")
+    config = tiny_config(tmp_path, "machine.stop_after_steps=3", "recipe.method.loss_scale=2")
     assert pretrain(config) == trainer.Outcome(steps_done=3, total_steps=88, signal=0)
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 3]
