@@ -1,9 +1,40 @@
-"""The order of the files: those that take longest begin first, so that both processes of a whole suite end together."""
+"""Fixtures of all rooms, and the order of the files."""
+
+import logging
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
+from simclr_dist.log import log
+from tests.support.commands import run_command
+
+# These take longest and begin first, so that both processes of a whole suite end together.
 _LONGEST = ("test_quick_start.py", "test_slurm.py", "test_launch.py", "test_exactness.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: _LONGEST.index(item.path.name) if item.path.name in _LONGEST else len(_LONGEST))
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command line of ``simclr-dist``: (status, standard output, standard error)."""
+    return partial(run_command, capsys)
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """The project's log lines. A run takes the handlers of the one before away; this filter it leaves alone."""
+    lines: list[str] = []
+
+    def note(record: logging.LogRecord) -> bool:
+        lines.append(record.getMessage())
+        return True
+
+    level = log.level
+    log.addFilter(note)
+    log.setLevel(logging.INFO)
+    yield lines
+    log.removeFilter(note)
+    log.setLevel(level)

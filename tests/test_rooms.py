@@ -1,4 +1,7 @@
-"""The house: which room may import which, read from the imports themselves (docs/design/README.md draws it)."""
+"""The house: which room may import which, and no test another, read from the imports themselves.
+
+docs/design/README.md draws the rooms.
+"""
 
 import ast
 from collections.abc import Iterator
@@ -95,3 +98,32 @@ def test_neither_modules_nor_rooms_import_in_a_circle():
 def test_a_circle_is_found_where_there_is_one(arrows, expected):
     assert circle(arrows) == expected
     assert all(after in arrows[before] for before, after in pairwise(expected))
+
+
+def imported_tests(code: str) -> set[str]:
+    """The test modules (by the last part of their names) that some code imports, in any way of writing it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names.update(*(alias.name.split(".") for alias in node.names))
+            names.update((getattr(node, "module", None) or "").split("."))
+    return {name for name in names if name.startswith("test_")}
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("from tests.data.test_order import f", {"test_order"}), ("from tests.data import test_order", {"test_order"}),
+        ("import tests.data.test_order as o", {"test_order"}), ("from .test_order import f", {"test_order"}),
+        ("def f():\n    from . import test_order", {"test_order"}), ("from tests.support.images import photo", set()),
+    ],
+)  # fmt: skip
+def test_an_imported_test_is_found_however_it_is_imported(code, expected):
+    assert imported_tests(code) == expected
+
+
+def test_no_test_imports_another():
+    """What several of them use stands in tests/support or a conftest.py."""
+    files = list(Path(__file__).parent.rglob("*.py"))
+    assert len(files) > 50
+    assert not {file.name: found for file in files if (found := imported_tests(file.read_text()))}

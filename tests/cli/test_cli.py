@@ -9,7 +9,7 @@ import yaml
 from PIL import Image
 
 from simclr_dist import __version__
-from simclr_dist.cli.main import command, main
+from simclr_dist.cli.main import command
 from simclr_dist.config import load_config, to_dict
 
 SUBCOMMANDS = sorted(command.commands)
@@ -21,18 +21,6 @@ def _alone_in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in LAUNCHERS_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def run(capsys):
-    """Runs a command line: (status, standard output, standard error)."""
-
-    def run_(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exited:
-            main(arguments)
-        return exited.value.code, *capsys.readouterr()
-
-    return run_
 
 
 # Each a mistake of the user, and what the line must name.

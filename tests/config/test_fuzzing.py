@@ -15,7 +15,7 @@ from simclr_dist.config.loading import fields_of
 from simclr_dist.errors import UserError
 from simclr_dist.run import checkpoint
 from simclr_dist.run.checksum import COMMENT_BYTES, MARK
-from tests.run.test_checkpoint import sealed, state
+from tests.support.checkpoints import sealed, state
 
 # Not from hypothesis's own folder of failures: a run of the suite leaves nothing behind.
 often = settings(

@@ -36,7 +36,7 @@ from simclr_dist.data.sources.decoding import MAX_PIXELS
 from simclr_dist.data.sources.files import MAX_FILE_BYTES, FileSource
 from simclr_dist.errors import UserError
 from simclr_dist.log import log
-from tests.data.test_sources import COLOR, NOISE, encoded, first_pixel, opened, plain, write_image
+from tests.support.images import COLOR, NOISE, encoded, first_pixel, opened, plain, write_image
 from tests.support.processes import TINY
 
 MEGABYTES = 24

@@ -19,7 +19,6 @@ from PIL import Image
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 
-from simclr_dist.cli.main import main
 from simclr_dist.config.recipe import Data
 from simclr_dist.data.sources.base import ArraySource, BrokenImageError, ImageSource
 from simclr_dist.data.sources.beton import check, encode, sidecar
@@ -71,16 +70,6 @@ def written(tmp_path) -> Path:
     path = tmp_path / "a.beton"
     write_beton(arrays(), path, Encoding(mode="jpeg"))
     return path
-
-
-@pytest.fixture
-def run(capsys):
-    def run_(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exited:
-            main([str(argument) for argument in arguments])
-        return exited.value.code, *capsys.readouterr()
-
-    return run_
 
 
 def flip(path: Path, at: int) -> None:

@@ -16,7 +16,7 @@ from simclr_dist.data.views.affine_color import COLOR_OPERATIONS, NEUTRAL_FACTOR
 from simclr_dist.data.views.color_choices import ColorChoices, choices_of
 from simclr_dist.data.views.draws import ViewParameters, draw_views
 from simclr_dist.planning.tracker import StepTracker
-from tests.data.test_render import photo
+from tests.support.images import photo
 
 IMAGES = 60
 ORDERS = np.array(list(permutations(range(4))), dtype=np.int8)

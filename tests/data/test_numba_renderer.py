@@ -9,7 +9,8 @@ from simclr_dist.config.views import Views
 from simclr_dist.data.rendering import numba_, torchvision_
 from simclr_dist.data.rendering.kernels import SOURCES, blur, colors, digest_of
 from simclr_dist.data.views.draws import ViewParameters, draw_views
-from tests.data.test_render import parameters, photo
+from tests.support.images import photo
+from tests.support.views import parameters
 
 IMAGES = 200
 # Sides of the image and of the view: CIFAR, STL10, ImageNet.

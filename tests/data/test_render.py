@@ -11,8 +11,10 @@ from torchvision.transforms.v2 import functional as tv
 from simclr_dist.config.views import Views
 from simclr_dist.data.rendering.torchvision_ import render_plain, render_view
 from simclr_dist.data.views.affine_color import COLOR_OPERATIONS
-from simclr_dist.data.views.draws import ViewParameters, draw_views
+from simclr_dist.data.views.draws import draw_views
 from simclr_dist.data.views.geometry import blur_kernel_size, crop_box
+from tests.support.images import photo
+from tests.support.views import parameters
 
 SIDE = 32
 ORDERS = list(permutations(range(4)))
@@ -23,39 +25,6 @@ ADJUST = {
     "saturation": tv.adjust_saturation,
     "hue": tv.adjust_hue,
 }
-
-
-def parameters(
-    *,
-    flip: bool = False,
-    color: bool = False,
-    order: tuple[int, ...] = (0, 1, 2, 3),
-    factors: tuple[float, ...] = (1.0, 1.0, 1.0, 0.0),
-    grayscale: bool = False,
-    sigma: float = 0.0,
-    solarize: bool = False,
-) -> ViewParameters:
-    """One row; what is not named is off, and the crop takes a square image whole."""
-    return ViewParameters(
-        crop_attempts=np.ones((1, 10, 2)),
-        crop_place=np.zeros((1, 2)),
-        flip=np.array([flip]),
-        color=np.array([color]),
-        color_order=np.array([order], dtype=np.int8),
-        color_factors=np.array([factors]),
-        grayscale=np.array([grayscale]),
-        blur_sigma=np.array([sigma]),
-        solarize=np.array([solarize]),
-    )
-
-
-def photo(height: int = 48, width: int = 48, seed: int = 0) -> Tensor:
-    """Smooth colours with some noise: pure noise would be grey after resizing."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.randint(0, 256, (3, 5, 5), generator=generator, dtype=torch.uint8)
-    noise = torch.randint(0, 20, (3, height, width), generator=generator)
-    smooth = tv.resize(coarse, [height + 1, width + 1])[:, :height, :width]  # torch cannot resize to a single pixel
-    return (smooth.int() + noise).clamp(0, 255).to(torch.uint8)
 
 
 def resized(image: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ The data sets are written here in the files that torchvision reads; their checks
 """
 
 import hashlib
-import io
 import os
 import pickle
 import shutil
@@ -20,18 +19,14 @@ from sklearn.datasets import load_digits
 from torchvision import datasets
 
 from simclr_dist.config.recipe import SOURCES, SOURCES_WITHOUT_PATH, Data
-from simclr_dist.data.sources.base import ArraySource, BrokenImageError, ImageSource
+from simclr_dist.data.sources.base import ArraySource, BrokenImageError
 from simclr_dist.data.sources.decoding import decode, decode_jpeg
 from simclr_dist.data.sources.files import FileSource
 from simclr_dist.data.sources.named import SPLITS, open_source
 from simclr_dist.errors import UserError
+from tests.support.images import COLOR, NOISE, encoded, first_pixel, opened, plain, write_image
 
 NEED_PATH = [source for source in SOURCES if source not in SOURCES_WITHOUT_PATH]
-COLOR = (200, 90, 30)
-
-
-def opened(source: str, path: Path, split: str = "pretrain") -> ImageSource:
-    return open_source(Data(source=source, path=str(path)), split)
 
 
 def complaint(source: str, path: Path, split: str = "pretrain") -> str:
@@ -40,17 +35,6 @@ def complaint(source: str, path: Path, split: str = "pretrain") -> str:
     message = str(caught.value)
     assert len(message.splitlines()) == 1
     return message
-
-
-def write_image(path: Path, color: tuple[int, int, int] = COLOR, size: tuple[int, int] = (6, 4)) -> None:
-    """A PNG of one colour, ``size`` is (width, height)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        Image.new("RGB", size, color).save(file, "PNG")
-
-
-def first_pixel(source: ImageSource, sample: int) -> tuple[int, ...]:
-    return tuple(source.read(sample)[:, 0, 0].tolist())
 
 
 # ---------------------------------------------------------------------------------------------- CIFAR
@@ -400,12 +384,6 @@ def test_a_folder_without_images_is_refused_with_the_names_that_were_looked_for(
 # ---------------------------------------------------------------------------------------------- odd and broken files
 
 
-def encoded(image: Image.Image, form: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, form, **options)
-    return buffer.getvalue()
-
-
 def png_16_bit(color: tuple[int, ...]) -> bytes:
     """A 16-bit PNG of one pixel, grey or RGB; Pillow writes none with colours."""
     kind = {1: 0, 3: 2}[len(color)]
@@ -416,13 +394,6 @@ def png_16_bit(color: tuple[int, ...]) -> bytes:
     }
     parts = [struct.pack(">I", len(x)) + n + x + struct.pack(">I", zlib.crc32(n + x)) for n, x in chunks.items()]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
-
-
-def plain(mode: str, color: object) -> Image.Image:
-    return Image.new(mode, (5, 4), color)
-
-
-NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
 
 
 @pytest.mark.parametrize(

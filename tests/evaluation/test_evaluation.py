@@ -13,45 +13,22 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from benchmarks.photographs import TEST_SHARE, write_labelled_patches
-from simclr_dist.cli.main import main
 from simclr_dist.data.sources.base import ArraySource, Subset
 from simclr_dist.data.sources.named import open_source
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation import fine_tuning, frozen
 from simclr_dist.evaluation.classifiers import chosen_probe
-from simclr_dist.evaluation.features import Extraction, extract_features, raw_pixels
+from simclr_dist.evaluation.features import extract_features, raw_pixels
 from simclr_dist.evaluation.knn import knn_accuracy, knn_scores
 from simclr_dist.evaluation.online import least_squares_accuracy
-from simclr_dist.evaluation.pretrained import Pretrained, state_digest
-from simclr_dist.evaluation.subject import Subject
+from simclr_dist.evaluation.pretrained import state_digest
 from simclr_dist.evaluation.subsets import few_labels, halves, share_of_labels, subset_digest
-from simclr_dist.methods.build import build_method
 from simclr_dist.run.metrics_log import read_metrics
+from tests.support.commands import run_command
+from tests.support.evaluation import blobs, small_subject
 from tests.support.processes import assert_bit_equal, final_state, losses, pretrain_here, run_distributed, tiny_config
 
 GENERATOR = np.random.default_rng(0)
-
-
-class SmallSubject(Subject):
-    """Some digits, so that a test takes a moment."""
-
-    def __init__(self, pretrained: Pretrained, how: Extraction | None = None) -> None:
-        super().__init__(pretrained, None, how)
-        self.train, self.test = Subset(self.train, np.arange(200)), Subset(self.test, np.arange(100))
-        self.train_labels, self.test_labels = self.train.labels, self.test.labels
-
-
-def small_subject(folder, **how):
-    recipe = tiny_config(folder).recipe
-    method = build_method(recipe).eval()
-    return SmallSubject(Pretrained(method.encoder, method.projection, recipe, 0), Extraction(**how))
-
-
-def blobs(images=300, classes=6, dim=8):
-    labels = np.arange(images) % classes
-    centres = np.random.default_rng(1).normal(size=(classes, dim))
-    features = centres[labels] + np.random.default_rng(images).normal(size=(images, dim))
-    return features.astype(np.float32), labels.astype(np.int64)
 
 
 # --- features
@@ -343,21 +320,8 @@ def test_nearest_neighbours_of_raw_pixels_tell_the_photographs_apart(tmp_path):
 # --- the command
 
 
-@pytest.fixture
-def run_dir(tmp_path):
-    config = tiny_config(tmp_path, "recipe.global_batch_images=256", "machine.stop_after_steps=1")
-    pretrain_here(config)
-    return tmp_path / "run"
-
-
-def command_line(capsys, *arguments):
-    with pytest.raises(SystemExit) as exited:
-        main(list(map(str, arguments)))
-    return exited.value.code, *capsys.readouterr()
-
-
 def test_the_command_prints_a_table_and_writes_the_same_result_on_1_and_2_processes(run_dir, capfd):
-    status, out, _ = command_line(capfd, "evaluate", run_dir, "knn", "--k", "5", "--device", "cpu")
+    status, out, _ = run_command(capfd, "evaluate", run_dir, "knn", "--k", "5", "--device", "cpu")
     assert status == 0
     assert "kNN, pretrained" in out
     path = Path(out.splitlines()[-1])
@@ -365,14 +329,14 @@ def test_the_command_prints_a_table_and_writes_the_same_result_on_1_and_2_proces
     found = json.loads(before)
     assert (found["method"], found["steps_done"], found["protocol"]["neighbours"]) == ("knn", 1, 5)
     path.unlink()
-    again = command_line(capfd, "evaluate", run_dir, "knn", "--k", "5", "--no-cache", "--processes", "2")
+    again = run_command(capfd, "evaluate", run_dir, "knn", "--k", "5", "--no-cache", "--processes", "2")
     assert again[0] == 0
     assert path.read_bytes() == before
 
 
 def test_other_images_are_evaluated_on_by_the_name_of_their_folder(run_dir, tmp_path, capsys):
     write_labelled_patches(tmp_path / "photographs", side=16, train=4, test=2)
-    status, out, _ = command_line(capsys, "evaluate", run_dir, "knn", "--on", tmp_path / "photographs")
+    status, out, _ = run_command(capsys, "evaluate", run_dir, "knn", "--on", tmp_path / "photographs")
     assert status == 0
     found = json.loads(Path(out.splitlines()[-1]).read_text())["data"]
     assert (found["source"], found["classes"], found["train_images"], found["image_size"]) == ("folder", 6, 24, 8)
@@ -394,7 +358,7 @@ def test_other_images_are_evaluated_on_by_the_name_of_their_folder(run_dir, tmp_
     ],
 )
 def test_a_wrong_wish_is_one_line_and_status_2(run_dir, capsys, arguments, named):
-    status, _, err = command_line(capsys, "evaluate", run_dir, *arguments)
+    status, _, err = run_command(capsys, "evaluate", run_dir, *arguments)
     assert status == 2
     assert named in err
     assert err.count("\n") == 1

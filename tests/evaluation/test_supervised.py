@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from simclr_dist.cli.main import main
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation import frozen, knn
 from simclr_dist.evaluation.image_batches import features_as_they_are
@@ -24,8 +23,8 @@ from simclr_dist.evaluation.saved_training import SavedTraining, Unfinished
 from simclr_dist.evaluation.supervised import Classifier, own_part, steps_of, train_classifier
 from simclr_dist.models.batch_norm import GroupedBatchNorm
 from simclr_dist.optim.schedule import Schedule
-from tests.evaluation.test_evaluation import blobs, small_subject
-from tests.support.processes import Running, assert_bit_equal, pretrain_here, run_distributed, tiny_config
+from tests.support.evaluation import blobs, small_subject
+from tests.support.processes import Running, assert_bit_equal, run_distributed
 
 CPU = torch.device("cpu")
 
@@ -156,14 +155,8 @@ def test_a_training_killed_on_4_processes_goes_on_and_ends_bit_equal_to_an_undis
     assert_bit_equal(again[1], whole[1])
 
 
-@pytest.fixture
-def run_dir(tmp_path):
-    pretrain_here(tiny_config(tmp_path, "recipe.global_batch_images=256", "machine.stop_after_steps=1"))
-    return tmp_path / "run"
-
-
 def test_a_stopped_command_tells_how_to_go_on_repeats_nothing_finished_and_ends_with_the_same_file(
-    run_dir, monkeypatch, capsys
+    run_dir, monkeypatch, run
 ):
     trained_steps, after_step = [], SavedTraining.after_step
 
@@ -176,10 +169,7 @@ def test_a_stopped_command_tells_how_to_go_on_repeats_nothing_finished_and_ends_
     monkeypatch.setattr(SavedTraining, "after_step", note_and_stop)
 
     def command():
-        arguments = ["evaluate", run_dir, "baseline", "--shares", "1,2", "--batch", "11", "--epochs", "5"]
-        with pytest.raises(SystemExit) as exited:
-            main([str(argument) for argument in arguments])
-        return exited.value.code, capsys.readouterr().out
+        return run("evaluate", run_dir, "baseline", "--shares", "1,2", "--batch", "11", "--epochs", "5")[:2]
 
     status, out = command()
     assert status == 128 + signal.SIGTERM

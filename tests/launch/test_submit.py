@@ -2,10 +2,10 @@
 
 import pytest
 
-from simclr_dist.cli.main import main
 from simclr_dist.errors import UserError
 from simclr_dist.launch.slurm.resources import Resources, resources
 from simclr_dist.launch.slurm.submission import check
+from tests.support.commands import run_command
 from tests.support.processes import pretrain_here, tiny_config
 
 
@@ -19,10 +19,9 @@ def folder(tmp_path, monkeypatch):
 
 
 def script(capsys, *words: str) -> list[str]:
-    with pytest.raises(SystemExit) as left:
-        main(["submit", "my.yaml", "--dry-run", *words])
-    assert left.value.code == 0
-    return capsys.readouterr().out.splitlines()
+    status, out, _ = run_command(capsys, "submit", "my.yaml", "--dry-run", *words)
+    assert status == 0
+    return out.splitlines()
 
 
 def test_the_script_asks_for_what_was_asked_and_starts_one_process_a_gpu(capsys, folder):

@@ -1,7 +1,6 @@
 """The loss, its gradient with the scale included, its numerics and its metrics."""
 
 import json
-import math
 from pathlib import Path
 
 import pytest
@@ -10,16 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from simclr_dist.losses import NTXentLoss, nt_xent, tiles
+from tests.support.losses import plain_nt_xent
 from tests.support.processes import relative_error, run_distributed
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "google_simclr.json").read_text())["nt_xent"]
-
-
-def plain_nt_xent(z_1: Tensor, z_2: Tensor, temperature: float) -> Tensor:
-    """The definition, in one graph: cross-entropy of each row over all others."""
-    z = F.normalize(torch.cat((z_1, z_2)), dim=1)
-    similarity = (z @ z.T / temperature).fill_diagonal_(-math.inf)
-    return F.cross_entropy(similarity, torch.arange(len(z)).roll(len(z) // 2))
 
 
 def embeddings(images: int, dim: int, kind: str, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:

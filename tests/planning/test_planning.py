@@ -8,7 +8,6 @@ import yaml
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from simclr_dist.cli.main import main
 from simclr_dist.config import Config, load_config, to_dict
 from simclr_dist.errors import UserError
 from simclr_dist.guards.anomalies import AnomalyWatch
@@ -25,6 +24,7 @@ from simclr_dist.planning.traced_step import traced_step
 from simclr_dist.planning.tracker import StepTracker
 from simclr_dist.run import checkpoint
 from simclr_dist.units import parse_bandwidth, parse_bytes, parse_count, parse_flops, show_bytes
+from tests.support.commands import run_command
 
 ASSUMED = Assumptions(flops_per_second=1e12, bandwidth=25e9, node_bandwidth=200e9)
 MIB = 1 << 20
@@ -278,12 +278,6 @@ def test_a_suggestion_loads_beside_its_recipe(config, tmp_path):
     assert loaded.machine.images_per_chunk == 4
 
 
-def _run(capsys, *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as exited:
-        main(["plan", *arguments])
-    return exited.value.code, *capsys.readouterr()
-
-
 def test_the_command_prints_the_plan_and_draws_it(capsys, tmp_path):
     picture = tmp_path / "plan.png"
     options = (
@@ -296,7 +290,7 @@ def test_the_command_prints_the_plan_and_draws_it(capsys, tmp_path):
         "--out",
         str(picture),
     )
-    status, out, err = _run(capsys, "digits_demo", *options)
+    status, out, err = run_command(capsys, "plan", "digits_demo", *options)
     assert (status, err) == (0, "")
     assert "1437 images, 11 steps an epoch, 60 epochs, 660 steps" in out
     assert "machine:" in out
@@ -328,6 +322,6 @@ def test_the_command_prints_the_plan_and_draws_it(capsys, tmp_path):
     ],
 )
 def test_a_mistake_is_one_line(capsys, arguments, named):
-    status, out, err = _run(capsys, *arguments)
+    status, out, err = run_command(capsys, "plan", *arguments)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert named in err

@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 import subprocess
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 
-from simclr_dist.cli.main import main
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.reporting.analysis import alignment, confusion, nearest, uniformity, vote
 from simclr_dist.reporting.charts import Series, line_chart, thin, ticks
@@ -76,16 +76,10 @@ def run_dir(digits_run, tmp_path):
 
 
 @pytest.fixture
-def report(capsys):
+def report(run):
     """Runs ``simclr-dist report``: (status, standard output, standard error)."""
 
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()  # what training said
-        with pytest.raises(SystemExit) as exit_:
-            main(["report", *map(str, arguments)])
-        return exit_.value.code, *capsys.readouterr()
-
-    return run
+    return partial(run, "report")
 
 
 def photos(folder: Path, names: dict[str, int]) -> Path:

@@ -13,12 +13,8 @@ import torch
 
 from simclr_dist.errors import UserError
 from simclr_dist.run import checkpoint
-from simclr_dist.run.checksum import write_with_checksum
+from tests.support.checkpoints import sealed, state
 from tests.support.processes import assert_bit_equal
-
-
-def state(value: float) -> dict:
-    return {"model": {"w": torch.full((100, 10), value)}, "recipe": {"seed": 1, "data": {"mean": [0.1, 0.2]}}}
 
 
 def test_what_is_saved_is_what_is_loaded(tmp_path):
@@ -38,13 +34,6 @@ def test_last_points_at_the_newest_and_only_the_newest_are_kept(tmp_path):
         checkpoint.save(tmp_path, state(step), step, keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "step_000000004.pt", "step_000000005.pt"]
     assert checkpoint.load(tmp_path / "last.pt")["step"] == 5
-
-
-def sealed(content: object) -> bytes:
-    """A file whose checksum holds, whatever is in it."""
-    file = io.BytesIO()
-    write_with_checksum(file, content)
-    return file.getvalue()
 
 
 def pickled(content: object, **how: bool) -> bytes:

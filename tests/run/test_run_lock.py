@@ -18,8 +18,15 @@ from simclr_dist.run import checkpoint
 from simclr_dist.run.lock import RunLock
 from simclr_dist.run.lock_owner import Owner
 from simclr_dist.training import trainer
-from tests.support.processes import Running, final_state, losses, pretrain_here, run_distributed, tiny_config
-from tests.training.test_resume import wait_for_step
+from tests.support.processes import (
+    Running,
+    final_state,
+    losses,
+    pretrain_here,
+    run_distributed,
+    tiny_config,
+    wait_for_step,
+)
 
 HERE = Owner.here()
 ELSEWHERE = dataclasses.replace(HERE, token="1", host="elsewhere")

@@ -1,7 +1,6 @@
 """Saves in the background: what the step waits for, what a full disk costs, and when a run gives up."""
 
 import errno
-import logging
 import os
 import threading
 from pathlib import Path
@@ -11,7 +10,6 @@ import torch
 from torch import nn
 
 from simclr_dist.errors import UserError
-from simclr_dist.log import log
 from simclr_dist.run import checkpoint
 from simclr_dist.run import folder as run_folder
 from simclr_dist.run.metrics_log import MetricsLog, read_metrics
@@ -19,18 +17,6 @@ from simclr_dist.run.state_copy import Snapshot
 from simclr_dist.run.writer import Saver
 from simclr_dist.storage import appended_file
 from tests.support.processes import assert_bit_equal, final_state, losses, pretrain_here, run_distributed, tiny_config
-
-
-@pytest.fixture
-def told():
-    """The project's log lines. A run takes the handlers of the one before away; this one it does not see."""
-    lines = []
-    listener = logging.Filter()
-    listener.filter = lambda record: lines.append(record.getMessage()) or True
-    log.addFilter(listener)
-    log.setLevel(logging.INFO)
-    yield lines
-    log.removeFilter(listener)
 
 
 def full(*_: object) -> None:
@@ -73,7 +59,7 @@ def test_the_step_waits_for_a_copy_only_and_what_is_written_is_the_state_of_that
     assert loaded["model"]._metadata == module.state_dict()._metadata
 
 
-def test_a_save_that_comes_while_one_is_under_way_waits_for_it_and_says_so_once(tmp_path, told):
+def test_a_save_that_comes_while_one_is_under_way_waits_for_it_and_says_so_once(tmp_path, logged):
     saver, order = Saver(tmp_path, 1, None), []
     busy = threading.Event()
 
@@ -87,7 +73,7 @@ def test_a_save_that_comes_while_one_is_under_way_waits_for_it_and_says_so_once(
     saver.wait()
     assert [path.name for path in tmp_path.glob("*step*")] == ["step_000000003.pt"]
     assert checkpoint.load(tmp_path / "last.pt")["model"]["w"].tolist() == [3, 3, 3]
-    assert len([line for line in told if "takes longer" in line]) == 1
+    assert len([line for line in logged if "takes longer" in line]) == 1
 
 
 def test_a_snapshot_uses_its_memory_again_and_follows_a_state_that_grows():
@@ -101,17 +87,17 @@ def test_a_snapshot_uses_its_memory_again_and_follows_a_state_that_grows():
     assert snapshot.of({"a": [tensor[:2]]})["a"][0].tolist() == [1, 2]
 
 
-def test_a_run_goes_on_over_failed_saves_and_tries_the_last_one_again(tmp_path, monkeypatch, told):
+def test_a_run_goes_on_over_failed_saves_and_tries_the_last_one_again(tmp_path, monkeypatch, logged):
     monkeypatch.setattr(checkpoint, "write", writes_that_fail(2, 4, 9, 9))
     monkeypatch.setattr(run_folder, "_SECONDS_BETWEEN_ATTEMPTS", 0)
     config = tiny_config(tmp_path, "machine.save_every_steps=2", "machine.stop_after_steps=9")
     assert pretrain_here(config).steps_done == 9
     assert final_state(tmp_path / "run")["step"] == len(losses(tmp_path / "run")) == 9
-    assert [line for line in told if "cannot be written: No space left" in line and "make room" in line] == [
-        line for line in told if "the checkpoint of step" in line
+    assert [line for line in logged if "cannot be written: No space left" in line and "make room" in line] == [
+        line for line in logged if "the checkpoint of step" in line
     ]
-    assert len([line for line in told if "the checkpoint of step" in line]) == 4
-    assert len([line for line in told if "written again" in line]) == 2
+    assert len([line for line in logged if "the checkpoint of step" in line]) == 4
+    assert len([line for line in logged if "written again" in line]) == 2
 
 
 def _failing_from_step_6(config) -> str:
@@ -136,7 +122,7 @@ def test_after_the_stated_number_of_failed_saves_all_processes_stop_and_the_run_
 
 
 def test_metrics_that_a_full_disk_refuses_wait_in_memory_and_are_written_whole_and_in_order(
-    tmp_path, monkeypatch, told
+    tmp_path, monkeypatch, logged
 ):
     write = os.write
     metrics = MetricsLog(tmp_path, steps_done=0)
@@ -161,7 +147,7 @@ def test_metrics_that_a_full_disk_refuses_wait_in_memory_and_are_written_whole_a
     metrics.close()
     assert losses(tmp_path) == [step / 4 for step in range(1, 13)]
     assert board(tmp_path / "tensorboard") == [(step, step / 4) for step in range(1, 13)]
-    assert len([line for line in told if "wait in memory" in line]) == 2
+    assert len([line for line in logged if "wait in memory" in line]) == 2
     resumed = MetricsLog(tmp_path, steps_done=5)
     resumed.write({"step": 6, "epoch": 1, "loss": 9.0})
     resumed.close()

@@ -4,6 +4,7 @@ import io
 import multiprocessing
 import os
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -112,6 +113,13 @@ def pretrain_here(config: Config) -> Outcome:
     rank, count = process_rank(), process_count()
     with RunLock(config.machine.run_dir) as lock:
         return Trainer(config, Processes(rank, count, rank, count), torch.device("cpu"), lock).train(StopSignals())
+
+
+def wait_for_step(run_dir: Path, step: int, running: Running) -> None:
+    path = run_dir / "metrics.jsonl"
+    while not path.exists() or path.read_text().count("\n") < step:
+        assert all(process.is_alive() for process in running.processes), "it ended before it could be killed"
+        time.sleep(0.002)
 
 
 def losses(run_dir: str | Path) -> list[float]:

@@ -16,7 +16,7 @@ from simclr_dist.models.batch_norm import GroupedBatchNorm
 from simclr_dist.models.encoder import Encoder
 from simclr_dist.models.projection import projection_head
 from simclr_dist.models.statistics_group import divide_batch_norm
-from tests.losses.test_nt_xent import plain_nt_xent
+from tests.support.losses import plain_nt_xent
 from tests.support.processes import final_state, losses, pretrain_here, relative_error, run_distributed, tiny_config
 
 IMAGES = 16

@@ -1,8 +1,6 @@
 """Killed at any moment and started again, a run ends with the same bits."""
 
 import random
-import time
-from pathlib import Path
 
 import pytest
 
@@ -14,16 +12,10 @@ from tests.support.processes import (
     pretrain_here,
     run_distributed,
     tiny_config,
+    wait_for_step,
 )
 
 STEPS = 18
-
-
-def wait_for_step(run_dir: Path, step: int, running: Running) -> None:
-    path = run_dir / "metrics.jsonl"
-    while not path.exists() or path.read_text().count("\n") < step:
-        assert all(process.is_alive() for process in running.processes), "it ended before it could be killed"
-        time.sleep(0.002)
 
 
 @pytest.mark.parametrize("count", [2, 4])

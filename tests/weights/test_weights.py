@@ -10,7 +10,6 @@ import torchvision
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from simclr_dist.cli.main import main
 from simclr_dist.config.loading import to_dict
 from simclr_dist.errors import UserError
 from simclr_dist.methods.build import build_method
@@ -20,6 +19,7 @@ from simclr_dist.weights.architecture import build_encoder
 from simclr_dist.weights.export import compare, export
 from simclr_dist.weights.formats import FORMATS, reference_outputs
 from simclr_dist.weights.read import LoadedEncoder, load_encoder
+from tests.support.commands import run_command
 from tests.support.processes import tiny_config
 
 SIDE = 32
@@ -71,15 +71,9 @@ def run(runs) -> Path:
     return runs["resnet10 of width 0.25 with a small stem"]
 
 
-def command(capsys, *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as exited:
-        main([str(argument) for argument in arguments])
-    return exited.value.code, *capsys.readouterr()
-
-
 def refusal(capsys, *arguments: object) -> str:
     """The one line of a command that is refused."""
-    status, out, err = command(capsys, *arguments)
+    status, out, err = run_command(capsys, *arguments)
     assert (status, out) == (2, "")
     assert err.count("\n") == 1
     assert err.startswith("simclr-dist: ")
@@ -279,7 +273,7 @@ def test_a_library_that_is_not_installed_is_named_with_the_extra(capsys, monkeyp
 
 
 def test_export_by_command_line_names_the_file_after_the_step(capsys, run):
-    status, out, err = command(capsys, "export", run, "--to", "safetensors", "--with-head")
+    status, out, err = run_command(capsys, "export", run, "--to", "safetensors", "--with-head")
     assert (status, err) == (0, "")
     assert (run / "encoder_000000007_with_head.safetensors.json").exists()
     assert "encoder_000000007_with_head.safetensors: outputs in simclr_dist" in out
@@ -460,7 +454,7 @@ def test_an_imported_file_keeps_its_outputs_and_what_was_assumed(capsys, tmp_pat
     torch.save(file(network), tmp_path / "foreign.ckpt")
     arguments = ("--mean", "0.4914,0.4822,0.4465", "--std", "0.247,0.2435,0.2616", "--image-size", "32")
     out = tmp_path / "own.safetensors"
-    status, said, _ = command(capsys, "import", tmp_path / "foreign.ckpt", out, *arguments)
+    status, said, _ = run_command(capsys, "import", tmp_path / "foreign.ckpt", out, *arguments)
     assert status == 0
     assert said.startswith("foreign.ckpt (solo-learn): resnet18, 3x3 stem\n  assumed: padding 2")
     back = load_encoder(out)

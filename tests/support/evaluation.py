@@ -1,0 +1,32 @@
+"""Something small to evaluate: an untrained encoder with some digits, and features that a classifier can tell apart."""
+
+import numpy as np
+
+from simclr_dist.data.sources.base import Subset
+from simclr_dist.evaluation.features import Extraction
+from simclr_dist.evaluation.pretrained import Pretrained
+from simclr_dist.evaluation.subject import Subject
+from simclr_dist.methods.build import build_method
+from tests.support.processes import tiny_config
+
+
+class SmallSubject(Subject):
+    """Some digits, so that a test takes a moment."""
+
+    def __init__(self, pretrained: Pretrained, how: Extraction | None = None) -> None:
+        super().__init__(pretrained, None, how)
+        self.train, self.test = Subset(self.train, np.arange(200)), Subset(self.test, np.arange(100))
+        self.train_labels, self.test_labels = self.train.labels, self.test.labels
+
+
+def small_subject(folder, **how):
+    recipe = tiny_config(folder).recipe
+    method = build_method(recipe).eval()
+    return SmallSubject(Pretrained(method.encoder, method.projection, recipe, 0), Extraction(**how))
+
+
+def blobs(images=300, classes=6, dim=8):
+    labels = np.arange(images) % classes
+    centres = np.random.default_rng(1).normal(size=(classes, dim))
+    features = centres[labels] + np.random.default_rng(images).normal(size=(images, dim))
+    return features.astype(np.float32), labels.astype(np.int64)
