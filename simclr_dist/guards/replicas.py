@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from simclr_dist.data.loading.order import SampleOrder
 from simclr_dist.distributed.collectives import gather_objects, gather_stacked, process_count
 from simclr_dist.distributed.launchers import host_here
-from simclr_dist.errors import agreed_error
+from simclr_dist.errors import AgreedError
 from simclr_dist.guards.same_config import groups, told_names
 
 _KINDS = ("sample positions", "weights", "optimizer state")
@@ -72,12 +72,12 @@ class DriftCheck:
         """``own``: the first numbers of :data:`_KINDS`, of this process."""
         device = next(self.model.parameters()).device
         digests = torch.tensor([_signed(value) for value in own], device=device)
-        found = gather_stacked(digests, what="digests of the drift check").tolist()
+        found = gather_stacked(digests, label="digests of the drift check").tolist()
         differing = [kind for kind, values in enumerate(zip(*found, strict=True)) if len(set(values)) > 1]
         if differing:
             first = differing[0]
             hosts = gather_objects(host_here())
-            raise agreed_error(
+            raise AgreedError(
                 f"the {' and '.join(_KINDS[kind] for kind in differing)} of the processes differ after step "
                 f"{steps_done}{self._details(first)}: {groups([values[first] for values in found], hosts)}. "
                 f"{_CURES[first]}; {saved()}"

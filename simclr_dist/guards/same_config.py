@@ -8,7 +8,7 @@ from simclr_dist.config import Config
 from simclr_dist.config.loading import fields_of
 from simclr_dist.distributed.collectives import gather_objects, process_count
 from simclr_dist.distributed.launchers import host_here
-from simclr_dist.errors import agreed_error
+from simclr_dist.errors import AgreedError
 from simclr_dist.run.same_recipe import PLACES
 
 # Of the machine half only what decides which collectives are called: the rest may differ.
@@ -33,10 +33,10 @@ def refuse_other_configs(config: Config) -> None:
         return
     own: dict[str, Any] = {f"recipe.{key}": value for key, value, _ in fields_of(config.recipe) if key not in PLACES}
     own |= {f"machine.{key}": getattr(config.machine, key) for key in _OF_ALL}
-    everyone = gather_objects(own, what="the comparison of configs")
+    everyone = gather_objects(own, label="the comparison of configs")
     texts = [str(each) for each in everyone]
     if len(set(texts)) > 1:
-        raise agreed_error(
+        raise AgreedError(
             f"the config of the processes differs{told_names(everyone)}: {groups(texts, gather_objects(host_here()))}. "
             "Give all processes the same config"
         )

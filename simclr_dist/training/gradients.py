@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from simclr_dist.distributed.watchdog.progress import at
+from simclr_dist.distributed.watchdog.progress import begin_collective
 from simclr_dist.methods import SimCLR
 from simclr_dist.models.batch_norm import statistics_held, statistics_of_one_pass
 from simclr_dist.models.precision import half_precision
@@ -47,7 +47,7 @@ def compute_gradients(
     half = partial(half_precision, images.device, autocast)
 
     def backward(loss: Tensor) -> None:
-        at(_BACKWARD)
+        begin_collective(_BACKWARD)
         (scaler.scale(loss) if scaler else loss).backward()
 
     if not chunk_images or chunk_images >= len(images):
@@ -72,7 +72,7 @@ def compute_gradients(
                 _set_random_state(images.device, state)  # dropout must drop the same again
                 with half():
                     again = parallel(chunk, embed_only=True)["embeddings"]
-                at(_BACKWARD)
+                begin_collective(_BACKWARD)
                 again.backward(gradient.to(again.dtype))
     return outputs
 

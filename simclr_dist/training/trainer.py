@@ -20,7 +20,7 @@ from simclr_dist.distributed.agreement import all_or_none
 from simclr_dist.distributed.collectives import gather_objects, maximum
 from simclr_dist.distributed.processes import Processes, choose_device, process_group, set_kernels, worker_count
 from simclr_dist.distributed.watchdog.progress import begin_step
-from simclr_dist.errors import agreed_error
+from simclr_dist.errors import AgreedError
 from simclr_dist.evaluation.online import OnlineEvaluation
 from simclr_dist.guards.anomalies import AnomalyWatch
 from simclr_dist.guards.health_bands import HealthCheck
@@ -122,7 +122,7 @@ class Trainer:
                 facts = maximum(own, self.device)
                 signal = int(facts[0])
                 if facts[4]:
-                    raise agreed_error(folder.lock.loss())
+                    raise AgreedError(folder.lock.loss())
                 folder.check_saves(facts[3])
                 if facts[1]:
                     self._note(broken, batch, reporter)
@@ -175,7 +175,7 @@ class Trainer:
         self.drift.compare(self.steps_done, self.folder.last_checkpoint)
         if self.step.is_finite():  # else the last update has spoilt it, and the checkpoint before is better
             self.folder.finish_save(self.step.state, self.steps_done, reporter.sync)
-        raise agreed_error(f"{complaint}; {self.folder.last_checkpoint()}")
+        raise AgreedError(f"{complaint}; {self.folder.last_checkpoint()}")
 
     def _progress(self, values: dict[str, float], seconds: float, waited: float) -> dict[str, float]:
         return {

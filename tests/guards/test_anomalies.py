@@ -12,7 +12,7 @@ import torch
 from simclr_dist.config import Config
 from simclr_dist.config.anomalies import Anomalies
 from simclr_dist.distributed.collectives import process_rank
-from simclr_dist.errors import UserError
+from simclr_dist.errors import AgreedError, UserError
 from simclr_dist.guards.anomalies import AnomalyWatch, read_anomalies
 from simclr_dist.models.encoder import Encoder
 from simclr_dist.reporting.anomalies import anomaly_table
@@ -141,7 +141,7 @@ def run(config: Config, bad_steps: tuple[int, ...]) -> str:
     try:
         poisoned(bad_steps, overflow, lambda: pretrain_here(config))
     except UserError as error:
-        return str(error) if error.agreed else f"for itself: {error}"
+        return str(error) if isinstance(error, AgreedError) else f"for itself: {error}"
     return "done"
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from simclr_dist.config import Config
 from simclr_dist.config.recipe import Data
 from simclr_dist.distributed.collectives import process_rank
-from simclr_dist.errors import UserError
+from simclr_dist.errors import AgreedError, UserError
 from simclr_dist.guards.replicas import digest
 from simclr_dist.training import trainer
 from tests.support.processes import assert_bit_equal, final_state, losses, pretrain_here, run_distributed, tiny_config
@@ -57,7 +57,7 @@ def _told(config: Config, rank: int, step: int, part: str) -> str:
     try:
         pretrain_here(config)
     except UserError as error:
-        return str(error) if error.agreed else f"for itself: {error}"
+        return str(error) if isinstance(error, AgreedError) else f"for itself: {error}"
     finally:
         trainer.Trainer.train_step = undisturbed
     return "went on"
