@@ -7,7 +7,7 @@ from pathlib import Path
 from simclr_dist.errors import UserError
 from simclr_dist.launch.slurm import records, scheduler
 from simclr_dist.run.console import duration
-from simclr_dist.run.metrics_log import last_metrics, read_facts
+from simclr_dist.run.metrics_log import last_metrics, read_run_facts
 
 
 def find_run(word: str) -> Path:
@@ -117,7 +117,7 @@ def _last_words(record: records.Record, state: str) -> list[str]:
 
 
 def _progress(run_dir: Path) -> str:
-    line, facts = last_metrics(run_dir / "metrics.jsonl"), read_facts(run_dir)
+    line, facts = last_metrics(run_dir / "metrics.jsonl"), read_run_facts(run_dir)
     if not line:
         return "none done yet"
     text = f"{_steps(run_dir, line)}  loss {line['loss']:.4f}  {line['images_per_second']:.0f} images/s"
@@ -127,7 +127,7 @@ def _progress(run_dir: Path) -> str:
 
 
 def _steps(run_dir: Path, line: dict[str, float]) -> str:
-    total = read_facts(run_dir).get("total_steps")
+    total = read_run_facts(run_dir).get("total_steps")
     return f"{int(line.get('step', 0))}{f' of {total}' if total else ''}"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from simclr_dist.log import log
-from simclr_dist.run.metrics_log import MetricsLog, write_facts
+from simclr_dist.run.metrics_log import MetricsLog, write_run_facts
 
 _LINE_EVERY_SECONDS = 10.0
 
@@ -24,7 +24,7 @@ class Reporter:
         self._bar = None
         if active:
             self._metrics = MetricsLog(run_dir, steps_done)
-            write_facts(run_dir, {"total_steps": total_steps})
+            write_run_facts(run_dir, {"total_steps": total_steps})
             if sys.stderr.isatty():
                 self._bar = tqdm(total=total_steps, initial=steps_done, unit="step")
 
@@ -46,9 +46,9 @@ class Reporter:
             f"loss {values['loss']:.4f}  top-1 {100 * values['contrastive_top1']:.1f} %  "
             f"{values['images_per_second']:.0f} images/s"
         )
-        looks = "  ".join(f"{key} {100 * value:.1f} %" for key, value in values.items() if key.startswith("online_"))
-        if looks:
-            log.info("step %d of %d  %s", int(values["step"]), self.total, looks)
+        online = "  ".join(f"{key} {100 * value:.1f} %" for key, value in values.items() if key.startswith("online_"))
+        if online:
+            log.info("step %d of %d  %s", int(values["step"]), self.total, online)
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update()
@@ -60,7 +60,7 @@ class Reporter:
             self._last_line = now
 
     def sync(self) -> None:
-        """Bring all numbers to the disk. Another thread than the one that tells the steps may call this.
+        """Bring all numbers to the disk. Another thread than the one that reports the steps may call this.
 
         Raises:
             OSError: as the file system says.

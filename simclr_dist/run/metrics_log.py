@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl and TensorBoard for every step, a progress bar on a terminal, lines in a log."""
+"""What a run records: metrics.jsonl and TensorBoard for every step, a progress bar on a terminal, lines in a log."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from simclr_dist.storage.atomic import write_atomically
 
 
 class MetricsLog:
-    """metrics.jsonl (one object a step) and TensorBoard, going on without gaps or repeats after a restart.
+    """metrics.jsonl (one object a step) and TensorBoard, resumed without gaps or repeats after a restart.
 
     What a full disk does not take waits in memory until there is room.
     """
@@ -70,7 +70,7 @@ class MetricsLog:
     def _cannot_be_written(self, error: OSError) -> UserError:
         return UserError(
             f"machine.run_dir: {self.path.parent} cannot be written: {error.strerror}; make room, then start again to "
-            "go on from the last checkpoint"
+            "resume from the last checkpoint"
         )
 
 
@@ -98,13 +98,13 @@ def last_metrics(path: Path) -> dict[str, float]:
     return found
 
 
-def write_facts(run_dir: Path, facts: dict[str, int]) -> None:
+def write_run_facts(run_dir: Path, facts: dict[str, int]) -> None:
     """Keep what the metrics do not say, such as ``total_steps``, in run.json."""
     write_atomically(run_dir / "run.json", json.dumps(facts).encode())
 
 
-def read_facts(run_dir: Path) -> dict[str, int]:
-    """What :func:`write_facts` wrote; {} when nothing did yet."""
+def read_run_facts(run_dir: Path) -> dict[str, int]:
+    """What :func:`write_run_facts` wrote; {} when nothing did yet."""
     try:
         facts: dict[str, int] = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -117,4 +117,4 @@ def write_record(path: Path, record: Any) -> None:
     try:
         write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
     except OSError as error:
-        log.warning("%s cannot be written: %s; the run goes on", path, error.strerror)
+        log.warning("%s cannot be written: %s; the run continues", path, error.strerror)

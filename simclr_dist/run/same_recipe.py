@@ -11,13 +11,13 @@ from simclr_dist.config.loading import fields_of
 from simclr_dist.errors import UserError
 from simclr_dist.run import checkpoint
 
-PLACES = ("data.path",)
-"""Keys that say where the images are, which may be another place on another host or after a restart. What they are is
-compared by count and fingerprint."""
+LOCATION_KEYS = ("data.path",)
+"""Keys that say where the images are: elsewhere, perhaps, on another host or after a restart. What they are is compared
+by count and fingerprint."""
 
 
 def differences(stored: dict[str, Any], recipe: Recipe) -> list[str]:
-    """In words, each value of the recipe ``stored`` (nested keys, as in a file) that does not go on as ``recipe``.
+    """In words, each value of ``stored`` (a recipe, nested keys as in a file) with which ``recipe`` cannot resume.
 
     A key that the stored recipe does not know yet counts as its default.
     """
@@ -28,8 +28,8 @@ def differences(stored: dict[str, Any], recipe: Recipe) -> list[str]:
         for part in key.split("."):
             there = there.get(part, defaults[key]) if isinstance(there, dict) else defaults[key]
         group, _, name = key.partition(".")
-        goes_on = key in PLACES or (group == "anomalies" and may_change(name, there, here))
-        if there != here and not goes_on:
+        may_differ = key in LOCATION_KEYS or (group == "anomalies" and may_change(name, there, here))
+        if there != here and not may_differ:
             found.append(f"recipe.{key} is {there!r} there and {here!r} here")
     return found
 
@@ -55,6 +55,6 @@ def refuse_folder_of_other(run_dir: Path, recipe: Recipe) -> None:
     try:
         stored = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return  # the job reads the checkpoint itself, and will tell
+        return  # the job reads the checkpoint itself, and will say so
     if isinstance(stored, dict) and isinstance(stored.get("recipe"), dict):
         refuse_other(path, differences(stored["recipe"], recipe))

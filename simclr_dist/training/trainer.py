@@ -108,6 +108,7 @@ class Trainer:
             Reporter(self.folder.path, self.steps_done, total, active=self.processes.is_first) as reporter,
             closing(self.folder),
         ):
+            self.folder.begin(reporter.sync)
             self.step.anomalies.begin()
             self.health.begin(self.steps_done, self.online.every_steps)
             while self.steps_done < until and not signal:
@@ -125,11 +126,11 @@ class Trainer:
                     raise AgreedError(folder.lock.loss())
                 folder.check_saves(facts[3])
                 if facts[1]:
-                    self._note(broken, batch, reporter)
+                    self._note(broken, batch)
                 try:
                     values = self.train_step(self._views(batch))
                 except StoppedByAnomalyError as stopped:
-                    self._stop(str(stopped), reporter)
+                    self._stop(str(stopped))
                 self.steps_done += 1
                 self.drift.after_step(self.steps_done, self.folder.last_checkpoint)
                 progress = self._progress(values, time.perf_counter() - started, waited=facts[2])
@@ -137,9 +138,9 @@ class Trainer:
                 self.health.after_step(self.steps_done)
                 if self.steps_done % machine.save_every_steps == 0:
                     self.drift.compare(self.steps_done, self.folder.last_checkpoint)
-                    self.folder.begin_save(self.step.state, self.steps_done, reporter.sync)
+                    self.folder.begin_save(self.step.state, self.steps_done)
             self.drift.compare(self.steps_done, self.folder.last_checkpoint)
-            self.folder.finish_save(self.step.state, self.steps_done, reporter.sync)
+            self.folder.finish_save(self.step.state, self.steps_done)
             if self.processes.is_first:
                 broken.tell_count()
         return Outcome(self.steps_done, total, signal)
@@ -164,17 +165,17 @@ class Trainer:
         crops = batch.images.to(self.device, non_blocking=True)
         return render_colors(crops, batch.choices, self.config.recipe.views.color_form)
 
-    def _note(self, broken: BrokenImages, batch: Batch, reporter: Reporter) -> None:
+    def _note(self, broken: BrokenImages, batch: Batch) -> None:
         for met in gather_objects(batch.broken):
             broken.note(met, write=self.processes.is_first)
         if complaint := broken.too_many():
-            self._stop(complaint, reporter)
+            self._stop(complaint)
 
-    def _stop(self, complaint: str, reporter: Reporter) -> NoReturn:
+    def _stop(self, complaint: str) -> NoReturn:
         """End the run, with the state saved, for what all processes have found together."""
         self.drift.compare(self.steps_done, self.folder.last_checkpoint)
         if self.step.is_finite():  # else the last update has spoilt it, and the checkpoint before is better
-            self.folder.finish_save(self.step.state, self.steps_done, reporter.sync)
+            self.folder.finish_save(self.step.state, self.steps_done)
         raise AgreedError(f"{complaint}; {self.folder.last_checkpoint()}")
 
     def _progress(self, values: dict[str, float], seconds: float, waited: float) -> dict[str, float]:
