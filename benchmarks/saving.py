@@ -35,12 +35,12 @@ def main() -> None:
                 trainer.train_step(images)
 
         def in_the_background() -> None:
-            trainer.folder.begin_save(trainer.step.state, next(numbers), lambda: None)
+            trainer.folder.begin_save(trainer.step.state, next(numbers))
             steps()
             trainer.folder.close()
 
         def waited_for() -> None:
-            trainer.folder.finish_save(trainer.step.state, next(numbers), lambda: None)
+            trainer.folder.finish_save(trainer.step.state, next(numbers))
             steps()
 
         contenders = {"background": in_the_background, "waited for": waited_for, "none": steps}

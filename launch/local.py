@@ -78,7 +78,7 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
                 if failed < 0:
                     name = signal.Signals(-failed).name
                     print(
-                        f"simclr-dist: process {rank} was killed by {name}; start the same command again to go on "
+                        f"simclr-dist: process {rank} was killed by {name}; start the same command again to resume "
                         "from the last checkpoint",
                         file=sys.stderr,
                     )

@@ -7,8 +7,8 @@ from simclr_dist.config import Config
 from simclr_dist.errors import UserError
 
 
-def in_processes(count: int, arguments: Sequence[str], device: str, check: Callable[[], None] | None = None) -> int:
-    """Run ``simclr-dist ARGUMENTS`` in so many processes, and return its status.
+def relaunch(count: int, arguments: Sequence[str], device: str, check: Callable[[], None] | None = None) -> int:
+    """Run ``simclr-dist ARGUMENTS`` in ``count`` processes on this machine, and return its status.
 
     What they would all refuse is refused here, once: ``check``, and a ``device`` that is not there.
 
@@ -26,15 +26,15 @@ def in_processes(count: int, arguments: Sequence[str], device: str, check: Calla
     return int(local.run_processes(count, [*arguments, *(["--debug"] if "--debug" in sys.argv else [])]))
 
 
-def run_in_processes(count: int, config: Config, arguments: Sequence[str]) -> int:
-    """The same for a command that computes a config's recipe, which so many processes must be able to.
+def relaunch_checked(count: int, config: Config, arguments: Sequence[str]) -> int:
+    """As :func:`relaunch`, for a command that computes a recipe: checked is that ``count`` processes can.
 
     Raises:
-        UserError: as :func:`in_processes`.
+        UserError: as :func:`relaunch`.
     """
     from simclr_dist.training.preflight import check_machine
 
-    return in_processes(count, arguments, config.machine.device, check=lambda: check_machine(config, count))
+    return relaunch(count, arguments, config.machine.device, check=lambda: check_machine(config, count))
 
 
 def stop_with_launcher() -> None:

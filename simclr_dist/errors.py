@@ -1,4 +1,4 @@
-"""The one exception that reaches a user as a single line."""
+"""The exceptions that reach a user as a single line."""
 
 
 class UserError(ValueError):
@@ -9,17 +9,11 @@ class UserError(ValueError):
 
     def __init__(self, message: str) -> None:
         # torch's loader passes a worker's error on with the whole traceback in its message; the line ends it.
-        super().__init__(message.rpartition(f"{__name__}.UserError: ")[2].strip())
-
-    agreed = False
-    """Whether all processes raise it together, so that one of them is enough to tell."""
+        super().__init__(message.rpartition(f"{__name__}.{type(self).__name__}: ")[2].strip())
 
 
-def agreed_error(message: str) -> UserError:
-    """A UserError that all processes raise together."""
-    error = UserError(message)
-    error.agreed = True
-    return error
+class AgreedError(UserError):
+    """A UserError that all processes raise together, so that one of them is enough to print it."""
 
 
 def nearest(word: str, known: list[str]) -> str:

@@ -12,29 +12,29 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 @contextmanager
 def showing_progress(
-    total: int, unit: str = "images", what: str = "", *, active: bool = True
+    total: int, unit: str = "images", label: str = "", *, active: bool = True
 ) -> Iterator[Callable[[int], None]]:
-    """A function to call with the number of ``unit`` just done; when not ``active`` it tells nothing."""
+    """A function to call with the number of ``unit`` just done; when not ``active`` nothing is shown."""
     if not active:
         yield lambda done: None
         return
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        with tqdm(total=total, unit=f" {unit}", desc=what or None) as bar:
+        with tqdm(total=total, unit=f" {unit}", desc=label or None) as bar:
             yield bar.update
         return
     done, started = 0, time.monotonic()
-    told = started
+    last_line = started
 
     def update(count: int) -> None:
-        nonlocal done, told
+        nonlocal done, last_line
         done += count
         now = time.monotonic()
-        if now - told >= _SECONDS_BETWEEN_LINES:
-            told, rate = now, done / (now - started)
+        if now - last_line >= _SECONDS_BETWEEN_LINES:
+            last_line, rate = now, done / (now - started)
             left = (total - done) / rate / 60
-            start = f"{what}: " if what else ""
+            start = f"{label}: " if label else ""
             click.echo(f"{start}{done} of {total} {unit}, {rate:.0f} {unit}/s, {left:.1f} minutes left", err=True)
 
     yield update

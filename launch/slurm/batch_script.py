@@ -20,12 +20,12 @@ exec {python} -S -c "$hold" {python} -u -P -m simclr_dist "$@"
 """
 
 
-GOES_ON = 75
+REQUEUE_STATUS = 75
 """Status of a process that has saved and whose job is to be queued again: EX_TEMPFAIL of sysexits.h."""
 
 # In a container there is no scontrol. Outside, process 0 has done it, and the job is RUNNING no more.
 _QUEUE_AGAIN = f"""status=$?
-if [ "$status" = {GOES_ON} ] && scontrol show job "$SLURM_JOB_ID" | grep -q JobState=RUNNING; then
+if [ "$status" = {REQUEUE_STATUS} ] && scontrol show job "$SLURM_JOB_ID" | grep -q JobState=RUNNING; then
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status\""""

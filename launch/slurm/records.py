@@ -13,7 +13,7 @@ _NAME = "job.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class JobRecord:
     """One submission of one run."""
 
     job: str
@@ -28,7 +28,7 @@ class Record:
     processes: int
 
     def log_of(self, rank: int) -> Path:
-        """Where a process writes; it goes on there after a requeue."""
+        """Where a process writes; it continues there after a requeue."""
         return Path(self.folder) / f"{self.job}_{rank}_log.out"
 
 
@@ -49,12 +49,12 @@ def new_folder(run_dir: Path) -> Path:
     return folder
 
 
-def write(folder: Path, record: Record) -> None:
+def write(folder: Path, record: JobRecord) -> None:
     """Keep it in a run's own folder of the submission."""
     write_atomically(folder / _NAME, json.dumps(dataclasses.asdict(record), indent=1).encode())
 
 
-def records_of(run_dir: Path) -> list[Record]:
+def records_of(run_dir: Path) -> list[JobRecord]:
     """All submissions of a run, the oldest first."""
     found = []
     for path in sorted(run_dir.glob(f"jobs/*/{_NAME}")):
@@ -68,7 +68,7 @@ def runs_under(folder: Path) -> list[Path]:
     return sorted({path.parents[2] for pattern in patterns for path in folder.glob(pattern)})
 
 
-def last_record(run_dir: Path) -> Record:
+def last_record(run_dir: Path) -> JobRecord:
     """The newest submission.
 
     Raises:
@@ -80,8 +80,8 @@ def last_record(run_dir: Path) -> Record:
     return found[-1]
 
 
-def _read(path: Path) -> Record:
+def _read(path: Path) -> JobRecord:
     try:
-        return Record(**json.loads(path.read_text(encoding="utf-8")))
+        return JobRecord(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read as a job's record; remove it to go on without") from error
+        raise UserError(f"{path}: cannot be read as a job's record; remove it to continue without") from error

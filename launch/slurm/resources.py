@@ -37,9 +37,9 @@ class Resources:
     sbatch: tuple[str, ...] = ()
     """Further options of sbatch as KEY=VALUE."""
     notice_seconds: int = 120
-    """How long before the end of its time the job is told to save and to queue again."""
+    """How long before the end of its time the job is signalled to save and to queue again."""
     gpu_memory: str = ""
-    """Memory of a GPU, such as 80GB; when given, the plan is checked before the job is handed in."""
+    """Memory of a GPU, such as 80GB; when given, the plan is checked before the job is submitted."""
 
     @property
     def processes_per_node(self) -> int:

@@ -51,7 +51,7 @@ class Job:
         """Whether it holds nodes or waits for them."""
         return self.state in LIVING
 
-    def told(self) -> str:
+    def description(self) -> str:
         """One line for a person."""
         if self.state == "PENDING":
             why = REASONS.get(self.reason.split(",")[0], "")
@@ -80,7 +80,7 @@ def call(*command: str) -> str:
 
 
 def check_only(script: Path) -> None:
-    """Ask SLURM whether it would take a batch script, without handing it in.
+    """Ask SLURM whether it would take a batch script, without submitting it.
 
     Raises:
         UserError: it would not, and why.
@@ -107,7 +107,7 @@ def has_ended(job: str) -> bool:
     return bool(found) and not any(each.lives for each in found)
 
 
-def is_to_go_on(job: str, number: int) -> bool:
+def should_requeue(job: str, number: int) -> bool:
     """Whether a job that a signal stopped should be put back into the queue by itself.
 
     A notice says that its time is nearly up. SIGTERM comes from scancel, from scontrol requeue, or before a preemption;

@@ -1,4 +1,4 @@
-"""Handing a run, or a sweep of runs, to SLURM: checks first, then a folder with all that the job needs, then sbatch."""
+"""Submitting a run, or a sweep of runs, to SLURM: checks, then a folder with all that the job needs, then sbatch."""
 
 import dataclasses
 import itertools
@@ -19,7 +19,7 @@ from simclr_dist.storage.atomic import write_atomically
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """What is to be handed in: one run, or the runs of a sweep as one job array."""
+    """What is to be submitted: one run, or the runs of a sweep as one job array."""
 
     name: str
     configs: tuple[Config, ...]
@@ -45,7 +45,7 @@ class Submission:
             tasks=len(self.configs) if self.is_array else 0,
         )
 
-    def hand_in(self) -> list[tuple[Path, records.Record]]:
+    def submit(self) -> list[tuple[Path, records.JobRecord]]:
         """Write the folder and call sbatch; each run's folder with its record.
 
         Raises:
@@ -75,8 +75,8 @@ class Submission:
         script.write_text(self.script(folder), encoding="utf-8")
         return script
 
-    def _record(self, folder: Path, number: str, task: int) -> tuple[Path, records.Record]:
-        record = records.Record(
+    def _record(self, folder: Path, number: str, task: int) -> tuple[Path, records.JobRecord]:
+        record = records.JobRecord(
             job=f"{number}_{task}" if self.is_array else number,
             folder=str(folder),
             config=str(folder / self._config_name(task)),
@@ -162,8 +162,8 @@ def refuse_running(run_dir: Path) -> None:
         for job in scheduler.jobs([record.job]):
             if job.lives:
                 raise UserError(
-                    f"{run_dir}: job {job.id} is at it already ({job.told()}); look with simclr-dist status {run_dir}, "
-                    f"end it with simclr-dist cancel {run_dir}"
+                    f"{run_dir}: job {job.id} is at it already ({job.description()}); see it with simclr-dist status "
+                    f"{run_dir}, end it with simclr-dist cancel {run_dir}"
                 )
 
 

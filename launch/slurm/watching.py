@@ -7,7 +7,7 @@ from pathlib import Path
 from simclr_dist.errors import UserError
 from simclr_dist.launch.slurm import records, scheduler
 from simclr_dist.run.console import duration
-from simclr_dist.run.metrics_log import last_metrics, read_facts, read_metric_descriptions
+from simclr_dist.run.metrics_log import last_metrics, read_metric_descriptions, read_run_facts
 
 
 def find_run(word: str) -> Path:
@@ -32,8 +32,8 @@ def describe(run_dir: Path) -> str:
     found = records.records_of(run_dir)
     if found:
         record = found[-1]
-        state, told = _state(record)
-        lines.append(f"job      {record.job}: {told}")
+        state, description = _state(record)
+        lines.append(f"job      {record.job}: {description}")
         lines.append(f"code     {record.version}, submitted {record.submitted_at}, {record.processes} processes")
         lines += [f"why      {words}" for words in _last_words(record, state)]
     lines.append(f"step     {_progress(run_dir)}")
@@ -72,18 +72,18 @@ def _headline(run_dir: Path, line: dict[str, float]) -> str:
 def follow(run_dir: Path, rank: int, every_seconds: float = 1.0) -> Iterator[str]:
     """What a process of the newest job prints, from the beginning, until the job has ended; state changes between."""
     record = records.last_record(run_dir)
-    path, told, place = record.log_of(rank), "", 0
+    path, reported, offset = record.log_of(rank), "", 0
     while True:
         state, text = _state(record)
         lives = state in scheduler.LIVING
-        if state != told and (state == "PENDING" or told):
+        if state != reported and (state == "PENDING" or reported):
             yield f"-- job {record.job}: {text}\n"
-        told = state
+        reported = state
         if path.exists():
             with path.open(encoding="utf-8", errors="replace") as file:
-                file.seek(place)
+                file.seek(offset)
                 yield file.read()
-                place = file.tell()
+                offset = file.tell()
         if not lives:
             return
         time.sleep(every_seconds)
@@ -104,15 +104,15 @@ def written(run_dir: Path, rank: int) -> str:
     raise UserError(f"{run_dir}: job {record.job} has printed nothing yet: {_state(record)[1]}")
 
 
-def _state(record: records.Record) -> tuple[str, str]:
+def _state(record: records.JobRecord) -> tuple[str, str]:
     """One word, and a line."""
     found = scheduler.jobs([record.job])
     if not found:
         return "FORGOTTEN", "SLURM does not remember it any more: it has ended"
-    return found[-1].state, found[-1].told()
+    return found[-1].state, found[-1].description()
 
 
-def _last_words(record: records.Record, state: str) -> list[str]:
+def _last_words(record: records.JobRecord, state: str) -> list[str]:
     """What the processes of a job that failed complained of, each complaint once."""
     if state not in ("FAILED", "OUT_OF_MEMORY", "NODE_FAIL", "TIMEOUT"):
         return []
@@ -121,11 +121,11 @@ def _last_words(record: records.Record, state: str) -> list[str]:
         path = record.log_of(rank)
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
         found += [line for line in lines if line.startswith("simclr-dist")][-1:]
-    return list(dict.fromkeys(found)) or ["no process said why; look into the log"]
+    return list(dict.fromkeys(found)) or ["no process said why; see the log"]
 
 
 def _progress(run_dir: Path) -> str:
-    line, facts = last_metrics(run_dir / "metrics.jsonl"), read_facts(run_dir)
+    line, facts = last_metrics(run_dir / "metrics.jsonl"), read_run_facts(run_dir)
     if not line:
         return "none done yet"
     text = f"{_steps(run_dir, line)}  loss {line['loss']:.4f}  {line['images_per_second']:.0f} images/s"
@@ -135,7 +135,7 @@ def _progress(run_dir: Path) -> str:
 
 
 def _steps(run_dir: Path, line: dict[str, float]) -> str:
-    total = read_facts(run_dir).get("total_steps")
+    total = read_run_facts(run_dir).get("total_steps")
     return f"{int(line.get('step', 0))}{f' of {total}' if total else ''}"
 
 

@@ -19,7 +19,7 @@ _OPTIONS = (
     click.option("--cpus-per-task", type=_at_least_1, help="Cores of a process: its loader workers use them."),
     click.option("--mem", help="Memory of a node, such as 200G."),
     click.option("--partition", "-p", help="Partition of the cluster."),
-    click.option("--time", "-t", help="Time limit, such as 1-00:00 (a day); the run goes on after it by itself."),
+    click.option("--time", "-t", help="Time limit, such as 1-00:00 (a day); the run resumes after it by itself."),
     click.option("--account", "-A", help="Account that pays."),
     click.option("--qos", help="Quality of service."),
     click.option("--constraint", help="Features that nodes must have."),
@@ -56,7 +56,7 @@ def _with_resources(function: Any) -> Any:
 def submit(
     config: str, overrides: tuple[str, ...], sweep: tuple[str, ...], profile: str | None, **options: Any
 ) -> None:
-    """Pretrain on a SLURM cluster: one process a GPU, going on by itself after preemption and time limits.
+    """Pretrain on a SLURM cluster: one process a GPU, resumed by itself after preemption and time limits.
 
     What can be checked is checked before the job waits in the queue. Code and config are kept in the run's folder, and
     a requeued job runs those.
@@ -67,7 +67,7 @@ def submit(
     base, configs = runs_of(config, overrides, sweep)
     if path is not None:
         click.echo(f"profile {path}", err=True)
-    _hand_in(Submission(name=Path(config).stem, configs=configs, wanted=wanted, base=base), options)
+    _submit(Submission(name=Path(config).stem, configs=configs, wanted=wanted, base=base), options)
 
 
 @click.command()
@@ -77,7 +77,7 @@ def submit(
 @_with_resources
 @with_debug
 def resume(run: str, overrides: tuple[str, ...], new_code: bool, profile: str | None, **options: Any) -> None:
-    """Submit a run again, on the same or on other hardware: it goes on from its newest checkpoint.
+    """Submit a run again, on the same or on other hardware: it resumes from its newest checkpoint.
 
     Options that are not given are those of its last submission.
     """
@@ -89,7 +89,7 @@ def resume(run: str, overrides: tuple[str, ...], new_code: bool, profile: str | 
     found = records.records_of(run_dir)
     config = found[-1].config if found else str(run_dir / "config.yaml")
     if not Path(config).is_file():
-        raise UserError(f"{run_dir}: holds no run that could go on: {config} is missing")
+        raise UserError(f"{run_dir}: holds no run that could be resumed: {config} is missing")
     wrong = [word for word in overrides if not word.startswith("machine.")]
     if wrong:
         raise UserError(f"{wrong[0]}: a run keeps its recipe; only machine.KEY=VALUE may change")
@@ -102,7 +102,7 @@ def resume(run: str, overrides: tuple[str, ...], new_code: bool, profile: str | 
     code = Path(found[-1].code) if found and not new_code else None
     if code is not None and not code.is_dir():
         raise UserError(f"{code}: the code of the last submission is gone; --new-code runs the present one")
-    _hand_in(Submission(name=run_dir.name, configs=configs, wanted=wanted, base=base, code=code), options)
+    _submit(Submission(name=run_dir.name, configs=configs, wanted=wanted, base=base, code=code), options)
 
 
 @click.command()
@@ -139,7 +139,7 @@ def logs(run: str, rank: int, follow: bool) -> None:
 @click.argument("runs", nargs=-1, required=True, metavar="RUN|JOB...")
 @with_debug
 def cancel(runs: tuple[str, ...]) -> None:
-    """End the jobs of runs, waiting or running; what was saved stays, and resume goes on from there."""
+    """End the jobs of runs, waiting or running; what was saved stays, and resume starts from there."""
     from simclr_dist.launch.slurm import records, scheduler
 
     for run_dir in [each for word in runs for each in _runs_of(word)]:
@@ -151,7 +151,7 @@ def cancel(runs: tuple[str, ...]) -> None:
         scheduler.cancel(living)
         while any(job.lives for job in scheduler.jobs(living)):
             time.sleep(0.5)
-        click.echo(f"{run_dir}: job {', '.join(living)} ended; go on with: simclr-dist resume {run_dir}")
+        click.echo(f"{run_dir}: job {', '.join(living)} ended; resume it with: simclr-dist resume {run_dir}")
 
 
 def _runs_of(word: str) -> list[Path]:
@@ -166,7 +166,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: options[name] for name in _FIELDS if options.get(name) not in (None, ())}
 
 
-def _hand_in(submission: Any, options: dict[str, Any]) -> None:
+def _submit(submission: Any, options: dict[str, Any]) -> None:
     from simclr_dist.launch.slurm import watching
     from simclr_dist.launch.slurm.submission import check
 
@@ -174,20 +174,20 @@ def _hand_in(submission: Any, options: dict[str, Any]) -> None:
         click.echo(submission.script(submission.base / "jobs" / "NNN"), nl=False)
         return
     check(submission.configs, submission.wanted, data=not options["no_data_check"])
-    handed_in = submission.hand_in()
+    submitted = submission.submit()
     base = submission.base
-    job = handed_in[0][1].job.partition("_")[0]
-    count = f", {len(handed_in)} runs" if len(handed_in) > 1 else ""
+    job = submitted[0][1].job.partition("_")[0]
+    count = f", {len(submitted)} runs" if len(submitted) > 1 else ""
     click.echo(
         f"job {job}{count}: {submission.wanted.processes} processes each on {submission.wanted.nodes} nodes\n"
         f"run     {base}\n"
-        f"follow  simclr-dist logs {handed_in[0][0]} --follow\n"
-        f"look    simclr-dist status {base}\n"
+        f"follow  simclr-dist logs {submitted[0][0]} --follow\n"
+        f"status  simclr-dist status {base}\n"
         f"stop    simclr-dist cancel {base}\n"
-        f"go on   simclr-dist resume {handed_in[0][0]}"
+        f"resume  simclr-dist resume {submitted[0][0]}"
     )
     if options["follow"]:
-        for run_dir, _ in handed_in:
+        for run_dir, _ in submitted:
             for text in watching.follow(run_dir, 0):
                 click.echo(text, nl=False)
-        click.echo(watching.table([run_dir for run_dir, _ in handed_in]))
+        click.echo(watching.table([run_dir for run_dir, _ in submitted]))

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from simclr_dist.cli.options import with_debug
-from simclr_dist.launch.relaunch import in_processes, stop_with_launcher
+from simclr_dist.launch.relaunch import relaunch, stop_with_launcher
 
 
 @click.command()
@@ -26,7 +26,7 @@ def doctor(folder: Path, processes: int | None, device: str, json_file: Path | N
     if loads("torch"):
         if processes and processes > 1:
             words = ["--dir", str(folder), "--device", device, *(["--json", str(json_file)] if json_file else [])]
-            return in_processes(processes, ["doctor", *words], device)
+            return relaunch(processes, ["doctor", *words], device)
         stop_with_launcher()
     text, status = examine(folder, device, json_file)
     if text:

@@ -9,7 +9,7 @@ import click
 from simclr_dist.cli.options import with_debug
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation.choices import chosen_data, chosen_method, percentages, refuse_foreign, whole_numbers
-from simclr_dist.launch.relaunch import in_processes, stop_with_launcher
+from simclr_dist.launch.relaunch import relaunch, stop_with_launcher
 
 _at_least_1 = click.IntRange(min=1)
 
@@ -66,7 +66,7 @@ def evaluate(context: click.Context, /, run: Path, words: tuple[str, ...], **opt
       baseline     the same network from scratch, the same labels, the same budget
 
     KEY=VALUE overrides recipe.data of the images evaluated on. Runs under torchrun as pretrain does. Start the same
-    command again to go on after a stop or a kill.
+    command again to resume after a stop or a kill.
     """
     method, overrides = chosen_method(words)
     given = [name for name in options if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT]
@@ -74,7 +74,7 @@ def evaluate(context: click.Context, /, run: Path, words: tuple[str, ...], **opt
     numbers = whole_numbers("--labels", options["labels"]) if options["labels"] is not None else None
     shares = percentages(options["shares"])
     if (options["processes"] or 1) > 1:
-        return _in_processes(options["processes"], [str(run), *words], {name: options[name] for name in given})
+        return _relaunch(options["processes"], [str(run), *words], {name: options[name] for name in given})
     import torch
 
     from simclr_dist.distributed.processes import Processes, choose_device, process_group, set_kernels
@@ -175,12 +175,12 @@ def _result(
     return f"{title}\n{found.table()}\n{path}"
 
 
-def _in_processes(count: int, arguments: Sequence[str], given: dict[str, Any]) -> int:
-    """The same command in so many processes."""
+def _relaunch(count: int, arguments: Sequence[str], given: dict[str, Any]) -> int:
+    """The same command in ``count`` processes."""
     for name, value in given.items():
         option = name.replace("_", "-")
         if name == "processes" or value is False:
             arguments = [*arguments, *(["--no-cache"] if name == "cache" else [])]
         else:
             arguments = [*arguments, f"--{option}", *([] if value is True else [str(value)])]
-    return in_processes(count, ["evaluate", *arguments], given.get("device", "auto"))
+    return relaunch(count, ["evaluate", *arguments], given.get("device", "auto"))

@@ -28,7 +28,7 @@ from simclr_dist.cli.report import report
 from simclr_dist.cli.verify import verify
 from simclr_dist.cli.weights import export_weights, import_weights
 from simclr_dist.distributed.launchers import rank_here
-from simclr_dist.errors import UserError, first_line
+from simclr_dist.errors import AgreedError, UserError, first_line
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -43,17 +43,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = 2
     except (UserError, click.ClickException) as error:
         message = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        if not getattr(error, "agreed", False) or rank_here() == 0:
+        if not isinstance(error, AgreedError) or rank_here() == 0:
             _complain(" ".join(message.split()), debug)
         elif "SLURM_JOB_ID" in os.environ:
-            time.sleep(1)  # SLURM ends the others with this process: not before process 0 has told
+            time.sleep(1)  # SLURM ends the others with this process: not before process 0 has printed it
         status = 2
     except (KeyboardInterrupt, click.Abort):
         status = 128 + signal.SIGINT
     except BrokenPipeError:
         status = 0
     except Exception as error:
-        _complain(f"{type(error).__name__}: {first_line(error)}; this was not foreseen: --debug shows where", debug)
+        found = f"{type(error).__name__}: {first_line(error)}"
+        _complain(f"{found}; unexpected error, probably a bug; --debug shows the traceback", debug)
         status = 1
     sys.exit(status if isinstance(status, int) else 0)
 

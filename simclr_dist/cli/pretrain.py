@@ -8,9 +8,9 @@ import click
 
 from simclr_dist.cli.options import with_config, with_debug
 from simclr_dist.config import Config, load_config
-from simclr_dist.launch.relaunch import run_in_processes, stop_with_launcher
+from simclr_dist.launch.relaunch import relaunch_checked, stop_with_launcher
 from simclr_dist.launch.slurm import scheduler
-from simclr_dist.launch.slurm.batch_script import GOES_ON
+from simclr_dist.launch.slurm.batch_script import REQUEUE_STATUS
 from simclr_dist.stop_signals import hold_notices
 
 
@@ -20,7 +20,7 @@ from simclr_dist.stop_signals import hold_notices
 @click.option("--debug-numerics", is_flag=True, help="Name the first layer that is not finite; slow.")
 @with_debug
 def pretrain(config: str, overrides: tuple[str, ...], processes: int | None, debug_numerics: bool) -> int:
-    """Pretrain an encoder, or go on with the run that stands in machine.run_dir.
+    """Pretrain an encoder, or resume the run that stands in machine.run_dir.
 
     Alone it is one process; under torchrun (`torchrun --nproc-per-node N -m simclr_dist pretrain ...`) it is one of
     those; --processes N starts them itself.
@@ -31,7 +31,7 @@ def pretrain(config: str, overrides: tuple[str, ...], processes: int | None, deb
     from simclr_dist.distributed.processes import Processes
 
     if processes and processes > 1:
-        return run_in_processes(processes, loaded, ["pretrain", config, *overrides])
+        return relaunch_checked(processes, loaded, ["pretrain", config, *overrides])
     stop_with_launcher()
     from simclr_dist.training.trainer import pretrain as run
 
@@ -50,9 +50,9 @@ def _report(outcome: Any, config: Config, is_first: bool) -> int:
         return 0
     why = f" by {signal.Signals(outcome.signal).name}" if outcome.signal else ""
     stopped = f"stopped{why} after step {outcome.steps_done} of {outcome.total_steps}, saved in {run_dir}"
-    if job and outcome.signal and scheduler.is_to_go_on(job, outcome.signal):
-        click.echo(f"{stopped}; job {job} goes back into the queue, from where it goes on")
+    if job and outcome.signal and scheduler.should_requeue(job, outcome.signal):
+        click.echo(f"{stopped}; job {job} goes back into the queue and resumes from there")
         scheduler.requeue_if_possible(job)
-        return int(GOES_ON)
-    click.echo(f"{stopped}; start the same command again to go on")
+        return int(REQUEUE_STATUS)
+    click.echo(f"{stopped}; start the same command again to resume")
     return 128 + outcome.signal if outcome.signal else 0

@@ -22,7 +22,7 @@ from simclr_dist.errors import UserError
     type=click.IntRange(1, 2000),
     default=2000,
     show_default=True,
-    help="Held-out images to look at, at most.",
+    help="Held-out images on the page, at most.",
 )
 @click.option("--tensorboard", is_flag=True, help="Features and pictures into RUN/tensorboard too.")
 @with_debug

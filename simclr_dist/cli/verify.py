@@ -4,7 +4,7 @@ import click
 
 from simclr_dist.cli.options import with_debug
 from simclr_dist.config import load_config
-from simclr_dist.launch.relaunch import run_in_processes, stop_with_launcher
+from simclr_dist.launch.relaunch import relaunch_checked, stop_with_launcher
 
 
 @click.command()
@@ -20,7 +20,7 @@ def verify(config: str, overrides: tuple[str, ...], processes: int | None) -> in
     """
     loaded = load_config(config, overrides)
     if processes and processes > 1:
-        return run_in_processes(processes, loaded, ["verify", config, *overrides])
+        return relaunch_checked(processes, loaded, ["verify", config, *overrides])
     stop_with_launcher()
     from simclr_dist.distributed.processes import Processes, choose_device, process_group
     from simclr_dist.training.preflight import check_machine

@@ -32,7 +32,7 @@ def export_weights(run: Path, to: str, out: Path | None, with_head: bool) -> Non
 
     loaded = load_encoder(run)
     out = out or (run if run.is_dir() else run.parent) / default_name(loaded.steps_done, with_head, to)
-    click.echo(_told(export(loaded, to, out, with_head=with_head)))
+    click.echo(_summary(export(loaded, to, out, with_head=with_head)))
 
 
 @click.command("import")
@@ -44,21 +44,21 @@ def export_weights(run: Path, to: str, out: Path | None, with_head: bool) -> Non
 @click.option("--stem-padding", type=click.IntRange(0, 3), help="Of the first convolution.  [default: the project's]")
 @click.option("--prefix", help="Of the names of the network that is meant, when FILE has several.")
 @with_debug
-def import_weights(file: Path, out: Path, mean: str | None, std: str | None, **told: Any) -> None:
+def import_weights(file: Path, out: Path, mean: str | None, std: str | None, **hints: Any) -> None:
     """Write the encoder of FILE, another project's, to OUT (safetensors).
 
     Known are torchvision's, timm's, solo-learn's, lightly's and VISSL's ResNets, and Google's SimCLR v1 and v2 as
     simclr-converter and SimCLRv2-Pytorch convert them. Only tensors are read: no code in FILE runs.
     """
-    told |= {"mean": _three("--mean", mean), "std": _three("--std", std)}
+    hints |= {"mean": _three("--mean", mean), "std": _three("--std", std)}
     if out.suffix != ".safetensors":
         raise UserError(f"{out}: is written as safetensors; give a name that ends with .safetensors")
     from simclr_dist.weights.export import export
     from simclr_dist.weights.read import load_encoder
 
-    loaded = load_encoder(file, **told)
-    told_by = "".join(f"\n  assumed: {line}" for line in loaded.assumed)
-    click.echo(f"{loaded.source}: {loaded.architecture}{told_by}\n{_told(export(loaded, 'safetensors', out))}")
+    loaded = load_encoder(file, **hints)
+    assumptions = "".join(f"\n  assumed: {line}" for line in loaded.assumed)
+    click.echo(f"{loaded.source}: {loaded.architecture}{assumptions}\n{_summary(export(loaded, 'safetensors', out))}")
 
 
 def default_name(steps_done: int | None, with_head: bool, to: str) -> str:
@@ -67,7 +67,7 @@ def default_name(steps_done: int | None, with_head: bool, to: str) -> str:
     return f"encoder{step}{'_with_head' if with_head else ''}{_FORMATS[to]}"
 
 
-def _told(done: "Exported") -> str:
+def _summary(done: "Exported") -> str:
     differ = f"differ from ours by {done.max_difference:.1g} at most" if done.max_difference else "are equal to ours"
     return (
         f"{done.path}: outputs in {done.compared_with} {differ}\n"

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from simclr_dist.distributed.collectives import from_first, gather_objects, process_rank
-from simclr_dist.errors import UserError, agreed_error
+from simclr_dist.errors import AgreedError, UserError
 
 Result = TypeVar("Result")
 
@@ -22,9 +22,9 @@ def all_or_none() -> Iterator[None]:
     except UserError as error:
         failure = error
     own = str(failure) if failure else None
-    messages = [message for message in gather_objects(own, what="the agreement that none failed") if message]
+    messages = [message for message in gather_objects(own, label="the agreement that none failed") if message]
     if messages:
-        raise agreed_error(str(messages[0])) from failure
+        raise AgreedError(str(messages[0])) from failure
 
 
 def decided_by_first(decide: Callable[[], Result]) -> Result:
@@ -36,8 +36,8 @@ def decided_by_first(decide: Callable[[], Result]) -> Result:
             value = decide()
         except UserError as error:
             message = str(error)
-    value, message = from_first((value, message), what="a decision of process 0")
+    value, message = from_first((value, message), label="a decision of process 0")
     if message is not None:
-        raise agreed_error(message)
+        raise AgreedError(message)
     decided: Result = value
     return decided

@@ -3,7 +3,7 @@
 Sums over processes are taken of gathered values in the order of ranks: every process gets the same bits, and the bits
 do not depend on how a library lays out its rings.
 
-Each notes (place.py) what it is for, so that a process that hangs can be told by it.
+Each is noted with a label (watchdog/progress.py), which names it in the message when a process hangs in it.
 """
 
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from simclr_dist.distributed.watchdog.progress import at
+from simclr_dist.distributed.watchdog.progress import begin_collective
 
 Value = TypeVar("Value")
 
@@ -27,34 +27,34 @@ def process_rank(group: dist.ProcessGroup | None = None) -> int:
     return dist.get_rank(group) if dist.is_available() and dist.is_initialized() else 0
 
 
-def gather_stacked(tensor: Tensor, group: dist.ProcessGroup | None = None, *, what: str = "a gather") -> Tensor:
+def gather_stacked(tensor: Tensor, group: dist.ProcessGroup | None = None, *, label: str = "a gather") -> Tensor:
     """The tensors of all ranks, stacked in front: (processes, *shape). No gradient flows back.
 
-    All ranks must give the same shape. ``what`` they are, should a process be lost.
+    All ranks must give the same shape. ``label`` names the collective, should a process be lost in it.
     """
     if process_count(group) == 1:
         return tensor.unsqueeze(0)
-    at(what)
+    begin_collective(label)
     gathered = tensor.new_empty((process_count(group) * tensor.numel(),))
     dist.all_gather_single(gathered, tensor.contiguous().view(-1), group=group)
     return gathered.view(-1, *tensor.shape)
 
 
-def gather_objects(value: Value, *, what: str = "an exchange") -> list[Value]:
+def gather_objects(value: Value, *, label: str = "an exchange") -> list[Value]:
     """One small picklable object of every rank, in order. Slow: for events, not for steps."""
     if process_count() == 1:
         return [value]
-    at(what)
+    begin_collective(label)
     gathered: list[Any] = [None] * process_count()
     dist.all_gather_object(gathered, value)
     return gathered
 
 
-def from_first(value: Value, *, what: str = "what process 0 says") -> Value:
+def from_first(value: Value, *, label: str = "a value of process 0") -> Value:
     """Rank 0's small picklable object, on every rank."""
     if process_count() == 1:
         return value
-    at(what)
+    begin_collective(label)
     box: list[Any] = [value]
     dist.broadcast_object_list(box, src=0)
     first: Value = box[0]
@@ -62,12 +62,12 @@ def from_first(value: Value, *, what: str = "what process 0 says") -> Value:
 
 
 def maximum(
-    values: list[float], device: torch.device, *, what: str = "the agreement at the start of a step"
+    values: list[float], device: torch.device, *, label: str = "the agreement at the start of a step"
 ) -> list[float]:
     """Element by element, the largest over all ranks: one collective, and every rank gets the same answer."""
     if process_count() == 1:
         return values
-    at(what)
+    begin_collective(label)
     # float32 because not every backend's devices have float64; the values are flags, counts and seconds.
     tensor = torch.tensor(values, dtype=torch.float32, device=device)
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)

@@ -25,7 +25,7 @@ def global_batch(own: Tensor, label: str = "rows of the global batch") -> Tensor
 
 
 def _gathered(own: Tensor, label: str) -> Tensor:
-    return gather_stacked(own, what=label).flatten(0, 1)
+    return gather_stacked(own, label=label).flatten(0, 1)
 
 
 class _GlobalBatch(torch.autograd.Function):

@@ -65,12 +65,12 @@ def launcher_here() -> Launcher | None:
     return None
 
 
-Place = tuple[int, int, int, int]
+Ranks = tuple[int, int, int, int]
 """Rank, number of processes, rank within the node, number on the node."""
 
 
-def place_here() -> Place:
-    """Where this process stands; a single process when no launcher started it.
+def ranks_here() -> Ranks:
+    """The ranks of this process; those of a single process when no launcher started it.
 
     Raises:
         UserError: a launcher's variables are missing, or no numbers, or contradict each other.
@@ -99,7 +99,7 @@ def place_here() -> Place:
 def rank_here() -> int:
     """This process's rank; 0 when the environment says nonsense."""
     try:
-        return place_here()[0]
+        return ranks_here()[0]
     except UserError:
         return 0
 

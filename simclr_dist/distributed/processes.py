@@ -11,10 +11,10 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
-from simclr_dist.distributed.launchers import place_here
+from simclr_dist.distributed.launchers import ranks_here
 from simclr_dist.distributed.rendezvous import first_holds_store, meeting_point
 from simclr_dist.distributed.watchdog import progress
-from simclr_dist.distributed.watchdog.heartbeats import Board
+from simclr_dist.distributed.watchdog.heartbeats import HeartbeatStore
 from simclr_dist.distributed.watchdog.monitor import LostProcesses
 from simclr_dist.errors import UserError
 
@@ -23,7 +23,7 @@ _numbers = itertools.count()  # of groups in one store: none reads what an earli
 
 @dataclass(frozen=True)
 class Processes:
-    """Where this process stands among those of the run."""
+    """This process's rank among those of the run, and their number."""
 
     rank: int = 0
     count: int = 1
@@ -42,7 +42,7 @@ class Processes:
         Raises:
             UserError: the variables contradict each other or are no numbers.
         """
-        return cls(*place_here())
+        return cls(*ranks_here())
 
 
 def choose_device(requested: str, local_rank: int) -> torch.device:
@@ -72,7 +72,7 @@ def process_group(
     """The default process group for as long as the block runs: NCCL on CUDA, gloo on the CPU; none for one process.
 
     Args:
-        processes: this process's place.
+        processes: this process's rank, and how many there are.
         device: its device.
         timeout_seconds: how long a collective waits for the other processes.
         ends_itself: whether a thread ends this process, with the line, when it waits for one that is lost; otherwise
@@ -114,10 +114,10 @@ def process_group(
 def _lost_processes(store: TCPStore, processes: Processes, timeout_seconds: int) -> Iterator[LostProcesses]:
     held_by_first = first_holds_store()
     try:
-        board = Board(store, f"board {next(_numbers)}", is_here=held_by_first and processes.is_first)
+        heartbeats = HeartbeatStore(store, f"heartbeats {next(_numbers)}", is_here=held_by_first and processes.is_first)
     except dist.DistError as error:
-        raise UserError("the store where the processes met is gone: the log of process 0 tells why") from error
-    lost = LostProcesses(board, processes.rank, processes.count, timeout_seconds, held_by_first=held_by_first)
+        raise UserError("the store where the processes met is gone: see the log of process 0") from error
+    lost = LostProcesses(heartbeats, processes.rank, processes.count, timeout_seconds, held_by_first=held_by_first)
     try:
         yield lost
     finally:

@@ -35,7 +35,9 @@ def meeting_point(rank: int, count: int, timeout: timedelta) -> Iterator[TCPStor
     """
     timeout = max(timeout, _SHORTEST)
     if "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ:
-        with _told(f"MASTER_ADDR, MASTER_PORT: {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}", timeout):
+        with _as_user_error(
+            f"MASTER_ADDR, MASTER_PORT: {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}", timeout
+        ):
             store, _, _ = next(rendezvous("env://", rank, count, timeout=timeout))
         yield store
         return
@@ -50,7 +52,7 @@ def meeting_point(rank: int, count: int, timeout: timedelta) -> Iterator[TCPStor
     file = Path(os.environ.get(FOLDER, ".")).absolute() / f".simclr_dist_{'_'.join(step)}"
     if rank:
         host, port = _wait_for(file)
-        with _told(f"{file}: {host}:{port}", timeout):
+        with _as_user_error(f"{file}: {host}:{port}", timeout):
             store = TCPStore(host, port, count, is_master=False, timeout=timeout)
         yield store
         return
@@ -69,13 +71,13 @@ def meeting_point(rank: int, count: int, timeout: timedelta) -> Iterator[TCPStor
 
 
 @contextmanager
-def _told(where: str, timeout: timedelta) -> Iterator[None]:
+def _as_user_error(where: str, timeout: timedelta) -> Iterator[None]:
     try:
         yield
     except DistError as error:
         raise UserError(
-            f"{where}: the processes did not meet there in {timeout.total_seconds():.0f} s: one did not come (its log "
-            "tells why), or does not reach it"
+            f"{where}: the processes did not meet there in {timeout.total_seconds():.0f} s: one did not come (see "
+            "its log), or does not reach it"
         ) from error
 
 

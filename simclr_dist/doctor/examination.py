@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from simclr_dist import __version__
-from simclr_dist.distributed.launchers import place_here
+from simclr_dist.distributed.launchers import ranks_here
 from simclr_dist.doctor import gpus, machine, slurm, storage, versions
 from simclr_dist.doctor.findings import PROBLEM, Finding, joined, table
 from simclr_dist.errors import UserError, first_line
@@ -24,7 +24,7 @@ def examine(folder: Path, device: str, json_file: Path | None) -> tuple[str, int
     Raises:
         UserError: the JSON cannot be written.
     """
-    rank, count, local_rank, _ = place_here()
+    rank, count, local_rank, _ = ranks_here()
     own = _of_host(folder) if local_rank == 0 else []
     found = _with_others(own, device, folder) if versions.loads("torch") else own
     if rank:

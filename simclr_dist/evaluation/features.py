@@ -190,11 +190,11 @@ def raw_pixels(source: ImageSource, image_size: int) -> Features:
 
 def _gathered(part: Tensor, device: torch.device) -> list[Features]:
     """The block of every process; blocks may differ in length, and a process may have none."""
-    shape = maximum([float(size) for size in part.shape], device, what="shapes of the features")
+    shape = maximum([float(size) for size in part.shape], device, label="shapes of the features")
     rows, columns = (int(size) for size in shape)
     padded = torch.zeros(rows, columns, device=device)
     padded[: part.shape[0], : part.shape[1]] = part
-    return list(gather_stacked(padded, what="features").cpu().numpy())
+    return list(gather_stacked(padded, label="features").cpu().numpy())
 
 
 def features_digest(encoder: nn.Module, source: ImageSource, image_size: int, how: Extraction) -> str:

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from torch import nn
 
 from simclr_dist.data.sources.base import Subset
-from simclr_dist.errors import agreed_error
+from simclr_dist.errors import AgreedError
 from simclr_dist.evaluation.classifiers import top_accuracies
 from simclr_dist.evaluation.features import extract_features, settle_statistics
 from simclr_dist.evaluation.image_batches import cropped_and_flipped
@@ -119,8 +119,8 @@ def _accuracies(
     saved = subject.saved_training(method, classifier, protocol, order, indices)
     if saved.accuracies:
         return saved.accuracies
-    what = f"{_STARTS[start]}, {100 * share:g} %"
-    train_classifier(classifier, protocol, order, batches, how.device, what=what, talks=how.talks, saved=saved)
+    label = f"{_STARTS[start]}, {100 * share:g} %"
+    train_classifier(classifier, protocol, order, batches, how.device, label=label, talks=how.talks, saved=saved)
     scores = extract_features(classifier, subject.test, size, replace(how, cache=None))
     return saved.finish(top_accuracies(scores, subject.test_labels), total_steps(protocol, order))
 
@@ -137,6 +137,6 @@ def network_body(encoder: nn.Module, projection: nn.Sequential | None, from_laye
     linear = layers.get(f"linear_{from_layer}")
     if not isinstance(linear, nn.Linear):
         there = sum(name.startswith("linear_") for name in layers)
-        raise agreed_error(f"--from-layer: {from_layer}, but the projection head of these weights has {there} layers")
+        raise AgreedError(f"--from-layer: {from_layer}, but the projection head of these weights has {there} layers")
     kept = [layer for name, layer in layers.items() if int(name.rpartition("_")[2]) <= from_layer]
     return nn.Sequential(encoder, *kept), linear.out_features

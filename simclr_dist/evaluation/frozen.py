@@ -156,7 +156,7 @@ def _probe_by_sgd(subject: Subject, augment: bool, protocol: Protocol, seed: int
     saved = subject.saved_training("probe", classifier, protocol, order, np.arange(len(subject.train)))
     found = saved.accuracies
     if found is None:
-        train_classifier(classifier, protocol, order, batches, how.device, what="probe", talks=how.talks, saved=saved)
+        train_classifier(classifier, protocol, order, batches, how.device, label="probe", talks=how.talks, saved=saved)
         if augment:
             scores = extract_features(classifier, subject.test, size, replace(how, cache=None))
         else:

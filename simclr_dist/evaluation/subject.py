@@ -11,7 +11,7 @@ from simclr_dist.config.recipe import Data
 from simclr_dist.data.loading.order import SampleOrder
 from simclr_dist.data.sources.named import open_source
 from simclr_dist.distributed.processes import worker_count
-from simclr_dist.errors import agreed_error
+from simclr_dist.errors import AgreedError
 from simclr_dist.evaluation.features import Extraction, feature_rows, features_digest
 from simclr_dist.evaluation.pretrained import Pretrained, state_digest
 from simclr_dist.evaluation.protocol import Protocol
@@ -69,7 +69,7 @@ class Subject:
     def refuse_more_than_there_are(self, labels_per_class: int) -> None:
         """Raise a UserError when a class has fewer images."""
         if labels_per_class > self.smallest_class:
-            raise agreed_error(
+            raise AgreedError(
                 f"--labels: {labels_per_class} labels a class, but a class has {self.smallest_class} images; ask fewer"
             )
 

@@ -14,7 +14,7 @@ from simclr_dist.data.loading.order import SampleOrder
 from simclr_dist.distributed.agreement import decided_by_first
 from simclr_dist.distributed.collectives import process_count, process_rank
 from simclr_dist.distributed.data_parallel import data_parallel, settle_buckets
-from simclr_dist.errors import agreed_error
+from simclr_dist.errors import AgreedError
 from simclr_dist.evaluation.protocol import Protocol
 from simclr_dist.evaluation.rows import Features, Rows
 from simclr_dist.evaluation.saved_training import SavedTraining
@@ -74,7 +74,7 @@ def steps_of(protocol: Protocol, images: int, seed: int) -> SampleOrder:
     """
     batch, processes = min(protocol.batch_images, images), process_count()
     if batch % processes and batch < images:
-        raise agreed_error(
+        raise AgreedError(
             f"--batch: {batch} images cannot be shared equally by {processes} processes; take a multiple of {processes}"
         )
     return SampleOrder(seed=seed, images=images, global_batch_images=batch)
@@ -97,7 +97,7 @@ def train_classifier(
     batches: Batches,
     device: torch.device,
     *,
-    what: str = "",
+    label: str = "",
     talks: bool = False,
     saved: SavedTraining | None = None,
 ) -> None:
@@ -111,7 +111,7 @@ def train_classifier(
         order: the steps, of :func:`steps_of`.
         batches: the images or features of each step.
         device: where.
-        what: is said beside the progress.
+        label: shown beside the progress.
         talks: whether there is any.
         saved: where it is saved (None: nowhere).
 
@@ -141,9 +141,10 @@ def train_classifier(
         # The parts are equal, so the mean over processes of their means is that of the global batch.
         F.cross_entropy(logits.float(), labels.to(device)).backward()
 
+    from_step = f"{label} from step {start}" if start else label
     with (
         closing(batches(range(start, total))) as shares,
-        showing_progress(total - start, "steps", f"{what} from step {start}" if start else what, active=talks) as tell,
+        showing_progress(total - start, "steps", from_step, active=talks) as advance,
         saved,
     ):
         for step, (inputs, labels) in enumerate(shares, start):
@@ -154,11 +155,11 @@ def train_classifier(
             optimizer.zero_grad()
             backward(inputs, labels)
             optimizer.step()
-            tell(1)
+            advance(1)
             saved.after_step(state, step + 1, total, device)
     if not all(bool(parameter.isfinite().all()) for parameter in classifier.trained.parameters()):
         decided_by_first(saved.remove)  # it would only diverge again
-        raise agreed_error("--learning-rate: the training diverged (weights are not finite); lower it")
+        raise AgreedError("--learning-rate: the training diverged (weights are not finite); lower it")
     classifier.eval()
 
 

@@ -1,4 +1,4 @@
-"""Numbers that go wrong: found in every step, told, and answered as ``recipe.anomalies`` says.
+"""Numbers that go wrong: found in every step, logged, and answered as ``recipe.anomalies`` says.
 
 What is done about them is part of the recipe, so it depends on nothing but what the recipe computes: the losses of the
 steps before stand in the checkpoint, and so does the state that a run goes back to. A step number is never used twice:
@@ -34,7 +34,7 @@ class Anomaly:
 
     step: int
     kind: str
-    told: str
+    message: str
     value: float | None
     """The loss, gradient norm or collapse metric that is wrong; None: not finite."""
     action: str
@@ -47,13 +47,13 @@ class Anomaly:
         done = {
             WARN: "the run goes on",
             SKIP: "this step changes nothing",
-            GO_BACK: "weights and optimizer are again those of the anchor",
+            GO_BACK: "weights and optimizer are again those of the rollback point",
             STOP: f"the run stops; {key}={WARN if self.kind == COLLAPSE else SKIP} would go on from here",
         }[self.action]
         if self.limit:
             done = f"the run stops at recipe.anomalies.{self.limit}; with a higher one it goes on from here"
         cure = "" if self.action in (SKIP, GO_BACK) else f"; {_CURES[self.kind]}"
-        return f"{self.told} at step {self.step}{f' ({where})' if where else ''}: {done}{cure}"
+        return f"{self.message} at step {self.step}{f' ({where})' if where else ''}: {done}{cure}"
 
 
 class AnomalyWatch:
@@ -64,7 +64,7 @@ class AnomalyWatch:
     ) -> None:
         """``collapse``: the method's metric that is 0 when all embeddings are one point; None: it has none.
 
-        ``active``: this process tells, and writes what was found to the run folder.
+        ``active``: this process logs, and writes what was found to the run folder.
         """
         self.recipe, self.warmup_steps, self.collapse = recipe, warmup_steps, collapse
         self.path, self._active = run_dir / FILE, active
@@ -82,20 +82,20 @@ class AnomalyWatch:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint: what was found after it will be found again."""
-        self._losses, self._jumps, self.found = list(state["losses"]), state["jumps"], list(state["found"])
+        self._losses, self._jumps, self.found = list(state["losses"]), state["jumps"], _as_now(state["found"])
         self._collapsed_steps, self._skipped, self._returns = (
             state[key] for key in ("collapsed_steps", "skipped", "returns")
         )
 
     @property
     def is_healthy(self) -> bool:
-        """Whether the present state may become an anchor."""
+        """Whether the present state may become a rollback point."""
         return not self._jumps and not self._collapsed_steps
 
     def judge(self, step: int, values: dict[str, float], *, overflow_is_normal: bool = False) -> Anomaly | None:
         """What is wrong with the numbers of ``step`` (counted from 1) and what to do; None: they are as they should be.
 
-        A run that only warns has its answer here: the anomaly is told, and the step is like any other.
+        A run that only warns has its answer here: the anomaly is logged, and the step is like any other.
 
         Args:
             step: whose numbers they are.
@@ -103,14 +103,14 @@ class AnomalyWatch:
             overflow_is_normal: gradient scaling will skip this step by itself when its gradient is not finite.
         """
         collapsed_before = self._collapsed_steps
-        kind, told, value = self._look(step, values, overflow_is_normal)
+        kind, message, value = self._look(step, values, overflow_is_normal)
         action = self._policy(kind)
         if action in ("", WARN):
             begins = kind == COLLAPSE or (kind == JUMP and not self._jumps)
             self._jumps = kind == JUMP
             self._losses = [*self._losses, values["loss"]][-self.recipe.window_steps :]
             if begins:
-                self._tell(Anomaly(step, kind, told, value, action))
+                self._log(Anomaly(step, kind, message, value, action))
             return None
         limit = ""
         if action == SKIP:
@@ -121,15 +121,15 @@ class AnomalyWatch:
             self._returns += not limit
         if limit or action == STOP:
             self._collapsed_steps = collapsed_before  # what is saved now is the state before this step
-            return Anomaly(step, kind, told, value, STOP, limit)
-        return Anomaly(step, kind, told, value, action)
+            return Anomaly(step, kind, message, value, STOP, limit)
+        return Anomaly(step, kind, message, value, action)
 
     def answered(self, anomaly: Anomaly, where: str = "") -> None:
-        """The step was skipped, the run went back or stops: tell it, with ``where`` the numbers went wrong."""
+        """The step was skipped, the run went back or stops: log it, with ``where`` the numbers went wrong."""
         if anomaly.action == GO_BACK:
             # The losses to come are those of older weights, and a collapse begins anew.
             self._losses, self._jumps, self._collapsed_steps = [], False, 0
-        self._tell(anomaly, where)
+        self._log(anomaly, where)
 
     def begin(self) -> None:
         """Make the run folder's file say what was found up to here."""
@@ -161,9 +161,9 @@ class AnomalyWatch:
         policies = {NOT_FINITE: recipe.on_not_finite, JUMP: recipe.on_jump, COLLAPSE: recipe.on_collapse}
         return policies[kind] if kind else ""
 
-    def _tell(self, anomaly: Anomaly, where: str = "") -> None:
+    def _log(self, anomaly: Anomaly, where: str = "") -> None:
         found = [*self.found, asdict(anomaly) | {"where": where}][-_KEPT:]
-        if anomaly.action != STOP:  # which the run's last line tells, and the next start will find again
+        if anomaly.action != STOP:  # which the run's last line says, and the next start will find again
             self.found = found
             if self._active:
                 log.warning("anomaly warning: %s", anomaly.sentence(where))
@@ -178,7 +178,13 @@ def read_anomalies(run_dir: Path) -> list[dict[str, Any]]:
     """What stands in a run folder's file; [] when there is none, or none that this module wrote."""
     try:
         found: Any = json.loads((run_dir / FILE).read_text(encoding="utf-8"))
-        known = {"step", "kind", "told", "action"}
-        return found if isinstance(found, list) and all(known <= set(entry) for entry in found) else []
-    except (OSError, ValueError, TypeError):
+        known = {"step", "kind", "message", "action"}
+        found = _as_now(found) if isinstance(found, list) else []
+        return found if all(known <= set(entry) for entry in found) else []
+    except (OSError, ValueError, TypeError, AttributeError):
         return []
+
+
+def _as_now(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Entries of a file or checkpoint, of this version or of one that called the ``message`` ``told``."""
+    return [{"message" if key == "told" else key: value for key, value in entry.items()} for entry in found]

@@ -28,7 +28,7 @@ class HealthCheck:
         self.path, self._metrics, self._window = run_dir / FILE, run_dir / "metrics.jsonl", steps_per_epoch
         self._health, self._metric, self._active = config.health, config.metrics, active
         record = read_record(self.path) if active else None
-        self._told: list[str] = record["told"] if record else []
+        self._notices: list[str] = record["notices"] if record else []
         found = {_identity(entry): entry for entry in (record["bands"] if record else [])}
         fresh = [
             {
@@ -41,13 +41,13 @@ class HealthCheck:
         self.entries: list[dict[str, Any]] = [found.get(_identity(entry), entry) for entry in fresh]
 
     def begin(self, steps_done: int, look_every_steps: int) -> None:
-        """Tell what will not be checked, each sentence once in the life of a run, and look at bands already passed."""
+        """Log what will not be checked, each sentence once in the life of a run, and look at bands already passed."""
         if not self._active or not (self.entries or self._unpublished()):
             return
         for line in (self._without_looks(look_every_steps), self._without_bands()):
-            if line and line not in self._told:
+            if line and line not in self._notices:
                 log.info("health: %s", line)
-                self._told.append(line)
+                self._notices.append(line)
         self._write()
         self.after_step(steps_done)
 
@@ -114,7 +114,7 @@ class HealthCheck:
             "sources": {name: own.source for name, own in self._health.items() if own.bands},
             "unpublished": {name: own.unpublished for name, own in self._health.items() if own.unpublished},
             "titles": {name: self._metric[name].title for name in self._health},
-            "told": self._told,
+            "notices": self._notices,
         }
         write_record(self.path, record)
 
@@ -142,9 +142,10 @@ def read_record(path: Path) -> dict[str, Any] | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         known = {"metric", "percent", "step", "low", "high", "value", "outcome"}
-        whole = isinstance(record["told"], list) and all(known <= set(entry) for entry in record["bands"])
+        record.setdefault("notices", record.pop("told", None))  # as it was called by earlier versions
+        whole = isinstance(record["notices"], list) and all(known <= set(entry) for entry in record["bands"])
         return record if whole and {"sources", "unpublished"} <= set(record) else None
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 

@@ -14,23 +14,23 @@ _WEIGHTS, _FORWARD, _BACKWARD = range(3)
 
 
 class NumericsWatch:
-    """While entered, looks at the weights, then at every layer's output and at the gradient that reaches it.
+    """While entered, checks the weights, then every layer's output and the gradient that reaches it.
 
-    Keeps the first that is not finite. Each look waits for the device, so a step is several times slower. Layers inside
-    a compiled function are not seen: run it uncompiled.
+    Keeps the first that is not finite. Each check waits for the device, so a step is several times slower. Layers
+    inside a compiled function are not seen: run it uncompiled.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.first: tuple[int, int, str] | None = None
         """(pass, number in its order, in words)."""
-        self._looks = 0
+        self._checks = 0
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> "NumericsWatch":
-        self.first, self._looks = None, 0
+        self.first, self._checks = None, 0
         for name, weight in self.module.named_parameters():
-            self._look(_WEIGHTS, weight, f"the weights {name} are not finite before the step")
+            self._check(_WEIGHTS, weight, f"the weights {name} are not finite before the step")
         for name, layer in self.module.named_modules():
             self._handles.append(layer.register_forward_hook(partial(self._after, name)))
         return self
@@ -40,7 +40,7 @@ class NumericsWatch:
             handle.remove()
         self._handles = []
 
-    def told(self) -> str:
+    def found(self) -> str:
         """The first over all processes, and on which; "" when all was finite. Every process must call this."""
         host = host_here()
         everyone = gather_objects((self.first, host))
@@ -56,15 +56,15 @@ class NumericsWatch:
         what = f"{name} ({kind})" if name else f"{kind}, whose layers' outputs are finite"
         for tensor in _tensors(output):
             if self.first is None:
-                self._look(_FORWARD, tensor, f"first not finite: the output of {what}", layer, inputs)
+                self._check(_FORWARD, tensor, f"first not finite: the output of {what}", layer, inputs)
             if tensor.requires_grad:
                 text = f"first not finite: the gradient that reaches the output of {what}"
-                tensor.register_hook(partial(self._look, _BACKWARD, text=text))
+                tensor.register_hook(partial(self._check, _BACKWARD, text=text))
 
-    def _look(
+    def _check(
         self, stage: int, tensor: Tensor, text: str, layer: nn.Module | None = None, inputs: tuple[Any, ...] = ()
     ) -> None:
-        self._looks += 1
+        self._checks += 1
         tensor = tensor.detach()  # a recomputation must not find more saved for the backward pass than it saves itself
         if self.first is not None or bool(torch.isfinite(tensor).all()):
             return
@@ -77,7 +77,7 @@ class NumericsWatch:
             )
             if values
         ]
-        self.first = (stage, self._looks, f"{text}: {counts}{'; ' if largest else ''}{', '.join(largest)}")
+        self.first = (stage, self._checks, f"{text}: {counts}{'; ' if largest else ''}{', '.join(largest)}")
 
 
 def _tensors(value: Any) -> list[Tensor]:

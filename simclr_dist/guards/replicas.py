@@ -1,7 +1,8 @@
-"""Whether all processes still hold the same run: weights, optimizer state and place in the data, to the bit.
+"""Whether all processes still hold the same run: weights, optimizer state and position in the data, to the bit.
 
 All are equal by construction. A faulty memory or GPU, or a node with other images makes them differ, and the run would
-go on: the loss hardly shows it. Each process reduces what it holds to three numbers, and one collective compares them.
+continue: the loss hardly shows it. Each process reduces what it holds to three numbers, and one collective compares
+them.
 """
 
 import hashlib
@@ -15,8 +16,8 @@ from torch.optim import Optimizer
 from simclr_dist.data.loading.order import SampleOrder
 from simclr_dist.distributed.collectives import gather_objects, gather_stacked, process_count
 from simclr_dist.distributed.launchers import host_here
-from simclr_dist.errors import agreed_error
-from simclr_dist.guards.same_config import groups, told_names
+from simclr_dist.errors import AgreedError
+from simclr_dist.guards.same_config import differing_names, groups
 
 _KINDS = ("sample positions", "weights", "optimizer state")
 _PART = 1 << 20
@@ -72,12 +73,12 @@ class DriftCheck:
         """``own``: the first numbers of :data:`_KINDS`, of this process."""
         device = next(self.model.parameters()).device
         digests = torch.tensor([_signed(value) for value in own], device=device)
-        found = gather_stacked(digests, what="digests of the drift check").tolist()
+        found = gather_stacked(digests, label="digests of the drift check").tolist()
         differing = [kind for kind, values in enumerate(zip(*found, strict=True)) if len(set(values)) > 1]
         if differing:
             first = differing[0]
             hosts = gather_objects(host_here())
-            raise agreed_error(
+            raise AgreedError(
                 f"the {' and '.join(_KINDS[kind] for kind in differing)} of the processes differ after step "
                 f"{steps_done}{self._details(first)}: {groups([values[first] for values in found], hosts)}. "
                 f"{_CURES[first]}; {saved()}"
@@ -87,7 +88,9 @@ class DriftCheck:
         """The tensors that differ: asked for only when something does, so it may be slow."""
         if _KINDS[kind] != "weights":
             return ""
-        return told_names(gather_objects({name: digest([value]) for name, value in self.model.state_dict().items()}))
+        return differing_names(
+            gather_objects({name: digest([value]) for name, value in self.model.state_dict().items()})
+        )
 
     def _positions(self, steps_done: int) -> int:
         """Of the images and the global batch that comes next: ranks with the same number draw parts of the same one."""
@@ -110,8 +113,8 @@ _CURES = ("Give all processes the same images", _BROKEN, _BROKEN)
 def digest(tensors: Iterable[Tensor]) -> int:
     """A 64-bit number that any one changed bit changes, and the order of the additions does not.
 
-    Elements are read as integers, multiplied by odd numbers that depend on their place, and added modulo 2^64. Done on
-    the tensors' device, a million elements at a time; one transfer a device.
+    Elements are read as integers, multiplied by odd numbers that depend on their position, and added modulo 2^64. Done
+    on the tensors' device, a million elements at a time; one transfer a device.
     """
     sums: dict[torch.device, list[Tensor]] = {}
     multipliers: dict[torch.device, Tensor] = {}

@@ -8,8 +8,8 @@ from simclr_dist.config import Config
 from simclr_dist.config.loading import fields_of
 from simclr_dist.distributed.collectives import gather_objects, process_count
 from simclr_dist.distributed.launchers import host_here
-from simclr_dist.errors import agreed_error
-from simclr_dist.run.same_recipe import PLACES
+from simclr_dist.errors import AgreedError
+from simclr_dist.run.same_recipe import LOCATION_KEYS
 
 # Of the machine half only what decides which collectives are called: the rest may differ.
 _OF_ALL = (
@@ -31,18 +31,21 @@ def refuse_other_configs(config: Config) -> None:
     """
     if process_count() == 1:
         return
-    own: dict[str, Any] = {f"recipe.{key}": value for key, value, _ in fields_of(config.recipe) if key not in PLACES}
+    own: dict[str, Any] = {
+        f"recipe.{key}": value for key, value, _ in fields_of(config.recipe) if key not in LOCATION_KEYS
+    }
     own |= {f"machine.{key}": getattr(config.machine, key) for key in _OF_ALL}
-    everyone = gather_objects(own, what="the comparison of configs")
+    everyone = gather_objects(own, label="the comparison of configs")
     texts = [str(each) for each in everyone]
     if len(set(texts)) > 1:
-        raise agreed_error(
-            f"the config of the processes differs{told_names(everyone)}: {groups(texts, gather_objects(host_here()))}. "
+        hosts = gather_objects(host_here())
+        raise AgreedError(
+            f"the config of the processes differs{differing_names(everyone)}: {groups(texts, hosts)}. "
             "Give all processes the same config"
         )
 
 
-def told_names(everyone: Sequence[dict[str, Any]]) -> str:
+def differing_names(everyone: Sequence[dict[str, Any]]) -> str:
     """In brackets, some of the names whose values are not the same on all processes; "" when all are."""
     names = [name for name in everyone[0] if len({str(each.get(name)) for each in everyone}) > 1]
     more = f" and {len(names) - 2} more" if len(names) > 2 else ""

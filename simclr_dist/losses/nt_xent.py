@@ -84,7 +84,7 @@ def nt_xent(z_1: Tensor, z_2: Tensor, temperature: float, group: dist.ProcessGro
 
 def _require_equal_rows(z: Tensor, group: dist.ProcessGroup | None) -> None:
     own = torch.tensor([len(z)], device=z.device)
-    sizes = gather_stacked(own, group, what="row counts of the loss").flatten().tolist()
+    sizes = gather_stacked(own, group, label="row counts of the loss").flatten().tolist()
     if len(set(sizes)) > 1:
         raise ValueError(f"every process must hold the same number of images, got {sizes}; drop the last partial batch")
 
@@ -103,14 +103,14 @@ class _NTXent(torch.autograd.Function):
         for part, norm, out in zip(raw.split(4096), ctx.norm.split(4096), rows.split(4096), strict=True):
             torch.div(part, norm, out=out)
         ctx.norm = ctx.norm.to(raw.dtype)
-        columns = gather_stacked(rows, group, what="rows of the loss").flatten(0, 1)
+        columns = gather_stacked(rows, group, label="rows of the loss").flatten(0, 1)
         # No temporary of the size of the batch: all that counts here is memory.
         variance = torch.linalg.vector_norm(columns, dim=0).square() / len(columns) - columns.mean(0).square()
         std = variance.clamp_min(0).sqrt().mean() * columns.shape[1] ** 0.5
         ctx.pairs = Pairs(columns, process_rank(group) * len(rows), len(rows), temperature)
         ctx.sums = ctx.pairs.forward()
         parts = torch.stack((ctx.sums.negatives, ctx.sums.positives, ctx.sums.rank))
-        gathered = gather_stacked(parts, group, what="sums of the loss")
+        gathered = gather_stacked(parts, group, label="sums of the loss")
         ctx.all_sums = everyone = PairSums(*gathered.transpose(0, 1).flatten(1))
         ctx.processes = process_count(group)
         # Negatives apart from the positive, so that nothing cancels when the pairs are well separated.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simclr_dist.distributed.collectives import gather_stacked, process_count
-from simclr_dist.distributed.watchdog.progress import at
+from simclr_dist.distributed.watchdog.progress import begin_collective
 from simclr_dist.models.statistics_group import StatisticsGroup
 
 
@@ -146,7 +146,7 @@ class _GroupedBatchNorm(torch.autograd.Function):
         if group.spans_processes:
             # Chan's rule for equal counts: no sum of squares, so no cancellation when the mean is large.
             both = torch.stack((mean, variance))
-            gathered = gather_stacked(both, group.process_group, what="batch norm (forward pass)")
+            gathered = gather_stacked(both, group.process_group, label="batch norm (forward pass)")
             means, variances = gathered[:, 0], gathered[:, 1]
             mean, variance = means.mean(0), variances.mean(0) + means.var(0, correction=0)
         inverse = torch.rsqrt(variance + eps)
@@ -173,7 +173,7 @@ class _GroupedBatchNorm(torch.autograd.Function):
         count = rows[0].numel() // rows.shape[2]
         if ctx.group.spans_processes:
             sums = torch.stack((sum_grad, sum_grad_x))
-            gathered = gather_stacked(sums, ctx.group.process_group, what="batch norm (backward pass)")
+            gathered = gather_stacked(sums, ctx.group.process_group, label="batch norm (backward pass)")
             (sum_grad, sum_grad_x), count = gathered.sum(0), count * len(gathered)
         scale = weight * inverse
         slope = -scale * inverse * sum_grad_x / count
@@ -208,7 +208,7 @@ def average_running_statistics(module: nn.Module) -> None:
     if process_count() == 1 or not buffers:
         return
     flat = torch.cat([buffer.view(-1) for buffer in buffers])
-    at("running statistics of batch norm")
+    begin_collective("running statistics of batch norm")
     dist.all_reduce(flat)
     for buffer, mean in zip(buffers, (flat / process_count()).split([b.numel() for b in buffers]), strict=True):
         buffer.copy_(mean.view_as(buffer))

@@ -26,7 +26,7 @@ _NAME = re.compile(r"step_(\d+)\.pt")
 
 
 def save(folder: Path, state: dict[str, Any], step: int, keep: int) -> Path:
-    """As :func:`write`, for those who cannot go on without it.
+    """As :func:`write`, for those who cannot continue without it.
 
     Raises:
         UserError: the folder cannot be written; earlier checkpoints are untouched.

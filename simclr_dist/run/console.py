@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from simclr_dist.config.metric import ONLINE, Metric
 from simclr_dist.log import log
-from simclr_dist.run.metrics_log import MetricsLog, write_facts
+from simclr_dist.run.metrics_log import MetricsLog, write_run_facts
 
 _LINE_EVERY_SECONDS = 10.0
 
@@ -30,7 +30,7 @@ class Reporter:
         self._bar = None
         if active:
             self._metrics = MetricsLog(run_dir, steps_done)
-            write_facts(run_dir, total_steps, metrics)
+            write_run_facts(run_dir, total_steps, metrics)
             if sys.stderr.isatty():
                 self._bar = tqdm(total=total_steps, initial=steps_done, unit="step")
 
@@ -51,9 +51,9 @@ class Reporter:
         known = {name: self._known[name].shown(value) for name, value in values.items() if name in self._known}
         headline = "".join(f"{self._known[name].title} {shown}  " for name, shown in known.items() if self._leads(name))
         text = f"loss {values['loss']:.4f}  {headline}{values['images_per_second']:.0f} images/s"
-        looks = "  ".join(f"{name} {known[name]}" for name in ONLINE if name in known)
-        if looks:
-            log.info("step %d of %d  %s", int(values["step"]), self.total, looks)
+        online = "  ".join(f"{name} {known[name]}" for name in ONLINE if name in known)
+        if online:
+            log.info("step %d of %d  %s", int(values["step"]), self.total, online)
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update()
@@ -68,7 +68,7 @@ class Reporter:
         return self._known[name].role == "headline"
 
     def sync(self) -> None:
-        """Bring all numbers to the disk. Another thread than the one that tells the steps may call this.
+        """Bring all numbers to the disk. Another thread than the one that reports the steps may call this.
 
         Raises:
             OSError: as the file system says.

@@ -1,4 +1,4 @@
-"""The folder of a run: it belongs to one recipe, and starting the run again goes on from its newest checkpoint."""
+"""The folder of a run: it belongs to one recipe, and a run started again resumes from its newest checkpoint."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -37,7 +37,8 @@ class RunFolder:
         self.lock = lock or RunLock(self.path)
         self.config = config
         self.images = {"count": len(source), "fingerprint": source.fingerprint()}
-        self._saver = Saver(self.checkpoints, config.machine.keep_checkpoints, saved_step=None)
+        self._saver = Saver(self.checkpoints, config.machine.keep_checkpoints, None, self._before_naming)
+        self._sync_metrics: Callable[[], None] = lambda: None
         decided_by_first(self._make)
         if lock:
             lock.take()
@@ -48,15 +49,15 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def _make(self) -> None:
-        with self._told():
+        with self._as_user_error():
             self.path.mkdir(parents=True, exist_ok=True)
 
     def _open(self) -> None:
-        with self._told():
+        with self._as_user_error():
             log_to(self.path)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _as_user_error(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -81,20 +82,20 @@ class RunFolder:
         steps_done = self._saver.saved_step = int(state["step"])
         return steps_done
 
-    def begin_save(self, state_of: dict[str, Any], steps_done: int, before_naming: Callable[[], None]) -> None:
-        """Have a checkpoint of ``steps_done`` written while the run goes on; the call takes as long as a copy.
+    def begin(self, sync_metrics: Callable[[], None]) -> None:
+        """Before the first save: ``sync_metrics`` brings the metrics to the disk.
 
-        ``before_naming`` is called in the writer's thread, as in :func:`checkpoint.write`.
+        It is called in the writer's thread before a checkpoint gets its name, so that no step of a checkpoint is ever
+        missing in the metrics. What it raises (OSError) makes the save fail.
         """
+        self._sync_metrics = sync_metrics
+
+    def begin_save(self, state_of: dict[str, Any], steps_done: int) -> None:
+        """Have a checkpoint of ``steps_done`` written while the run continues; the call takes as long as a copy."""
         if process_rank() == 0:
             state = {name: target.state_dict() for name, target in state_of.items()}
             state |= {"recipe": to_dict(self.config.recipe), "images": self.images}
-
-            def check() -> None:
-                before_naming()
-                self.lock.check()  # the last thing before the file has its name
-
-            self._saver.begin(state, steps_done, check)
+            self._saver.begin(state, steps_done)
 
     @property
     def failed_saves(self) -> int:
@@ -110,7 +111,7 @@ class RunFolder:
         if failed >= self.config.machine.stop_after_failed_saves:
             decided_by_first(self._give_up)
 
-    def finish_save(self, state_of: dict[str, Any], steps_done: int, before_naming: Callable[[], None]) -> None:
+    def finish_save(self, state_of: dict[str, Any], steps_done: int) -> None:
         """Return when a checkpoint of ``steps_done`` is there; all processes wait for it.
 
         Raises:
@@ -126,7 +127,7 @@ class RunFolder:
                 self.lock.check()
                 time.sleep(pause)
                 pause = _SECONDS_BETWEEN_ATTEMPTS
-                self.begin_save(state_of, steps_done, before_naming)
+                self.begin_save(state_of, steps_done)
                 self._saver.wait()
 
         decided_by_first(settle)
@@ -139,6 +140,10 @@ class RunFolder:
         """The newest checkpoint, in words for a message; only rank 0 knows."""
         self._saver.wait()
         return self._saver.last_good()
+
+    def _before_naming(self) -> None:
+        self._sync_metrics()
+        self.lock.check()  # the last thing before the file has its name
 
     def _give_up(self) -> None:
         raise UserError(

@@ -99,11 +99,11 @@ class RunLock:
             raise UserError(self.loss())
 
     def loss(self) -> str:
-        """What to tell when the lock is lost."""
+        """The message when the lock is lost."""
         taker = None
         with suppress(OSError):
             taker = self._files.newest().holder
-        what = f"{taker.told()} has taken this run over" if taker else "somebody removed its lock"
+        what = f"{taker.description()} has taken this run over" if taker else "somebody removed its lock"
         return (
             f"machine.run_dir: {self.folder}: {what} while this process gave no sign of life; it stops and writes "
             "nothing more"
@@ -117,7 +117,7 @@ class RunLock:
                 if self.is_lost:
                     return
                 os.utime(self._file)  # which never makes a file that another process has removed
-            except OSError:  # gone, as the next look finds; or a file server that may answer later
+            except OSError:  # gone, as the next check finds; or a file server that may answer later
                 continue
 
     def _try(self) -> bool:
@@ -139,9 +139,9 @@ class RunLock:
             restarts = here.restarts_of_same_job(holder)
             if restarts is not None and restarts != here.restarts:
                 if restarts > here.restarts:  # this process is what is left of a node that SLURM gave up
-                    raise UserError(f"{self.folder}: SLURM has started this job again: {holder.told()} is at it")
+                    raise UserError(f"{self.folder}: SLURM has started this job again: {holder.description()} is at it")
                 return True
-            if here.shares_place(holder):
+            if here.shares_pid_namespace(holder):
                 if holder.is_dead():
                     return True
                 raise self._in_use(held)
@@ -150,7 +150,7 @@ class RunLock:
                 return True
             self._watched, self._since = held, time.monotonic()
             log.warning(
-                f"{self.folder}: held by {_told(holder)}; watching for {self.silent_seconds:.0f} s whether it lives"
+                f"{self.folder}: held by {_name_of(holder)}; watching for {self.silent_seconds:.0f} s whether it lives"
             )
         elif self._watched != held:
             raise self._in_use(held)
@@ -159,11 +159,11 @@ class RunLock:
     def _in_use(self, held: Held) -> UserError:
         age = max(0.0, self._files.now() - held.changed / 1e9)  # both by the server's clock: those of hosts differ
         return UserError(
-            f"machine.run_dir: {self.folder} is in use by {_told(held.holder)}; last sign of life {age:.0f} s ago; "
+            f"machine.run_dir: {self.folder} is in use by {_name_of(held.holder)}; last sign of life {age:.0f} s ago; "
             "wait until it has ended, stop it, or choose another machine.run_dir (when you are sure that nothing "
             f"writes there any more: rm {self.folder}/lock_*.json)"
         )
 
 
-def _told(holder: Owner | None) -> str:
-    return holder.told() if holder else "a process that is just starting"
+def _name_of(holder: Owner | None) -> str:
+    return holder.description() if holder else "a process that is just starting"

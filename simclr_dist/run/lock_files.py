@@ -61,7 +61,7 @@ class LockFiles:
     def is_held(self, file: Path) -> bool:
         """Whether the owner's file is there and the newest.
 
-        To open a file asks the file server; a look at its name alone may be answered by this host's cache.
+        To open a file asks the file server; a lookup of its name alone may be answered by this host's cache.
 
         Raises:
             OSError: the file server does not answer.

@@ -20,7 +20,7 @@ class Owner:
     host: str
     place: str
     """Boot and process namespace. A process id means something only to processes that have both in common: containers
-    may share a host's name and count their processes from 1 each."""
+    may share a host's name and count their processes from 1 each. Named as in the lock files of earlier versions."""
     pid: int
     started: int | None
     """When the process started, in ticks since boot: an id alone is given to other processes later. None: unknown."""
@@ -37,7 +37,7 @@ class Owner:
         return cls(
             token=secrets.token_hex(16),
             host=host_here(),
-            place=_place(),
+            place=_pid_namespace(),
             pid=os.getpid(),
             started=_start_of(os.getpid()),
             since=datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -58,18 +58,18 @@ class Owner:
         """For the lock's file, readable by people."""
         return (json.dumps(asdict(self), indent=1) + "\n").encode()
 
-    def told(self) -> str:
+    def description(self) -> str:
         """For a message."""
         again = f", started again {self.restarts} times" if self.restarts else ""
         job = f" (SLURM job {self.job}{again})" if self.job else ""
         return f"process {self.pid} on host {self.host}{job} since {self.since}"
 
-    def shares_place(self, other: "Owner") -> bool:
+    def shares_pid_namespace(self, other: "Owner") -> bool:
         """Whether the process id of the one means the same to the other."""
         return (self.host, self.place) == (other.host, other.place)
 
     def is_dead(self) -> bool:
-        """Whether the process has ended; only for one that shares this process's place."""
+        """Whether the process has ended; only for one that shares this process's namespace."""
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
@@ -87,7 +87,7 @@ class Owner:
         return other.restarts if same else None
 
 
-def _place() -> str:
+def _pid_namespace() -> str:
     parts = []
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl and TensorBoard for every step, a progress bar on a terminal, lines in a log."""
+"""What a run records: metrics.jsonl and TensorBoard for every step, a progress bar on a terminal, lines in a log."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from simclr_dist.storage.atomic import write_atomically
 
 
 class MetricsLog:
-    """metrics.jsonl (one object a step) and TensorBoard, going on without gaps or repeats after a restart.
+    """metrics.jsonl (one object a step) and TensorBoard, resumed without gaps or repeats after a restart.
 
     What a full disk does not take waits in memory until there is room.
     """
@@ -73,7 +73,7 @@ class MetricsLog:
     def _cannot_be_written(self, error: OSError) -> UserError:
         return UserError(
             f"machine.run_dir: {self.path.parent} cannot be written: {error.strerror}; make room, then start again to "
-            "go on from the last checkpoint"
+            "resume from the last checkpoint"
         )
 
 
@@ -101,21 +101,21 @@ def last_metrics(path: Path) -> dict[str, float]:
     return found
 
 
-def write_facts(run_dir: Path, total_steps: int, metrics: Mapping[str, Metric]) -> None:
+def write_run_facts(run_dir: Path, total_steps: int, metrics: Mapping[str, Metric]) -> None:
     """Keep in run.json what the numbers do not say: the length of the run, and what each metric is."""
     facts = {"total_steps": total_steps, "metrics": {name: asdict(metric) for name, metric in metrics.items()}}
     write_atomically(run_dir / "run.json", json.dumps(facts).encode())
 
 
 def read_metric_descriptions(run_dir: Path) -> dict[str, Metric]:
-    """What each metric of a run is, as :func:`write_facts` kept it; {} when nothing did, as earlier versions."""
+    """What each metric of a run is, as :func:`write_run_facts` kept it; {} when nothing did, as earlier versions."""
     try:
-        return {str(name): Metric(**fields) for name, fields in read_facts(run_dir).get("metrics", {}).items()}
+        return {str(name): Metric(**fields) for name, fields in read_run_facts(run_dir).get("metrics", {}).items()}
     except (TypeError, AttributeError):
         return {}
 
 
-def read_facts(run_dir: Path) -> dict[str, Any]:
+def read_run_facts(run_dir: Path) -> dict[str, Any]:
     """What stands in a run folder's run.json; {} when there is none."""
     try:
         facts: Any = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
@@ -129,4 +129,4 @@ def write_record(path: Path, record: Any) -> None:
     try:
         write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
     except OSError as error:
-        log.warning("%s cannot be written: %s; the run goes on", path, error.strerror)
+        log.warning("%s cannot be written: %s; the run continues", path, error.strerror)

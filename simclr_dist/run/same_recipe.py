@@ -14,13 +14,13 @@ from simclr_dist.config.registry import method_keys
 from simclr_dist.errors import UserError
 from simclr_dist.run import checkpoint
 
-PLACES = ("data.path",)
-"""Keys that say where the images are, which may be another place on another host or after a restart. What they are is
-compared by count and fingerprint."""
+LOCATION_KEYS = ("data.path",)
+"""Keys that say where the images are: elsewhere, perhaps, on another host or after a restart. What they are is compared
+by count and fingerprint."""
 
 
 def differences(stored: dict[str, Any], recipe: Recipe) -> list[str]:
-    """In words, each value of the recipe ``stored`` (nested keys, as in a file) that does not go on as ``recipe``.
+    """In words, each value of ``stored`` (a recipe, nested keys as in a file) with which ``recipe`` cannot resume.
 
     A key that the stored recipe does not know yet counts as its default.
     """
@@ -38,8 +38,8 @@ def differences(stored: dict[str, Any], recipe: Recipe) -> list[str]:
         group, _, last = key.partition(".")
         if group == "views" and last.rpartition(".")[2] in shared:
             there = shared[last.rpartition(".")[2]]
-        resumes = key in PLACES or (group == "anomalies" and may_change(last, there, here))
-        if there != here and not resumes:
+        may_differ = key in LOCATION_KEYS or (group == "anomalies" and may_change(last, there, here))
+        if there != here and not may_differ:
             found.append(f"recipe.{key} is {there!r} there and {here!r} here")
     return found
 
@@ -65,6 +65,6 @@ def refuse_folder_of_other(run_dir: Path, recipe: Recipe) -> None:
     try:
         stored = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return  # the job reads the checkpoint itself, and will tell
+        return  # the job reads the checkpoint itself, and will say so
     if isinstance(stored, dict) and isinstance(stored.get("recipe"), dict):
         refuse_other(path, differences(stored["recipe"], recipe))

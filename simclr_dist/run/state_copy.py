@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 
-class Snapshot:
+class StateCopy:
     """Copies of one state after another, into the same memory.
 
     To fault in fresh pages takes ten times as long as to copy into those that are there.

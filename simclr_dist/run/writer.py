@@ -9,7 +9,7 @@ from simclr_dist.errors import first_line
 from simclr_dist.log import log
 from simclr_dist.run import checkpoint
 from simclr_dist.run.finite import first_not_finite
-from simclr_dist.run.state_copy import Snapshot
+from simclr_dist.run.state_copy import StateCopy
 
 
 class Saver:
@@ -20,9 +20,14 @@ class Saver:
     already too slow.
     """
 
-    def __init__(self, folder: Path, keep: int, saved_step: int | None) -> None:
-        """``saved_step`` is that of the newest checkpoint in ``folder``, which keeps the newest ``keep``."""
-        self.folder, self.keep = folder, keep
+    def __init__(
+        self, folder: Path, keep: int, saved_step: int | None, before_naming: Callable[[], None] = lambda: None
+    ) -> None:
+        """``saved_step`` is that of the newest checkpoint in ``folder``, which keeps the newest ``keep``.
+
+        ``before_naming`` is called in the writer's thread, as in :func:`checkpoint.write`.
+        """
+        self.folder, self.keep, self.before_naming = folder, keep, before_naming
         self.saved_step = saved_step
         """The step of the newest good checkpoint."""
         self.failed = 0
@@ -30,18 +35,18 @@ class Saver:
         self.reason = ""
         """Why the last one did."""
         self._thread: Thread | None = None
-        self._snapshot = Snapshot()
-        self._told_of_waiting = False
+        self._copy = StateCopy()
+        self._waiting_logged = False
 
-    def begin(self, state: dict[str, Any], step: int, before_naming: Callable[[], None]) -> None:
-        """Copy the state of ``step`` and have it written; ``before_naming`` as in :func:`checkpoint.write`."""
-        if self._thread and self._thread.is_alive() and not self._told_of_waiting:
+    def begin(self, state: dict[str, Any], step: int) -> None:
+        """Copy the state of ``step`` and have it written."""
+        if self._thread and self._thread.is_alive() and not self._waiting_logged:
             log.info("writing a checkpoint takes longer than machine.save_every_steps steps, which wait for it")
-            self._told_of_waiting = True
+            self._waiting_logged = True
         self.wait()
-        copy = self._snapshot.of(state)
+        copy = self._copy.of(state)
         # Not a daemon: Python ends when the checkpoint is written, whatever ends the run.
-        self._thread = Thread(target=self._write, args=(copy, step, before_naming), name="checkpoint")
+        self._thread = Thread(target=self._write, args=(copy, step), name="checkpoint")
         self._thread.start()
 
     def wait(self) -> None:
@@ -56,12 +61,12 @@ class Saver:
             return "no checkpoint was written yet"
         return f"the last good checkpoint is {checkpoint.path_of(self.folder, self.saved_step)}"
 
-    def _write(self, state: dict[str, Any], step: int, before_naming: Callable[[], None]) -> None:
+    def _write(self, state: dict[str, Any], step: int) -> None:
         try:
-            # The last good checkpoint must be good: the loss tells of spoilt weights only a step after they are saved.
+            # The last good checkpoint must be good: the loss shows spoilt weights only a step after they are saved.
             if spoilt := first_not_finite(state.get("model", {})):
                 raise ValueError(f"the weights {spoilt} are not finite")
-            checkpoint.write(self.folder, state, step, self.keep, before_naming)
+            checkpoint.write(self.folder, state, step, self.keep, self.before_naming)
         except Exception as error:  # in a thread nobody else would hear of it
             disk = isinstance(error, OSError) and error.strerror
             self.reason = disk or first_line(error)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from simclr_dist.data.loading.batch import Batch
-from simclr_dist.distributed.watchdog.progress import at
+from simclr_dist.distributed.watchdog.progress import begin_collective
 from simclr_dist.methods.base import Method, Pass, Tensors
 from simclr_dist.models.batch_norm import statistics_held, statistics_of_one_pass
 from simclr_dist.models.precision import half_precision
@@ -57,7 +57,7 @@ def compute_gradients(
     half = partial(half_precision, batch.device, autocast)
 
     def backward(loss: Tensor) -> None:
-        at(_BACKWARD)
+        begin_collective(_BACKWARD)
         (scaler.scale(loss) if scaler else loss).backward()
 
     with torch.no_grad():
@@ -89,7 +89,7 @@ def compute_gradients(
                 _set_random_state(batch.device, state)  # dropout must drop the same again
                 with half():
                     again: Pass = parallel(chunk, embed_only=True)
-                at(_BACKWARD)
+                begin_collective(_BACKWARD)
                 of_chunk = {name: each.split(chunk_images)[number] for name, each in gradients.items()}
                 torch.autograd.backward(
                     [again.embeddings[name] for name in of_chunk],

@@ -6,7 +6,7 @@ import torch
 
 from simclr_dist.config import Recipe
 from simclr_dist.data.loading.batch import Batch, blank_batch
-from simclr_dist.errors import agreed_error
+from simclr_dist.errors import AgreedError
 from simclr_dist.methods.base import Method
 from simclr_dist.models.batch_norm import norms_of, statistics_held
 from simclr_dist.models.statistics_group import StatisticsGroup
@@ -61,4 +61,4 @@ def _check(method: Method, name: str, batch: Batch) -> None:
 
 
 def _refuse(name: str, why: str) -> NoReturn:
-    raise agreed_error(f"recipe.method.name: {name}: {why} (docs/methods.md)")
+    raise AgreedError(f"recipe.method.name: {name}: {why} (docs/methods.md)")

@@ -12,7 +12,7 @@ from simclr_dist.distributed.data_parallel import data_parallel, settle_buckets
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.guards.anomalies import GO_BACK, STOP, Anomaly, AnomalyWatch
 from simclr_dist.guards.nonfinite import NumericsWatch
-from simclr_dist.guards.rollback import Anchor
+from simclr_dist.guards.rollback import RollbackPoint
 from simclr_dist.methods.base import Moment
 from simclr_dist.methods.build import build_method
 from simclr_dist.models.batch_norm import average_running_statistics, norms_of
@@ -65,7 +65,7 @@ class TrainingStep:
         self.scaler = torch.amp.GradScaler(device.type, enabled=machine.precision == "float16")
         self.anchor = None
         if recipe.anomalies.needs_rollback:
-            self.anchor = Anchor(self.trained, recipe.anomalies.rollback_every_steps or steps_per_epoch)
+            self.anchor = RollbackPoint(self.trained, recipe.anomalies.rollback_every_steps or steps_per_epoch)
         self.parallel: nn.Module = self.method
         # Of norms alone: whatever else a method holds moves after an update, and a queue may be large.
         self._buffers = [buffer for norm in norms_of(self.method) for buffer in norm.buffers()]
@@ -188,7 +188,7 @@ class TrainingStep:
                     "computed again, the same step is finite: a memory or GPU may be faulty (simclr-dist doctor), or a "
                     "kernel is not deterministic"
                 )
-        return watch.told() or "every layer's output and gradient is finite: the loss or the gradient's norm overflows"
+        return watch.found() or "every layer's output and gradient is finite: the loss or the gradient's norm overflows"
 
     def _watched(self, watch: NumericsWatch, batch: Batch) -> Computed:
         with watch:

@@ -19,7 +19,7 @@ from simclr_dist.distributed.agreement import all_or_none
 from simclr_dist.distributed.collectives import gather_objects, maximum
 from simclr_dist.distributed.processes import Processes, choose_device, process_group, set_kernels, worker_count
 from simclr_dist.distributed.watchdog.progress import begin_step
-from simclr_dist.errors import agreed_error
+from simclr_dist.errors import AgreedError
 from simclr_dist.evaluation.online import OnlineEvaluation
 from simclr_dist.guards.anomalies import AnomalyWatch
 from simclr_dist.guards.health_bands import HealthCheck
@@ -126,6 +126,7 @@ class Trainer:
             ) as reporter,
             closing(self.folder),
         ):
+            self.folder.begin(reporter.sync)
             self.step.anomalies.begin()
             self.health.begin(self.steps_done, self.online.every_steps)
             while self.steps_done < until and not signal:
@@ -136,14 +137,14 @@ class Trainer:
                 agreed = self._agreed(stop, batch, waited)
                 signal = int(agreed.signal)
                 if agreed.run_is_lost:
-                    raise agreed_error(self.folder.lock.loss())
+                    raise AgreedError(self.folder.lock.loss())
                 self.folder.check_saves(agreed.failed_saves)
                 if agreed.broken:
-                    self._note(broken, batch, reporter)
+                    self._note(broken, batch)
                 try:
                     values = self.train_step(batch)
                 except StoppedByAnomalyError as stopped:
-                    self._stop(str(stopped), reporter)
+                    self._stop(str(stopped))
                 self.steps_done += 1
                 self.drift.after_step(self.steps_done, self.folder.last_checkpoint)
                 progress = self._progress(values, time.perf_counter() - started, waited=agreed.waited)
@@ -151,9 +152,9 @@ class Trainer:
                 self.health.after_step(self.steps_done)
                 if self.steps_done % machine.save_every_steps == 0:
                     self.drift.compare(self.steps_done, self.folder.last_checkpoint)
-                    self.folder.begin_save(self.step.state, self.steps_done, reporter.sync)
+                    self.folder.begin_save(self.step.state, self.steps_done)
             self.drift.compare(self.steps_done, self.folder.last_checkpoint)
-            self.folder.finish_save(self.step.state, self.steps_done, reporter.sync)
+            self.folder.finish_save(self.step.state, self.steps_done)
             if self.processes.is_first:
                 broken.tell_count()
         return Outcome(self.steps_done, total, signal)
@@ -179,18 +180,18 @@ class Trainer:
             pin_memory=self.device.type == "cuda",
         )
 
-    def _note(self, broken: BrokenImages, batch: Batch, reporter: Reporter) -> None:
+    def _note(self, broken: BrokenImages, batch: Batch) -> None:
         for met in gather_objects(batch.broken):
             broken.note(met, write=self.processes.is_first)
         if complaint := broken.too_many():
-            self._stop(complaint, reporter)
+            self._stop(complaint)
 
-    def _stop(self, complaint: str, reporter: Reporter) -> NoReturn:
+    def _stop(self, complaint: str) -> NoReturn:
         """End the run, with the state saved, for what all processes have found together."""
         self.drift.compare(self.steps_done, self.folder.last_checkpoint)
         if self.step.is_finite():  # else the last update has spoilt it, and the checkpoint before is better
-            self.folder.finish_save(self.step.state, self.steps_done, reporter.sync)
-        raise agreed_error(f"{complaint}; {self.folder.last_checkpoint()}")
+            self.folder.finish_save(self.step.state, self.steps_done)
+        raise AgreedError(f"{complaint}; {self.folder.last_checkpoint()}")
 
     def _progress(self, values: dict[str, float], seconds: float, waited: float) -> dict[str, float]:
         return {

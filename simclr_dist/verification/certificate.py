@@ -79,7 +79,7 @@ class Certificate:
             ("renderers", self._renderers(), 0.5 / 255),
         ]
         errors = maximum(
-            [error if error == error else 1e30 for _, error, _ in found], self.device, what="errors of the certificate"
+            [error if error == error else 1e30 for _, error, _ in found], self.device, label="errors of the certificate"
         )
         return [Row(name, error, bound) for (name, _, bound), error in zip(found, errors, strict=True)]
 

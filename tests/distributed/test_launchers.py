@@ -2,7 +2,7 @@
 
 import pytest
 
-from simclr_dist.distributed.launchers import LAUNCHERS, place_here, tasks_of_this_node
+from simclr_dist.distributed.launchers import LAUNCHERS, ranks_here, tasks_of_this_node
 from simclr_dist.errors import UserError
 
 OPEN_MPI = {
@@ -29,10 +29,10 @@ def nothing_set(monkeypatch):
             monkeypatch.delenv(name, raising=False)
 
 
-def place(monkeypatch, **environment):
+def ranks(monkeypatch, **environment):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    return place_here()
+    return ranks_here()
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def place(monkeypatch, **environment):
     ],
 )
 def test_the_innermost_launcher_says_which_process_this_is(monkeypatch, environment, expected):
-    assert place(monkeypatch, **environment) == expected
+    assert ranks(monkeypatch, **environment) == expected
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_the_innermost_launcher_says_which_process_this_is(monkeypatch, environm
 )
 def test_variables_that_are_missing_or_contradict_each_other_are_refused(monkeypatch, environment):
     with pytest.raises(UserError, match=r"torchrun|srun"):
-        place(monkeypatch, **environment)
+        ranks(monkeypatch, **environment)
 
 
 @pytest.mark.parametrize(("node", "expected"), [(0, 4), (2, 4), (3, 2), (4, 1)])

@@ -18,11 +18,11 @@ from simclr_dist.distributed.agreement import all_or_none, decided_by_first
 from simclr_dist.distributed.collectives import gather_stacked, maximum
 from simclr_dist.distributed.processes import Processes, process_group
 from simclr_dist.distributed.watchdog import monitor, progress
-from simclr_dist.distributed.watchdog.diagnosis import is_lost, store_lost, verdict
-from simclr_dist.distributed.watchdog.heartbeats import LEFT, TIMED_OUT, WORKS, Board, Record
+from simclr_dist.distributed.watchdog.diagnosis import diagnose, is_lost, store_lost
+from simclr_dist.distributed.watchdog.heartbeats import LEFT, TIMED_OUT, WORKS, Heartbeat, HeartbeatStore
 from simclr_dist.distributed.watchdog.monitor import LostProcesses
-from simclr_dist.distributed.watchdog.progress import Place
-from simclr_dist.errors import UserError, agreed_error
+from simclr_dist.distributed.watchdog.progress import Progress
+from simclr_dist.errors import AgreedError, UserError
 from simclr_dist.losses.nt_xent import NTXentLoss
 from simclr_dist.models.batch_norm import GroupedBatchNorm, average_running_statistics
 from simclr_dist.models.statistics_group import divide_batch_norm
@@ -32,7 +32,7 @@ from tests.support.processes import Running, pretrain_here, run_distributed, tin
 CPU = torch.device("cpu")
 TIMEOUT_SECONDS = 4
 STEP = 3  # in which the victim is lost
-written: list[Place] = []  # by this process onto the board
+written: list[Progress] = []  # by this process to the heartbeat store
 
 
 @contextmanager
@@ -55,20 +55,20 @@ def started(count: int, function: Any, *arguments: Any, folder: Path | None = No
 
 def _in_place(variables: dict[str, str], function: Any, rank: int, *arguments: Any) -> Any:
     os.environ.update(variables | {"SLURMD_NODENAME": f"node{rank}", "SLURM_STEP_TASKS_PER_NODE": "1"})
-    monitor._LOOK_SECONDS = monitor._PATIENCE_SECONDS = 1.5
-    write = Board.write
+    monitor._OBSERVED_SECONDS = monitor._PATIENCE_SECONDS = 1.5
+    write = HeartbeatStore.write
 
-    def noting(board: Board, rank: int, record: Record) -> None:
-        write(board, rank, record)
-        written.append(record.place)
+    def noting(store: HeartbeatStore, rank: int, heartbeat: Heartbeat) -> None:
+        write(store, rank, heartbeat)
+        written.append(heartbeat.progress)
 
-    Board.write = noting  # type: ignore[method-assign]
+    HeartbeatStore.write = noting  # type: ignore[method-assign]
     return function(rank, *arguments)
 
 
-def wait_until_told() -> None:
+def wait_until_heard() -> None:
     """Until the others can have read that this process is here."""
-    while written.count(progress.here()) < 4:
+    while written.count(progress.current()) < 4:
         time.sleep(0.01)
 
 
@@ -102,9 +102,9 @@ def walk(rank: int, count: int, victim: int, fate: str, met: Path) -> tuple[str,
                 progress.begin_step(step)
                 since = time.monotonic()
                 if rank == victim and step == STEP:
-                    wait_until_told()
+                    wait_until_heard()
                     FATES[fate]()
-                gather_stacked(torch.ones(2), what="rows of the loss")
+                gather_stacked(torch.ones(2), label="rows of the loss")
                 met.with_name(f"{met.name}_{rank}").touch()
     except (UserError, ValueError) as error:
         return str(error), time.monotonic() - since
@@ -158,7 +158,7 @@ def test_a_lost_process_is_named_with_host_step_and_last_collective_by_all_other
         assert processes[1].results()[0][0] == "boom"
     assert first == other
     assert first.startswith(expected)
-    assert first.endswith("start again to go on from the last checkpoint")
+    assert first.endswith("start again to resume from the last checkpoint")
     if fate != "fails":
         assert " waited in step 3, in 'rows of the loss'" in first
     assert max(seconds, other_seconds) < TIMEOUT_SECONDS + 10
@@ -189,8 +189,8 @@ def leave_together(rank: int, count: int) -> tuple[list[str], bool, str | None]:
     """What is published when all end by an agreed error; whether by one of their own; what a third group hears."""
     published: list[str] = []
     heard: list[str | None] = []
-    publish, leave = Board.publish, LostProcesses.leave
-    Board.publish = lambda board, line: published.append(line) or publish(board, line)  # type: ignore[method-assign]
+    publish, leave = HeartbeatStore.publish, LostProcesses.leave
+    HeartbeatStore.publish = lambda store, line: published.append(line) or publish(store, line)  # type: ignore[method-assign]
     LostProcesses.leave = lambda lost: heard.append(lost._heard) or leave(lost)  # type: ignore[method-assign]
     here = Processes(rank, count, 0, 1)
 
@@ -200,7 +200,7 @@ def leave_together(rank: int, count: int) -> tuple[list[str], bool, str | None]:
             then()
 
     def agree() -> None:
-        raise agreed_error("all end")
+        raise AgreedError("all end")
 
     with pytest.raises(UserError, match="all end"):
         meet(agree)
@@ -208,11 +208,11 @@ def leave_together(rank: int, count: int) -> tuple[list[str], bool, str | None]:
     with pytest.raises(ValueError, match="boom"):
         meet(boom)
     written.clear()
-    meet(wait_until_told)
+    meet(wait_until_heard)
     return agreed, published != agreed, heard[-1]
 
 
-def test_agreed_errors_and_normal_ends_are_nobodys_loss_and_the_next_group_begins_with_an_empty_board():
+def test_agreed_errors_and_normal_ends_are_nobodys_loss_and_the_next_group_begins_with_no_diagnosis():
     with started(2, leave_together) as processes:
         assert [process.results() for process in processes] == [[([], True, None)]] * 2
 
@@ -221,9 +221,9 @@ def wait_in_vain(rank: int, count: int, folder: Path) -> None:
     sys.stderr = (folder / f"errors_{rank}").open("w")
     with process_group(Processes(rank, count, 0, 1), CPU, 2, ends_itself=True):
         progress.begin_step(1)
-        gather_stacked(torch.ones(2), what="rows of the loss")
+        gather_stacked(torch.ones(2), label="rows of the loss")
         if rank == 0:  # a collective of NCCL: it raises nothing, whoever is lost
-            progress.at("sums of the loss")
+            progress.begin_collective("sums of the loss")
         hang()
 
 
@@ -240,64 +240,92 @@ def test_where_the_backend_raises_nothing_a_thread_ends_the_process_with_the_lin
 
 
 def work_alone(rank: int, count: int) -> int:
-    """Works at the same place as the others until the thread has looked, twice as long as a collective may wait."""
-    looks = []
-    look = LostProcesses._look
+    """Is as far as the others until the thread has diagnosed, twice as long as a collective may wait."""
+    diagnoses = []
+    diagnose_ = LostProcesses._diagnose
 
     def counted(lost: Any, **options: Any) -> str | None:
-        looks.append(look(lost, **options))
-        return looks[-1]
+        diagnoses.append(diagnose_(lost, **options))
+        return diagnoses[-1]
 
-    LostProcesses._look = counted  # type: ignore[method-assign]
+    LostProcesses._diagnose = counted  # type: ignore[method-assign]
     with process_group(Processes(rank, count, 0, 1), CPU, 2, ends_itself=True):
         gather_stacked(torch.ones(2))
-        while not looks:
+        while not diagnoses:
             time.sleep(0.05)
         gather_stacked(torch.ones(2))
-    return len([line for line in looks if line is None])
+    return len([line for line in diagnoses if line is None])
 
 
-def test_the_thread_leaves_processes_alone_that_are_all_busy_at_the_same_place():
+def test_the_thread_leaves_processes_alone_that_are_all_busy_with_equal_progress():
     with started(2, work_alone) as processes:
         assert all(process.results()[0] >= 1 for process in processes)
 
 
-def record(beat: int, begun: int = 5, state: str = WORKS, rank: int = 0) -> Record:
-    return Record(beat, f"node{rank}", Place(7, begun, "rows of the loss"), state)
+def beats(beat: int, begun: int = 5, state: str = WORKS, rank: int = 0) -> Heartbeat:
+    return Heartbeat(beat, f"node{rank}", Progress(7, begun, "rows of the loss"), state)
 
 
 @pytest.mark.parametrize(
     ("after", "expected", "lost"),
     [
-        ([record(9), record(9), record(9)], "none is behind: the network", False),
-        ([record(9), record(1, 4), record(9, 4)], "process 1 on node0 has ended: it gave no sign of life", True),
-        ([record(9), None, record(9)], "process 1 has ended: it gave no sign of life for 3 s; nothing was heard", True),
-        ([record(9), record(1, 4, LEFT), record(9)], "process 1 on node0 has ended without an error before", False),
-        ([record(9), record(9, 4), record(9, state=TIMED_OUT)], "process 1 on node0 has not answered for 600 s", True),
-        ([record(9), record(9, 4), record(9, 4)], "process 1 on node0, 2 on node0 has closed its connections", True),
-        ([record(9, 4), record(9), record(9)], "none is behind", False),  # it is itself the one that the others miss
-        ([record(9), *[record(1)] * 6], "process 1 on node0, 2 on node0, 3 on node0, 4 on node0 and 2 more has", True),
+        ([beats(9), beats(9), beats(9)], "none is behind: the network", False),
+        (
+            [beats(9), beats(1, 4), beats(9, 4)],
+            "process 1 on node0 has ended: it gave no sign of life",
+            True,
+        ),
+        (
+            [beats(9), None, beats(9)],
+            "process 1 has ended: it gave no sign of life for 3 s; nothing was heard",
+            True,
+        ),
+        (
+            [beats(9), beats(1, 4, LEFT), beats(9)],
+            "process 1 on node0 has ended without an error before",
+            False,
+        ),
+        (
+            [beats(9), beats(9, 4), beats(9, state=TIMED_OUT)],
+            "process 1 on node0 has not answered for 600 s",
+            True,
+        ),
+        (
+            [beats(9), beats(9, 4), beats(9, 4)],
+            "process 1 on node0, 2 on node0 has closed its connections",
+            True,
+        ),
+        (
+            [beats(9, 4), beats(9), beats(9)],
+            "none is behind",
+            False,
+        ),  # it is itself the one that the others miss
+        (
+            [beats(9), *[beats(1)] * 6],
+            "process 1 on node0, 2 on node0, 3 on node0, 4 on node0 and 2 more has",
+            True,
+        ),
     ],
 )
-def test_who_is_lost_follows_from_two_looks_at_the_board(after, expected, lost):
-    before = [record(1)] * len(after)
-    assert expected in verdict(before, after, 0, seconds=3, timeout_seconds=600)
+def test_who_is_lost_follows_from_two_readings_of_the_heartbeats(after, expected, lost):
+    before = [beats(1)] * len(after)
+    assert expected in diagnose(before, after, 0, seconds=3, timeout_seconds=600)
     assert is_lost(before, after, 0) == lost
 
 
-def test_a_launchers_store_that_is_gone_tells_nothing_but_that():
-    line = store_lost(record(1), 600, holder_ended=True, held_by_first=False)
+def test_a_launchers_store_that_is_gone_says_nothing_but_that():
+    line = store_lost(beats(1), 600, holder_ended=True, held_by_first=False)
     assert "which one cannot be found out" in line
 
 
-def places_of_collectives() -> tuple[list[str], Place]:
-    """What each collective is for, as noted when the backend is called; and the place at the end."""
+def labels_of_collectives() -> tuple[list[str], Progress]:
+    """What each collective is for, as noted when the backend is called; and the progress at the end."""
     noted: list[str] = []
     for name in ("all_gather_single", "all_reduce", "all_gather_object", "broadcast_object_list"):
         call = getattr(dist, name)
 
         def noting(*arguments: Any, call: Any = call, **options: Any) -> Any:
-            noted.append(progress.here().collective)
+            noted.append(progress.current().collective)
             return call(*arguments, **options)
 
         setattr(dist, name, noting)
@@ -310,7 +338,7 @@ def places_of_collectives() -> tuple[list[str], Place]:
     with all_or_none():
         pass
     decided_by_first(lambda: 1)
-    return noted, progress.here()
+    return noted, progress.current()
 
 
 def test_every_collective_is_named_and_counted_alike_on_all_processes():
@@ -319,18 +347,18 @@ def test_every_collective_is_named_and_counted_alike_on_all_processes():
         "batch norm (backward pass)", "running statistics of batch norm", "the agreement at the start of a step",
         "the agreement that none failed", "a decision of process 0",
     ]  # fmt: skip
-    assert run_distributed(2, places_of_collectives) == [(names, Place(None, len(names), names[-1]))] * 2
+    assert run_distributed(2, labels_of_collectives) == [(names, Progress(None, len(names), names[-1]))] * 2
 
 
 def test_one_process_counts_no_collectives():
     progress.begin()
     gather_stacked(torch.ones(2))
     maximum([1.0], CPU)
-    assert progress.here() == Place()
+    assert progress.current() == Progress()
 
 
 @pytest.mark.parametrize("chunk_images", [0, 1])
-def test_the_backward_pass_is_a_place_of_its_own(chunk_images):
+def test_the_backward_pass_has_a_label_of_its_own(chunk_images):
     class Method(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -346,18 +374,18 @@ def test_the_backward_pass_is_a_place_of_its_own(chunk_images):
             return {"embeddings": self.embed(images)} if embed_only else self.loss(self.embed(images))
 
     method, seen = Method(), []
-    method.weight.register_hook(lambda gradient: seen.append(progress.here().collective))
+    method.weight.register_hook(lambda gradient: seen.append(progress.current().collective))
     progress.begin()
     compute_gradients(method, method, torch.ones(2, 2), chunk_images=chunk_images)
     assert set(seen) == {"gradients (backward pass)"}
 
 
-def place_after_training(config: Any) -> Place:
+def progress_after_training(config: Any) -> Progress:
     pretrain_here(config)
-    return progress.here()
+    return progress.current()
 
 
-def test_the_trainer_tells_its_step(tmp_path):
-    one, other = run_distributed(2, place_after_training, tiny_config(tmp_path, "machine.stop_after_steps=2"))
+def test_the_trainer_notes_its_step(tmp_path):
+    one, other = run_distributed(2, progress_after_training, tiny_config(tmp_path, "machine.stop_after_steps=2"))
     assert one == other
     assert one.step == 2

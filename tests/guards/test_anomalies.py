@@ -1,4 +1,4 @@
-"""Numbers that go wrong: found, told, answered as the recipe says, on any number of processes and through restarts."""
+"""Numbers that go wrong: found, logged, answered as the recipe says, on any number of processes, through restarts."""
 
 import json
 import math
@@ -12,7 +12,7 @@ import torch
 from simclr_dist.config import Config
 from simclr_dist.config.anomalies import Anomalies
 from simclr_dist.distributed.collectives import process_rank
-from simclr_dist.errors import UserError
+from simclr_dist.errors import AgreedError, UserError
 from simclr_dist.guards.anomalies import AnomalyWatch, read_anomalies
 from simclr_dist.models.encoder import Encoder
 from simclr_dist.reporting.anomalies import anomaly_table
@@ -32,7 +32,7 @@ def watch(folder: Path, **policy: Any) -> AnomalyWatch:
 
 
 def judged(watch: AnomalyWatch, first: int, numbers: list[float], key: str = "loss") -> list[int]:
-    """The steps from ``first`` on at which something was told or done; ``numbers`` are those of ``key``."""
+    """The steps from ``first`` on at which something was logged or done; ``numbers`` are those of ``key``."""
     usual = {"loss": 2.0, "gradient_norm": 1.0, "embedding_std": 0.9}
     found = []
     for step, number in enumerate(numbers, first):
@@ -56,7 +56,7 @@ def test_a_loss_that_falls_with_noise_on_it_never_jumps(tmp_path):
         assert judged(watch(tmp_path), 1, noisy(600, seed)) == []
 
 
-def test_a_jump_is_told_once_where_it_begins_and_again_after_it_has_ended(tmp_path):
+def test_a_jump_is_logged_once_where_it_begins_and_again_after_it_has_ended(tmp_path):
     numbers = noisy(200)
     numbers[99:103] = [9.0] * 4
     numbers[150] = 7.0
@@ -78,7 +78,7 @@ def test_losses_of_skipped_steps_are_not_what_later_ones_are_compared_with(tmp_p
     assert judged(watch(tmp_path, on_jump="skip", max_skipped_steps=99), 1, numbers) == list(range(41, 56))
 
 
-def test_a_collapse_is_told_once_when_it_has_lasted_a_window_after_the_warm_up(tmp_path):
+def test_a_collapse_is_logged_once_when_it_has_lasted_a_window_after_the_warm_up(tmp_path):
     spread = [0.01] * 60 + [0.9] + [0.05] * 25
     assert judged(watch(tmp_path), 1, spread, "embedding_std") == [50, 81]
 
@@ -104,7 +104,7 @@ def test_a_gradient_that_overflows_under_gradient_scaling_is_no_anomaly(tmp_path
     assert watch(tmp_path).judge(1, numbers, overflow_is_normal=True) is None
     anomaly = watch(tmp_path).judge(1, numbers)
     assert anomaly is not None
-    assert (anomaly.kind, anomaly.action, anomaly.told) == ("not finite", "stop", "gradient norm is inf")
+    assert (anomaly.kind, anomaly.action, anomaly.message) == ("not finite", "stop", "gradient norm is inf")
 
 
 # ---------------------------------------------------------------------------------------------- what a run does with it
@@ -141,7 +141,7 @@ def run(config: Config, bad_steps: tuple[int, ...]) -> str:
     try:
         poisoned(bad_steps, overflow, lambda: pretrain_here(config))
     except UserError as error:
-        return str(error) if error.agreed else f"for itself: {error}"
+        return str(error) if isinstance(error, AgreedError) else f"for itself: {error}"
     return "done"
 
 
@@ -218,7 +218,7 @@ def _going_back(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_run_goes_back_to_its_anchor_whatever_was_saved_and_when_it_was_restarted(tmp_path, count):
+def test_a_run_goes_back_to_its_rollback_point_whatever_was_saved_and_when_it_was_restarted(tmp_path, count):
     run_distributed(count, _going_back, tmp_path)
     states = kept(tmp_path / "whole")
     assert [state["step"] for state in states] == list(range(1, 10))
@@ -237,8 +237,10 @@ def turned_away(features: torch.Tensor) -> torch.Tensor:
     return features * torch.where(torch.arange(len(features)) % 2 == 1, -1.0, 1.0)[:, None]
 
 
-@pytest.mark.parametrize(("policy", "back_at", "told"), [("skip", 14, "skipped"), ("go_back", 12, "returned_to_step")])
-def test_a_loss_that_jumps_in_a_run_is_answered_as_the_recipe_says(tmp_path, policy, back_at, told):
+@pytest.mark.parametrize(
+    ("policy", "back_at", "metric"), [("skip", 14, "skipped"), ("go_back", 12, "returned_to_step")]
+)
+def test_a_loss_that_jumps_in_a_run_is_answered_as_the_recipe_says(tmp_path, policy, back_at, metric):
     config = tiny_config(
         tmp_path, "machine.stop_after_steps=15", "machine.save_every_steps=1", "machine.keep_checkpoints=99",
         f"recipe.anomalies.on_jump={policy}", "recipe.anomalies.window_steps=10",
@@ -249,7 +251,7 @@ def test_a_loss_that_jumps_in_a_run_is_answered_as_the_recipe_says(tmp_path, pol
     assert (found["step"], found["kind"], found["action"]) == (15, "jump", policy)
     metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert found["value"] == metrics[14]["loss"] > max(line["loss"] for line in metrics[:14])
-    assert metrics[14][told] == (1 if policy == "skip" else back_at)
+    assert metrics[14][metric] == (1 if policy == "skip" else back_at)
     states = kept(tmp_path / "run")
     assert_bit_equal(trained(states[14]), trained(states[back_at - 1]))
     assert not torch.equal(*(states[step]["model"]["projection.linear_1.weight"] for step in (12, 13)))
@@ -279,13 +281,34 @@ def test_of_the_policies_only_those_may_change_that_leave_the_way_so_far_as_it_w
         pretrain_here(config("skip", "recipe.anomalies.on_jump=skip"))
 
 
-def test_a_checkpoint_from_before_there_were_anomalies_is_gone_on_with(tmp_path):
+def test_a_checkpoint_from_before_there_were_anomalies_is_resumed(tmp_path):
     run(tiny_config(tmp_path, "machine.stop_after_steps=2"), ())
     state = final_state(tmp_path / "run")
     del state["anomalies"], state["recipe"]["anomalies"]
     checkpoint.save(tmp_path / "run" / "checkpoints", state, 2, keep=3)
     assert run(tiny_config(tmp_path, "machine.stop_after_steps=3"), ()) == "done"
     assert final_state(tmp_path / "run")["anomalies"]["losses"] == losses(tmp_path / "run")[2:]
+
+
+def test_a_folder_of_an_earlier_version_which_called_the_message_told_keeps_its_record(tmp_path):
+    def config(steps: int) -> Config:
+        stop = f"machine.stop_after_steps={steps}"
+        return tiny_config(tmp_path, "recipe.anomalies.on_not_finite=skip", stop)
+
+    def as_before(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{"told" if key == "message" else key: value for key, value in entry.items()} for entry in found]
+
+    assert run(config(3), (2,)) == "done"
+    found = read_anomalies(tmp_path / "run")
+    assert found[0]["message"] == "loss is nan"
+    file = tmp_path / "run" / "anomalies.json"
+    file.write_text(json.dumps(as_before(found)))
+    assert read_anomalies(tmp_path / "run") == found
+    state = final_state(tmp_path / "run")
+    state["anomalies"]["found"] = as_before(found)
+    checkpoint.save(tmp_path / "run" / "checkpoints", state, 3, keep=3)
+    assert run(config(4), ()) == "done"
+    assert json.loads(file.read_text()) == final_state(tmp_path / "run")["anomalies"]["found"] == found
 
 
 def test_weights_that_an_update_has_spoilt_are_never_the_last_good_checkpoint(tmp_path, monkeypatch):
@@ -350,7 +373,7 @@ def test_the_process_on_which_numbers_went_wrong_first_is_named_on_all(tmp_path)
 def test_a_layer_that_overflows_is_named_with_what_went_in_and_the_gradient_that_does_too(
     tmp_path, machine, monkeypatch
 ):
-    def told(layer: str, backward: bool) -> str:
+    def complaint_of(layer: str, backward: bool) -> str:
         folder = tmp_path / f"{layer} {backward}"
         folder.mkdir()
         build = training_step.build_method
@@ -367,9 +390,9 @@ def test_a_layer_that_overflows_is_named_with_what_went_in_and_the_gradient_that
         return complaint
 
     name = "encoder.backbone.layer2.0.bn1"
-    assert f"first not finite: the output of {name} (GroupedBatchNorm): " in told(name, backward=False)
-    assert "input at most " in told("encoder.backbone.layer3.0.conv2", backward=False)
-    found = told(name, backward=True)
+    assert f"first not finite: the output of {name} (GroupedBatchNorm): " in complaint_of(name, backward=False)
+    assert "input at most " in complaint_of("encoder.backbone.layer3.0.conv2", backward=False)
+    found = complaint_of(name, backward=True)
     assert "gradient norm is " in found
     # The layer below is the first that this gradient reaches.
     assert "first not finite: the gradient that reaches the output of encoder.backbone.layer2.0.conv1 (Conv2d)" in found
@@ -388,7 +411,7 @@ class _Overflow(torch.autograd.Function):
 
 
 @pytest.mark.parametrize("debug", [True, False])
-def test_a_fault_that_does_not_come_again_is_told_as_such_and_debug_numerics_catches_it_at_once(tmp_path, debug):
+def test_a_fault_that_does_not_come_again_is_called_one_and_debug_numerics_catches_it_at_once(tmp_path, debug):
     times = []
 
     def once(features: torch.Tensor) -> torch.Tensor:
@@ -398,5 +421,5 @@ def test_a_fault_that_does_not_come_again_is_told_as_such_and_debug_numerics_cat
     config = tiny_config(tmp_path, f"machine.debug_numerics={str(debug).lower()}")
     with pytest.raises(UserError) as stopped:
         poisoned((2,), once, lambda: pretrain_here(config))
-    told = "first not finite: the output of encoder" if debug else "a memory or GPU may be faulty"
-    assert told in str(stopped.value)
+    expected = "first not finite: the output of encoder" if debug else "a memory or GPU may be faulty"
+    assert expected in str(stopped.value)

@@ -11,7 +11,7 @@ from torch import Tensor
 from simclr_dist.config import Config
 from simclr_dist.config.recipe import Data
 from simclr_dist.distributed.collectives import process_rank
-from simclr_dist.errors import UserError
+from simclr_dist.errors import AgreedError, UserError
 from simclr_dist.guards.replicas import digest
 from simclr_dist.training import trainer
 from tests.support.processes import assert_bit_equal, final_state, losses, pretrain_here, run_distributed, tiny_config
@@ -42,7 +42,7 @@ def test_every_flipped_bit_changes_the_digest(dtype, monkeypatch):
     assert digest(tensors[::-1]) != plain
 
 
-def _told(config: Config, rank: int, step: int, part: str) -> str:
+def _complaint(config: Config, rank: int, step: int, part: str) -> str:
     """The complaint of this process, one bit of whose weights or optimizer state is flipped after ``step``."""
     undisturbed = trainer.Trainer.train_step
 
@@ -57,16 +57,16 @@ def _told(config: Config, rank: int, step: int, part: str) -> str:
     try:
         pretrain_here(config)
     except UserError as error:
-        return str(error) if error.agreed else f"for itself: {error}"
+        return str(error) if isinstance(error, AgreedError) else f"for itself: {error}"
     finally:
         trainer.Trainer.train_step = undisturbed
-    return "went on"
+    return "continued"
 
 
 def test_of_three_processes_the_one_with_a_flipped_bit_is_named_and_nothing_is_saved_after_it(tmp_path):
     config = tiny_config(tmp_path, "recipe.global_batch_images=24", "machine.compare_every_steps=2",
                          "machine.save_every_steps=3")  # fmt: skip
-    messages = run_distributed(3, _told, config, 1, 3, "weights")
+    messages = run_distributed(3, _complaint, config, 1, 3, "weights")
     for message in messages:
         assert message.startswith("the weights of the processes differ after step 3 (encoder.")  # before the save
         assert ": process 1 on " in message
@@ -88,8 +88,8 @@ def _several(folder: Path, config: Config) -> list[str]:
     images = there("images", compare_every_steps=0)
     data = Data(source="folder", path=str(folder / f"images_{process_rank()}"), image_size=8)
     images = dataclasses.replace(images, recipe=dataclasses.replace(images.recipe, data=data))
-    found = [_told(there("optimizer"), 1, 2, "optimizer")]
-    found += [_told(each, -1, 0, "") for each in (other, never, images)]
+    found = [_complaint(there("optimizer"), 1, 2, "optimizer")]
+    found += [_complaint(each, -1, 0, "") for each in (other, never, images)]
     for every in (0, 1):
         pretrain_here(there(f"every_{every}", compare_every_steps=every, stop_after_steps=4))
     return found

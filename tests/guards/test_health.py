@@ -1,4 +1,4 @@
-"""Health bands: each is looked at once on the right lines, told when left, shown in the report, and changes nothing."""
+"""Health bands: each is checked once on the right lines, logged when left, shown in the report; it changes nothing."""
 
 import json
 import re
@@ -62,7 +62,7 @@ def write(folder, lines) -> None:
     (folder / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
 
 
-def test_every_band_is_looked_at_and_told_once_wherever_the_run_is_killed(tmp_path, logged, monkeypatch):
+def test_every_band_is_looked_at_and_logged_once_wherever_the_run_is_killed(tmp_path, logged, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda descriptor: None)  # the disk is not what this is about
     bands = expected(
         contrastive_top1={5: [0, 1], 15: [0, 100], 45: [90, 100], 100: [0, 1]},
@@ -95,7 +95,7 @@ def test_a_band_is_held_against_the_mean_of_the_last_epoch_up_to_its_step():
     assert [step_of(percent, 660) for percent in (0.1, 5, 10, 29, 100)] == [1, 33, 66, 192, 660]
 
 
-def test_bands_that_no_look_falls_on_are_told_once_with_a_number_of_epochs_that_cures_it(tmp_path, logged):
+def test_bands_that_no_look_falls_on_are_logged_once_with_a_number_of_epochs_that_cures_it(tmp_path, logged):
     bands = expected(online_knn_top1={40: [0, 100], 45: [0, 100], 80: [0, 100]})
     for _ in range(2):
         HealthCheck(tmp_path, bands, 20 * EPOCH, EPOCH, active=True).begin(0, 0)
@@ -110,12 +110,26 @@ def test_bands_that_no_look_falls_on_are_told_once_with_a_number_of_epochs_that_
     assert logged == []
 
 
-def test_what_nobody_has_published_is_told_and_a_run_without_bands_writes_nothing(tmp_path, logged):
+def test_what_nobody_has_published_is_logged_and_a_run_without_bands_writes_nothing(tmp_path, logged):
     HealthCheck(tmp_path, Health(), STEPS, EPOCH, active=True).begin(0, 0)
     assert (logged, list(tmp_path.iterdir())) == ([], [])
     unknown = Health(contrastive_top1=Bands(unpublished=[5, 10]))
     HealthCheck(tmp_path, unknown, STEPS, EPOCH, active=True).begin(0, 0)
     assert logged == ["health: nobody has published a value, so nothing is checked: contrastive top-1 at 5, 10 %"]
+
+
+def test_the_record_of_an_earlier_version_which_called_notices_told_is_kept_and_written_anew(tmp_path, logged):
+    bands = expected(contrastive_top1={5: [0, 1]})
+    bands.online_knn_top1.unpublished = [5]
+    whole = walk(tmp_path / "run", bands, [])
+    assert len(whole["notices"]) == 1
+    path = tmp_path / "run" / health_bands.FILE
+    earlier = {"told" if key == "notices" else key: value for key, value in whole.items()}
+    path.write_text(json.dumps(earlier))
+    logged.clear()
+    HealthCheck(tmp_path / "run", bands, STEPS, EPOCH, active=True).begin(STEPS, 0)
+    assert logged == []
+    assert json.loads(path.read_text()) == whole
 
 
 def test_a_run_warns_once_through_a_restart_with_the_same_bits_and_the_report_shows_it(tmp_path):

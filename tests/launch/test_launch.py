@@ -151,7 +151,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, recipe
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGTERM, errors  # the launcher passes SIGTERM on
-    assert "start the same command again to go on" in output
+    assert "start the same command again to resume" in output
     assert "Traceback" not in errors
     assert final_state(tmp_path / "run")["step"] == len(losses(tmp_path / "run")) >= 3
 

@@ -1,4 +1,4 @@
-"""What submit would hand in, without SLURM: the batch script, profiles and what is wrong in them."""
+"""What is submitted, without SLURM: the batch script, profiles and what is wrong in them."""
 
 import pytest
 

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from simclr_dist.config import Config, load_config, to_dict
 from simclr_dist.errors import UserError
 from simclr_dist.guards.anomalies import AnomalyWatch
-from simclr_dist.guards.rollback import Anchor
+from simclr_dist.guards.rollback import RollbackPoint
 from simclr_dist.methods.build import build_method
 from simclr_dist.models.statistics_group import divide_batch_norm
 from simclr_dist.optim import make_optimizer
@@ -106,8 +106,8 @@ def test_weights_gradients_optimizer_and_checkpoint_are_those_of_the_real_object
         assert trace.resting_bytes == weights + state + gradients
         scaler = torch.amp.GradScaler("cpu", enabled=False)
         state_of = {"model": method, "optimizer": optimizer, "scaler": scaler}
-        anchor = Anchor(state_of, every_steps=1)
-        anchor.take_when_due(1)
+        point = RollbackPoint(state_of, every_steps=1)
+        point.take_when_due(1)
         anomalies = AnomalyWatch(config.recipe.anomalies, tmp_path, 0, active=False)
         for number in range(150):
             anomalies.judge(number, {"loss": 5 - number / 100, "gradient_norm": 1.0})
@@ -115,7 +115,7 @@ def test_weights_gradients_optimizer_and_checkpoint_are_those_of_the_real_object
         for policy in ("stop", "go_back"):
             config.recipe.anomalies.on_not_finite = policy
             written = {name: target.state_dict() for name, target in state_of.items()}
-            written |= {"anchor": anchor.state_dict()} if policy == "go_back" else {}
+            written |= {"anchor": point.state_dict()} if policy == "go_back" else {}
             written |= {"recipe": to_dict(config.recipe), "images": {"count": 1437, "fingerprint": "0" * 64}}
             path = checkpoint.save(tmp_path, written, step=1, keep=1)
             assert checkpoint_bytes(config, 1437) == path.stat().st_size

@@ -12,8 +12,9 @@ from torch import nn
 from simclr_dist.errors import UserError
 from simclr_dist.run import checkpoint
 from simclr_dist.run import folder as run_folder
+from simclr_dist.run.lock import RunLock
 from simclr_dist.run.metrics_log import MetricsLog, read_metrics
-from simclr_dist.run.state_copy import Snapshot
+from simclr_dist.run.state_copy import StateCopy
 from simclr_dist.run.writer import Saver
 from simclr_dist.storage import appended_file
 from tests.support.processes import assert_bit_equal, final_state, losses, pretrain_here, run_distributed, tiny_config
@@ -39,7 +40,8 @@ def writes_that_fail(*steps: int):
 def test_the_step_waits_for_a_copy_only_and_what_is_written_is_the_state_of_that_moment(tmp_path):
     module = nn.Linear(2, 2)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
-    saver, may_go_on = Saver(tmp_path, 3, None), threading.Event()
+    may_continue = threading.Event()
+    saver = Saver(tmp_path, 3, None, lambda: may_continue.wait(60))
 
     def step() -> dict:
         module(torch.ones(1, 2)).sum().backward()
@@ -47,11 +49,11 @@ def test_the_step_waits_for_a_copy_only_and_what_is_written_is_the_state_of_that
         return {"model": module.state_dict(), "optimizer": optimizer.state_dict()}
 
     state = step()
-    expected = Snapshot().of(state)
-    saver.begin(state, 1, lambda: may_go_on.wait(60))
+    expected = StateCopy().of(state)
+    saver.begin(state, 1)
     step()  # the disk is not done with the first one yet
     assert checkpoint.newest_intact(tmp_path) == (None, [])
-    may_go_on.set()
+    may_continue.set()
     saver.wait()
     loaded = checkpoint.load(checkpoint.path_of(tmp_path, 1))
     assert_bit_equal({key: loaded[key] for key in expected}, expected)
@@ -60,15 +62,16 @@ def test_the_step_waits_for_a_copy_only_and_what_is_written_is_the_state_of_that
 
 
 def test_a_save_that_comes_while_one_is_under_way_waits_for_it_and_says_so_once(tmp_path, logged):
-    saver, order = Saver(tmp_path, 1, None), []
+    steps, order = iter((1, 2, 3)), []
     busy = threading.Event()
 
-    def name(step: int) -> None:
+    def name() -> None:
         busy.wait(0.05)
-        order.append(step)
+        order.append(next(steps))
 
+    saver = Saver(tmp_path, 1, None, name)
     for step in (1, 2, 3):
-        saver.begin({"model": {"w": torch.full((3,), step)}}, step, lambda step=step: name(step))
+        saver.begin({"model": {"w": torch.full((3,), step)}}, step)
         assert order == list(range(1, step))
     saver.wait()
     assert [path.name for path in tmp_path.glob("*step*")] == ["step_000000003.pt"]
@@ -76,18 +79,38 @@ def test_a_save_that_comes_while_one_is_under_way_waits_for_it_and_says_so_once(
     assert len([line for line in logged if "takes longer" in line]) == 1
 
 
-def test_a_snapshot_uses_its_memory_again_and_follows_a_state_that_grows():
-    snapshot, tensor = Snapshot(), torch.arange(4.0)
-    first = snapshot.of({"a": [tensor]})["a"][0]
+def test_before_a_checkpoint_gets_its_name_the_metrics_are_on_the_disk_and_then_the_lock_is_checked(
+    tmp_path, monkeypatch
+):
+    calls, folder = [], tmp_path / "run" / "checkpoints"
+
+    def noting(owner: type, name: str) -> None:
+        call = getattr(owner, name)
+
+        def noted(self) -> None:
+            calls.append((owner, len(list(folder.glob("step_*.pt")))))
+            call(self)
+
+        monkeypatch.setattr(owner, name, noted)
+
+    noting(MetricsLog, "sync")
+    noting(RunLock, "check")
+    pretrain_here(tiny_config(tmp_path, "machine.save_every_steps=2", "machine.stop_after_steps=4"))
+    assert calls == [(owner, saved) for saved in (0, 1) for owner in (MetricsLog, RunLock)]
+
+
+def test_a_state_copy_uses_its_memory_again_and_follows_a_state_that_grows():
+    copies, tensor = StateCopy(), torch.arange(4.0)
+    first = copies.of({"a": [tensor]})["a"][0]
     tensor += 1
-    second = snapshot.of({"a": [tensor], "b": tensor.half()})
+    second = copies.of({"a": [tensor], "b": tensor.half()})
     assert second["a"][0] is first
     assert first.tolist() == [1, 2, 3, 4]
     assert second["b"].dtype == torch.float16
-    assert snapshot.of({"a": [tensor[:2]]})["a"][0].tolist() == [1, 2]
+    assert copies.of({"a": [tensor[:2]]})["a"][0].tolist() == [1, 2]
 
 
-def test_a_run_goes_on_over_failed_saves_and_tries_the_last_one_again(tmp_path, monkeypatch, logged):
+def test_a_run_continues_over_failed_saves_and_tries_the_last_one_again(tmp_path, monkeypatch, logged):
     monkeypatch.setattr(checkpoint, "write", writes_that_fail(2, 4, 9, 9))
     monkeypatch.setattr(run_folder, "_SECONDS_BETWEEN_ATTEMPTS", 0)
     config = tiny_config(tmp_path, "machine.save_every_steps=2", "machine.stop_after_steps=9")
@@ -146,15 +169,15 @@ def test_metrics_that_a_full_disk_refuses_wait_in_memory_and_are_written_whole_a
     metrics.sync()
     metrics.close()
     assert losses(tmp_path) == [step / 4 for step in range(1, 13)]
-    assert board(tmp_path / "tensorboard") == [(step, step / 4) for step in range(1, 13)]
+    assert events(tmp_path / "tensorboard") == [(step, step / 4) for step in range(1, 13)]
     assert len([line for line in logged if "wait in memory" in line]) == 2
     resumed = MetricsLog(tmp_path, steps_done=5)
     resumed.write({"step": 6, "epoch": 1, "loss": 9.0})
     resumed.close()
-    assert board(tmp_path / "tensorboard") == [*((step, step / 4) for step in range(1, 6)), (6, 9.0)]
+    assert events(tmp_path / "tensorboard") == [*((step, step / 4) for step in range(1, 6)), (6, 9.0)]
 
 
-def board(folder: Path) -> list[tuple[int, float]]:
+def events(folder: Path) -> list[tuple[int, float]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     accumulator = EventAccumulator(str(folder))

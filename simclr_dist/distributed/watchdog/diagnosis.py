@@ -2,28 +2,28 @@
 
 from collections.abc import Sequence
 
-from simclr_dist.distributed.watchdog.heartbeats import LEFT, TIMED_OUT, Record
+from simclr_dist.distributed.watchdog.heartbeats import LEFT, TIMED_OUT, Heartbeat
 
-Records = Sequence[Record | None]
-"""By rank; None: it has written nothing."""
+Heartbeats = Sequence[Heartbeat | None]
+"""By rank; None: it has written none."""
 
 _SILENT, _BEHIND, _LEFT, _NOBODY = range(4)
 _NAMED = 4
-_AGAIN = "start again to go on from the last checkpoint"
+_AGAIN = "start again to resume from the last checkpoint"
 
 
-def is_lost(before: Records, after: Records, own: int) -> bool:
+def is_lost(before: Heartbeats, after: Heartbeats, own: int) -> bool:
     """Whether a process is silent, or the others wait for it; not whether one has left in peace."""
     return _lost(before, after, own)[0] in (_SILENT, _BEHIND)
 
 
-def verdict(before: Records, after: Records, own: int, *, seconds: float, timeout_seconds: int) -> str:
+def diagnose(before: Heartbeats, after: Heartbeats, own: int, *, seconds: float, timeout_seconds: int) -> str:
     """The line, from process ``own``, whose collective has failed; ``seconds`` lie between the two moments."""
     how, ranks = _lost(before, after, own)
-    timed_out = any(record is not None and record.state == TIMED_OUT for record in after)
+    timed_out = any(each is not None and each.state == TIMED_OUT for each in after)
     unanswered = _unanswered(timeout_seconds)
     us = after[own]
-    waited = f"process {own} on {us.host} waited {us.place.waiting}" if us else f"process {own} waited"
+    waited = f"process {own} on {us.host} waited {us.progress.waiting}" if us else f"process {own} waited"
     if how == _NOBODY:
         what = f"another process {unanswered}" if timed_out else "a connection to another process has broken"
         return (
@@ -41,11 +41,11 @@ def verdict(before: Records, after: Records, own: int, *, seconds: float, timeou
     else:
         what = "has closed its connections: it gives signs of life"
     first = after[ranks[0]]
-    last = f"it is {first.place.last}" if first and how == _BEHIND else _last(first)
-    return f"{_names(ranks, after)} {what}; {last}; {waited}. Its log tells more; {_AGAIN}"
+    last = f"it is {first.progress.last}" if first and how == _BEHIND else _last(first)
+    return f"{_names(ranks, after)} {what}; {last}; {waited}. See its log; {_AGAIN}"
 
 
-def store_lost(first: Record | None, timeout_seconds: int, *, holder_ended: bool, held_by_first: bool) -> str:
+def store_lost(first: Heartbeat | None, timeout_seconds: int, *, holder_ended: bool, held_by_first: bool) -> str:
     """The line when the store does not answer: all that is known then is who holds it.
 
     ``first``: what process 0 wrote of itself before.
@@ -57,7 +57,7 @@ def store_lost(first: Record | None, timeout_seconds: int, *, holder_ended: bool
             f"does not answer; {_AGAIN}"
         )
     name = f"process 0 on {first.host}" if first else "process 0"
-    return f"{name} {what}, as the store that it holds shows; {_last(first)}. Its log tells more; {_AGAIN}"
+    return f"{name} {what}, as the store that it holds shows; {_last(first)}. See its log; {_AGAIN}"
 
 
 def ended(rank: int, host: str, why: str) -> str:
@@ -65,7 +65,7 @@ def ended(rank: int, host: str, why: str) -> str:
     return f"process {rank} on {host} has ended: {why}; {_AGAIN}"
 
 
-def _lost(before: Records, after: Records, own: int) -> tuple[int, list[int]]:
+def _lost(before: Heartbeats, after: Heartbeats, own: int) -> tuple[int, list[int]]:
     """How processes are lost, and which.
 
     Behind is who has begun fewer collectives: the others wait in one that it has not reached.
@@ -78,7 +78,7 @@ def _lost(before: Records, after: Records, own: int) -> tuple[int, list[int]]:
     ]
     if silent:
         return _SILENT, silent
-    counts = {rank: two.place.begun for rank, (_, two) in pairs if two is not None and two.state != LEFT}
+    counts = {rank: two.progress.begun for rank, (_, two) in pairs if two is not None and two.state != LEFT}
     lowest = min(counts.values(), default=0)
     behind = [rank for rank, count in counts.items() if count == lowest and rank != own]
     if behind and lowest < max(counts.values()):
@@ -87,15 +87,15 @@ def _lost(before: Records, after: Records, own: int) -> tuple[int, list[int]]:
     return (_LEFT, left) if left else (_NOBODY, [])
 
 
-def _last(record: Record | None) -> str:
-    return f"it was last heard of {record.place.last}" if record else "nothing was heard of it"
+def _last(heartbeat: Heartbeat | None) -> str:
+    return f"it was last heard of {heartbeat.progress.last}" if heartbeat else "nothing was heard of it"
 
 
 def _unanswered(seconds: int) -> str:
     return f"has not answered for {seconds} s (machine.collective_timeout_seconds)"
 
 
-def _names(ranks: Sequence[int], records: Records) -> str:
-    named = [f"{rank} on {record.host}" if (record := records[rank]) else str(rank) for rank in ranks[:_NAMED]]
+def _names(ranks: Sequence[int], heartbeats: Heartbeats) -> str:
+    named = [f"{rank} on {each.host}" if (each := heartbeats[rank]) else str(rank) for rank in ranks[:_NAMED]]
     more = f" and {len(ranks) - _NAMED} more" if len(ranks) > _NAMED else ""
     return f"process {', '.join(named)}{more}"

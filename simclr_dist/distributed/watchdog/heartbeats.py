@@ -8,31 +8,32 @@ from typing import NamedTuple
 
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
-from simclr_dist.distributed.watchdog.progress import Place
+from simclr_dist.distributed.watchdog.progress import Progress
 
 WORKS, TIMED_OUT, CUT_OFF, LEFT = "", "timed out", "cut off", "left"
 _SECONDS = 5.0
 
 
-class Record(NamedTuple):
-    """What a process says of itself at every beat."""
+class Heartbeat(NamedTuple):
+    """What a process writes of itself at every beat."""
 
     beat: int
     host: str
-    place: Place
+    progress: Progress
     state: str = WORKS
     """Whether its collective has failed, and how, or it has left the group."""
 
 
-class Board:
-    """A process's view of the board: any call may fail once the host of the store is gone, or wait while it stands.
+class HeartbeatStore:
+    """The heartbeats of all processes of a group, in its store.
 
-    It has a connection of its own, so that nothing waits for the main thread's.
+    Any call may fail once the store's host is gone, or wait while it hangs. It has a connection of its own, so that
+    nothing waits for the main thread's.
     """
 
     def __init__(self, store: TCPStore, name: str, *, is_here: bool) -> None:
-        """``name``: of the group, as a process may be in several, one after the other; is_here: we hold the store."""
-        # torch prints a page of its C++ stack about a store that is gone; this connection tells it without asking.
+        """``name``: of the group (a process may be in several, one after the other); ``is_here``: we hold ``store``."""
+        # torch prints a page of its C++ stack about a store that is gone; this connection shows it without asking.
         # Made before the other, it is closed before it.
         self._line: socket.socket | None = None
         if not is_here:
@@ -57,33 +58,33 @@ class Board:
         if self._line is not None:
             self._line.close()
 
-    def write(self, rank: int, record: Record) -> None:
-        self._alive().set(f"record {rank}", json.dumps(record))
+    def write(self, rank: int, heartbeat: Heartbeat) -> None:
+        self._alive().set(f"heartbeat {rank}", json.dumps(heartbeat))
 
-    def read(self, rank: int) -> Record | None:
-        """The last record of a process; None: it has not come yet."""
-        text = self._get(f"record {rank}")
+    def read(self, rank: int) -> Heartbeat | None:
+        """The last heartbeat of a process; None: it has written none yet."""
+        text = self._get(f"heartbeat {rank}")
         if text is None:
             return None
-        beat, host, place, state = json.loads(text)
-        return Record(beat, host, Place(*place), state)
+        beat, host, progress, state = json.loads(text)
+        return Heartbeat(beat, host, Progress(*progress), state)
 
-    def publish(self, verdict: str) -> str:
-        """The verdict that holds: this one, or one that was there before."""
-        return self._alive().compare_set("verdict", "", verdict).decode()
+    def publish(self, diagnosis: str) -> str:
+        """The diagnosis that holds: this one, or one that was there before."""
+        return self._alive().compare_set("diagnosis", "", diagnosis).decode()
 
-    def verdict(self) -> str | None:
-        return self._get("verdict")
+    def diagnosis(self) -> str | None:
+        return self._get("diagnosis")
 
     def claim(self, rank: int) -> int:
-        """Who looks for the lost process: this one, or one that was there before."""
+        """Who diagnoses for all: this process, or one that was there before."""
         return int(self._alive().compare_set("claim", "", str(rank)))
 
     def claimed_by(self, rank: int) -> bool:
         return self._get("claim") == str(rank)
 
     def release(self) -> None:
-        """The one who looked has found nobody."""
+        """Whoever diagnosed has found no lost process."""
         self._alive().set("claim", "")
 
     def _get(self, key: str) -> str | None:

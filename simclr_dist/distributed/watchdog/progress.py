@@ -1,7 +1,7 @@
-"""Where the main thread of this process is: its step, and the collective that it began last.
+"""How far the main thread of this process is: its step, and the collective that it began last.
 
-Noted at every collective, at the price of one small tuple, and read by the thread that tells the other processes
-(lost_processes.py). Nothing is counted while torch.compile traces: a count that changes would compile anew each time.
+Noted at every collective, at the price of one small tuple, and read by the thread that sends it to the other processes
+(monitor.py). Nothing is counted while torch.compile traces: a count that changes would compile anew each time.
 """
 
 from typing import NamedTuple
@@ -9,15 +9,15 @@ from typing import NamedTuple
 import torch
 
 
-class Place(NamedTuple):
-    """A moment of the main thread, the same on all processes that are equally far."""
+class Progress(NamedTuple):
+    """How far the main thread is, the same on all processes that are equally far."""
 
     step: int | None = None
     """The step it is in; None: it takes no steps, or has not begun."""
     begun: int = 0
     """Number of collectives."""
     collective: str = "the start"
-    """What the last of them is for."""
+    """Label of the last of them."""
 
     @property
     def last(self) -> str:
@@ -34,29 +34,29 @@ class Place(NamedTuple):
         return "" if self.step is None else f"in step {self.step}, "
 
 
-_place: tuple[int | None, int, str] = Place()  # mostly a plain one, which is made in a fifth of the time
+_progress: tuple[int | None, int, str] = Progress()  # mostly a plain one, which is made in a fifth of the time
 
 
-def here() -> Place:
-    """Where the main thread is."""
-    return Place(*_place)
+def current() -> Progress:
+    """How far the main thread is."""
+    return Progress(*_progress)
 
 
 def begin() -> None:
     """A process group begins: nothing was done in it yet."""
-    global _place
-    _place = Place()
+    global _progress
+    _progress = Progress()
 
 
 def begin_step(step: int) -> None:
     """The step with that number, counted from 1, begins."""
-    global _place
-    _place = (step, *_place[1:])
+    global _progress
+    _progress = (step, *_progress[1:])
 
 
-def at(collective: str) -> None:
-    """The collective that these words describe begins now."""
-    global _place
+def begin_collective(label: str) -> None:
+    """The collective named ``label`` begins now: noted and counted."""
+    global _progress
     if not torch.compiler.is_compiling():
-        step, begun, _ = _place
-        _place = (step, begun + 1, collective)
+        step, begun, _ = _progress
+        _progress = (step, begun + 1, label)
