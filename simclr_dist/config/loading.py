@@ -118,7 +118,7 @@ def _parse(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
         except (yaml.YAMLError, OmegaConfBaseException) as error:
             raise UserError(f"{override}: cannot be read as key=value: {_one_line(error)}") from error
         try:
-            node = OmegaConf.merge(node, value)
+            node = OmegaConf.merge(_without_other_method(node, value), value)
         except (OmegaConfBaseException, TypeError) as error:
             raise UserError(f"{override}: does not fit {path}, where '{key}' has keys below it or has none") from error
     given: Any = OmegaConf.to_container(node)
@@ -132,6 +132,19 @@ def _parse(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {error.full_key}: {_one_line(error)}") from error
     return values  # type: ignore[no-any-return]
+
+
+def _without_other_method(node: Any, override: Any) -> Any:
+    """The keys of a file, without those of its method and its bands when an override names another method: they say
+    nothing about that one."""
+    named = OmegaConf.select(override, "recipe.method.name")
+    if named is None or named == (OmegaConf.select(node, "recipe.method.name") or "simclr"):
+        return node
+    kept: Any = OmegaConf.to_container(node)
+    if isinstance(kept.get("recipe"), dict):
+        kept["recipe"].pop("method", None)
+    kept.pop("health", None)
+    return OmegaConf.create(kept)
 
 
 def _one_line(error: Exception) -> str:
