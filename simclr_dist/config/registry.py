@@ -17,6 +17,8 @@ from simclr_dist.errors import UserError, first_line, nearest
 
 METHODS = {
     "simclr": "simclr_dist.methods.simclr:SimCLR",
+    "moco": "simclr_dist.methods.moco:MoCo",
+    "barlow_twins": "simclr_dist.methods.barlow_twins:BarlowTwins",
 }
 """Name -> where its class is. A new method of this project is one file and one line here."""
 
