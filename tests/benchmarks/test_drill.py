@@ -30,7 +30,7 @@ MOMENTS: dict[str, tuple[Any, str, int, int]] = {
     "when a checkpoint is whole and has no name yet": (checkpoint, "verify", 0, 2),
     "when a checkpoint has its name and the older ones are there": (checkpoint, "flush_folder", 0, 4),
     "while a checkpoint is loaded": (checkpoint, "load_shared", 1, 1),
-    "during a look at the encoder": (online, "knn_accuracy", 1, 1),
+    "during an online evaluation": (online, "knn_accuracy", 1, 1),
 }
 STEPS = 24
 
