@@ -26,6 +26,11 @@ def fake_processes(count: int) -> Iterator[None]:
         dist.destroy_process_group()
 
 
+def no_scaler() -> torch.amp.GradScaler:
+    """Gradient scaling that leaves gradients alone: the true one reads values, which fake tensors do not have."""
+    return torch.amp.GradScaler("cpu", enabled=False)
+
+
 @contextmanager
 def kernels_of(device: str) -> Iterator[None]:
     """The loss and LARS choose their ways by the tensors' device, which is always a fake CPU here.
