@@ -5,11 +5,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from simclr_dist.config import Config
 from simclr_dist.planning.fake_step import FakeStep
-from simclr_dist.planning.fakes import kernels_of
+from simclr_dist.planning.fakes import fake_mode, kernels_of
 from simclr_dist.run.checkpoint import write_content
 from simclr_dist.run.folder import contents
 from simclr_dist.run.state_copy import mapped
@@ -30,7 +29,7 @@ def checkpoint_bytes(config: Config, images: int) -> int:
     A number's own digits move it by a byte or two, an anomaly that was found by some hundred.
     """
     recipe = config.recipe
-    with FakeTensorMode(), kernels_of("cpu"):
+    with fake_mode(), kernels_of("cpu"):
         # Any number of processes writes the same.
         step = FakeStep(replace(config, machine=replace(config.machine, images_per_chunk=0)), 1, images)
         step.make_optimizer_state()

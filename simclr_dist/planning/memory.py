@@ -75,7 +75,7 @@ class StepMemory:
         """Highest sum of tensors in a step of ``images`` a process."""
         chunk = variant.images_per_chunk
         if chunk and chunk < images:
-            traces = self._fitted(chunk, variant.recompute)
+            traces = self._fitted(images, variant.recompute)
             held, resting = traces[0].held_bytes, traces[0].resting_bytes
             # The loss sees all images at once, while no chunk is in the encoder.
             loss = Line.fit([(t.local_images, t.loss_bytes) for t in traces])(images)

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
-    FakeTensorMode,
     UnsupportedFakeTensorException,
     UnsupportedOperatorException,
 )
@@ -20,7 +19,7 @@ from simclr_dist.config import Config, Machine, Recipe
 from simclr_dist.data.loading.batch import Batch
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.planning.fake_step import FakeBatch, FakeStep
-from simclr_dist.planning.fakes import fake_processes, kernels_of, no_scaler
+from simclr_dist.planning.fakes import fake_mode, fake_processes, kernels_of, no_scaler
 from simclr_dist.planning.gradient_buckets import in_buckets, tagged
 from simclr_dist.planning.method_watch import MethodWatch
 from simclr_dist.planning.tracker import Sent, StepTracker
@@ -86,7 +85,7 @@ def traced_step(recipe: Recipe, machine: Machine, local_images: int, processes: 
         with (
             fake_processes(processes),
             kernels_of(machine.device),
-            FakeTensorMode(allow_non_fake_inputs=True),
+            fake_mode(),
             StepTracker(local_images) as tracker,
         ):
             return _traced(config, tracker, local_images, processes, images)
