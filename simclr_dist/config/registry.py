@@ -17,6 +17,8 @@ from simclr_dist.errors import UserError, first_line, nearest
 
 METHODS = {
     "simclr": "simclr_dist.methods.simclr:SimCLR",
+    "moco": "simclr_dist.methods.moco:MoCo",
+    "barlow_twins": "simclr_dist.methods.barlow_twins:BarlowTwins",
 }
 """Name -> where its class is. A new method of this project is one file and one line here."""
 
@@ -46,7 +48,8 @@ def method_class(name: str) -> MethodClass:
     keys = getattr(found, "Config", None)
     if not (isinstance(keys, type) and issubclass(keys, MethodKeys) and hasattr(found, "embed")):
         raise UserError(f"{key}: '{name}' is no method: it must be a class made from simclr_dist.methods.base.Method")
-    resolve_types(keys)
+    if why := _unusable(keys):
+        raise UserError(f"{key}: {name}: its Config {why} (docs/methods.md)")
     return found  # type: ignore[no-any-return]
 
 
@@ -66,21 +69,36 @@ def load(key: str, name: str, known: Mapping[str, str]) -> Any:
         close = nearest(name, list(known))
         raise UserError(f"{key}: '{name}' is not one of {', '.join(known)} and no package.module:Name{close}")
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except AttributeError as error:
-        raise UserError(f"{key}: {module} has no '{attribute}'; look at the part behind the colon") from error
+        imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise UserError(
             f"{key}: '{name}' cannot be imported: {first_line(error)}; install it, or put its folder on PYTHONPATH"
         ) from error
-    except Exception as error:  # whatever somebody's module does when it is imported
+    except (Exception, SystemExit) as error:  # whatever somebody's module does when it is imported
         raise UserError(f"{key}: importing {module} fails: {type(error).__name__}: {first_line(error)}") from error
+    if not hasattr(imported, attribute):
+        raise UserError(f"{key}: {module} has no '{attribute}'; look at the part behind the colon")
+    return getattr(imported, attribute)
 
 
-def resolve_types(schema: Any) -> None:
-    """Give the fields of a dataclass their types instead of the words for them (``from __future__ annotations``)."""
-    hints = get_type_hints(schema)
+def _unusable(schema: Any) -> str:
+    """Why the keys of a method cannot be read from a config; else nothing, and its fields have their types.
+
+    Where annotations are words (``from __future__ import annotations``), the types take their place.
+    """
+    if "__dataclass_fields__" not in vars(schema):
+        return f"has {schema.__name__}, which is no dataclass; write @dataclass(kw_only=True) above it"
+    try:
+        hints = get_type_hints(schema)
+    except (NameError, TypeError) as error:
+        return f"has a type that is not known at run time: {first_line(error)}"
     for entry in dataclasses.fields(schema):
         entry.type = hints[entry.name]
+        if entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING:
+            return f"has the key '{entry.name}' without a default"
         if dataclasses.is_dataclass(entry.type):
-            resolve_types(entry.type)
+            if why := _unusable(entry.type):
+                return why
+        elif entry.type not in (int, float, bool, str):
+            return f"has the key '{entry.name}' that is no int, float, bool or str, nor a dataclass of these"
+    return ""

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from simclr_dist.config import Recipe
 from simclr_dist.config.loading import recipe_from_dict
+from simclr_dist.config.recipe import Data
+from simclr_dist.config.recipe import Encoder as EncoderKeys
 from simclr_dist.errors import UserError
 from simclr_dist.methods.build import build_encoder as initial_encoder
 from simclr_dist.methods.build import build_method
@@ -30,7 +32,7 @@ class LoadedEncoder:
     """An encoder and what is known of it."""
 
     encoder: Encoder
-    """In evaluation mode, float32, on the CPU: uint8 images (rows, 3, height, width) to features (rows, output_dim).
+    """In evaluation mode, float32, on the CPU: uint8 (images, 3, height, width) to features (images, output_dim).
     ``encoder.mean`` and ``encoder.std`` normalise the pixels in 0..1."""
     architecture: Architecture
     image_size: int
@@ -38,7 +40,7 @@ class LoadedEncoder:
     source: str
     """Where it comes from, for people."""
     projection: nn.Module | None = None
-    """The projection head, where the file has it: features to embeddings (rows, d)."""
+    """The projection head, where the file has it: features to embeddings (images, d)."""
     recipe: Recipe | None = None
     steps_done: int | None = None
     assumed: tuple[str, ...] = ()
@@ -53,6 +55,15 @@ class LoadedEncoder:
     def std(self) -> list[float]:
         """Of the three channels, pixels in 0..1."""
         return [float(number) for number in self.encoder.std.flatten()]
+
+    @property
+    def known_recipe(self) -> Recipe:
+        """``recipe``; of a foreign file one that knows the encoder, the image size and the normalisation alone."""
+        known = self.architecture
+        return self.recipe or Recipe(
+            data=Data(image_size=self.image_size, mean=self.mean, std=self.std),
+            encoder=EncoderKeys(name=known.name, width=known.width, stem=known.stem),
+        )
 
 
 def load_encoder(
@@ -72,17 +83,17 @@ def load_encoder(
     Raises:
         UserError: there is no such encoder; the line says what is nearest and what is missing.
     """
-    told = {"mean": mean, "std": std, "image_size": image_size, "stem_padding": stem_padding, "prefix": prefix}
-    given = [key for key, value in told.items() if value is not None]
+    hints = {"mean": mean, "std": std, "image_size": image_size, "stem_padding": stem_padding, "prefix": prefix}
+    given = [key for key, value in hints.items() if value is not None]
     if path.is_dir() or checkpoint.is_checkpoint(path):
-        _refuse_told(path, given)
+        _refuse_hints(path, given)
         return load_run(path) if path.is_dir() else _from_checkpoint(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or run folder")
     known = description_of(path)
     tensors = read_tensors(path)
     if known is not None:
-        _refuse_told(path, given)
+        _refuse_hints(path, given)
         return _from_export(path, tensors, known)
     foreign = identify(path, tensors, prefix)
     architecture = foreign.architecture
@@ -204,7 +215,7 @@ def _from_export(path: Path, tensors: Mapping[str, Tensor], known: dict[str, Any
         raise UserError(f"{path}: its description and its weights do not fit: {error}") from error
 
 
-def _refuse_told(path: Path, given: list[str]) -> None:
+def _refuse_hints(path: Path, given: list[str]) -> None:
     if given:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise UserError(f"{path}: says by itself what {options} would; leave that out")

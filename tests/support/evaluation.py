@@ -3,26 +3,31 @@
 import numpy as np
 
 from simclr_dist.data.sources.base import Subset
+from simclr_dist.evaluation.context import EvaluationContext
 from simclr_dist.evaluation.features import Extraction
-from simclr_dist.evaluation.pretrained import Pretrained
-from simclr_dist.evaluation.subject import Subject
 from simclr_dist.methods.build import build_method
+from simclr_dist.weights.architecture import Architecture
+from simclr_dist.weights.read import LoadedEncoder
 from tests.support.processes import tiny_config
 
 
-class SmallSubject(Subject):
+class SmallContext(EvaluationContext):
     """Some digits, so that a test takes a moment."""
 
-    def __init__(self, pretrained: Pretrained, how: Extraction | None = None) -> None:
+    def __init__(self, pretrained: LoadedEncoder, how: Extraction | None = None) -> None:
         super().__init__(pretrained, None, how)
         self.train, self.test = Subset(self.train, np.arange(200)), Subset(self.test, np.arange(100))
         self.train_labels, self.test_labels = self.train.labels, self.test.labels
 
 
-def small_subject(folder, **how):
+def small_context(folder, **how):
     recipe = tiny_config(folder).recipe
-    method = build_method(recipe).eval()
-    return SmallSubject(Pretrained(method.encoder, method.projection, recipe, 0), Extraction(**how))
+    method = build_method(recipe, images=200).eval()
+    pretrained = LoadedEncoder(
+        encoder=method.encoder, architecture=Architecture.of_recipe(recipe), image_size=recipe.data.image_size,
+        source="a test", projection=method.projection, recipe=recipe,
+    )  # fmt: skip
+    return SmallContext(pretrained, Extraction(**how))
 
 
 def blobs(images=300, classes=6, dim=8):
