@@ -66,7 +66,7 @@ def test_another_process_makes_the_same_choices():
     arguments = "Views(), 5, 4, np.arange(1000, 1100), 1"
     code = (
         "import hashlib, numpy as np; from dataclasses import astuple; from simclr_dist.config.recipe import Views; "
-        "from simclr_dist.data.views import draw_views; "
+        "from simclr_dist.data.views.draws import draw_views; "
         f"print(hashlib.sha256(b''.join(c.tobytes() for c in astuple(draw_views({arguments})))).hexdigest())"
     )
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
