@@ -40,7 +40,7 @@ SlurmdLogFile={state}/slurmd.%n.log
 SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=1,sched_min_interval=0,batch_sched_delay=0,bf_interval=1,requeue_delay=0
 JobRequeue=1
-KillWait=2
+KillWait=5
 SlurmdTimeout=3
 SlurmctldTimeout=6
 MessageTimeout=5
