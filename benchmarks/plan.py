@@ -29,7 +29,8 @@ import torch
 from random_steps import random_batch
 
 from simclr_dist.config import Config, load_config
-from simclr_dist.planning.traced_step import traced_step
+from simclr_dist.planning.fakes import kernels_of
+from simclr_dist.planning.traced_step import StepTrace, traced_step
 
 # name, overrides of the recipe, precision, recompute
 RUNS: list[tuple[str, dict[str, Any], str, str]] = [
@@ -99,11 +100,17 @@ def measure(number: int) -> None:
         print(json.dumps({"bytes": status("VmHWM") - before}))
 
 
+def traced(config: Config) -> StepTrace:
+    """One process with the whole batch, and no more images than that."""
+    images = config.recipe.global_batch_images
+    return traced_step(config.recipe, config.machine, images, 1, images)
+
+
 def compare(number: int) -> float:
     name = RUNS[number][0]
     with tempfile.TemporaryDirectory() as folder:
         config = config_of(number, folder)
-    predicted = traced_step(config.recipe, config.machine, config.recipe.global_batch_images, 1).peak_bytes
+    predicted = traced(config).peak_bytes
     run = subprocess.run(
         [sys.executable, __file__, "--measure", str(number)],
         env={**os.environ, **_RETURN_AT_ONCE, "OMP_NUM_THREADS": "1"},
@@ -132,9 +139,9 @@ def compare_trackers() -> None:
             config = config_of(number, folder)
         recipe = config.recipe
         started = time.perf_counter()
-        ours = traced_step(recipe, config.machine, recipe.global_batch_images, 1)
+        ours = traced(config)
         middle = time.perf_counter()
-        with FakeTensorMode():
+        with kernels_of("cpu"), FakeTensorMode():  # LARS of a CPU reads numbers, which fake tensors do not have
             groups = divide_batch_norm(recipe.batch_norm_group_images, recipe.global_batch_images, 1)
             method = build_method(recipe, recipe.global_batch_images, groups)
             optimizer = make_optimizer(method, recipe.optimizer)
