@@ -381,6 +381,8 @@ def test_a_resolved_config_loads_back_from_yaml_and_from_a_checkpoint(minimal, t
 def test_a_stored_recipe_that_no_version_wrote_is_refused_as_such():
     with pytest.raises(UserError, match=r"^the stored recipe: unknown key 'recipe\.method\.zzz'"):
         recipe_from_dict({"method": {"zzz": 1}})
+    with pytest.raises(UserError, match=r"^the stored recipe: unknown key 'recipe\.zzz'"):
+        recipe_from_dict({"zzz": 1})
     with pytest.raises(UserError, match=r"^the stored recipe: recipe\.epochs: 0 is too small"):
         recipe_from_dict({"epochs": 0})
 
