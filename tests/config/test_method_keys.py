@@ -2,7 +2,7 @@
 
 import re
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -493,3 +493,13 @@ def test_a_run_folder_of_an_earlier_version_is_one_of_todays_recipe(minimal, tmp
     refuse_folder_of_other(tmp_path, recipe)
     with pytest.raises(UserError, match=r"recipe\.seed is 0 there and 1 here"):
         refuse_folder_of_other(tmp_path, load_config(minimal, ["recipe.seed=1"]).recipe)
+
+
+def test_another_method_on_the_command_line_leaves_out_the_files_keys_of_its_method_and_its_bands():
+    loaded = load_config("digits_demo", ["recipe.method.name=moco", "recipe.method.queue_keys=512"])
+    assert loaded.recipe.method == replace(method_keys("moco"), queue_keys=512)
+    assert loaded.health == {}
+    assert loaded.recipe.views["global"].crop_area_min == 0.3  # the file's views are of every method
+    same = load_config("digits_demo", ["recipe.method.name=simclr"])
+    assert same == load_config("digits_demo")
+    assert load_config("digits_demo", ["recipe.method={name: moco, queue_keys: 512}"]) == loaded
