@@ -57,6 +57,7 @@ RUNS: list[tuple[str, dict[str, Any], str, str]] = [
         "none",
     ),
 ]
+IMAGES = 1437  # of the digits
 _RETURN_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 
 
@@ -104,7 +105,7 @@ def compare(number: int) -> float:
     name = RUNS[number][0]
     with tempfile.TemporaryDirectory() as folder:
         config = config_of(number, folder)
-    predicted = traced_step(config.recipe, config.machine, config.recipe.global_batch_images, 1).peak_bytes
+    predicted = traced_step(config.recipe, config.machine, config.recipe.global_batch_images, 1, IMAGES).peak_bytes
     run = subprocess.run(
         [sys.executable, __file__, "--measure", str(number)],
         env={**os.environ, **_RETURN_AT_ONCE, "OMP_NUM_THREADS": "1"},
@@ -131,7 +132,7 @@ def compare_trackers() -> None:
             config = config_of(number, folder)
         recipe = config.recipe
         started = time.perf_counter()
-        ours = traced_step(recipe, config.machine, recipe.global_batch_images, 1)
+        ours = traced_step(recipe, config.machine, recipe.global_batch_images, 1, IMAGES)
         middle = time.perf_counter()
         with FakeTensorMode():
             from simclr_dist.models.statistics_group import divide_batch_norm
