@@ -59,6 +59,7 @@ RUNS: list[tuple[str, dict[str, Any], str, str]] = [
         "none",
     ),
 ]
+IMAGES = 1437  # of the digits
 _RETURN_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 
 

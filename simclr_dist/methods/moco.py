@@ -15,7 +15,7 @@ from simclr_dist.distributed.global_batch import global_batch, own_rows
 from simclr_dist.losses.spread import embedding_std
 from simclr_dist.methods.base import Batch, Method, MethodKeys, Metric, Tensors, ViewGroup
 from simclr_dist.methods.parts import Parts
-from simclr_dist.models.follower import follow, start_as
+from simclr_dist.models.follower import follow, follower_of
 
 _SHUFFLE = "moco's shuffled batch norm"
 
@@ -44,8 +44,7 @@ class MoCo(Method):
         output_dim: int = number(128, low=2)
         """Size of queries and keys."""
         shuffled_batch_norm: bool = True
-        """Take the keys' batch-norm groups over other images than the queries'. Nothing is shuffled where a group is
-        the whole global batch."""
+        """Batch-norm groups of keys are of other images than those of queries; needs groups below the global batch."""
 
     METRICS: ClassVar[Mapping[str, Metric]] = {
         "contrastive_top1": Metric(
@@ -67,10 +66,7 @@ class MoCo(Method):
         self.encoder = make.encoder()
         sizes = (self.encoder.output_dim, self.encoder.output_dim, config.output_dim)
         self.projection = make.mlp(sizes, bias=True, norm=False)
-        # Made anew, not copied: a norm's process group cannot be.
-        self.key_encoder, self.key_projection = make.encoder(), make.mlp(sizes, bias=True, norm=False)
-        start_as(self.key_encoder, self.encoder)
-        start_as(self.key_projection, self.projection)
+        self.key_encoder, self.key_projection = follower_of(self.encoder), follower_of(self.projection)
         self.register_buffer("queue", make.unit_rows(config.queue_keys, config.output_dim))
         self.register_buffer("queue_next", torch.tensor(0))  # where the next key goes
 
@@ -135,7 +131,7 @@ class MoCo(Method):
         follow(self.key_projection, self.projection, self.config.momentum)
 
     def reference_loss(self, embeddings: Tensors, targets: Tensors, batch: Batch) -> Tensor:
-        """Cross-entropy of the key among the queue, one query after the other."""
+        """Cross-entropy of each query's key among the queue."""
         keys = targets["k"]
         if self.shuffles:  # keys stand in the order of these draws: back to that of the images
             drawn = batch.draws(_SHUFFLE, 1)[:, 0].tolist()

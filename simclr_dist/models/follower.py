@@ -1,13 +1,17 @@
 """Networks that are not trained by gradients but follow one that is: the keys' encoder of MoCo, a teacher."""
 
+import copy
+from typing import TypeVar
+
 import torch
 from torch import nn
 
+Network = TypeVar("Network", bound=nn.Module)
 
-def start_as(follower: nn.Module, leader: nn.Module) -> None:
-    """Give a network of the same kind the leader's weights and statistics, and keep gradients from it."""
-    follower.load_state_dict(leader.state_dict())
-    follower.requires_grad_(False)
+
+def follower_of(leader: Network) -> Network:
+    """A copy with weights and statistics of its own, which no gradient reaches."""
+    return copy.deepcopy(leader).requires_grad_(False)
 
 
 def follow(follower: nn.Module, leader: nn.Module, momentum: float) -> None:

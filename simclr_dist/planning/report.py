@@ -38,10 +38,11 @@ def _head(plan: Plan) -> list[str]:
     recipe, machine, assumed = plan.config.recipe, plan.config.machine, plan.assumed
     group = recipe.batch_norm_group_images or recipe.global_batch_images
     wide = f" {recipe.encoder.width:g}x" if recipe.encoder.width != 1 else ""
+    sizes = " and ".join(str(size) for size in {view.side(recipe.data.image_size): 0 for view in recipe.views.values()})
     kept = machine.keep_checkpoints
     return [
         "predicted from a traced step and the assumptions below; nothing here was measured",
-        f"recipe      {recipe.encoder.name}{wide} at {recipe.data.image_size} px, global batch "
+        f"recipe      {recipe.method.name}, {recipe.encoder.name}{wide} at {sizes} px, global batch "
         f"{recipe.global_batch_images}, batch norm over {group} images, {recipe.optimizer.name}, {machine.precision}",
         f"length      {plan.images} images, {plan.steps_per_epoch} steps an epoch, {recipe.epochs} epochs, "
         f"{plan.total_steps} steps",

@@ -1,6 +1,7 @@
 """One step of the recipe: gradients, a look at the numbers, and the update, or what the recipe does instead."""
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from simclr_dist.data.loading.batch import Batch, blank_batch
 from simclr_dist.distributed.data_parallel import data_parallel, settle_buckets
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.guards.anomalies import GO_BACK, STOP, Anomaly, AnomalyWatch
-from simclr_dist.guards.nonfinite import NumericsWatch
+from simclr_dist.guards.nonfinite import NumericsWatch, where_not_finite
 from simclr_dist.guards.rollback import RollbackPoint
 from simclr_dist.methods.base import Method, Moment
 from simclr_dist.methods.build import build_method
@@ -43,10 +44,7 @@ class TrainingStep:
         images: int,
         anomalies: AnomalyWatch,
     ) -> None:
-        """In the state before the first step; call :meth:`make_parallel` before it.
-
-        ``images`` are those of the data set.
-        """
+        """Before the first step and :meth:`make_parallel`, over a data set of ``images``."""
         recipe, machine = config.recipe, config.machine
         self.config, self.device, self.schedule, self.anomalies = config, device, schedule, anomalies
         self.steps_per_epoch = steps_per_epoch
@@ -105,10 +103,14 @@ class TrainingStep:
         torch._foreach_copy_(self._buffers_before, self._buffers)
         batch = batch.to(self.device)
         watch = NumericsWatch(self.method) if self.config.machine.debug_numerics else None
-        computed = self._watched(watch, batch) if watch else self.compute_gradients(batch)
+        with watch or nullcontext():
+            computed = self.compute_gradients(batch)
         self.scaler.unscale_(self.optimizer)
         values = _numbers(computed.outputs | {"gradient_norm": self.gradient_norm()})
-        overflows = not math.isfinite(values["gradient_norm"]) and self._scale_will_fall()
+        # Gradient scaling answers an overflow by itself; at a scale of 1 it is not the scale's fault.
+        overflows = (
+            not math.isfinite(values["gradient_norm"]) and self.scaler.is_enabled() and self.scaler.get_scale() > 1
+        )
         anomaly = self.anomalies.judge(steps_done + 1, values, overflow_is_normal=overflows)
         if anomaly and anomaly.value is None:
             values = dict.fromkeys(values, math.nan)  # by comparisons with NaN every positive would be the most similar
@@ -168,7 +170,7 @@ class TrainingStep:
         Raises:
             StoppedByAnomalyError: the recipe stops.
         """
-        where = self._where(batch, watch) if anomaly.value is None else ""
+        where = "" if anomaly.value is not None else where_not_finite(self.method, lambda: self._again(batch), watch)
         torch._foreach_copy_(self._buffers, self._buffers_before)
         self.anomalies.answered(anomaly, where)
         if anomaly.action == STOP:
@@ -179,33 +181,15 @@ class TrainingStep:
             return {"returned_to_step": float(self.anchor.go_back())}
         return {"skipped": 1.0}
 
-    def _where(self, batch: Batch, watch: NumericsWatch | None) -> str:
-        """The layer where a step's numbers went wrong; without ``watch`` of that step it is computed again."""
-        if watch is None:
-            self.optimizer.zero_grad()
-            watch = NumericsWatch(self.method)
-            # The layers inside what is compiled call no hooks.
-            with torch.compiler.set_stance("force_eager"):
-                outputs = self._watched(watch, batch).outputs
-            values = _numbers({"loss": outputs["loss"], "gradient_norm": self.gradient_norm()})
-            if all(map(math.isfinite, values.values())):
-                return (
-                    "computed again, the same step is finite: a memory or GPU may be faulty (simclr-dist doctor), or a "
-                    "kernel is not deterministic"
-                )
-        return watch.found() or "every layer's output and gradient is finite: the loss or the gradient's norm overflows"
-
-    def _watched(self, watch: NumericsWatch, batch: Batch) -> Computed:
-        with watch:
-            return self.compute_gradients(batch)
+    def _again(self, batch: Batch) -> dict[str, float]:
+        """Loss and gradient norm of the same step, computed once more."""
+        self.optimizer.zero_grad()
+        outputs = self.compute_gradients(batch).outputs
+        return _numbers({"loss": outputs["loss"], "gradient_norm": self.gradient_norm()})
 
     def gradient_norm(self) -> Tensor:
         """The norm of all gradients together, a scalar."""
         return nn.utils.get_total_norm([p.grad for p in self.method.parameters() if p.grad is not None])
-
-    def _scale_will_fall(self) -> bool:
-        """Whether gradient scaling answers an overflow by itself; at a scale of 1 it is not the scale's fault."""
-        return self.scaler.is_enabled() and self.scaler.get_scale() > 1
 
 
 def _numbers(values: dict[str, Tensor]) -> dict[str, float]:
