@@ -49,7 +49,8 @@ TRAINED = ("model", "optimizer", "scaler")
 def config_of(name: str, folder: Path, *overrides: str) -> Config:
     """The tiny recipe with the method in its small sizes: a queue is full and wraps within the steps."""
     config = tiny_config(
-        folder, f"recipe.method.name={name}", f"recipe.batch_norm_group_images={GROUP}", "recipe.warmup_epochs=0",
+        folder, "recipe.encoder.zero_init_residual=false",  # else residual branches have no gradient at first
+        f"recipe.method.name={name}", f"recipe.batch_norm_group_images={GROUP}", "recipe.warmup_epochs=0",
         "recipe.optimizer.base_learning_rate=2", "recipe.anomalies.on_not_finite=skip", "machine.precision=float64",
         f"machine.stop_after_steps={STEPS}", "machine.save_every_steps=1", f"machine.keep_checkpoints={STEPS}",
         *overrides,
