@@ -106,7 +106,8 @@ class TrainingStep:
         """
         if self.anchor and self.anomalies.is_healthy:
             self.anchor.take_when_due(steps_done)
-        torch._foreach_copy_(self._buffers_before, self._buffers)
+        if self._buffers:  # a method without batch norm has none
+            torch._foreach_copy_(self._buffers_before, self._buffers)
         batch = batch.to(self.device)
         watch = NumericsWatch(self.method) if self.config.machine.debug_numerics else None
         computed = self._watched(watch, batch) if watch else self.compute_gradients(batch)
@@ -164,7 +165,8 @@ class TrainingStep:
             StoppedByAnomalyError: the recipe stops.
         """
         where = self._where(batch, watch) if anomaly.value is None else ""
-        torch._foreach_copy_(self._buffers, self._buffers_before)
+        if self._buffers:
+            torch._foreach_copy_(self._buffers, self._buffers_before)
         self.anomalies.answered(anomaly, where)
         if anomaly.action == STOP:
             self.optimizer.zero_grad()
