@@ -90,6 +90,11 @@ class MoCo(Method):
                 f"recipe.method.queue_keys: {keys} keys do not hold the {batch} of recipe.global_batch_images; raise it"
             )
 
+    @classmethod
+    def small(cls, config: Config, images: int) -> Config:
+        """With a queue of one and a half global batches, which wraps in the second step."""
+        return replace(config, queue_keys=min(config.queue_keys, images + images // 2), output_dim=32)
+
     def prepare(self, batch: Batch) -> Batch:
         """With the views of the keys (images, 1, 3, s, s) in a group of their own: shuffled, of other processes too."""
         keys = batch.views["global"][:, 1:]
@@ -134,6 +139,18 @@ class MoCo(Method):
             followers, leaders = ([p.detach() for p in module.parameters()] for module in (key, query))
             torch._foreach_mul_(followers, self.config.momentum)
             torch._foreach_add_(followers, leaders, alpha=1 - self.config.momentum)
+
+    def reference_loss(self, embeddings: Tensors, targets: Tensors, batch: Batch) -> Tensor:
+        """Cross-entropy of the key among the queue, one query after the other."""
+        keys = targets["k"]
+        if self.shuffles:  # keys stand in the order of these draws: back to that of the images
+            drawn = batch.draws("moco's shuffled batch norm", 1)[:, 0].tolist()
+            keys = keys[[sorted(drawn).index(number) for number in drawn]]
+        losses = []
+        for q, k in zip(embeddings["q"], keys, strict=True):
+            similarities = torch.cat((k[None], self.queue)) @ q
+            losses.append(-F.log_softmax(similarities / self.config.temperature, dim=0)[0])
+        return torch.stack(losses).mean()
 
     def _pairs(self) -> list[tuple[nn.Module, nn.Module]]:
         return [(self.key_encoder, self.encoder), (self.key_projection, self.projection)]

@@ -9,12 +9,6 @@ from simclr_dist.config import Machine
 from simclr_dist.planning.plan import Plan, Row
 from simclr_dist.units import show_bytes, show_rate, show_seconds
 
-_PURPOSES = {
-    "loss": "embeddings, log-sum-exps",
-    "gradients": "gradients",
-    "batch norm": "batch-norm statistics",
-}
-
 
 def report(plan: Plan) -> str:
     """The plan for people; every line is at most about 120 characters."""
@@ -100,9 +94,7 @@ def _chosen(plan: Plan) -> list[str]:
 def _traffic(row: Row) -> list[str]:
     lines = [f"  {'a step, a GPU':<44}{'calls':>6}{'sends':>10}{'time':>10}"]
     for kind in row.traffic:
-        way = "backward" if kind.sent.backward else "forward"
-        what = f"{kind.sent.collective} of {_PURPOSES[kind.sent.purpose]}"
-        what += f", {way}" if kind.sent.purpose == "batch norm" else ""
+        what = f"{kind.sent.collective}: {kind.sent.label}"
         lines.append(f"  {what:<44}{kind.calls:>6}{show_bytes(kind.wire_bytes):>10}{show_seconds(kind.seconds):>10}")
     total = row.compute_seconds + row.communication_seconds
     return [

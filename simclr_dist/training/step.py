@@ -13,7 +13,7 @@ from simclr_dist.distributed.processes import Processes
 from simclr_dist.guards.anomalies import GO_BACK, STOP, Anomaly, AnomalyWatch
 from simclr_dist.guards.nonfinite import NumericsWatch
 from simclr_dist.guards.rollback import RollbackPoint
-from simclr_dist.methods.base import Moment
+from simclr_dist.methods.base import Method, Moment
 from simclr_dist.methods.build import build_method
 from simclr_dist.models.batch_norm import average_running_statistics, norms_of
 from simclr_dist.models.precision import AUTOCAST
@@ -55,11 +55,7 @@ class TrainingStep:
         self.statistics = divide_batch_norm(
             recipe.batch_norm_group_images, batch, processes.count, chunk_images=machine.images_per_chunk
         )
-        self.method = build_method(recipe, images, self.statistics, machine.recompute).to(
-            device, dtype=torch.float64 if machine.precision == "float64" else torch.float32
-        )
-        if machine.channels_last:
-            self.method.to(memory_format=torch.channels_last)
+        self.method = self._on_device(build_method(recipe, images, self.statistics, machine.recompute))
         self.rates = self.method.rates()
         self.optimizer = make_optimizer(self.method, recipe.optimizer, self.rates)
         self.scaler = torch.amp.GradScaler(device.type, enabled=machine.precision == "float16")
@@ -112,7 +108,7 @@ class TrainingStep:
         watch = NumericsWatch(self.method) if self.config.machine.debug_numerics else None
         computed = self._watched(watch, batch) if watch else self.compute_gradients(batch)
         self.scaler.unscale_(self.optimizer)
-        values = _numbers(computed.outputs | {"gradient_norm": self._gradient_norm()})
+        values = _numbers(computed.outputs | {"gradient_norm": self.gradient_norm()})
         overflows = not math.isfinite(values["gradient_norm"]) and self._scale_will_fall()
         anomaly = self.anomalies.judge(steps_done + 1, values, overflow_is_normal=overflows)
         if anomaly and anomaly.value is None:
@@ -121,7 +117,7 @@ class TrainingStep:
         if anomaly:
             values |= self._instead_of_update(anomaly, batch, watch)
         else:
-            self._update(computed, steps_done, overflows)
+            self.update(computed, steps_done, overflows)
         self.scaler.update()
         self.optimizer.zero_grad()
         return values
@@ -141,22 +137,31 @@ class TrainingStep:
         """Whether weights and running statistics are."""
         return first_not_finite(self.method.state_dict()) is None
 
-    def _update(self, computed: Computed, step: int, overflows: bool) -> None:
+    def update(self, computed: Computed, step: int, overflows: bool) -> None:
         """The optimizer's part, then the method's, which has none when gradient scaling leaves the step out."""
-        schedule = self.schedule
-        moment = Moment(
-            step=step, steps=schedule.total_steps, steps_per_epoch=self.steps_per_epoch,
-            scheduled=schedule(step), peak=schedule.peak,
-        )  # fmt: skip
-        set_rates(self.optimizer, self.rates, moment)
+        self.set_rates(step)
         self.scaler.step(self.optimizer)
         if self.config.recipe.batch_norm_group_images:
             average_running_statistics(self.method)
         if not overflows:
             with torch.no_grad():
                 self.method.after_update(
-                    computed.embeddings, computed.targets, computed.batch, step, schedule.total_steps
+                    computed.embeddings, computed.targets, computed.batch, step, self.schedule.total_steps
                 )
+
+    def set_rates(self, step: int) -> None:
+        """Give every parameter its learning rate for ``step``, counted from 0; what is frozen loses its gradient."""
+        schedule = self.schedule
+        moment = Moment(
+            step=step, steps=schedule.total_steps, steps_per_epoch=self.steps_per_epoch,
+            scheduled=schedule(step), peak=schedule.peak,
+        )  # fmt: skip
+        set_rates(self.optimizer, self.rates, moment)
+
+    def _on_device(self, method: Method) -> Method:
+        machine = self.config.machine
+        method.to(self.device, dtype=torch.float64 if machine.precision == "float64" else torch.float32)
+        return method.to(memory_format=torch.channels_last) if machine.channels_last else method
 
     def _instead_of_update(self, anomaly: Anomaly, batch: Batch, watch: NumericsWatch | None) -> dict[str, float]:
         """Leave no trace of the pass, and do as the recipe says; what the metrics tell of it.
@@ -184,7 +189,7 @@ class TrainingStep:
             # The layers inside what is compiled call no hooks.
             with torch.compiler.set_stance("force_eager"):
                 outputs = self._watched(watch, batch).outputs
-            values = _numbers({"loss": outputs["loss"], "gradient_norm": self._gradient_norm()})
+            values = _numbers({"loss": outputs["loss"], "gradient_norm": self.gradient_norm()})
             if all(map(math.isfinite, values.values())):
                 return (
                     "computed again, the same step is finite: a memory or GPU may be faulty (simclr-dist doctor), or a "
@@ -196,7 +201,8 @@ class TrainingStep:
         with watch:
             return self.compute_gradients(batch)
 
-    def _gradient_norm(self) -> Tensor:
+    def gradient_norm(self) -> Tensor:
+        """The norm of all gradients together, a scalar."""
         return nn.utils.get_total_norm([p.grad for p in self.method.parameters() if p.grad is not None])
 
     def _scale_will_fall(self) -> bool:

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from simclr_dist.config.metric import Metric
 from simclr_dist.distributed.collectives import process_rank
 from simclr_dist.errors import AgreedError, UserError
 from simclr_dist.guards.anomalies import AnomalyWatch, read_anomalies
-from simclr_dist.models.encoder import Encoder
 from simclr_dist.reporting.anomalies import anomaly_table
 from simclr_dist.reporting.curves import training_curves
 from simclr_dist.reporting.facts import read_facts
@@ -23,6 +21,7 @@ from simclr_dist.run import checkpoint
 from simclr_dist.run.metrics_log import read_metrics
 from simclr_dist.training import step as training_step
 from simclr_dist.training.step import TrainingStep
+from tests.support.poison import NOW, poisoned
 from tests.support.processes import assert_bit_equal, final_state, losses, pretrain_here, run_distributed, tiny_config
 
 # ------------------------------------------------------------------------------------------------- what is an anomaly
@@ -110,28 +109,6 @@ def test_a_gradient_that_overflows_under_gradient_scaling_is_no_anomaly(tmp_path
 
 
 # ---------------------------------------------------------------------------------------------- what a run does with it
-
-NOW = {"step": 0}
-
-
-def poisoned(bad_steps: tuple[int, ...], spoil: Callable[[torch.Tensor], torch.Tensor], function: Callable) -> Any:
-    """``function()`` with the encoder's output spoilt in the given steps, counted from 1."""
-    call, forward = TrainingStep.__call__, Encoder.forward
-
-    def noted(self, images, steps_done):
-        NOW["step"] = steps_done + 1
-        return call(self, images, steps_done)
-
-    def spoilt(self, images):
-        features = forward(self, images)
-        return spoil(features) if NOW["step"] in bad_steps else features
-
-    TrainingStep.__call__, Encoder.forward = noted, spoilt
-    try:
-        return function()
-    finally:
-        TrainingStep.__call__, Encoder.forward = call, forward
-        NOW["step"] = 0
 
 
 def overflow(features: torch.Tensor) -> torch.Tensor:
