@@ -23,7 +23,7 @@ _ALWAYS = {
 }
 _SPEED = ("images_per_second", "data_wait_share")
 _NO_CURVE = ("step", "epoch", "step_seconds", "skipped", "returned_to_step")
-_ORDER = ("loss", "headline", "online", "curve", "collapse", "step", "unknown")
+_ORDER = ("loss", "headline", "online", "curve", "collapse", "learning_rate", "gradient_norm", "unknown")
 
 
 class _Curve(NamedTuple):
@@ -59,7 +59,7 @@ def _curves(runs: Sequence[Facts]) -> dict[_Curve, list[Metric | None]]:
 
 def _rank(runs: Sequence[Facts], curve: _Curve) -> int:
     if curve.name in _ALWAYS:
-        return _ORDER.index("loss" if curve.name == "loss" else "step")
+        return _ORDER.index(curve.name)
     said = [run.descriptions[curve.name] for run in runs if curve.name in run.descriptions]
     if curve.name in ONLINE:
         return _ORDER.index("online")

@@ -100,7 +100,8 @@ class TrainingStep:
         """
         if self.anchor and self.anomalies.is_healthy:
             self.anchor.take_when_due(steps_done)
-        torch._foreach_copy_(self._buffers_before, self._buffers)
+        if self._buffers:  # a method without batch norm has none
+            torch._foreach_copy_(self._buffers_before, self._buffers)
         batch = batch.to(self.device)
         watch = NumericsWatch(self.method) if self.config.machine.debug_numerics else None
         with watch or nullcontext():
@@ -171,7 +172,8 @@ class TrainingStep:
             StoppedByAnomalyError: the recipe stops.
         """
         where = "" if anomaly.value is not None else where_not_finite(self.method, lambda: self._again(batch), watch)
-        torch._foreach_copy_(self._buffers, self._buffers_before)
+        if self._buffers:  # torch refuses an empty list
+            torch._foreach_copy_(self._buffers, self._buffers_before)
         self.anomalies.answered(anomaly, where)
         if anomaly.action == STOP:
             self.optimizer.zero_grad()

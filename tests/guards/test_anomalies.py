@@ -10,6 +10,7 @@ import torch
 
 from simclr_dist.config import Config
 from simclr_dist.config.anomalies import Anomalies
+from simclr_dist.config.metric import Metric
 from simclr_dist.distributed.collectives import process_rank
 from simclr_dist.errors import AgreedError, UserError
 from simclr_dist.guards.anomalies import AnomalyWatch, read_anomalies
@@ -27,7 +28,8 @@ from tests.support.processes import assert_bit_equal, final_state, losses, pretr
 
 
 def watch(folder: Path, **policy: Any) -> AnomalyWatch:
-    return AnomalyWatch(Anomalies(**{"window_steps": 20, **policy}), folder, warmup_steps=30, active=False)
+    collapse = ("embedding_std", Metric(title="spread"))
+    return AnomalyWatch(Anomalies(**{"window_steps": 20, **policy}), folder, 30, collapse, active=False)
 
 
 def judged(watch: AnomalyWatch, first: int, numbers: list[float], key: str = "loss") -> list[int]:
@@ -99,7 +101,7 @@ def test_a_run_that_stops_is_as_it_was_before_the_step_and_stops_there_again(tmp
 
 
 def test_a_gradient_that_overflows_under_gradient_scaling_is_no_anomaly(tmp_path):
-    numbers = {"loss": 2.0, "gradient_norm": math.inf}
+    numbers = {"loss": 2.0, "gradient_norm": math.inf, "embedding_std": 0.9}
     assert watch(tmp_path).judge(1, numbers, overflow_is_normal=True) is None
     anomaly = watch(tmp_path).judge(1, numbers)
     assert anomaly is not None
