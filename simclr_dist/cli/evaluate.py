@@ -78,7 +78,7 @@ def evaluate(context: click.Context, /, run: Path, words: tuple[str, ...], **opt
     import torch
 
     from simclr_dist.distributed.processes import Processes, choose_device, process_group, set_kernels
-    from simclr_dist.evaluation.pretrained import load_encoder
+    from simclr_dist.weights.read import load_encoder
 
     here = Processes.from_environment()
     device = choose_device("cpu" if method == "label-curve" else options["device"], here.local_rank)
@@ -126,7 +126,7 @@ def _label_curve(subject: Any, run_dir: Path, counts: list[int], splits: int) ->
     points = label_curve(subject, counts, splits)
     if process_rank() != 0:
         return ""
-    steps = subject.pretrained.steps_done
+    steps = subject.steps_done
     title = f"held-out accuracy in %, mean of {splits} draws of the labels, after {steps} steps"
     paths = write_report(run_dir, subject.pretrained.recipe, steps, points)
     return "\n".join([title, table(points), *map(str, paths)])

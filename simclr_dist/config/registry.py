@@ -4,17 +4,18 @@ A table of names, not of imports: the config is below everything that it names, 
 when it is asked for.
 """
 
-import dataclasses
 import importlib
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, ClassVar, Protocol, get_type_hints
+from typing import Any, ClassVar, Protocol
 
 from simclr_dist.config.method import MethodKeys
+from simclr_dist.config.method_class import check_method_class
 from simclr_dist.config.metric import Metric
 from simclr_dist.config.views import ViewGroup
 from simclr_dist.errors import UserError, first_line, nearest
 
+_METHOD = "recipe.method.name"
 METHODS = {
     "simclr": "simclr_dist.methods.simclr:SimCLR",
 }
@@ -26,6 +27,7 @@ class MethodClass(Protocol):
 
     Config: ClassVar[type[MethodKeys]]
     METRICS: ClassVar[Mapping[str, Metric]]
+    needs: ClassVar[frozenset[str]]
 
     @classmethod
     def views(cls, config: Any) -> dict[str, ViewGroup]: ...
@@ -39,15 +41,16 @@ def method_class(name: str) -> MethodClass:
     """The class of a method of this project by its name, or of any other by ``package.module:Class``.
 
     Raises:
-        UserError: there is none, or it is no method.
+        UserError: there is none, it is no method, or what it says of itself is not what it must be; what is wrong.
     """
-    key = "recipe.method.name"
-    found = load(key, name, METHODS)
+    found = load(_METHOD, name, METHODS)
     keys = getattr(found, "Config", None)
-    if not (isinstance(keys, type) and issubclass(keys, MethodKeys) and hasattr(found, "embed")):
-        raise UserError(f"{key}: '{name}' is no method: it must be a class made from simclr_dist.methods.base.Method")
-    resolve_types(keys)
-    return found  # type: ignore[no-any-return]
+    if not (isinstance(found, type) and isinstance(keys, type) and hasattr(found, "embed")):
+        raise UserError(
+            f"{_METHOD}: '{name}' is no method: it must be a class made from simclr_dist.methods.base.Method"
+        )
+    check_method_class(name, found)
+    return found  # type: ignore[return-value]
 
 
 def method_keys(name: str) -> MethodKeys:
@@ -75,12 +78,3 @@ def load(key: str, name: str, known: Mapping[str, str]) -> Any:
         ) from error
     except Exception as error:  # whatever somebody's module does when it is imported
         raise UserError(f"{key}: importing {module} fails: {type(error).__name__}: {first_line(error)}") from error
-
-
-def resolve_types(schema: Any) -> None:
-    """Give the fields of a dataclass their types instead of the words for them (``from __future__ annotations``)."""
-    hints = get_type_hints(schema)
-    for entry in dataclasses.fields(schema):
-        entry.type = hints[entry.name]
-        if dataclasses.is_dataclass(entry.type):
-            resolve_types(entry.type)

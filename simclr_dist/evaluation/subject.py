@@ -13,12 +13,12 @@ from simclr_dist.data.sources.named import open_source
 from simclr_dist.distributed.processes import worker_count
 from simclr_dist.errors import AgreedError
 from simclr_dist.evaluation.features import Extraction, feature_rows, features_digest
-from simclr_dist.evaluation.pretrained import Pretrained, state_digest
 from simclr_dist.evaluation.protocol import Protocol
 from simclr_dist.evaluation.results import Result, Row
 from simclr_dist.evaluation.rows import Rows
 from simclr_dist.evaluation.saved_training import SavedTraining, Unfinished
 from simclr_dist.evaluation.subsets import Indices, labels_of, subset_digest
+from simclr_dist.weights.loaded import LoadedEncoder, state_digest
 
 _FEW_IMAGES = 5000
 
@@ -28,7 +28,7 @@ class Subject:
 
     def __init__(
         self,
-        pretrained: Pretrained,
+        pretrained: LoadedEncoder,
         data: Data | None = None,
         how: Extraction | None = None,
         unfinished: Unfinished | None = None,
@@ -54,6 +54,11 @@ class Subject:
     @cached_property
     def test_features(self) -> Rows:
         return feature_rows(self.pretrained.encoder, self.test, self.data.image_size, self.how)
+
+    @property
+    def steps_done(self) -> int:
+        """Of pretraining; 0 where the weights do not say."""
+        return self.pretrained.steps_done or 0
 
     def choose_workers(self, requested: int, local_processes: int) -> None:
         """Set the processes that read images: as requested, or (-1) none for small sets, else one a core."""
@@ -103,7 +108,7 @@ class Subject:
         }
         return Result(
             method=method,
-            steps_done=self.pretrained.steps_done,
+            steps_done=self.steps_done,
             encoder_sha256=self.encoder_sha256,
             data=data,
             protocol=protocol,

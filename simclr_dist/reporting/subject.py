@@ -16,7 +16,6 @@ from simclr_dist.data.sources.named import open_source
 from simclr_dist.data.views.groups import draw_groups
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation.features import extract_features, settle_statistics
-from simclr_dist.evaluation.pretrained import load_encoder
 from simclr_dist.evaluation.rows import Features
 from simclr_dist.evaluation.subsets import Labels
 from simclr_dist.methods.build import build_encoder
@@ -24,6 +23,7 @@ from simclr_dist.models.encoder import Encoder
 from simclr_dist.reporting import Missing
 from simclr_dist.reporting.analysis import Neighbours, nearest
 from simclr_dist.run import checkpoint
+from simclr_dist.weights.read import load_encoder
 
 THUMBNAIL = 32
 _PAIRS, _NEIGHBOURS = 1000, 20
@@ -89,7 +89,7 @@ def open_subject(run_dir: Path, images: int) -> Subject:
     if not checkpoint.by_age(run_dir / "checkpoints"):
         raise Missing("There is no checkpoint yet.")
     pretrained = load_encoder(run_dir)
-    encoder, recipe, steps_done = pretrained.encoder, pretrained.recipe, pretrained.steps_done
+    encoder, recipe, steps_done = pretrained.encoder, pretrained.recipe, pretrained.steps_done or 0
     try:
         pretraining = open_source(recipe.data)
     except UserError as error:

@@ -21,9 +21,9 @@ from simclr_dist.evaluation.classifiers import chosen_probe
 from simclr_dist.evaluation.features import extract_features, raw_pixels
 from simclr_dist.evaluation.knn import knn_accuracy, knn_scores
 from simclr_dist.evaluation.online import least_squares_accuracy
-from simclr_dist.evaluation.pretrained import state_digest
 from simclr_dist.evaluation.subsets import few_labels, halves, share_of_labels, subset_digest
 from simclr_dist.run.metrics_log import read_metrics
+from simclr_dist.weights.loaded import state_digest
 from tests.support.commands import run_command
 from tests.support.evaluation import blobs, small_subject
 from tests.support.processes import assert_bit_equal, final_state, losses, pretrain_here, run_distributed, tiny_config
@@ -291,7 +291,7 @@ def test_a_look_leaves_images_that_cannot_be_read_out_and_evaluation_asks_for_th
     assert [line["step"] for line in lines if "online_knn_top1" in line] == [2, 4]
     assert all(math.isfinite(line.get("online_linear_top1", 0)) for line in lines)
     assert len((tmp_path / "run" / "broken_images.txt").read_text().splitlines()) == 3
-    with pytest.raises(UserError, match=r"evaluation needs every image, and one is broken: bright/02\.png"):
+    with pytest.raises(UserError, match=r"every image is needed, and one is broken: bright/02\.png"):
         extract_features(nn.Flatten(), open_source(tiny_config(tmp_path, *keys).recipe.data, "train"), 8)
 
 

@@ -4,16 +4,16 @@ import numpy as np
 
 from simclr_dist.data.sources.base import Subset
 from simclr_dist.evaluation.features import Extraction
-from simclr_dist.evaluation.pretrained import Pretrained
 from simclr_dist.evaluation.subject import Subject
 from simclr_dist.methods.build import build_method
+from simclr_dist.weights.loaded import LoadedEncoder
 from tests.support.processes import tiny_config
 
 
 class SmallSubject(Subject):
     """Some digits, so that a test takes a moment."""
 
-    def __init__(self, pretrained: Pretrained, how: Extraction | None = None) -> None:
+    def __init__(self, pretrained: LoadedEncoder, how: Extraction | None = None) -> None:
         super().__init__(pretrained, None, how)
         self.train, self.test = Subset(self.train, np.arange(200)), Subset(self.test, np.arange(100))
         self.train_labels, self.test_labels = self.train.labels, self.test.labels
@@ -21,8 +21,9 @@ class SmallSubject(Subject):
 
 def small_subject(folder, **how):
     recipe = tiny_config(folder).recipe
-    method = build_method(recipe).eval()
-    return SmallSubject(Pretrained(method.encoder, method.projection, recipe, 0), Extraction(**how))
+    method = build_method(recipe, images=200).eval()
+    untrained = LoadedEncoder(encoder=method.encoder, projection=method.projection, recipe=recipe, source="untrained")
+    return SmallSubject(untrained, Extraction(**how))
 
 
 def blobs(images=300, classes=6, dim=8):
