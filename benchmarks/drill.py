@@ -4,7 +4,7 @@
 
 Every run is a small recipe on the digits in two processes, as the command starts them. It is killed with SIGKILL (one
 process, or all with their launcher) at a moment of its kind: at any time, while a checkpoint is written, while one is
-loaded, during a look at the encoder, while the launcher starts; then started again, killed again, and at last left
+loaded, during an online evaluation, while the launcher starts; then started again, killed again, and at last left
 alone. Weights, optimizer and losses are compared with the undisturbed run's. Every run is reported; a run that ends
 otherwise stops the drill with status 1 and leaves its folder.
 """
@@ -83,7 +83,7 @@ def moments(run: Run, draw: random.Random) -> dict[str, Callable[[float], bool]]
         "while a checkpoint is written": lambda seconds: run.step() > begun and run.is_writing(),
         # From the start of the processes until their first step.
         "while it starts and loads": lambda seconds: seconds > 3 + 2 * pause,
-        "during a look at the encoder": lambda seconds: run.step() >= look - 1,
+        "during an online evaluation": lambda seconds: run.step() >= look - 1,
         "while the launcher starts": lambda seconds: seconds > pause / 3,
     }
 

@@ -3,7 +3,7 @@
     python benchmarks/soak.py [--minutes 60] [--every 5] [--folder DIR] [--table FILE] [--picture FILE.png]
 
 A small recipe on a folder of PNGs and JPEGs in two processes with a loader worker each, as the command starts them: a
-checkpoint, and a comparison of the processes, every 20 steps, a look at the encoder every epoch. Some images are
+checkpoint, and a comparison of the processes, every 20 steps, an online evaluation every epoch. Some images are
 broken, so that every epoch meets them and draws substitutes. All processes of the run (launcher, trainers, loader
 workers) are read from /proc every few seconds. At the end the run is stopped by SIGINT, and its last checkpoint loaded.
 

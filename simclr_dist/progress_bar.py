@@ -1,6 +1,7 @@
 """How far long work is: a bar on a terminal, a line now and then in a log."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,6 +9,19 @@ from contextlib import contextmanager
 import click
 
 _SECONDS_BETWEEN_LINES = 30.0
+
+
+@contextmanager
+def said_when_slow(what: str, after_seconds: float = 1.5) -> Iterator[None]:
+    """Say on a terminal what takes so long, once it has taken ``after_seconds``."""
+    timer = threading.Timer(after_seconds, lambda: click.echo(f"{what} ...", err=True))
+    timer.daemon = True
+    if sys.stderr.isatty():
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextmanager

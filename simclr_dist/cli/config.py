@@ -5,6 +5,7 @@ import click
 from simclr_dist.cli.options import with_debug
 from simclr_dist.config import load_config, to_yaml
 from simclr_dist.errors import UserError
+from simclr_dist.progress_bar import said_when_slow
 
 
 @click.command("config")
@@ -14,11 +15,13 @@ from simclr_dist.errors import UserError
 @with_debug
 def show_config(config: str | None, overrides: tuple[str, ...], explain: bool) -> None:
     """Print the resolved config; `config --explain moco` prints every key that a config of a method may have."""
-    if explain:
-        from simclr_dist.config.explain import explain as explained
-
-        click.echo(explained(config or "simclr"))
-    elif config:
-        click.echo(to_yaml(load_config(config, overrides)), nl=False)
-    else:
+    if not (config or explain):
         raise UserError("config: give a CONFIG, or --explain")
+    with said_when_slow("loading the method, which imports torch"):
+        if explain:
+            from simclr_dist.config.explain import explain as explained
+
+            text = explained(config or "simclr") + "\n"
+        else:
+            text = to_yaml(load_config(config or "", overrides))
+    click.echo(text, nl=False)

@@ -51,7 +51,7 @@ _at_least_1 = click.IntRange(min=1)
 @click.option("--cache/--no-cache", default=True, help="Keep features in RUN_DIR/features.  [default: keep]")
 @with_debug
 @click.pass_context
-def evaluate(context: click.Context, /, run: Path, words: tuple[str, ...], **options: Any) -> int:
+def evaluate(command: click.Context, /, run: Path, words: tuple[str, ...], **options: Any) -> int:
     """Evaluate an encoder: a table here, a JSON file (and pictures) in the run's folder.
 
     RUN_OR_WEIGHTS is a run's folder, or a file of weights that `import` reads; its results stand in FILE.evaluation.
@@ -69,7 +69,7 @@ def evaluate(context: click.Context, /, run: Path, words: tuple[str, ...], **opt
     command again to resume after a stop or a kill.
     """
     method, overrides = chosen_method(words)
-    given = [name for name in options if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT]
+    given = [name for name in options if command.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT]
     refuse_foreign(method, given, options["solver"])
     numbers = whole_numbers("--labels", options["labels"]) if options["labels"] is not None else None
     shares = percentages(options["shares"])
@@ -89,9 +89,9 @@ def evaluate(context: click.Context, /, run: Path, words: tuple[str, ...], **opt
         set_kernels(torch.get_num_threads(), True, here.local_count)
     with process_group(here, device):
         from simclr_dist.distributed.agreement import all_or_none
+        from simclr_dist.evaluation.context import EvaluationContext
         from simclr_dist.evaluation.features import Extraction
         from simclr_dist.evaluation.saved_training import TrainingStoppedError, Unfinished
-        from simclr_dist.evaluation.subject import Subject
 
         run_dir = run if run.is_dir() else run.with_name(f"{run.name}.evaluation")
         cache = run_dir / "features" if options["cache"] and method != "label-curve" else None
@@ -103,14 +103,14 @@ def evaluate(context: click.Context, /, run: Path, words: tuple[str, ...], **opt
                     raise UserError(f"{run}: a file of weights knows no labelled images; give --on")
                 run_dir.mkdir(exist_ok=True)
             data = chosen_data(pretrained.recipe.data, options["on"], overrides)
-            subject = Subject(pretrained, data, how, Unfinished(run_dir / "unfinished"))
-        subject.choose_workers(options["workers"], here.local_count)
+            context = EvaluationContext(pretrained, data, how, Unfinished(run_dir / "unfinished"))
+        context.choose_workers(options["workers"], here.local_count)
         status = 0
         try:
             if method == "label-curve":
-                found = _label_curve(subject, run_dir, numbers or [1, 2, 5, 10, 50], options["splits"] or 5)
+                found = _label_curve(context, run_dir, numbers or [1, 2, 5, 10, 50], options["splits"] or 5)
             else:
-                found = _result(subject, method, run_dir, numbers, shares, options)
+                found = _result(context, method, run_dir, numbers, shares, options)
         except TrainingStoppedError as stopped:
             found, status = str(stopped), 128 + stopped.signal
     if here.is_first:
@@ -118,22 +118,22 @@ def evaluate(context: click.Context, /, run: Path, words: tuple[str, ...], **opt
     return status
 
 
-def _label_curve(subject: Any, run_dir: Path, counts: list[int], splits: int) -> str:
+def _label_curve(context: Any, run_dir: Path, counts: list[int], splits: int) -> str:
     from simclr_dist.distributed.collectives import process_rank
     from simclr_dist.evaluation.label_curve import label_curve
     from simclr_dist.evaluation.report import table, write_report
 
-    points = label_curve(subject, counts, splits)
+    points = label_curve(context, counts, splits)
     if process_rank() != 0:
         return ""
-    steps = subject.steps_done
+    steps = context.steps_done
     title = f"held-out accuracy in %, mean of {splits} draws of the labels, after {steps} steps"
-    paths = write_report(run_dir, subject.pretrained.recipe, steps, points)
+    paths = write_report(run_dir, context.recipe, steps, points)
     return "\n".join([title, table(points), *map(str, paths)])
 
 
 def _result(
-    subject: Any, method: str, run_dir: Path, numbers: list[int] | None, shares: list[float], options: dict[str, Any]
+    context: Any, method: str, run_dir: Path, numbers: list[int] | None, shares: list[float], options: dict[str, Any]
 ) -> str:
     """The table and the file's name; nothing on the other processes."""
     from simclr_dist.distributed.collectives import process_rank
@@ -142,9 +142,9 @@ def _result(
     seed, splits = options["seed"], options["splits"]
     found: Any
     if method == "knn":
-        found = frozen.knn(subject, neighbours=options["k"], temperature=options["temperature"])
+        found = frozen.knn(context, neighbours=options["k"], temperature=options["temperature"])
     elif method == "lowshot":
-        found = frozen.lowshot(subject, labels_per_class=numbers, splits=splits or 5, seed=seed)
+        found = frozen.lowshot(context, labels_per_class=numbers, splits=splits or 5, seed=seed)
     else:
         sgd = {
             "epochs": options["epochs"],
@@ -155,11 +155,11 @@ def _result(
             "seed": seed,
         }
         if method == "probe":
-            found = frozen.probe(subject, solver=options["solver"], augment=options["augment"], **sgd)
+            found = frozen.probe(context, solver=options["solver"], augment=options["augment"], **sgd)
         else:
             starts = {"baseline": ("scratch",)}.get(method, ("pretrained", "scratch")[: 1 + options["with_baseline"]])
             found = fine_tuning.finetune(
-                subject, label_shares=shares, splits=splits or 1, starts=starts, from_layer=options["from_layer"], **sgd
+                context, label_shares=shares, splits=splits or 1, starts=starts, from_layer=options["from_layer"], **sgd
             )
     if found is None or process_rank() != 0:
         return ""
@@ -167,9 +167,9 @@ def _result(
         path = found.write(run_dir)
     except OSError as error:
         raise UserError(f"{run_dir}: the result cannot be written: {error.strerror}") from error
-    subject.unfinished.remove()
+    context.unfinished.remove()
     title = (
-        f"{method} on {subject.data.source}, {len(subject.test)} test images, accuracy in %, after "
+        f"{method} on {context.data.source}, {len(context.test)} test images, accuracy in %, after "
         f"{found.steps_done} steps"
     )
     return f"{title}\n{found.table()}\n{path}"

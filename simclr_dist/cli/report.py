@@ -40,10 +40,10 @@ def report(run_dirs: tuple[Path, ...], out: Path | None, images: int, tensorboar
     check_replaceable(out)
     write_page(out, page(runs, images))
     if tensorboard:
-        from simclr_dist.reporting.board import write_board
+        from simclr_dist.reporting.tensorboard import write_tensorboard
 
         for run in runs:
-            click.echo(write_board(run, images))
+            click.echo(write_tensorboard(run, images))
     click.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, made in {time.monotonic() - started:.0f} s")
 
 

@@ -5,15 +5,15 @@ import dataclasses
 import inspect
 import sys
 import textwrap
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 from simclr_dist.config.health import Bands
+from simclr_dist.config.loading import leaves_of
 from simclr_dist.config.recipe import Recipe
 from simclr_dist.config.registry import method_keys
 from simclr_dist.config.schema import Config
-from simclr_dist.config.values import plain_number, takes_keys
+from simclr_dist.config.values import plain_number, takes_bands
 
 
 def explain(method: str = "simclr") -> str:
@@ -26,9 +26,10 @@ def explain(method: str = "simclr") -> str:
         UserError: there is no such method.
     """
     lines = []
-    for key, default, entry, owner in documented(everything(method)):
+    for key, default, entry, owner in leaves_of(everything(method)):
         lines.append(f"{key}: {_kind(entry)} = {default!r}{_limits(entry.metadata)}")
-        text = _documentation(owner)[entry.name]
+        known = next((known for each in owner.__mro__ if entry.name in (known := _documentation(each))), {})
+        text = known.get(entry.name, entry.name)
         lines += textwrap.wrap(text, 104, initial_indent="    ", subsequent_indent="    ")
     return "\n".join(lines)
 
@@ -40,22 +41,8 @@ def everything(method: str = "simclr") -> Config:
     return config
 
 
-def documented(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field[Any], type]]:
-    """(dotted key, value, field, the class under whose field the text stands) of every leaf, in order."""
-    for entry in dataclasses.fields(node):
-        value = getattr(node, entry.name)
-        if dataclasses.is_dataclass(value):
-            yield from documented(value, f"{prefix}{entry.name}.")
-        elif isinstance(value, dict) and not takes_keys(entry):
-            for name, inner in value.items():
-                yield from documented(inner, f"{prefix}{entry.name}.{name}.")
-        else:
-            owner = next(each for each in type(node).__mro__ if entry.name in _documentation(each))
-            yield f"{prefix}{entry.name}", value, entry, owner
-
-
 def _kind(entry: dataclasses.Field[Any]) -> str:
-    if takes_keys(entry):
+    if takes_bands(entry):
         return "{number: [low, high]}"
     return str(getattr(entry.type, "__name__", entry.type)).replace("list", "list of numbers")
 

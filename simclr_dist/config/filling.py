@@ -1,4 +1,8 @@
-"""From nested keys to the dataclasses of a config: unknown ones are refused with the nearest that are known."""
+"""From nested keys to the dataclasses of a config: unknown ones are refused with the nearest that are known.
+
+What needs no method is refused before the recipe's method is loaded, which takes seconds (it imports torch). Errors
+name the key; whose it is (a file's, a checkpoint's) the caller puts before it.
+"""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -9,44 +13,40 @@ from simclr_dist.config.machine import Machine
 from simclr_dist.config.metric import ONLINE
 from simclr_dist.config.moved import moved_keys
 from simclr_dist.config.recipe import Recipe
-from simclr_dist.config.registry import METHODS, method_class, method_keys
-from simclr_dist.config.values import checked, takes_keys
+from simclr_dist.config.registry import METHODS, method_class
+from simclr_dist.config.values import checked
 from simclr_dist.config.views import ViewGroup
 from simclr_dist.errors import UserError, nearest
 
 Node = TypeVar("Node")
 _PARTS = ("recipe", "machine", "health")
 _UNION = ("method", "views")  # of a recipe: their keys depend on the method's name
+_VIEW_KEYS = [entry.name for entry in dataclasses.fields(ViewGroup)]
 
 
-def refuse_config(given: dict[str, Any], where: str) -> None:
-    """Unknown keys, keys where a value belongs and the other way round, and keys left open; ``where`` they stand.
+def refuse_config(given: dict[str, Any]) -> None:
+    """Unknown keys, keys where a value belongs and the other way round, values that do not fit, keys left open.
+
+    A value with an interpolation (``${recipe.epochs}``), and what stands below views, is looked at when it is filled.
 
     Raises:
         UserError: naming the key and the nearest known one.
     """
-    _refuse_unknown(given, _PARTS, where, "")
-    _refuse_shape(_keys_below(given, "machine", where), Machine, where, "machine.")
-    recipe, health = _keys_below(given, "recipe", where), _keys_below(given, "health", where)
-    refuse_recipe(recipe, where)
-    metrics = method_class(method_name(recipe)).METRICS
-    may = [name for name, metric in {**metrics, **ONLINE}.items() if metric.band]
-    _refuse_unknown(health, may, where, "health.")
+    _refuse_unknown(given, _PARTS, "")
+    _refuse_shape(_keys_below(given, "machine"), Machine, "machine.")
+    recipe, health = _keys_below(given, "recipe"), _keys_below(given, "health")
+    _refuse_without_method(recipe)
     for name in health:
-        _refuse_shape(_keys_below(health, name, where, "health."), Bands, where, f"health.{name}.")
+        _refuse_shape(_keys_below(health, name, "health."), Bands, f"health.{name}.")
+    _refuse_method_keys(recipe)
+    metrics = {**method_class(method_name(recipe)).METRICS, **ONLINE}
+    _refuse_unknown(health, [name for name, metric in metrics.items() if metric.band], "health.")
 
 
-def refuse_recipe(given: dict[str, Any], where: str) -> None:
+def refuse_recipe(given: dict[str, Any]) -> None:
     """The same of a recipe alone."""
-    if moved := moved_keys(given):
-        told = ", ".join(f"recipe.{old} is now recipe.{new}" for old, new in moved)
-        raise UserError(f"{where}: written for an earlier version: {told}")
-    rest = {key: value for key, value in given.items() if key not in _UNION}
-    _refuse_shape(rest, Recipe, where, "recipe.")
-    keys = _keys_below(given, "method", where, "recipe.")
-    schema = method_class(method_name(given)).Config
-    _refuse_shape(keys, schema, where, "recipe.method.")
-    _refuse_views(_keys_below(given, "views", where, "recipe."), _groups(given), where)
+    _refuse_without_method(given)
+    _refuse_method_keys(given)
 
 
 def method_name(recipe: Mapping[str, Any]) -> str:
@@ -62,16 +62,18 @@ def fill_recipe(given: dict[str, Any]) -> Recipe:
     """The recipe of nested keys, each checked against its field.
 
     Raises:
-        UserError: naming the key: another type, not finite, not a choice or out of range.
+        UserError: naming the key: another type, not finite, not a choice or out of range; or an unknown key of views.
     """
-    found = method_class(method_name(given))
-    method = filled(found.Config, {"name": method_name(given), **given.get("method", {})}, "recipe.method.")
+    name = method_name(given)
+    found = method_class(name)
+    method = filled(found.Config, {"name": name, **given.get("method", {})}, "recipe.method.")
     rest = {key: value for key, value in given.items() if key not in _UNION}
-    return filled(Recipe, rest, "recipe.", method=method, views=_views(found.views(method), given.get("views", {})))
+    views = _views(name, found.views(method), given.get("views", {}))
+    return filled(Recipe, rest, "recipe.", method=method, views=views)
 
 
 def filled(schema: type[Node], given: dict[str, Any], prefix: str = "", **ready: Any) -> Node:
-    """``schema`` with the given values, each checked against its field, and with those that are ``ready``.
+    """``schema`` with those values that are ``ready`` and, before these, the given ones, each checked.
 
     Raises:
         UserError: naming the key.
@@ -85,76 +87,76 @@ def filled(schema: type[Node], given: dict[str, Any], prefix: str = "", **ready:
     return schema(**values)
 
 
-def _views(defaults: dict[str, ViewGroup], given: dict[str, Any]) -> dict[str, ViewGroup]:
+def _views(method: str, defaults: dict[str, ViewGroup], given: dict[str, Any]) -> dict[str, ViewGroup]:
     """The method's groups, a key directly under ``views`` in every one of them, and each group's own keys."""
-    shared = {key: value for key, value in given.items() if key not in defaults}
-    return {
-        name: filled(
-            ViewGroup,
-            {**shared, **given.get(name, {})},
-            f"recipe.views.{name}.",
-            **{key: value for key, value in vars(default).items() if key not in {**shared, **given.get(name, {})}},
+    if ambiguous := [name for name in defaults if name in _VIEW_KEYS]:
+        raise UserError(
+            f"recipe.method.name: {method}: its group of views '{ambiguous[0]}' is named like a key of views; it needs "
+            "another name (docs/methods.md)"
         )
-        for name, default in defaults.items()
-    }
-
-
-def _groups(recipe: dict[str, Any]) -> Iterable[str]:
-    """The names of the method's groups. They may depend on its keys; a key out of range is told when it is filled."""
-    name = method_name(recipe)
-    try:
-        return method_class(name).views(filled(method_class(name).Config, {"name": name, **recipe.get("method", {})}))
-    except (UserError, TypeError):
-        return method_class(name).views(method_keys(name))
-
-
-def _refuse_views(given: dict[str, Any], groups: Iterable[str], where: str) -> None:
-    own = {key: value for key, value in given.items() if key in groups}
-    shared = {key: value for key, value in given.items() if key not in groups}
+    shared = {key: value for key, value in given.items() if key not in defaults}
     for key, value in shared.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and key not in _VIEW_KEYS:
             raise UserError(
-                f"{where}: recipe.views.{key}: the method has no group of views of that name"
-                f"{nearest(key, list(groups))}; its groups: {', '.join(groups)}"
+                f"recipe.views.{key}: {method} has no group of views of that name{nearest(str(key), list(defaults))}; "
+                f"its groups: {', '.join(defaults)}"
             )
-    _refuse_shape(shared, ViewGroup, where, "recipe.views.")
-    for name in own:
-        _refuse_shape(_keys_below(own, name, where, "recipe.views."), ViewGroup, where, f"recipe.views.{name}.")
+    _refuse_unknown(shared, [*_VIEW_KEYS, *defaults], "recipe.views.")
+    _refuse_shape(shared, ViewGroup, "recipe.views.")
+    groups = {}
+    for name, default in defaults.items():
+        own = _keys_below(given, name, "recipe.views.")
+        _refuse_shape(own, ViewGroup, f"recipe.views.{name}.")
+        groups[name] = filled(ViewGroup, {**shared, **own}, f"recipe.views.{name}.", **vars(default))
+    return groups
 
 
-def _keys_below(given: dict[str, Any], key: str, where: str, prefix: str = "") -> dict[str, Any]:
+def _refuse_without_method(recipe: dict[str, Any]) -> None:
+    if moved := moved_keys(recipe):
+        places = ", ".join(f"recipe.{old} is now recipe.{new}" for old, new in moved)
+        raise UserError(f"written for an earlier version: {places}")
+    _refuse_shape({key: value for key, value in recipe.items() if key not in _UNION}, Recipe, "recipe.")
+    for key in _UNION:
+        _keys_below(recipe, key, "recipe.")
+
+
+def _refuse_method_keys(recipe: dict[str, Any]) -> None:
+    schema = method_class(method_name(recipe)).Config
+    _refuse_shape(recipe.get("method", {}), schema, "recipe.method.", _dotted(schema, "recipe.method."))
+
+
+def _keys_below(given: dict[str, Any], key: str, prefix: str = "") -> dict[str, Any]:
     value = given.get(key, {})
     if not isinstance(value, dict):
-        raise UserError(f"{where}: {prefix}{key}: expected keys below it, got {value!r}")
+        raise UserError(f"{prefix}{key}: expected keys below it, got {value!r}")
     return value
 
 
-def _refuse_unknown(given: dict[str, Any], known: Iterable[str], where: str, prefix: str) -> None:
+def _refuse_unknown(given: dict[str, Any], known: Iterable[str], prefix: str, more: Iterable[str] = ()) -> None:
+    """``more``: dotted keys beside those of every config, from which the nearest may come."""
     for key in given:
         if key not in known:
-            raise UserError(f"{where}: unknown key '{prefix}{key}'{_hint(str(key), list(known))}")
+            raise UserError(f"unknown key '{prefix}{key}'{_hint(str(key), list(known), list(more))}")
 
 
-def _refuse_shape(given: dict[str, Any], schema: Any, where: str, prefix: str) -> None:
+def _refuse_shape(given: dict[str, Any], schema: Any, prefix: str, more: Iterable[str] = ()) -> None:
     known = {entry.name: entry for entry in dataclasses.fields(schema)}
-    _refuse_unknown(given, known, where, prefix)
+    _refuse_unknown(given, known, prefix, more)
     for key, value in given.items():
-        name = f"{prefix}{key}"
         if value == "???":
-            raise UserError(f"{where}: {name}: has no value; give it one")
+            raise UserError(f"{prefix}{key}: has no value; give it one")
         if dataclasses.is_dataclass(known[key].type):
-            if not isinstance(value, dict):
-                raise UserError(f"{where}: {name}: expected keys below it, got {value!r}")
-            _refuse_shape(value, known[key].type, where, f"{name}.")
-        elif isinstance(value, dict) != takes_keys(known[key]):
-            checked(name, value, known[key])  # says what belongs there instead
+            _refuse_shape(_keys_below(given, key, prefix), known[key].type, f"{prefix}{key}.", more)
+        elif "${" not in str(value):
+            checked(f"{prefix}{key}", value, known[key])
 
 
-def _hint(key: str, known: list[str]) -> str:
+def _hint(key: str, known: list[str], more: list[str]) -> str:
     everywhere = [
-        *_dotted(Recipe(), "recipe."),
-        *_dotted(ViewGroup(), "recipe.views."),
-        *_dotted(Machine(), "machine."),
+        *more,
+        *_dotted(Recipe, "recipe."),
+        *_dotted(ViewGroup, "recipe.views."),
+        *_dotted(Machine, "machine."),
     ]
     elsewhere = [dotted for dotted in everywhere if dotted.rpartition(".")[2] == key]
     if elsewhere:
@@ -162,11 +164,12 @@ def _hint(key: str, known: list[str]) -> str:
     return nearest(key, known) or nearest(key, everywhere) or f"; known here: {', '.join(known)}"
 
 
-def _dotted(node: Any, prefix: str) -> list[str]:
-    """The dotted keys below a dataclass of the config."""
+def _dotted(schema: Any, prefix: str) -> list[str]:
+    """The dotted keys of a dataclass of the config; below views it depends on the method which there are."""
     keys = []
-    for entry in dataclasses.fields(node):
-        value = getattr(node, entry.name)
-        inner = dataclasses.is_dataclass(value)
-        keys += _dotted(value, f"{prefix}{entry.name}.") if inner else [f"{prefix}{entry.name}"]
+    for entry in dataclasses.fields(schema):
+        if dataclasses.is_dataclass(entry.type):
+            keys += _dotted(entry.type, f"{prefix}{entry.name}.")
+        elif entry.name not in _UNION:
+            keys.append(f"{prefix}{entry.name}")
     return keys

@@ -20,7 +20,7 @@ from simclr_dist.config.moved import migrated
 from simclr_dist.config.recipe import Recipe
 from simclr_dist.config.registry import method_keys
 from simclr_dist.config.schema import Config
-from simclr_dist.config.values import takes_keys
+from simclr_dist.config.values import takes_bands
 from simclr_dist.errors import UserError, first_line, nearest
 
 
@@ -32,8 +32,10 @@ def load_config(config: str, overrides: Sequence[str] = ()) -> Config:
             combination.
     """
     path = find_config(config)
-    given = _parse(path, overrides)
+    parsed = _parse(path, overrides)
     try:
+        refuse_config(OmegaConf.to_container(parsed))  # type: ignore[arg-type]
+        given = _resolved(parsed)
         health = {name: filled(Bands, own, f"health.{name}.") for name, own in given.get("health", {}).items()}
         machine = filled(Machine, given.get("machine", {}), "machine.")
         loaded = Config(recipe=fill_recipe(given.get("recipe", {})), machine=machine, health=health)
@@ -69,8 +71,11 @@ def recipe_from_dict(stored: dict[str, Any]) -> Recipe:
         UserError: it has keys or values that this version does not know.
     """
     stored = migrated(stored)
-    refuse_recipe(stored, "the stored recipe")
-    return fill_recipe(stored)
+    try:
+        refuse_recipe(stored)
+        return fill_recipe(stored)
+    except ValueError as error:
+        raise UserError(f"the stored recipe: {error}") from error
 
 
 def to_dict(node: Any) -> dict[str, Any]:
@@ -85,18 +90,24 @@ def to_yaml(config: Config) -> str:
 
 def fields_of(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field[Any]]]:
     """(dotted key, value, field) of every leaf of a config dataclass, in order; groups of views one after another."""
+    yield from (leaf[:3] for leaf in leaves_of(node, prefix))
+
+
+def leaves_of(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field[Any], type]]:
+    """The same and, fourth, the dataclass that the field is of."""
     for entry in dataclasses.fields(node):
-        value = getattr(node, entry.name)
+        key, value = f"{prefix}{entry.name}", getattr(node, entry.name)
         if dataclasses.is_dataclass(value):
-            yield from fields_of(value, f"{prefix}{entry.name}.")
-        elif isinstance(value, dict) and not takes_keys(entry):
+            yield from leaves_of(value, f"{key}.")
+        elif isinstance(value, dict) and not takes_bands(entry):
             for name, inner in value.items():
-                yield from fields_of(inner, f"{prefix}{entry.name}.{name}.")
+                yield from leaves_of(inner, f"{key}.{name}.")
         else:
-            yield f"{prefix}{entry.name}", value, entry
+            yield key, value, entry, type(node)
 
 
-def _parse(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+def _parse(path: Path, overrides: Sequence[str]) -> Any:
+    """The mapping that the file and the overrides give, its interpolations as they are written."""
     needs = f"{path}: must be a mapping with the keys 'recipe' and 'machine', and perhaps 'health'"
     node: Any
     try:
@@ -118,20 +129,35 @@ def _parse(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
         except (yaml.YAMLError, OmegaConfBaseException) as error:
             raise UserError(f"{override}: cannot be read as key=value: {_one_line(error)}") from error
         try:
-            node = OmegaConf.merge(node, value)
+            node = OmegaConf.merge(_without_other_method(node, value), value)
         except (OmegaConfBaseException, TypeError) as error:
             raise UserError(f"{override}: does not fit {path}, where '{key}' has keys below it or has none") from error
-    given: Any = OmegaConf.to_container(node)
-    refuse_config(given, str(path))
+    return node
+
+
+def _resolved(parsed: Any) -> dict[str, Any]:
+    """The nested keys with every ``${...}`` replaced by what it stands for, a default where that key is not given."""
+    name = method_name(OmegaConf.to_container(parsed.get("recipe", OmegaConf.create())))  # type: ignore[arg-type]
+    # Views stay as they were given: a default in a group would go before a key of all groups.
+    defaults = to_dict(Config(recipe=Recipe(method=method_keys(name)))) | {"health": {}}
+    defaults["recipe"]["views"] = {}
     try:
-        # With the defaults below, so that ${recipe.epochs} finds one; the views' keys stay as they were given.
-        recipe = Recipe(method=method_keys(method_name(given.get("recipe", {}))))
-        defaults = to_dict(Config(recipe=recipe)) | {"health": {}}
-        defaults["recipe"]["views"] = {}
-        values: Any = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(defaults), node), resolve=True)
+        return OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(defaults), parsed), resolve=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
-        raise UserError(f"{path}: {error.full_key}: {_one_line(error)}") from error
-    return values  # type: ignore[no-any-return]
+        raise UserError(f"{error.full_key}: {_one_line(error)}") from error
+
+
+def _without_other_method(node: Any, override: Any) -> Any:
+    """The keys of a file, without those of its method and its bands when an override names another method: they say
+    nothing about that one."""
+    named = OmegaConf.select(override, "recipe.method.name")
+    if named is None or named == (OmegaConf.select(node, "recipe.method.name") or "simclr"):
+        return node
+    kept: Any = OmegaConf.to_container(node)
+    if isinstance(kept.get("recipe"), dict):
+        kept["recipe"].pop("method", None)
+    kept.pop("health", None)
+    return OmegaConf.create(kept)
 
 
 def _one_line(error: Exception) -> str:

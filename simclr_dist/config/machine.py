@@ -57,7 +57,7 @@ class Machine:
     --debug-numerics). Slow, and nothing is compiled. Without it a step that went wrong is computed once more and looked
     at then."""
     compile: bool = False
-    """torch.compile the encoder and the head."""
+    """torch.compile the parts of the method: encoders and heads."""
     channels_last: bool = False
     """NHWC memory layout, faster for convolutions on GPUs with tensor cores."""
     deterministic: bool = True

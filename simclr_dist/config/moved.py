@@ -1,5 +1,6 @@
 """Keys of earlier versions and where they are now: told in a config, carried over in what a checkpoint holds."""
 
+from copy import deepcopy
 from typing import Any
 
 MOVED = {
@@ -30,7 +31,7 @@ def migrated(recipe: dict[str, Any]) -> dict[str, Any]:
     keys = moved_keys(recipe)
     if not keys:
         return recipe
-    new = {name: dict(part) if isinstance(part, dict) else part for name, part in recipe.items()}
+    new = deepcopy(recipe)
     for old, place in keys:
         *path, last = old.split(".")
         node = new

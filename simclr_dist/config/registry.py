@@ -18,6 +18,8 @@ from simclr_dist.errors import UserError, first_line, nearest
 _METHOD = "recipe.method.name"
 METHODS = {
     "simclr": "simclr_dist.methods.simclr:SimCLR",
+    "moco": "simclr_dist.methods.moco:MoCo",
+    "barlow_twins": "simclr_dist.methods.barlow_twins:BarlowTwins",
 }
 """Name -> where its class is. A new method of this project is one file and one line here."""
 
@@ -45,7 +47,8 @@ def method_class(name: str) -> MethodClass:
     """
     found = load(_METHOD, name, METHODS)
     keys = getattr(found, "Config", None)
-    if not (isinstance(found, type) and isinstance(keys, type) and hasattr(found, "embed")):
+    has_all = all(hasattr(found, each) for each in ("embed", "METRICS", "needs", "views", "check"))
+    if not (isinstance(found, type) and isinstance(keys, type) and has_all):
         raise UserError(
             f"{_METHOD}: '{name}' is no method: it must be a class made from simclr_dist.methods.base.Method"
         )
@@ -69,12 +72,13 @@ def load(key: str, name: str, known: Mapping[str, str]) -> Any:
         close = nearest(name, list(known))
         raise UserError(f"{key}: '{name}' is not one of {', '.join(known)} and no package.module:Name{close}")
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except AttributeError as error:
-        raise UserError(f"{key}: {module} has no '{attribute}'; look at the part behind the colon") from error
+        imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise UserError(
             f"{key}: '{name}' cannot be imported: {first_line(error)}; install it, or put its folder on PYTHONPATH"
         ) from error
-    except Exception as error:  # whatever somebody's module does when it is imported
+    except (Exception, SystemExit) as error:  # whatever somebody's module does when it is imported
         raise UserError(f"{key}: importing {module} fails: {type(error).__name__}: {first_line(error)}") from error
+    if not hasattr(imported, attribute):
+        raise UserError(f"{key}: {module} has no '{attribute}'; look at the part behind the colon")
+    return getattr(imported, attribute)

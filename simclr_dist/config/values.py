@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from typing import Any, get_origin
+from typing import Any
 
 from simclr_dist.errors import UserError, nearest
 
@@ -15,7 +15,7 @@ def checked(name: str, value: Any, field: dataclasses.Field[Any]) -> Any:
         UserError: it is of another type, not finite, not a choice or out of range.
     """
     limits, expected, fits = field.metadata, "", False
-    if takes_keys(field):
+    if takes_bands(field):
         return _bands(name, value)
     if limits.get("percents"):
         return _percents(name, value)
@@ -50,9 +50,9 @@ def checked(name: str, value: Any, field: dataclasses.Field[Any]) -> Any:
     return value
 
 
-def takes_keys(field: dataclasses.Field[Any]) -> bool:
-    """Whether the field's value is a mapping whose keys are the user's own."""
-    return get_origin(field.type) is dict
+def takes_bands(field: dataclasses.Field[Any]) -> bool:
+    """Whether the field's value is a mapping from the user's own percents to bands."""
+    return field.type == dict[float, list[float]]
 
 
 def plain_number(value: float) -> str:

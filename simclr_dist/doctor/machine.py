@@ -65,7 +65,7 @@ def _memory() -> Finding:
 
 
 def shared_memory(size: int) -> Finding:
-    """Through it loader workers hand over batches; docker gives 64 MiB unless told otherwise."""
+    """Through it loader workers hand over batches; docker gives 64 MiB by default."""
     found = show_bytes(size)
     if size >= 1 << 30:
         return Finding(_AREA, "/dev/shm", found)

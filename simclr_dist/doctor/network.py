@@ -32,8 +32,8 @@ def findings(here: Processes, device: torch.device, folder: Path) -> Iterator[Fi
     """Inside a process group, on every process; all get the same answers."""
     hosts = gather_objects(socket.gethostname())
     counts = {host: hosts.count(host) for host in dict.fromkeys(hosts)}
-    told = ", ".join(f"{count} on {host}" for host, count in counts.items())
-    yield Finding(_AREA, "hosts", f"{told}; {dist.get_backend()} on {device.type}")
+    hosts_text = ", ".join(f"{count} on {host}" for host, count in counts.items())
+    yield Finding(_AREA, "hosts", f"{hosts_text}; {dist.get_backend()} on {device.type}")
     yield _clocks(hosts)
     yield _sums(device)
     if len(counts) > 1:

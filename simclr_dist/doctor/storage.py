@@ -57,11 +57,11 @@ def kind_of(folder: Path, mounts: Path = Path("/proc/mounts")) -> str:
     except OSError:
         return "unknown"
     here = folder.resolve()
-    # Of several at one place the last one covers the others. Spaces stand there as \040.
+    # Of several at one location the last one covers the others. Spaces stand there as \040.
     found = [
-        (len(place), number, kind)
-        for number, (_, place, kind, *_) in enumerate(lines)
-        if here.is_relative_to(place.replace("\\040", " "))
+        (len(point), number, kind)
+        for number, (_, point, kind, *_) in enumerate(lines)
+        if here.is_relative_to(point.replace("\\040", " "))
     ]
     return max(found)[2] if found else "unknown"
 

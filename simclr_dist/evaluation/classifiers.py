@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from simclr_dist.evaluation.rows import Features
+from simclr_dist.evaluation.feature_blocks import Features
 from simclr_dist.evaluation.subsets import Indices, Labels, halves
 from simclr_dist.log import log
 

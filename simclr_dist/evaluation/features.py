@@ -19,10 +19,17 @@ from simclr_dist.data.loading.workers import load_steps
 from simclr_dist.data.sources.base import ImageSource, Subset
 from simclr_dist.distributed.agreement import all_or_none, decided_by_first
 from simclr_dist.distributed.collectives import gather_stacked, maximum, process_count, process_rank
-from simclr_dist.evaluation.rows import FeatureBlocks, Features, Rows, block_file, keep_block, kept_blocks
+from simclr_dist.evaluation.feature_blocks import (
+    FeatureBlocks,
+    FeatureMatrix,
+    Features,
+    block_file,
+    keep_block,
+    kept_blocks,
+)
 from simclr_dist.models.features import evaluating, features_of
 from simclr_dist.progress_bar import showing_progress
-from simclr_dist.weights.loaded import state_digest
+from simclr_dist.weights.digest import state_digest
 
 _BATCHES_IN_BLOCK = 64
 _CPU = torch.device("cpu")
@@ -54,10 +61,12 @@ def extract_features(
     Raises:
         UserError: an image cannot be read (only ``leaves_out_broken`` allows it).
     """
-    return np.asarray(feature_rows(encoder, source, image_size, how))
+    return np.asarray(feature_matrix(encoder, source, image_size, how))
 
 
-def feature_rows(encoder: nn.Module, source: ImageSource, image_size: int, how: Extraction | None = None) -> Rows:
+def feature_matrix(
+    encoder: nn.Module, source: ImageSource, image_size: int, how: Extraction | None = None
+) -> FeatureMatrix:
     """As :func:`extract_features`, but where features are kept they stay in their files."""
     how = how or Extraction()
     batches = -(-len(source) // how.batch_images)

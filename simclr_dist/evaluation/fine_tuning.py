@@ -11,12 +11,12 @@ from torch import nn
 from simclr_dist.data.sources.base import Subset
 from simclr_dist.errors import AgreedError
 from simclr_dist.evaluation.classifiers import top_accuracies
+from simclr_dist.evaluation.context import EvaluationContext
 from simclr_dist.evaluation.features import extract_features, settle_statistics
 from simclr_dist.evaluation.image_batches import cropped_and_flipped
 from simclr_dist.evaluation.protocol import FINE_TUNING, Protocol
-from simclr_dist.evaluation.results import Result, Row
+from simclr_dist.evaluation.results import Result, ResultRow
 from simclr_dist.evaluation.saved_training import Accuracies
-from simclr_dist.evaluation.subject import Subject
 from simclr_dist.evaluation.subsets import Indices, share_of_labels, subset_digest
 from simclr_dist.evaluation.supervised import Classifier, steps_of, total_steps, train_classifier
 from simclr_dist.methods.build import build_encoder, build_method
@@ -26,7 +26,7 @@ _STARTS = {"pretrained": "fine-tuned, pretrained", "scratch": "supervised, from 
 
 
 def finetune(
-    subject: Subject,
+    context: EvaluationContext,
     *,
     label_shares: Sequence[float] = SHARES,
     splits: int = 1,
@@ -42,7 +42,7 @@ def finetune(
     """Fine-tune with some shares of the labels (Chen et al. 2020, appendix B.5), class by class.
 
     Args:
-        subject: the encoder, which is copied, and the images.
+        context: the encoder, which is copied, and the images.
         label_shares: of each class's images.
         splits: draws of them; their numbers are ``seed``, ``seed`` + 1, ...
         starts: ``pretrained``, ``scratch`` (the same network from its initial weights), or both.
@@ -56,11 +56,11 @@ def finetune(
 
     Raises:
         UserError: the head has no such layer, the processes cannot share a batch, the training diverged.
-        TrainingStoppedError: a signal stopped a training that is saved (``subject.unfinished``).
+        TrainingStoppedError: a signal stopped a training that is saved (``context.unfinished``).
     """
     method = "baseline" if list(starts) == ["scratch"] else "finetune"
-    rows: list[Row] = []
-    batch = batch_images or subject.pretrained.recipe.global_batch_images
+    rows: list[ResultRow] = []
+    batch = batch_images or context.recipe.global_batch_images
     chosen = {
         "batch_images": batch,
         "base_learning_rate": base_learning_rate,
@@ -70,13 +70,13 @@ def finetune(
     for share in label_shares:
         default = FINE_TUNING.epochs if share <= 0.01 else FINE_TUNING.epochs // 2
         protocol = FINE_TUNING.with_choices(epochs=epochs or default, **chosen)
-        drawn = [share_of_labels(subject.train_labels, share, seed + split) for split in range(splits)]
+        drawn = [share_of_labels(context.train_labels, share, seed + split) for split in range(splits)]
         by_start = {}
         for start in starts:
             found = [
-                _accuracies(subject, method, indices, start, from_layer, protocol, seed, share) for indices in drawn
+                _accuracies(context, method, indices, start, from_layer, protocol, seed, share) for indices in drawn
             ]
-            by_start[start] = Row(
+            by_start[start] = ResultRow(
                 name=_STARTS[start],
                 labels=f"{100 * share:g} %",
                 images=len(drawn[0]),
@@ -88,13 +88,13 @@ def finetune(
         if by_start.keys() == _STARTS.keys():
             by_start["pretrained"].details["gain"] = by_start["pretrained"].mean - by_start["scratch"].mean
         rows += by_start.values()
-    told = asdict(FINE_TUNING.with_choices(**chosen)) | {"epochs": epochs}  # None: by share
-    told |= {"label_shares": list(label_shares), "splits": splits, "starts": list(starts)}
-    return subject.result(method, {**told, "from_layer": from_layer, "seed": seed}, rows)
+    chosen_protocol = asdict(FINE_TUNING.with_choices(**chosen)) | {"epochs": epochs}  # None: by share
+    chosen_protocol |= {"label_shares": list(label_shares), "splits": splits, "starts": list(starts)}
+    return context.result(method, {**chosen_protocol, "from_layer": from_layer, "seed": seed}, rows)
 
 
 def _accuracies(
-    subject: Subject,
+    context: EvaluationContext,
     method: str,
     indices: Indices,
     start: str,
@@ -103,27 +103,27 @@ def _accuracies(
     seed: int,
     share: float,
 ) -> Accuracies:
-    pretrained, how, size = subject.pretrained, subject.how, subject.data.image_size
-    chosen = Subset(subject.train, indices)
+    pretrained, how, size = context.pretrained, context.how, context.data.image_size
+    chosen = Subset(context.train, indices)
     if start == "pretrained":
         body, features = network_body(pretrained.encoder, pretrained.projection, from_layer)
     else:
         # The encoder alone where that is all: a method may hold a bank of every image.
-        fresh = build_method(pretrained.recipe, len(subject.train)) if from_layer else None
-        encoder = fresh.encoder if fresh else build_encoder(pretrained.recipe)
+        fresh = build_method(context.recipe, len(context.train)) if from_layer else None
+        encoder = fresh.encoder if fresh else build_encoder(context.recipe)
         body, features = network_body(encoder, getattr(fresh, "projection", None), from_layer)
         settle_statistics(body, chosen, size)
-    classifier = Classifier(body, features, subject.classes, seed=seed)
+    classifier = Classifier(body, features, context.classes, seed=seed)
     order = steps_of(protocol, len(chosen), seed)
-    recipe = replace(pretrained.recipe, data=subject.data)
+    recipe = replace(context.recipe, data=context.data)
     batches = cropped_and_flipped(chosen, recipe, order, workers=how.workers, pin_memory=how.device.type == "cuda")
-    saved = subject.saved_training(method, classifier, protocol, order, indices)
+    saved = context.saved_training(method, classifier, protocol, order, indices)
     if saved.accuracies:
         return saved.accuracies
     label = f"{_STARTS[start]}, {100 * share:g} %"
     train_classifier(classifier, protocol, order, batches, how.device, label=label, talks=how.talks, saved=saved)
-    scores = extract_features(classifier, subject.test, size, replace(how, cache=None))
-    return saved.finish(top_accuracies(scores, subject.test_labels), total_steps(protocol, order))
+    scores = extract_features(classifier, context.test, size, replace(how, cache=None))
+    return saved.finish(top_accuracies(scores, context.test_labels), total_steps(protocol, order))
 
 
 def network_body(encoder: nn.Module, projection: nn.Module | None, from_layer: int) -> tuple[nn.Module, int]:

@@ -13,7 +13,7 @@ from simclr_dist.data.loading.order import SampleOrder
 from simclr_dist.data.loading.workers import load_steps
 from simclr_dist.data.sources.base import ImageSource
 from simclr_dist.errors import UserError
-from simclr_dist.evaluation.rows import Rows
+from simclr_dist.evaluation.feature_blocks import FeatureMatrix
 from simclr_dist.evaluation.subsets import Labels, labels_of
 from simclr_dist.evaluation.supervised import Batches, own_part
 
@@ -45,8 +45,8 @@ def cropped_and_flipped(
     return batches
 
 
-def features_as_they_are(features: Rows, labels: Labels, order: SampleOrder) -> Batches:
-    """Rows of features that all processes have before them."""
+def features_as_they_are(features: FeatureMatrix, labels: Labels, order: SampleOrder) -> Batches:
+    """FeatureMatrix of features that all processes have before them."""
 
     def batches(steps: Sequence[int]) -> Generator[tuple[Tensor, Tensor], None, None]:
         for step in steps:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from simclr_dist.distributed.collectives import gather_stacked, process_count, process_rank
-from simclr_dist.evaluation.rows import Features, Rows
+from simclr_dist.evaluation.feature_blocks import FeatureMatrix, Features
 from simclr_dist.evaluation.subsets import Labels
 
 _BANK_ROWS, _TEST_ROWS, _VOTING_ROWS = 16384, 1024, 128
@@ -29,9 +29,9 @@ def knn_accuracy(
 
 @torch.inference_mode()
 def knn_scores(
-    train: Rows,
+    train: FeatureMatrix,
     train_labels: Labels,
-    test: Rows,
+    test: FeatureMatrix,
     *,
     neighbours: int = 20,
     temperature: float = 0.1,
@@ -49,15 +49,17 @@ def knn_scores(
     labels = torch.from_numpy(train_labels).to(device)
     classes, k = int(train_labels.max()) + 1, min(neighbours, len(train))
     similarities = torch.full((len(test), k), -torch.inf, device=device)
-    places = torch.zeros(len(test), k, dtype=labels.dtype, device=device)
+    indices = torch.zeros(len(test), k, dtype=labels.dtype, device=device)
     for first in range(rank * _BANK_ROWS, len(train), count * _BANK_ROWS):
         block = _unit(train[first : first + _BANK_ROWS], device)
         for rows in _slices(len(test), _TEST_ROWS):
-            similarity, place = (_unit(test[rows], device) @ block.T).topk(min(k, len(block)), dim=1)
-            similarities[rows], places[rows] = _best(k, [similarities[rows], similarity], [places[rows], place + first])
+            similarity, index = (_unit(test[rows], device) @ block.T).topk(min(k, len(block)), dim=1)
+            similarities[rows], indices[rows] = _best(
+                k, [similarities[rows], similarity], [indices[rows], index + first]
+            )
     scores = np.empty((len(test), classes), dtype=np.float32)
     for rows in _slices(len(test), _VOTING_ROWS):
-        nearest = similarities[rows], places[rows]
+        nearest = similarities[rows], indices[rows]
         if count > 1:
             nearest = _best(k, list(gather_stacked(nearest[0])), list(gather_stacked(nearest[1])))
         scores[rows] = votes(nearest[0], labels[nearest[1]], classes, temperature).cpu()
@@ -70,9 +72,9 @@ def votes(similarities: Tensor, labels: Tensor, classes: int, temperature: float
     return torch.einsum("nk,nkc->nc", weights, F.one_hot(labels, classes).to(weights.dtype))
 
 
-def _best(k: int, similarities: list[Tensor], places: list[Tensor]) -> tuple[Tensor, Tensor]:
+def _best(k: int, similarities: list[Tensor], indices: list[Tensor]) -> tuple[Tensor, Tensor]:
     similarity, order = torch.cat(similarities, 1).topk(k, dim=1)
-    return similarity, torch.cat(places, 1).gather(1, order)
+    return similarity, torch.cat(indices, 1).gather(1, order)
 
 
 def _slices(rows: int, at_once: int) -> list[slice]:

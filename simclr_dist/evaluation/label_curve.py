@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from simclr_dist.evaluation.classifiers import probe_accuracy
+from simclr_dist.evaluation.context import EvaluationContext
 from simclr_dist.evaluation.features import extract_features, raw_pixels, settle_statistics
 from simclr_dist.evaluation.knn import knn_accuracy
-from simclr_dist.evaluation.subject import Subject
 from simclr_dist.evaluation.subsets import few_labels
 from simclr_dist.methods.build import build_encoder
 
@@ -30,7 +30,7 @@ class Point:
         return float(np.mean(self.accuracies))
 
 
-def label_curve(subject: Subject, labels_per_class: Sequence[int], splits: int) -> list[Point]:
+def label_curve(context: EvaluationContext, labels_per_class: Sequence[int], splits: int) -> list[Point]:
     """Every combination of features, classifier and number of labels; on one process.
 
     The images with labels of split number s depend on s alone, and fewer labels are a subset of more.
@@ -38,13 +38,13 @@ def label_curve(subject: Subject, labels_per_class: Sequence[int], splits: int) 
     Raises:
         UserError: a class has too few images.
     """
-    train, test, size = subject.train, subject.test, subject.data.image_size
-    subject.refuse_more_than_there_are(max(labels_per_class))
-    untrained = build_encoder(subject.pretrained.recipe)
+    train, test, size = context.train, context.test, context.data.image_size
+    context.refuse_more_than_there_are(max(labels_per_class))
+    untrained = build_encoder(context.recipe)
     settle_statistics(untrained, train, size)
-    how = replace(subject.how, cache=None)
+    how = replace(context.how, cache=None)
     kinds = {
-        "pretrained": (np.asarray(subject.train_features), np.asarray(subject.test_features)),
+        "pretrained": (np.asarray(context.train_features), np.asarray(context.test_features)),
         "untrained": tuple(extract_features(untrained, source, size, how) for source in (train, test)),
         "raw pixels": tuple(raw_pixels(source, size) for source in (train, test)),
     }
@@ -52,9 +52,9 @@ def label_curve(subject: Subject, labels_per_class: Sequence[int], splits: int) 
     for name, (train_features, test_features) in kinds.items():
         for classifier, accuracy in CLASSIFIERS.items():
             for count in labels_per_class:
-                chosen = [few_labels(subject.train_labels, count, split) for split in range(splits)]
+                chosen = [few_labels(context.train_labels, count, split) for split in range(splits)]
                 values = [
-                    accuracy(train_features[c], subject.train_labels[c], test_features, subject.test_labels)
+                    accuracy(train_features[c], context.train_labels[c], test_features, context.test_labels)
                     for c in chosen
                 ]
                 points.append(Point(name, classifier, count, tuple(values)))

@@ -1,4 +1,4 @@
-"""Looking at the encoder while it trains, without touching the trajectory.
+"""Online evaluation: the encoder is evaluated while it trains, without touching the trajectory.
 
 The images come from the labelled training images alone: part of them is the bank, others are asked about. Test images
 are never seen, so nobody can choose a recipe or a checkpoint on them by watching these curves. Where pretraining uses
@@ -12,9 +12,9 @@ from simclr_dist.config import Recipe
 from simclr_dist.data.sources.base import Subset
 from simclr_dist.data.sources.named import open_source
 from simclr_dist.errors import UserError
+from simclr_dist.evaluation.feature_blocks import Features
 from simclr_dist.evaluation.features import Extraction, extract_features
 from simclr_dist.evaluation.knn import knn_accuracy
-from simclr_dist.evaluation.rows import Features
 from simclr_dist.evaluation.subsets import Labels, halves, labels_of, share_of_labels
 from simclr_dist.models.encoder import Encoder
 
@@ -23,7 +23,7 @@ HELD_OUT_SHARE = 0.2
 
 
 class OnlineEvaluation:
-    """kNN and a linear head on fixed labelled training images, every so many epochs; every process makes one."""
+    """kNN and a linear head on fixed labelled training images, every ``every_epochs``; every process makes one."""
 
     def __init__(self, recipe: Recipe, every_epochs: int, steps_per_epoch: int, device: torch.device) -> None:
         """Choose the images; with ``every_epochs`` 0 nothing is opened and nothing done.
@@ -69,8 +69,8 @@ class OnlineEvaluation:
 def least_squares_accuracy(train: Features, train_labels: Labels, test: Features, test_labels: Labels) -> float:
     """Share of test images that a linear head gets right whose weights are fitted by regularised least squares.
 
-    Features are centred; the ridge is a thousandth of their mean variance. One equation, no iterations: for looking at
-    an encoder while it trains.
+    Features are centred; the ridge is a thousandth of their mean variance. One equation, no iterations: for an
+    encoder while it trains.
     """
     centre = train.mean(0, dtype=np.float64)
     rows = train - centre

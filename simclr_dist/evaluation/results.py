@@ -14,7 +14,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class ResultRow:
     """One line of the table."""
 
     name: str
@@ -59,7 +59,7 @@ class Result:
     """source, image_size, classes, and count and fingerprint of the train and test images."""
     protocol: dict[str, Any]
     """Everything that was chosen: with it, the encoder and the data the result repeats to the digit."""
-    rows: tuple[Row, ...]
+    rows: tuple[ResultRow, ...]
 
     def as_dict(self) -> dict[str, Any]:
         return {"format": FORMAT, **asdict(self), "rows": [row.as_dict() for row in self.rows]}

@@ -1,4 +1,4 @@
-"""Trainings of classifiers that go on where they were stopped.
+"""Trainings of classifiers that resume where they were stopped.
 
 They are kept in the run's folder, ``unfinished/METHOD_<32 hex digits>/step_*.pt``, in the format of checkpoints; the
 digits are those of everything that determines a training, so no other one is ever taken for it. A training that came
@@ -30,7 +30,7 @@ Accuracies = tuple[float, float | None]
 
 
 class TrainingStoppedError(Exception):
-    """A signal stopped a training, which was saved; the message says how to go on. All processes raise it together."""
+    """A signal stopped a training, which was saved; the message says how to resume. All processes raise it together."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -74,10 +74,10 @@ class SavedTraining:
             self._stop.__exit__()
 
     def after_step(self, state_of: dict[str, Any], step: int, total: int, device: torch.device) -> None:
-        """Save ``state_of`` after ``step`` of ``total`` steps, if some process finds it is time or was told to stop.
+        """Save ``state_of`` after ``step`` of ``total`` steps, if it is time or a signal came on some process.
 
         Raises:
-            TrainingStoppedError: one was told to stop.
+            TrainingStoppedError: one has got a signal.
             UserError: the folder cannot be written.
         """
         if not self.folder:
@@ -90,7 +90,7 @@ class SavedTraining:
         if number:
             raise TrainingStoppedError(
                 f"stopped by {signal.Signals(int(number)).name} after step {step} of {total}, saved in {self.folder}; "
-                "start the same command again to go on",
+                "start the same command again to resume",
                 int(number),
             )
 
@@ -115,7 +115,7 @@ class SavedTraining:
         path, complaints = checkpoint.newest_intact(self.folder)
         for complaint in complaints:
             log.warning("a saved training is damaged and set aside: %s", complaint)
-        if path is None:  # nothing to go on from: newest_intact leaves the damaged ones under their names then
+        if path is None:  # nothing to resume from: newest_intact leaves the damaged ones under their names then
             for damaged in checkpoint.by_age(self.folder):
                 damaged.replace(damaged.with_name(f"{damaged.name}.damaged"))
         return path

@@ -15,8 +15,8 @@ from simclr_dist.distributed.agreement import decided_by_first
 from simclr_dist.distributed.collectives import process_count, process_rank
 from simclr_dist.distributed.data_parallel import data_parallel, settle_buckets
 from simclr_dist.errors import AgreedError
+from simclr_dist.evaluation.feature_blocks import FeatureMatrix, Features
 from simclr_dist.evaluation.protocol import Protocol
-from simclr_dist.evaluation.rows import Features, Rows
 from simclr_dist.evaluation.saved_training import SavedTraining
 from simclr_dist.models.batch_norm import GroupedBatchNorm
 from simclr_dist.models.precision import AUTOCAST, half_precision
@@ -52,7 +52,7 @@ class Classifier(nn.Module):
         return logits
 
     @torch.inference_mode()
-    def scores_of(self, rows: Rows) -> Features:
+    def scores_of(self, rows: FeatureMatrix) -> Features:
         """Logits of rows that the body takes, a few thousand at a time; for a body that is quick."""
         parts = [torch.from_numpy(rows[start : start + 8192]) for start in range(0, len(rows), 8192)]
         scores: Features = torch.cat([self(part.to(self.linear.weight.device)).cpu() for part in parts]).numpy()
@@ -103,7 +103,7 @@ def train_classifier(
 ) -> None:
     """Walk all steps of the protocol; afterwards the classifier is in evaluation mode.
 
-    Started again after a stop it goes on where it was saved, and on as many processes ends with the same bits.
+    Started again after a stop it resumes where it was saved, and on as many processes ends with the same bits.
 
     Args:
         classifier: trained in place, on every process alike.

@@ -1,5 +1,7 @@
 """What a method is made of: the recipe's encoder, heads with the recipe's batch norm, seeded starts."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -67,6 +69,25 @@ class Parts:
             batch_norm=keys.batch_norm,
             norm_layer=self.norm,
         )
+
+    def mlp(self, sizes: Sequence[int], *, bias: bool, norm: bool, last_norm: bool = False) -> nn.Sequential:
+        """Linear layers of torch's own initial weights, from sizes[0] to sizes[-1] features, with ReLU between.
+
+        Args:
+            sizes: features in, between and out.
+            bias: of the linear layers.
+            norm: the recipe's batch norm after all layers but the last.
+            last_norm: and after that, without gain and offset.
+        """
+        layers = nn.Sequential()
+        for number, (before, after) in enumerate(pairwise(sizes), 1):
+            last = number == len(sizes) - 1
+            layers.add_module(f"linear_{number}", nn.Linear(before, after, bias=bias))
+            if last_norm if last else norm:
+                layers.add_module(f"norm_{number}", self.norm(after, affine=not last))
+            if not last:
+                layers.add_module(f"relu_{number}", nn.ReLU(inplace=True))
+        return layers
 
     def unit_rows(self, rows: int, dim: int) -> Tensor:
         """Random rows of unit length, (rows, dim): how queues and banks begin."""

@@ -32,10 +32,12 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         eps: float = 1e-5,
         momentum: float = 0.1,
         *,
+        affine: bool = True,
         bias: bool = True,
         statistics: StatisticsGroup | None = None,
     ) -> None:
-        super().__init__(num_features, eps, momentum)
+        """``affine`` False: neither gain nor offset; ``bias`` False: no offset."""
+        super().__init__(num_features, eps, momentum, affine=affine)
         self.statistics = statistics or StatisticsGroup()
         self.held = False
         self.seen: list[tuple[Tensor, Tensor]] | None = None
@@ -57,7 +59,8 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
             return self._by_torch(x)
         if len(x) % group.local_groups:
             raise ValueError(f"{len(x)} rows do not divide into {group.local_groups} batch-norm groups")
-        y, mean, variance = _GroupedBatchNorm.apply(x, self.weight, self.bias, self.eps, group)
+        weight = torch.ones_like(self.running_mean) if self.weight is None else self.weight
+        y, mean, variance = _GroupedBatchNorm.apply(x, weight, self.bias, self.eps, group)
         with torch.no_grad():
             count = x.numel() // x.shape[1] // group.local_groups * _processes(group)
             self._meet(mean.mean(0), variance.mean(0) * (count / max(1, count - 1)))

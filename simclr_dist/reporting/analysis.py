@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from simclr_dist.evaluation.feature_blocks import Features
 from simclr_dist.evaluation.knn import votes
-from simclr_dist.evaluation.rows import Features
 from simclr_dist.evaluation.subsets import Indices, Labels
 from simclr_dist.reporting import Missing
 
@@ -73,7 +73,7 @@ def confusion(labels: Labels, predicted: Labels, classes: int) -> Indices:
 
 
 def feature_map(features: Features) -> Features:
-    """Places in the plane, shape (images, 2): PCA to 50 dimensions, then t-SNE, both with a fixed seed."""
+    """Positions in the plane, shape (images, 2): PCA to 50 dimensions, then t-SNE, both with a fixed seed."""
     if len(features) < 8:
         raise Missing(f"A map needs 8 images at least, and there are {len(features)}.")
     if np.ptp(unit(features), axis=0).max() < 1e-6:
@@ -83,5 +83,5 @@ def feature_map(features: Features) -> Features:
 
     fewer = PCA(min(50, *features.shape), random_state=0, svd_solver="full").fit_transform(unit(features))
     perplexity = min(30.0, (len(features) - 1) / 3)
-    places: Features = TSNE(perplexity=perplexity, init="pca", random_state=0, n_jobs=1).fit_transform(fewer)
-    return places
+    positions: Features = TSNE(perplexity=perplexity, init="pca", random_state=0, n_jobs=1).fit_transform(fewer)
+    return positions

@@ -63,7 +63,7 @@ def line_chart(
     scale = math.log if log_x else float
     span = (scale(x_high) - scale(x_low)) or 1.0
 
-    def place(x: float, y: float) -> tuple[float, float]:
+    def point_of(x: float, y: float) -> tuple[float, float]:
         return (
             _LEFT + (scale(x) - scale(x_low)) / span * (_RIGHT - _LEFT),
             _BOTTOM - (y - y_low) / (y_high - y_low) * (_BOTTOM - _TOP),
@@ -71,17 +71,17 @@ def line_chart(
 
     x_ticks = sorted(set(across)) if log_x else [t for t in ticks(x_low, x_high, 5) if x_low <= t <= x_high]
     frame = [
-        *(_grid_line(place(x_low, y)[1], _compact(y)) for y in y_ticks),
-        *(_x_label(place(x, y_low)[0], _compact(x)) for x in x_ticks),
+        *(_grid_line(point_of(x_low, y)[1], _compact(y)) for y in y_ticks),
+        *(_x_label(point_of(x, y_low)[0], _compact(x)) for x in x_ticks),
         _x_label(_RIGHT, x_name, y=_HEIGHT - 2, anchor="end"),
     ]
-    shapes = [mark.bar(place(mark.x, mark.low), place(mark.x, mark.high)) for mark in marks]
-    shapes += [_shape(s, [(place(x, y) if y is not None else None) for x, y in s.points]) for s in thinned]
+    shapes = [mark.bar(point_of(mark.x, mark.low), point_of(mark.x, mark.high)) for mark in marks]
+    shapes += [_shape(s, [(point_of(x, y) if y is not None else None) for x, y in s.points]) for s in thinned]
     data = [
         {
             "n": s.name,
             "c": s.color % 10,
-            "p": [[x, float(f"{y:.5g}"), *(round(v, 1) for v in place(x, y))] for x, y in s.points if y is not None],
+            "p": [[x, float(f"{y:.5g}"), *(round(v, 1) for v in point_of(x, y))] for x, y in s.points if y is not None],
         }
         for s in thinned
     ]
@@ -106,10 +106,10 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
     return [float(f"{n * step:.10g}") for n in range(first, last + 1)]
 
 
-def scatter(places: NDArray[np.float32], labels: Sequence[str], colors: Sequence[str], thumbnails: str) -> Html:
+def scatter(positions: NDArray[np.float32], labels: Sequence[str], colors: Sequence[str], thumbnails: str) -> Html:
     """Points in a square; under the pointer the label and, from the sprite with the id ``thumbnails``, the picture."""
-    low, high = places.min(0), places.max(0)
-    scaled = 8 + (places - low) / np.maximum(high - low, 1e-12) * 384
+    low, high = positions.min(0), positions.max(0)
+    scaled = 8 + (positions - low) / np.maximum(high - low, 1e-12) * 384
     dots = [
         tag("circle", cx=round(float(x), 1), cy=round(400 - float(y), 1), r=3.2, data_l=label, style=f"fill:{color}")
         for (x, y), label, color in zip(scaled, labels, colors, strict=True)
@@ -131,9 +131,9 @@ def matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> Html:
         parts.append(_text(left + (row + 0.5) * cell, top - 6, _short(classes[row], 5 if n > 8 else 9), "middle"))
         for column in range(n):
             share, x, y = float(shares[row, column]), left + column * cell, top + row * cell
-            told = f"{classes[row]} taken for {classes[column]}: {counts[row, column]} ({100 * share:.1f} %)"
+            text = f"{classes[row]} taken for {classes[column]}: {counts[row, column]} ({100 * share:.1f} %)"
             rest = {"x": round(x, 2), "y": round(y, 2), "width": round(cell - 1, 2), "height": round(cell - 1, 2)}
-            parts.append(tag("rect", tag("title", told), class_="cell", style=f"--share:{share:.3f}", **rest))
+            parts.append(tag("rect", tag("title", text), class_="cell", style=f"--share:{share:.3f}", **rest))
             if counts[row, column] and n <= 12:
                 shade = "on" if share > 0.5 else "off"
                 parts.append(_text(x + cell / 2, y + cell / 2 + 4, str(counts[row, column]), "middle", shade))
@@ -154,16 +154,16 @@ def _figure(title: str, *content: Html | None) -> Html:
     return tag("figure", tag("figcaption", title), *content)
 
 
-def _shape(series: Series, places: Sequence[tuple[float, float] | None]) -> Html:
+def _shape(series: Series, points: Sequence[tuple[float, float] | None]) -> Html:
     path, pen_down = [], False
-    for spot in places:
+    for spot in points:
         if spot is not None:
             path.append(f"{'L' if pen_down else 'M'}{spot[0]:.1f} {spot[1]:.1f}")
         pen_down = spot is not None
     line = tag("path", d="".join(path), class_=f"line c{series.color % 10}" + (" dashed" if series.dashed else ""))
-    if len(places) > 12:
+    if len(points) > 12:
         return line
-    spots = [spot for spot in places if spot is not None]
+    spots = [spot for spot in points if spot is not None]
     dots = [tag("circle", cx=round(x, 1), cy=round(y, 1), r=3, class_=f"dot c{series.color % 10}") for x, y in spots]
     return joined(line, dots)
 

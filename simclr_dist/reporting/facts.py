@@ -1,4 +1,4 @@
-"""What the files of a run folder tell, without its weights and images."""
+"""What the files of a run folder say, without its weights and images."""
 
 import json
 import logging
@@ -28,7 +28,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Facts:
-    """A run as its folder tells it."""
+    """A run as its folder has it."""
 
     path: Path
     name: str
@@ -140,7 +140,7 @@ def _first_step(file: Path) -> int | None:
     try:
         # What MetricsLog asked to be purged: every step from here on is this process's.
         return next((int(event.step) for event in EventFileLoader(str(file)).Load() if event.step), None)
-    except Exception:  # its readers raise what they meet; the start is told without its step
+    except Exception:  # its readers raise what they meet; the start is shown without its step
         return None
 
 

@@ -24,7 +24,7 @@ def health_table(record: dict[str, Any]) -> Html:
         )
         for band in record["bands"]
     ]
-    told = "Means over the last epoch up to the step. On the curves bands are green where the run was inside, else red."
+    text = "Means over the last epoch up to the step. On the curves bands are green where the run was inside, else red."
     table = tag("div", tag("table", tag("tr", [tag("th", cell) for cell in head]), lines), class_="scroll")
     sources = [tag("li", f"{titles.get(key, key)}: {source}") for key, source in record["sources"].items()]
     unknown = [
@@ -32,7 +32,7 @@ def health_table(record: dict[str, Any]) -> Html:
         for key, percents in record["unpublished"].items()
     ]
     return joined(
-        joined(tag("p", told, class_="soft"), table) if lines else None,
+        joined(tag("p", text, class_="soft"), table) if lines else None,
         tag("ul", sources, unknown) if sources or unknown else None,
     )
 
@@ -43,11 +43,11 @@ def band_marks(runs: Sequence[Facts], metric: str) -> list[Mark]:
     for run in runs:
         for band in run.health["bands"] if run.health else []:
             if band["metric"] == metric and band["outcome"] in (INSIDE, OUTSIDE):
-                place = (band["step"], band["low"], band["high"])
-                before = marks.get(place)
-                told = f"{run.name}: {band['value']:.1f} % at step {band['step']}, {band['outcome']} {_range(band)}"
+                key = (band["step"], band["low"], band["high"])
+                before = marks.get(key)
+                text = f"{run.name}: {band['value']:.1f} % at step {band['step']}, {band['outcome']} {_range(band)}"
                 inside = band["outcome"] == INSIDE and (before is None or before.inside)
-                marks[place] = Mark(*place, inside, f"{before.told}; {told}" if before else told)
+                marks[key] = Mark(*key, inside, f"{before.text}; {text}" if before else text)
     return list(marks.values())
 
 

@@ -10,10 +10,10 @@ from simclr_dist import __version__
 from simclr_dist.errors import UserError
 from simclr_dist.reporting import Missing, curves, gallery, tables
 from simclr_dist.reporting.anomalies import anomaly_table
+from simclr_dist.reporting.context import ReportContext, open_context
 from simclr_dist.reporting.facts import Facts
 from simclr_dist.reporting.health import health_table
 from simclr_dist.reporting.markup import Html, joined, tag
-from simclr_dist.reporting.subject import Subject, open_subject
 from simclr_dist.storage.atomic import write_atomically
 
 MARK = '<meta name="generator" content="simclr_dist report'
@@ -29,7 +29,7 @@ class Section(NamedTuple):
 
 
 def page(runs: Sequence[Facts], images: int) -> Html:
-    """The whole page; ``images`` held-out images of each run are looked at, at most."""
+    """The whole page; ``images`` held-out images of each run are shown, at most."""
     sections = []
     if len(runs) > 1:
         sections.append(_section("differences", "Differences", lambda: tables.differences(runs)))
@@ -45,7 +45,7 @@ def page(runs: Sequence[Facts], images: int) -> Html:
         if run.health is not None:
             sections.append(_section(f"run{number}-health", f"Health{of}", partial(health_table, run.health)))
     for number, run in enumerate(runs, 1):
-        sections += _looks(run, f"run{number}-", f"{run.name}: " if len(runs) > 1 else "", images)
+        sections += _encoder_sections(run, f"run{number}-", f"{run.name}: " if len(runs) > 1 else "", images)
     sections += [
         _section("recipe", "Recipe", lambda: tables.config_table(runs, "recipe")),
         _section("machine", "Machine", lambda: tables.config_table(runs, "machine")),
@@ -66,7 +66,7 @@ def write_page(out: Path, content: Html) -> None:
     try:
         write_atomically(out, content.encode(errors="replace"))
     except OSError as error:
-        raise UserError(f"--out: {out} cannot be written: {error.strerror}; choose another place") from error
+        raise UserError(f"--out: {out} cannot be written: {error.strerror}; choose another name") from error
 
 
 def check_replaceable(out: Path) -> None:
@@ -83,7 +83,7 @@ def check_replaceable(out: Path) -> None:
         raise UserError(f"--out: {out} is there and is no report of simclr-dist; choose another name, or remove it")
 
 
-def _looks(run: Facts, key: str, prefix: str, images: int) -> list[Section]:
+def _encoder_sections(run: Facts, key: str, prefix: str, images: int) -> list[Section]:
     """The sections that need the run's weights and images."""
     label_curve = _section(
         f"{key}labels",
@@ -92,14 +92,14 @@ def _looks(run: Facts, key: str, prefix: str, images: int) -> list[Section]:
         lambda: joined(_or_sentence(lambda: curves.label_curves(run)), curves.evaluation_tables(run)),
     )
     try:
-        subject = open_subject(run.path, images)
+        context = open_context(run.path, images)
     except Missing as missing:
         return [label_curve, Section(f"{key}features", f"{prefix}Features", _sentence(missing))]
-    parts: list[tuple[str, str, Callable[[Subject], Html]]] = [
+    parts: list[tuple[str, str, Callable[[ReportContext], Html]]] = [
         (
             "features",
             "Alignment and uniformity",
-            lambda s: joined(tag("p", f"Looked at: {s.remark}."), gallery.sphere(s)),
+            lambda s: joined(tag("p", f"Images: {s.remark}."), gallery.sphere(s)),
         ),
         ("confusion", "Confusion matrix", gallery.confusions),
         ("neighbours", "Nearest neighbours", gallery.neighbour_rows),
@@ -109,7 +109,7 @@ def _looks(run: Facts, key: str, prefix: str, images: int) -> list[Section]:
     ]
     return [
         label_curve,
-        *(_section(f"{key}{name}", f"{prefix}{title}", partial(make, subject)) for name, title, make in parts),
+        *(_section(f"{key}{name}", f"{prefix}{title}", partial(make, context)) for name, title, make in parts),
     ]
 
 

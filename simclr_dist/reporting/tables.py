@@ -72,9 +72,9 @@ def differences(runs: Sequence[Facts]) -> Html:
 def starts(run: Facts) -> Html:
     """When the run was started and started again, and what its log complains of."""
     if not run.starts:
-        raise Missing("TensorBoard's files, which tell when the run was started, are not there.")
+        raise Missing("TensorBoard's files, which say when the run was started, are not there.")
     count = len(run.starts) - 1
-    told = "Never restarted." if not count else f"Restarted {count} time{'s' if count > 1 else ''}."
+    text = "Never restarted." if not count else f"Restarted {count} time{'s' if count > 1 else ''}."
     body = [[f"{s.when:%Y-%m-%d %H:%M:%S} UTC", s.host, number(s.first_step)] for s in run.starts]
     complaints = tag("ul", [tag("li", line) for line in run.warnings[-20:]]) if run.warnings else None
-    return joined(tag("p", told), rows(["started", "host", "first step"], body), complaints)
+    return joined(tag("p", text), rows(["started", "host", "first step"], body), complaints)

@@ -103,7 +103,7 @@ class RunFolder:
         return self._saver.failed
 
     def check_saves(self, failed: float) -> None:
-        """End the run when so many saves failed; all processes give the same number.
+        """End the run when too many saves failed; ``failed``, the same on all processes, is how many.
 
         Raises:
             UserError: they are machine.stop_after_failed_saves.

@@ -30,14 +30,14 @@ def differences(stored: dict[str, Any], recipe: Recipe) -> list[str]:
     if (other := method_name(stored)) != name:  # whose other keys, and groups of views, are not comparable
         return [f"recipe.method.name is {other!r} there and {name!r} here"]
     defaults = {key: value for key, value, _ in fields_of(Recipe(method=method_keys(name)))}
-    shared = stored.get("views", {})  # a key of earlier versions stood directly below, for all views
+    views = stored.get("views", {})
+    shared = {key: value for key, value in views.items() if key not in recipe.views}  # as in earlier versions
+    stored = stored | {"views": {group: shared | views.get(group, {}) for group in recipe.views}}
     for key, here, _ in fields_of(recipe):
         there: Any = stored
         for part in key.split("."):
             there = there.get(part, defaults.get(key, here)) if isinstance(there, dict) else defaults.get(key, here)
         group, _, last = key.partition(".")
-        if group == "views" and last.rpartition(".")[2] in shared:
-            there = shared[last.rpartition(".")[2]]
         may_differ = key in LOCATION_KEYS or (group == "anomalies" and may_change(last, there, here))
         if there != here and not may_differ:
             found.append(f"recipe.{key} is {there!r} there and {here!r} here")

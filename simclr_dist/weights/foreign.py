@@ -101,7 +101,7 @@ def identify(path: Path, tensors: Mapping[str, Tensor], prefix: str | None = Non
 
 
 def _project(tensors: Mapping[str, Tensor], found: Found, state: Mapping[str, Tensor]) -> str:
-    """Who wrote it, as far as names tell."""
+    """Who wrote it, as far as names say."""
     if found.layout.name.startswith("SimCLRv2"):
         return "Google's SimCLR v2, by SimCLRv2-Pytorch"
     if "_feature_blocks." in found.prefix:

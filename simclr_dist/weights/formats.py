@@ -18,7 +18,7 @@ from simclr_dist.weights.architecture import Architecture
 from simclr_dist.weights.loaded import LoadedEncoder
 from simclr_dist.weights.read import HEAD, METADATA_KEY
 
-_NORMALISED = "float32 (rows, 3, height, width), RGB: (pixels / 255 - mean) / std; the weights do not normalise"
+_NORMALISED = "float32 (images, 3, height, width), RGB: (pixels / 255 - mean) / std; the weights do not normalise"
 
 
 class Format(ABC):
@@ -56,7 +56,7 @@ class Format(ABC):
         """Write the file; ``description`` goes inside where there is room."""
 
     def outputs(self, file: Path, loaded: LoadedEncoder, images: Tensor) -> list[Tensor]:
-        """Features (rows, output_dim), and embeddings when there is a head, by the library of the format."""
+        """Features (images, output_dim), and embeddings when there is a head, by the library of the format."""
         model = self._loaded(file, loaded)["model"]
         pixels = (images.float() / 255 - loaded.encoder.mean) / loaded.encoder.std
         with torch.inference_mode():
@@ -67,7 +67,7 @@ class Format(ABC):
             return [model(pixels), embeddings]
 
     def _loaded(self, file: Path, loaded: LoadedEncoder) -> dict[str, Any]:
-        """The names that the sidecar's own lines make, so that what it tells users has been run."""
+        """The names that the sidecar's own lines make, so that what it shows users has been run."""
         names: dict[str, Any] = {"FILE": str(file)}
         exec("\n".join(self.lines(loaded)), names)
         return names
@@ -127,7 +127,7 @@ class Safetensors(Format):
 
     suffix = ".safetensors"
     compared_with = "simclr_dist"
-    input = "uint8 (rows, 3, height, width), RGB; the encoder normalises, the weights alone do not"
+    input = "uint8 (images, 3, height, width), RGB; the encoder normalises, the weights alone do not"
 
     def check(self, loaded: LoadedEncoder) -> None:
         if loaded.projection is not None and any(key.startswith(HEAD) for key in loaded.encoder.backbone.state_dict()):
@@ -148,12 +148,12 @@ class Safetensors(Format):
 
 
 class Onnx(Format):
-    """A graph from pixels in 0..1, normalised inside, to ``features`` and ``embeddings``; any number of rows."""
+    """A graph from pixels in 0..1, normalised inside, to ``features`` and ``embeddings``; any number of images."""
 
     suffix = ".onnx"
     libraries = ("onnx", "onnxscript", "onnxruntime")
     compared_with = "onnxruntime"
-    input = "'images', float32 (rows, 3, image_size, image_size), RGB in 0..1; the graph normalises"
+    input = "'images', float32 (images, 3, image_size, image_size), RGB in 0..1; the graph normalises"
 
     def lines(self, loaded: LoadedEncoder) -> list[str]:
         return loading.onnx_lines()
@@ -173,7 +173,7 @@ class Onnx(Format):
                 dynamo=True,
                 input_names=["images"],
                 output_names=names,
-                dynamic_shapes=({0: torch.export.Dim("rows")},),
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
                 external_data=False,
                 verbose=False,
             )

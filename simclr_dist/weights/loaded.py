@@ -1,6 +1,5 @@
 """An encoder with what is known of it: the one record of all that evaluates, exports, shows or uses encoders."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +21,7 @@ class LoadedEncoder:
     """An encoder and what is known of it."""
 
     encoder: Encoder
-    """In evaluation mode, float32, on the CPU: uint8 images (rows, 3, height, width) to features (rows, output_dim).
+    """In evaluation mode, float32, on the CPU: uint8 (images, 3, height, width) to features (images, output_dim).
     ``encoder.mean`` and ``encoder.std`` normalise the pixels in 0..1."""
     recipe: Recipe
     """Of its training; of a file that says nothing of that, the encoder and its images alone."""
@@ -31,7 +30,7 @@ class LoadedEncoder:
     architecture: Architecture | None = None
     """The ResNet that it is; None: an encoder from outside this project."""
     projection: nn.Module | None = None
-    """The projection head, where the weights have one: features to embeddings (rows, d)."""
+    """The projection head, where the weights have one: features to embeddings (images, d)."""
     steps_done: int | None = None
     """Of its training, where that is known."""
     recipe_known: bool = True
@@ -77,10 +76,6 @@ class LoadedEncoder:
             found = [features_of(self.encoder, batches[number], device).cpu() for number in range(len(batches))]
         return torch.cat(found)[: len(images)].clone()
 
-    def digest(self) -> str:
-        """SHA-256 of all weights and running statistics."""
-        return state_digest([self.encoder, self.projection] if self.projection else [self.encoder])
-
 
 def recipe_of_encoder(
     architecture: Architecture, mean: Sequence[float], std: Sequence[float], image_size: int
@@ -90,13 +85,3 @@ def recipe_of_encoder(
         data=Data(image_size=image_size, mean=list(mean), std=list(std)),
         encoder=EncoderKeys(name=architecture.name, width=architecture.width, stem=architecture.stem),
     )
-
-
-def state_digest(modules: Sequence[nn.Module]) -> str:
-    """SHA-256 of the state of some modules, names included."""
-    digest = hashlib.sha256()
-    for module in modules:
-        for name, value in module.state_dict().items():
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -47,17 +47,17 @@ def load_encoder(
         UserError: there is no such encoder; the line says what is nearest and what is missing.
     """
     path = Path(path)
-    told = {"mean": mean, "std": std, "image_size": image_size, "stem_padding": stem_padding, "prefix": prefix}
-    given = [key for key, value in told.items() if value is not None]
+    hints = {"mean": mean, "std": std, "image_size": image_size, "stem_padding": stem_padding, "prefix": prefix}
+    given = [key for key, value in hints.items() if value is not None]
     if path.is_dir() or checkpoint.is_checkpoint(path):
-        _refuse_told(path, given)
+        _refuse_hints(path, given)
         return _from_run(path) if path.is_dir() else _from_checkpoint(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or run folder")
     known = description_of(path)
     tensors = read_tensors(path)
     if known is not None:
-        _refuse_told(path, given)
+        _refuse_hints(path, given)
         return _from_export(path, tensors, known)
     foreign = identify(path, tensors, prefix)
     architecture = foreign.architecture
@@ -195,7 +195,7 @@ def _recipe_of_export(known: dict[str, Any], architecture: Architecture | None) 
     return recipe_of_encoder(architecture, known["mean"], known["std"], int(known["image_size"])), False
 
 
-def _refuse_told(path: Path, given: list[str]) -> None:
+def _refuse_hints(path: Path, given: list[str]) -> None:
     if given:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise UserError(f"{path}: says by itself what {options} would; leave that out")

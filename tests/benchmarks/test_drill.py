@@ -12,7 +12,6 @@ from simclr_dist.config import Config
 from simclr_dist.distributed.collectives import process_rank
 from simclr_dist.evaluation import online
 from simclr_dist.run import checkpoint, checksum
-from simclr_dist.storage import atomic
 from simclr_dist.training.step import TrainingStep
 from tests.support.processes import (
     Running,
@@ -29,9 +28,9 @@ MOMENTS: dict[str, tuple[Any, str, int, int]] = {
     "in a step": (TrainingStep, "compute_gradients", 1, 5),
     "while a checkpoint is half written": (checksum._Hashed, "finish", 0, 2),
     "when a checkpoint is whole and has no name yet": (checkpoint, "verify", 0, 2),
-    "when a checkpoint has its name and the older ones are there": (atomic, "flush_folder", 0, 4),
+    "when a checkpoint has its name and the older ones are there": (checkpoint, "by_age", 0, 3),
     "while a checkpoint is loaded": (checkpoint, "load_shared", 1, 1),
-    "during a look at the encoder": (online, "knn_accuracy", 1, 1),
+    "during an online evaluation": (online, "knn_accuracy", 1, 1),
 }
 STEPS = 24
 

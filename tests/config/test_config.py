@@ -16,7 +16,7 @@ from simclr_dist.config.recipe import ENCODERS, OPTIMIZERS, SOURCES, SOURCES_WIT
 from simclr_dist.configs import shipped
 from simclr_dist.data.sources.named import _OPENERS
 from simclr_dist.errors import UserError
-from simclr_dist.models.encoder import _DEPTHS
+from simclr_dist.models.resnet import DEPTHS
 from simclr_dist.optim.factory import make_optimizer
 
 # No warm-up, so that one epoch is allowed when limits are tried.
@@ -551,7 +551,7 @@ def test_the_schema_names_the_sources_that_can_be_opened():
 
 
 def test_the_schema_names_the_encoders_that_can_be_built():
-    assert tuple(_DEPTHS) == ENCODERS
+    assert tuple(DEPTHS) == ENCODERS
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

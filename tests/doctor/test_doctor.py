@@ -65,8 +65,8 @@ def test_a_folder_that_cannot_be_written_is_a_problem_and_the_status_says_so(tmp
 
 def test_the_file_system_of_a_folder_is_that_of_the_deepest_mount_over_it(tmp_path):
     (tmp_path / "mounts").write_text("a / ext4 rw 0 0\nb /data lustre rw 0 0\nc /data/my\\040runs nfs4 rw 0 0\n")
-    for place, kind in (("/home", "ext4"), ("/data/x", "lustre"), ("/database", "ext4"), ("/data/my runs/1", "nfs4")):
-        assert storage.kind_of(Path(place), tmp_path / "mounts") == kind
+    for point, kind in (("/home", "ext4"), ("/data/x", "lustre"), ("/database", "ext4"), ("/data/my runs/1", "nfs4")):
+        assert storage.kind_of(Path(point), tmp_path / "mounts") == kind
 
 
 @pytest.mark.parametrize(("size", "mark"), [(64 << 20, PROBLEM), (512 << 20, NOTE), (8 << 30, OK)])

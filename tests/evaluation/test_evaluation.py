@@ -23,9 +23,9 @@ from simclr_dist.evaluation.knn import knn_accuracy, knn_scores
 from simclr_dist.evaluation.online import least_squares_accuracy
 from simclr_dist.evaluation.subsets import few_labels, halves, share_of_labels, subset_digest
 from simclr_dist.run.metrics_log import read_metrics
-from simclr_dist.weights.loaded import state_digest
+from simclr_dist.weights.digest import state_digest
 from tests.support.commands import run_command
-from tests.support.evaluation import blobs, small_subject
+from tests.support.evaluation import blobs, small_context
 from tests.support.processes import assert_bit_equal, final_state, losses, pretrain_here, run_distributed, tiny_config
 
 GENERATOR = np.random.default_rng(0)
@@ -35,7 +35,7 @@ GENERATOR = np.random.default_rng(0)
 
 
 def extracted(folder, batch_images, cache):
-    return np.asarray(small_subject(folder, batch_images=batch_images, cache=cache).train_features)
+    return np.asarray(small_context(folder, batch_images=batch_images, cache=cache).train_features)
 
 
 def test_features_are_equal_to_the_bit_on_1_and_2_processes_and_to_rounding_at_any_batch_size(tmp_path):
@@ -58,12 +58,12 @@ def test_kept_features_are_read_again_whatever_the_number_of_processes_and_a_mis
 
 
 def test_other_weights_are_not_taken_for_the_kept_ones(tmp_path):
-    subject = small_subject(tmp_path, cache=tmp_path / "features")
-    before = subject.train_features
+    context = small_context(tmp_path, cache=tmp_path / "features")
+    before = context.train_features
     with torch.no_grad():
-        subject.pretrained.encoder.backbone.conv1.weight.mul_(2)
-        subject.pretrained.encoder.backbone.bn1.bias.add_(1)
-    after = extract_features(subject.pretrained.encoder, subject.train, 8, subject.how)
+        context.pretrained.encoder.backbone.conv1.weight.mul_(2)
+        context.pretrained.encoder.backbone.bn1.bias.add_(1)
+    after = extract_features(context.pretrained.encoder, context.train, 8, context.how)
     assert not np.allclose(before, after)
 
 
@@ -148,13 +148,13 @@ def test_the_probe_is_scikit_learns_logistic_regression_at_the_l2_chosen_without
 
 
 def test_the_probe_by_sgd_comes_within_a_point_of_logistic_regression(tmp_path):
-    subject = small_subject(tmp_path)
-    subject.train_features, subject.train_labels = blobs(3000)
-    subject.test_features, subject.test_labels = blobs(2000)
-    subject.train = Subset(subject.train, np.zeros(3000, dtype=np.int64))
-    subject.classes = 6
-    by_sgd = frozen.probe(subject, solver="sgd", batch_images=256, base_learning_rate=1.0).rows[0].mean
-    assert abs(by_sgd - frozen.probe(subject).rows[0].mean) < 0.01
+    context = small_context(tmp_path)
+    context.train_features, context.train_labels = blobs(3000)
+    context.test_features, context.test_labels = blobs(2000)
+    context.train = Subset(context.train, np.zeros(3000, dtype=np.int64))
+    context.classes = 6
+    by_sgd = frozen.probe(context, solver="sgd", batch_images=256, base_learning_rate=1.0).rows[0].mean
+    assert abs(by_sgd - frozen.probe(context).rows[0].mean) < 0.01
 
 
 def test_least_squares_separates_what_a_linear_head_can():
@@ -167,22 +167,22 @@ def test_least_squares_separates_what_a_linear_head_can():
 
 
 def all_rows(folder, names):
-    subject = small_subject(folder, batch_images=16)
-    before = state_digest([subject.pretrained.encoder, subject.pretrained.projection])
-    found = {name: METHODS[name](subject) for name in names}
-    assert state_digest([subject.pretrained.encoder, subject.pretrained.projection]) == before
-    assert not any(module.training for module in subject.pretrained.encoder.modules())
+    context = small_context(folder, batch_images=16)
+    before = state_digest([context.pretrained.encoder, context.pretrained.projection])
+    found = {name: METHODS[name](context) for name in names}
+    assert state_digest([context.pretrained.encoder, context.pretrained.projection]) == before
+    assert not any(module.training for module in context.pretrained.encoder.modules())
     return {name: result and result.as_dict() for name, result in found.items()}
 
 
 METHODS = {
     "knn": frozen.knn,
     "probe": frozen.probe,
-    "sgd": lambda subject: frozen.probe(subject, solver="sgd", epochs=20, batch_images=50),
-    "augment": lambda subject: frozen.probe(subject, augment=True, epochs=2, batch_images=50),
-    "lowshot": lambda subject: frozen.lowshot(subject, labels_per_class=[1, 5], splits=2),
-    "finetune": lambda subject: fine_tuning.finetune(
-        subject, label_shares=(0.2,), epochs=3, batch_images=20, starts=("pretrained", "scratch"), from_layer=1
+    "sgd": lambda context: frozen.probe(context, solver="sgd", epochs=20, batch_images=50),
+    "augment": lambda context: frozen.probe(context, augment=True, epochs=2, batch_images=50),
+    "lowshot": lambda context: frozen.lowshot(context, labels_per_class=[1, 5], splits=2),
+    "finetune": lambda context: fine_tuning.finetune(
+        context, label_shares=(0.2,), epochs=3, batch_images=20, starts=("pretrained", "scratch"), from_layer=1
     ),
 }
 
@@ -201,7 +201,7 @@ def test_every_method_leaves_the_encoder_bit_equal_repeats_to_the_digit_and_agre
 
 
 def trained_weights(folder):
-    subject = small_subject(folder)
+    context = small_context(folder)
     caught = {}
     before = fine_tuning.train_classifier
 
@@ -210,7 +210,7 @@ def trained_weights(folder):
         caught.update(classifier.state_dict())
 
     fine_tuning.train_classifier = train_and_catch
-    fine_tuning.finetune(subject, label_shares=(0.2,), epochs=2, batch_images=20)
+    fine_tuning.finetune(context, label_shares=(0.2,), epochs=2, batch_images=20)
     fine_tuning.train_classifier = before
     return caught
 
@@ -222,7 +222,7 @@ def test_fine_tuned_weights_are_the_same_on_1_and_2_processes_within_rounding(tm
 
 
 def test_results_of_other_numbers_are_not_overwritten(tmp_path):
-    result = frozen.knn(small_subject(tmp_path))
+    result = frozen.knn(small_context(tmp_path))
     path = result.write(tmp_path)
     assert result.write(tmp_path) == path
     other = replace(result, rows=(replace(result.rows[0], top1=(0.5,)),))
@@ -235,24 +235,24 @@ def test_results_of_other_numbers_are_not_overwritten(tmp_path):
 @pytest.mark.parametrize(
     ("ask", "named"),
     [
-        (lambda subject: frozen.lowshot(subject, labels_per_class=[1, 500]), "--labels: 500"),
-        (lambda subject: fine_tuning.finetune(subject, from_layer=3), "--from-layer: 3"),
-        (lambda subject: frozen.probe(subject, solver="sgd", base_learning_rate=1e38), "--learning-rate"),
+        (lambda context: frozen.lowshot(context, labels_per_class=[1, 500]), "--labels: 500"),
+        (lambda context: fine_tuning.finetune(context, from_layer=3), "--from-layer: 3"),
+        (lambda context: frozen.probe(context, solver="sgd", base_learning_rate=1e38), "--learning-rate"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_option_named(tmp_path, ask, named):
     with pytest.raises(UserError, match=named):
-        ask(small_subject(tmp_path))
+        ask(small_context(tmp_path))
 
 
 # --- online
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_looking_at_the_encoder_during_pretraining_leaves_weights_and_generators_bit_equal(tmp_path, processes):
-    for looks in (0, 1):
-        run = tmp_path / f"run_{looks}"
-        keys = (f"machine.run_dir={run}", "recipe.global_batch_images=256", f"machine.evaluate_every_epochs={looks}")
+def test_online_evaluation_leaves_weights_and_generators_bit_equal(tmp_path, processes):
+    for every in (0, 1):
+        run = tmp_path / f"run_{every}"
+        keys = (f"machine.run_dir={run}", "recipe.global_batch_images=256", f"machine.evaluate_every_epochs={every}")
         config = tiny_config(tmp_path, *keys, "recipe.epochs=2")
         run_distributed(processes, random_state_after, config)
     first, second = final_state(tmp_path / "run_0"), final_state(tmp_path / "run_1")
@@ -261,9 +261,9 @@ def test_looking_at_the_encoder_during_pretraining_leaves_weights_and_generators
         assert_bit_equal(first[part], second[part])
     assert losses(tmp_path / "run_0") == losses(tmp_path / "run_1")
     lines = [json.loads(line) for line in (tmp_path / "run_1" / "metrics.jsonl").read_text().splitlines()]
-    looked = [line for line in lines if "online_knn_top1" in line]
-    assert [line["step"] for line in looked] == [5, 10]
-    assert all(0.2 < line["online_knn_top1"] <= 1 and 0.2 < line["online_linear_top1"] <= 1 for line in looked)
+    evaluated = [line for line in lines if "online_knn_top1" in line]
+    assert [line["step"] for line in evaluated] == [5, 10]
+    assert all(0.2 < line["online_knn_top1"] <= 1 and 0.2 < line["online_linear_top1"] <= 1 for line in evaluated)
 
 
 def random_state_after(config):
@@ -276,10 +276,10 @@ def random_state_after(config):
 def test_a_look_leaves_images_that_cannot_be_read_out_and_evaluation_asks_for_them(tmp_path, processes):
     random = np.random.default_rng(0)
     for number in range(40):
-        place = tmp_path / "images" / ("test" if number > 31 else "train") / ("dark" if number % 2 else "bright")
-        place.mkdir(parents=True, exist_ok=True)
+        folder = tmp_path / "images" / ("test" if number > 31 else "train") / ("dark" if number % 2 else "bright")
+        folder.mkdir(parents=True, exist_ok=True)
         pixels = random.integers(0, 60, (8, 8, 3), dtype=np.uint8) + (0 if number % 2 else 180)
-        Image.fromarray(pixels.astype(np.uint8)).save(place / f"{number:02}.png")
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number:02}.png")
     for name in ("train/dark/01.png", "train/bright/02.png", "train/bright/04.png"):
         (tmp_path / "images" / name).write_bytes(b"no image")
     keys = (

@@ -16,14 +16,14 @@ from torch.nn import functional as F
 
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation import frozen, knn
+from simclr_dist.evaluation.feature_blocks import FeatureBlocks
 from simclr_dist.evaluation.image_batches import features_as_they_are
 from simclr_dist.evaluation.protocol import FINE_TUNING, LINEAR
-from simclr_dist.evaluation.rows import FeatureBlocks
 from simclr_dist.evaluation.saved_training import SavedTraining, Unfinished
 from simclr_dist.evaluation.supervised import Classifier, own_part, steps_of, train_classifier
 from simclr_dist.models.batch_norm import GroupedBatchNorm
 from simclr_dist.optim.schedule import Schedule
-from tests.support.evaluation import blobs, small_subject
+from tests.support.evaluation import blobs, small_context
 from tests.support.processes import Running, assert_bit_equal, run_distributed
 
 CPU = torch.device("cpu")
@@ -79,15 +79,15 @@ def test_in_bfloat16_kernels_are_half_and_weights_float32_and_it_repeats_to_the_
 
 
 def test_optimizer_and_precision_are_told_and_make_another_result(tmp_path):
-    subject = small_subject(tmp_path)
-    told = [
-        frozen.probe(subject, epochs=1, optimizer=optimizer, precision=precision)
+    context = small_context(tmp_path)
+    results = [
+        frozen.probe(context, epochs=1, optimizer=optimizer, precision=precision)
         for optimizer, precision in ((None, None), ("lars", None), (None, "bfloat16"))
     ]
-    assert [(r.protocol["optimizer"], r.protocol["precision"]) for r in told] == [
+    assert [(r.protocol["optimizer"], r.protocol["precision"]) for r in results] == [
         ("sgd", "float32"), ("lars", "float32"), ("sgd", "bfloat16"),
     ]  # fmt: skip
-    assert len({result.file_name() for result in told}) == 3
+    assert len({result.file_name() for result in results}) == 3
 
 
 # --- batches that the processes cannot share equally
@@ -190,18 +190,18 @@ def test_a_stopped_command_tells_how_to_go_on_repeats_nothing_finished_and_ends_
 
 
 def test_each_thing_that_determines_a_training_gives_it_another_name(tmp_path):
-    subject = small_subject(tmp_path)
-    subject.unfinished = Unfinished(tmp_path)
-    classifier, some = Classifier(subject.pretrained.encoder, 2, 10), np.arange(20)
+    context = small_context(tmp_path)
+    context.unfinished = Unfinished(tmp_path)
+    classifier, some = Classifier(context.pretrained.encoder, 2, 10), np.arange(20)
     order = steps_of(FINE_TUNING, 20, seed=0)
 
     def name(method="finetune", classifier=classifier, protocol=FINE_TUNING, order=order, indices=some):
-        return subject.saved_training(method, classifier, protocol, order, indices).folder.name
+        return context.saved_training(method, classifier, protocol, order, indices).folder.name
 
     names = [
         name(),
         name(method="baseline"),
-        name(classifier=Classifier(subject.pretrained.encoder, 2, 10, seed=1)),
+        name(classifier=Classifier(context.pretrained.encoder, 2, 10, seed=1)),
         *(name(protocol=replace(FINE_TUNING, **{key: value})) for key, value in (
             ("epochs", 1), ("batch_images", 7), ("base_learning_rate", 1.0), ("optimizer", "lars"),
             ("precision", "bfloat16"),
@@ -209,9 +209,9 @@ def test_each_thing_that_determines_a_training_gives_it_another_name(tmp_path):
         name(order=replace(order, seed=1)),
         name(indices=some + 1),
     ]  # fmt: skip
-    subject.train_labels = subject.train_labels[::-1]
+    context.train_labels = context.train_labels[::-1]
     names.append(name())
-    subject.encoder_sha256 = "another"
+    context.encoder_sha256 = "another"
     names.append(name())
     assert len(set(names)) == len(names)
     assert name() == names[-1]

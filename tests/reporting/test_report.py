@@ -208,9 +208,9 @@ def test_a_restart_is_told_with_its_first_step(report, tmp_path):
     config = tiny_config(tmp_path, "machine.stop_after_steps=3")
     pretrain(config, Processes(0, 1, 0, 1))
     assert report(run, "--images", 20)[0] == 0
-    told = section((run / "report.html").read_text(), "run1-starts")
-    assert "Restarted 1 time." in told
-    assert re.findall(r'<td class="number">(\d+)</td></tr>|<td>(\d+)</td></tr>', told) == [("", "1"), ("", "3")]
+    text = section((run / "report.html").read_text(), "run1-starts")
+    assert "Restarted 1 time." in text
+    assert re.findall(r'<td class="number">(\d+)</td></tr>|<td>(\d+)</td></tr>', text) == [("", "1"), ("", "3")]
 
 
 @pytest.mark.parametrize(

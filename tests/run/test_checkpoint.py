@@ -43,14 +43,14 @@ def pickled(content: object, **how: bool) -> bytes:
 
 
 def damage(content: bytes, kind: str, where: random.Random) -> bytes:
-    place = where.randrange(len(content))
+    position = where.randrange(len(content))
     if kind == "cut":
-        return content[:place]
+        return content[:position]
     if kind == "flipped":
-        return content[:place] + bytes([content[place] ^ 1 << where.randrange(8)]) + content[place + 1 :]
+        return content[:position] + bytes([content[position] ^ 1 << where.randrange(8)]) + content[position + 1 :]
     if kind == "zeroed":
-        end = min(len(content), place + where.randrange(1, 5000))
-        zeroed = content[:place] + bytes(end - place) + content[end:]
+        end = min(len(content), position + where.randrange(1, 5000))
+        zeroed = content[:position] + bytes(end - position) + content[end:]
         return zeroed if zeroed != content else damage(content, kind, where)
     return where.choice(
         [

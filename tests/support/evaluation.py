@@ -3,14 +3,14 @@
 import numpy as np
 
 from simclr_dist.data.sources.base import Subset
+from simclr_dist.evaluation.context import EvaluationContext
 from simclr_dist.evaluation.features import Extraction
-from simclr_dist.evaluation.subject import Subject
 from simclr_dist.methods.build import build_method
 from simclr_dist.weights.loaded import LoadedEncoder
 from tests.support.processes import tiny_config
 
 
-class SmallSubject(Subject):
+class SmallContext(EvaluationContext):
     """Some digits, so that a test takes a moment."""
 
     def __init__(self, pretrained: LoadedEncoder, how: Extraction | None = None) -> None:
@@ -19,11 +19,11 @@ class SmallSubject(Subject):
         self.train_labels, self.test_labels = self.train.labels, self.test.labels
 
 
-def small_subject(folder, **how):
+def small_context(folder, **how):
     recipe = tiny_config(folder).recipe
     method = build_method(recipe, images=200).eval()
-    untrained = LoadedEncoder(encoder=method.encoder, projection=method.projection, recipe=recipe, source="untrained")
-    return SmallSubject(untrained, Extraction(**how))
+    untrained = LoadedEncoder(encoder=method.encoder, projection=method.projection, recipe=recipe, source="a test")
+    return SmallContext(untrained, Extraction(**how))
 
 
 def blobs(images=300, classes=6, dim=8):

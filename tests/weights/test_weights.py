@@ -33,9 +33,9 @@ NETWORKS = {
 }
 
 
-def images(rows: int = 5, seed: int = 1) -> torch.Tensor:
+def images(count: int = 5, seed: int = 1) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (rows, 3, SIDE, SIDE), dtype=torch.uint8, generator=generator)
+    return torch.randint(0, 256, (count, 3, SIDE, SIDE), dtype=torch.uint8, generator=generator)
 
 
 def normalised(pixels: torch.Tensor, mean, std) -> torch.Tensor:
@@ -107,12 +107,12 @@ def test_an_export_loads_in_plain_torchvision_with_our_outputs(runs, tmp_path, n
     done = export(loaded, "torchvision", tmp_path / "encoder.pth")
     network = plain_torchvision(name)
     network.load_state_dict(torch.load(done.path, weights_only=True), strict=True)
-    told = json.loads(done.sidecar.read_text())
+    sidecar = json.loads(done.sidecar.read_text())
     with torch.inference_mode():
-        ours, theirs = loaded.encoder(images()), network(normalised(images(), told["mean"], told["std"]))
+        ours, theirs = loaded.encoder(images()), network(normalised(images(), sidecar["mean"], sidecar["std"]))
     assert (ours - theirs).abs().max() <= 1e-5
     assert ours.std() > 0.01
-    assert told["image_size"] == SIDE
+    assert sidecar["image_size"] == SIDE
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))
@@ -143,9 +143,9 @@ def test_an_export_runs_in_onnxruntime_with_our_outputs_for_any_number_of_rows(r
         for expected, got in zip(reference_outputs(loaded, images(rows)), outputs, strict=True):
             # onnxruntime folds batch norm into the convolutions: it rounds elsewhere.
             assert (expected - torch.from_numpy(got)).abs().max() <= 1e-5 * max(1, float(expected.abs().max()))
-    told = json.loads(session.get_modelmeta().custom_metadata_map["simclr_dist"])
-    assert told["mean"] == loaded.mean
-    assert told["image_size"] == SIDE
+    sidecar = json.loads(session.get_modelmeta().custom_metadata_map["simclr_dist"])
+    assert sidecar["mean"] == loaded.mean
+    assert sidecar["image_size"] == SIDE
 
 
 @pytest.mark.parametrize("to", ["torchvision", "timm"])
@@ -155,7 +155,7 @@ def test_the_head_goes_along_as_fc_out_of_torchs_own_layers(runs, tmp_path, to):
     loaded = load_encoder(runs["resnet50 of width 0.25"])
     done = export(loaded, to, tmp_path / f"encoder{FORMATS[to].suffix}", with_head=True)
     names = {"FILE": str(done.path)}
-    exec("\n".join(json.loads(done.sidecar.read_text())["load"]), names)  # what the sidecar tells users to do
+    exec("\n".join(json.loads(done.sidecar.read_text())["load"]), names)  # what the sidecar says to do
     with torch.inference_mode():
         embeddings = names["model"](normalised(images(), loaded.mean, loaded.std))
     assert (embeddings - reference_outputs(loaded, images())[1]).abs().max() <= 1e-5

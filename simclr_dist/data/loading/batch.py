@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from simclr_dist.config import Recipe
-from simclr_dist.data.rendering.device_ import render_colors
 from simclr_dist.data.views.color_choices import ColorChoices
 from simclr_dist.random.philox import Purpose, uniforms
 
@@ -47,6 +46,8 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """The batch in pixels on a device: what was left to it of the views (colours, blur) is made there."""
         views = {name: each.to(device, non_blocking=True) for name, each in self.views.items()}
+        if self.choices:  # torchvision takes as long to import as torch, and `config` renders nothing
+            from simclr_dist.data.rendering.device_ import render_colors
         for name, choices in self.choices.items():
             views[name] = render_colors(views[name], choices, self.color_forms[name])
         labels = None if self.labels is None else self.labels.to(device, non_blocking=True)

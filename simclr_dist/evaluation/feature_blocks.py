@@ -15,10 +15,10 @@ Features = NDArray[np.float32]
 
 
 class FeatureBlocks:
-    """Rows in several files of numpy's format, one after the other, mapped into memory.
+    """FeatureMatrix in several files of numpy's format, one after the other, mapped into memory.
 
     All processes of a node share the system's one copy of a file's pages, and pages that are not in use cost nothing.
-    Rows that are asked for, by a slice or an array of numbers, are copied; ``np.asarray`` copies all.
+    FeatureMatrix that are asked for, by a slice or an array of numbers, are copied; ``np.asarray`` copies all.
     """
 
     def __init__(self, files: Sequence[Path], rows: int) -> None:
@@ -49,16 +49,16 @@ class FeatureBlocks:
             raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}")
         block_of = np.searchsorted(self._starts, rows, side="right") - 1
         for number in np.unique(block_of):
-            places = np.flatnonzero(block_of == number)
-            found[places] = self._blocks[number][rows[places] - self._starts[number]]
+            positions = np.flatnonzero(block_of == number)
+            found[positions] = self._blocks[number][rows[positions] - self._starts[number]]
         return found
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return self[:].astype(dtype or np.float32, copy=False)
 
 
-Rows = Features | FeatureBlocks
-"""Rows by slice or array of numbers, ``len`` and ``shape``; shape (images, d)."""
+FeatureMatrix = Features | FeatureBlocks
+"""FeatureMatrix by slice or array of numbers, ``len`` and ``shape``; shape (images, d)."""
 
 
 def block_file(folder: Path, number: int) -> Path:
@@ -67,7 +67,7 @@ def block_file(folder: Path, number: int) -> Path:
 
 
 def kept_blocks(folder: Path, blocks: int) -> list[int]:
-    """Which of so many blocks are there."""
+    """Which of ``blocks`` blocks are there."""
     return [number for number in range(blocks) if block_file(folder, number).is_file()]
 
 

@@ -1,4 +1,4 @@
-"""The encoder of a run and the images that it is looked at with."""
+"""The encoder of a run and the images that the report shows it with."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +15,8 @@ from simclr_dist.data.sources.base import BrokenImageError, ImageSource, Subset
 from simclr_dist.data.sources.named import open_source
 from simclr_dist.data.views.groups import draw_groups
 from simclr_dist.errors import UserError
+from simclr_dist.evaluation.feature_blocks import Features
 from simclr_dist.evaluation.features import extract_features, settle_statistics
-from simclr_dist.evaluation.rows import Features
 from simclr_dist.evaluation.subsets import Labels
 from simclr_dist.methods.build import build_encoder
 from simclr_dist.models.encoder import Encoder
@@ -30,14 +30,14 @@ _PAIRS, _NEIGHBOURS = 1000, 20
 
 
 @dataclass
-class Subject:
+class ReportContext:
     """An encoder, held-out images, and the images whose neighbours they are."""
 
     encoder: Encoder
     recipe: Recipe
     steps_done: int
     pretraining: ImageSource
-    shown: "Remembered"
+    shown: "ThumbnailedImages"
     bank: ImageSource
     same: bool
     """Whether both are the pretraining images, for want of others."""
@@ -66,7 +66,7 @@ class Subject:
 
     def view_pairs(self, encoder: Encoder) -> tuple[Features, Features]:
         """Features of the first and of the second view of the shown images."""
-        views = Views(Subset(self.shown, _spread(len(self.shown), _PAIRS)), self.recipe)
+        views = ViewsAsImages(Subset(self.shown, _spread(len(self.shown), _PAIRS)), self.recipe)
         features = extract_features(encoder, views, self.recipe.data.image_size)
         return features[::2], features[1::2]
 
@@ -79,8 +79,8 @@ class Subject:
             raise UserError(f"the report needs every image it shows, and one is broken: {error}") from error
 
 
-def open_subject(run_dir: Path, images: int) -> Subject:
-    """The run's newest intact checkpoint and at most so many held-out images.
+def open_context(run_dir: Path, images: int) -> ReportContext:
+    """The run's newest intact checkpoint and at most ``images`` held-out images.
 
     Raises:
         Missing: the run has no checkpoint yet, or its images are not here.
@@ -105,8 +105,8 @@ def open_subject(run_dir: Path, images: int) -> Subject:
         if same
         else f"{len(shown)} of {len(held_out)} held-out images, beside {len(kept)} of {len(bank)} training images"
     )
-    return Subject(
-        encoder, recipe, steps_done, pretraining, Remembered(shown, recipe.data.image_size), kept, same, remark
+    return ReportContext(
+        encoder, recipe, steps_done, pretraining, ThumbnailedImages(shown, recipe.data.image_size), kept, same, remark
     )
 
 
@@ -115,7 +115,7 @@ def small(image: Tensor, image_size: int) -> Tensor:
     return render_plain(image, min(image_size, 2 * THUMBNAIL))
 
 
-class Remembered:
+class ThumbnailedImages:
     """A source that keeps a thumbnail of every image as it is read."""
 
     def __init__(self, source: ImageSource, image_size: int) -> None:
@@ -135,7 +135,7 @@ class Remembered:
         return self.source.fingerprint()
 
 
-class Views:
+class ViewsAsImages:
     """Two views of a source's images as images of their own: number 2 i + v is view v of image i, in epoch 0.
 
     They are the first two of the method's views of the largest side, so that an encoder can compare them.
@@ -165,5 +165,5 @@ class Views:
 
 
 def _spread(length: int, most: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """At most so many numbers below ``length``, evenly spread: every class of a sorted source has its share."""
+    """At most ``most`` numbers below ``length``, evenly spread: every class of a sorted source has its share."""
     return np.unique(np.linspace(0, length - 1, min(most, length)).astype(np.int64))

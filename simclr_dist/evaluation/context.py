@@ -12,18 +12,19 @@ from simclr_dist.data.loading.order import SampleOrder
 from simclr_dist.data.sources.named import open_source
 from simclr_dist.distributed.processes import worker_count
 from simclr_dist.errors import AgreedError
-from simclr_dist.evaluation.features import Extraction, feature_rows, features_digest
+from simclr_dist.evaluation.feature_blocks import FeatureMatrix
+from simclr_dist.evaluation.features import Extraction, feature_matrix, features_digest
 from simclr_dist.evaluation.protocol import Protocol
-from simclr_dist.evaluation.results import Result, Row
-from simclr_dist.evaluation.rows import Rows
+from simclr_dist.evaluation.results import Result, ResultRow
 from simclr_dist.evaluation.saved_training import SavedTraining, Unfinished
 from simclr_dist.evaluation.subsets import Indices, labels_of, subset_digest
-from simclr_dist.weights.loaded import LoadedEncoder, state_digest
+from simclr_dist.weights.digest import state_digest
+from simclr_dist.weights.loaded import LoadedEncoder
 
 _FEW_IMAGES = 5000
 
 
-class Subject:
+class EvaluationContext:
     """What every method is given; features are computed once, when first asked for, by all processes together."""
 
     def __init__(
@@ -41,24 +42,24 @@ class Subject:
             UserError: the images cannot be read, or have no labels.
         """
         self.pretrained, self.how, self.unfinished = pretrained, how or Extraction(), unfinished or Unfinished()
-        self.data = data or pretrained.recipe.data
+        self.recipe = pretrained.recipe
+        """Of the encoder; its data are the default to evaluate on."""
+        self.steps_done = pretrained.steps_done or 0
+        """Of pretraining."""
+        self.data = data or self.recipe.data
         self.train, self.test = open_source(self.data, "train"), open_source(self.data, "test")
         self.train_labels, self.test_labels = labels_of(self.train), labels_of(self.test)
         self.classes = int(max(self.train_labels.max(), self.test_labels.max())) + 1
-        self.encoder_sha256 = pretrained.digest()
+        head = [pretrained.projection] if pretrained.projection is not None else []
+        self.encoder_sha256 = state_digest([pretrained.encoder, *head])
 
     @cached_property
-    def train_features(self) -> Rows:
-        return feature_rows(self.pretrained.encoder, self.train, self.data.image_size, self.how)
+    def train_features(self) -> FeatureMatrix:
+        return feature_matrix(self.pretrained.encoder, self.train, self.data.image_size, self.how)
 
     @cached_property
-    def test_features(self) -> Rows:
-        return feature_rows(self.pretrained.encoder, self.test, self.data.image_size, self.how)
-
-    @property
-    def steps_done(self) -> int:
-        """Of pretraining; 0 where the weights do not say."""
-        return self.pretrained.steps_done or 0
+    def test_features(self) -> FeatureMatrix:
+        return feature_matrix(self.pretrained.encoder, self.test, self.data.image_size, self.how)
 
     def choose_workers(self, requested: int, local_processes: int) -> None:
         """Set the processes that read images: as requested, or (-1) none for small sets, else one a core."""
@@ -91,11 +92,11 @@ class Subject:
             features_digest(self.pretrained.encoder, self.train, self.data.image_size, self.how),
             [subset_digest(numbers) for numbers in (self.train_labels, indices)],
             [state_digest([classifier]), asdict(protocol), asdict(order)],
-            asdict(self.pretrained.recipe)["views"],
+            asdict(self.recipe)["views"],
         ]
         return self.unfinished.training(method, facts)
 
-    def result(self, method: str, protocol: dict[str, Any], rows: list[Row]) -> Result:
+    def result(self, method: str, protocol: dict[str, Any], rows: list[ResultRow]) -> Result:
         """The rows with all that they depend on."""
         data = {
             "source": self.data.source,

@@ -1,0 +1,111 @@
+"""Barlow Twins: the cross-correlation of two views of a batch, made the identity; no negatives."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from simclr_dist.config.fields import number
+from simclr_dist.distributed.global_batch import global_batch
+from simclr_dist.losses.spread import embedding_std
+from simclr_dist.methods.base import Batch, Method, MethodKeys, Metric, Rate, Tensors, ViewGroup
+from simclr_dist.methods.parts import Parts
+
+_EPS = 1e-5  # of the published code's batch norm on the embeddings
+
+
+class BarlowTwins(Method):
+    """Zbontar et al. 2021 (arXiv 2103.03230), with the weights of its published code.
+
+    The embeddings are normalised and correlated over the global batch, whatever the number of processes. With W
+    processes the published code's gradient is 1/W of that of its loss: LARS hides it from weights, not from biases and
+    norms. ``gradient_scale`` 1/32 is what its 32 processes computed.
+    """
+
+    @dataclass(kw_only=True)
+    class Config(MethodKeys):
+        """The keys of Barlow Twins."""
+
+        off_diagonal_weight: float = number(0.0051, low=0.0)
+        """The paper's lambda: weight of the redundancy, the squared correlations of different features."""
+        gradient_scale: float = number(1.0, above=0.0)
+        """Multiplies the gradient of the loss, not its value. 0.03125 (1/32) is the published run's."""
+        vector_rate: float = number(0.024, low=0.0)
+        """Learning rate of biases and norms over that of weights (published: 0.0048 / 0.2)."""
+        hidden_dim: int = number(8192, low=2)
+        """Units of the two hidden layers of the projector."""
+        output_dim: int = number(8192, low=2)
+        """Size of the embedding; the correlation is a matrix of its square."""
+
+    METRICS: ClassVar[Mapping[str, Metric]] = {
+        "view_correlation": Metric(
+            title="correlation of the views", role="headline", band=True,
+            text="mean over the embedding's features; 1: the views' embeddings are the same",
+            below="the views (simclr-dist preview: are they too different?) and the learning rate",
+            above="the views (simclr-dist preview: are they too much alike?)",
+        ),
+        "redundancy": Metric(
+            title="redundancy", from_zero=True, text="mean squared correlation of different features; 0: independent",
+        ),
+        "embedding_std": Metric(
+            title="standard deviation of the embeddings", role="collapse", from_zero=True, text="0: collapse",
+        ),
+    }  # fmt: skip
+
+    def __init__(self, config: Config, make: Parts, images: int) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = make.encoder()
+        sizes = (self.encoder.output_dim, config.hidden_dim, config.hidden_dim, config.output_dim)
+        self.projection = make.mlp(sizes, bias=False, norm=True)
+
+    @classmethod
+    def views(cls, config: MethodKeys) -> dict[str, ViewGroup]:
+        """The first view is always blurred and never solarized, the second seldom both."""
+        view = ViewGroup(count=1, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
+        return {
+            "first": replace(view, blur_probability=1.0),
+            "second": replace(view, blur_probability=0.1, solarize_probability=0.2),
+        }
+
+    def embed(self, batch: Batch) -> Tensors:
+        """``z``: projections (images, 2, d), not normalised."""
+        views = torch.cat((batch.views["first"], batch.views["second"]), dim=1)
+        # Both views go through together, image by image, as in SimCLR: one set of statistics.
+        z: Tensor = self.projection(self.encoder(views.flatten(0, 1)))
+        return {"z": z.unflatten(0, views.shape[:2])}
+
+    def loss(self, embeddings: Tensors, targets: Tensors, batch: Batch) -> Tensors:
+        """Equation 1, over the global batch."""
+        z = global_batch(embeddings["z"], "embeddings of the loss")
+        loss, correlation = barlow_loss(normalised(z[:, 0]), normalised(z[:, 1]), self.config.off_diagonal_weight)
+        scale = self.config.gradient_scale
+        diagonal, features = correlation.diagonal(), len(correlation)
+        redundancy = (correlation.square().sum() - diagonal.square().sum()) / (features * (features - 1))
+        return {
+            "loss": loss if scale == 1 else scale * loss + (1 - scale) * loss.detach(),
+            "view_correlation": diagonal.mean(),
+            "redundancy": redundancy,
+            "embedding_std": embedding_std(embeddings["z"][:, 0]),
+        }
+
+    def rates(self) -> Sequence[Rate]:
+        """Biases and norms have a rate of their own."""
+        factor = self.config.vector_rate
+        return [Rate(lambda _, parameter: parameter.dim() <= 1, lambda moment: factor * moment.scheduled)]
+
+
+def normalised(z: Tensor) -> Tensor:
+    """Each feature of rows (n, d) with mean 0 and (biased) variance 1 over the rows."""
+    variance, mean = torch.var_mean(z, dim=0, correction=0)
+    return (z - mean) * torch.rsqrt(variance + _EPS)
+
+
+def barlow_loss(z_1: Tensor, z_2: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+    """The loss of normalised rows (n, d) of two views, and their cross-correlation (d, d), detached."""
+    correlation = z_1.T @ z_2 / len(z_1)
+    diagonal = correlation.diagonal()
+    off_diagonal = correlation.square().sum() - diagonal.square().sum()
+    return (diagonal - 1).square().sum() + weight * off_diagonal, correlation.detach()

@@ -1,0 +1,148 @@
+"""MoCo v2: a query against its key and a queue of earlier keys, from an encoder that follows slowly."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from simclr_dist.config import Recipe
+from simclr_dist.config.fields import number
+from simclr_dist.distributed.collectives import process_rank
+from simclr_dist.distributed.global_batch import global_batch
+from simclr_dist.losses.spread import embedding_std
+from simclr_dist.methods.base import Batch, Method, MethodKeys, Metric, Tensors, ViewGroup
+from simclr_dist.methods.parts import Parts
+
+
+class MoCo(Method):
+    """He et al. 2020 (arXiv 1911.05722) with the head and the views of v2 (Chen et al. 2020, arXiv 2003.04297).
+
+    The queue is one for all processes, in the order of the global batches. Shuffled batch norm is a permutation of the
+    global batch, drawn from (seed, epoch, sample ids), before the keys' batch norm takes its groups of images: it makes
+    sense with recipe.batch_norm_group_images (published: 32), and needs no particular number of processes.
+    """
+
+    queue: Tensor
+    queue_next: Tensor
+
+    @dataclass(kw_only=True)
+    class Config(MethodKeys):
+        """The keys of MoCo v2."""
+
+        temperature: float = number(0.2, above=0.0)
+        """Divides the similarities (v1: 0.07)."""
+        momentum: float = number(0.999, low=0.0, high=1.0)
+        """After a step the keys' encoder is momentum * itself + (1 - momentum) * the queries' encoder."""
+        queue_keys: int = number(65536, low=1)
+        """Keys of earlier images that are kept as negatives; at least a global batch."""
+        output_dim: int = number(128, low=2)
+        """Size of queries and keys."""
+        shuffled_batch_norm: bool = True
+        """Take the keys' batch-norm groups over other images than the queries'. Nothing is shuffled where a group is
+        the whole global batch."""
+
+    METRICS: ClassVar[Mapping[str, Metric]] = {
+        "contrastive_top1": Metric(
+            title="contrastive top-1", unit="%", role="headline", band=True, from_zero=True,
+            text="the key is more similar than all of the queue",
+            below="the learning rate, recipe.method.temperature and, in metrics.jsonl, embedding_std (0: collapse)",
+            above="the views (simclr-dist preview: are they too much alike?) and recipe.method.temperature",
+        ),
+        "contrastive_top5": Metric(title="contrastive top-5", unit="%", from_zero=True),
+        "mutual_information_bound": Metric(title="lower bound of the mutual information", unit="nats"),
+        "embedding_std": Metric(
+            title="standard deviation of the queries", role="collapse", from_zero=True, text="0: collapse",
+        ),
+    }  # fmt: skip
+
+    def __init__(self, config: Config, make: Parts, images: int) -> None:
+        super().__init__()
+        self.config = config
+        group, batch = make.recipe.batch_norm_group_images, make.recipe.global_batch_images
+        self.shuffles = config.shuffled_batch_norm and 0 < group < batch
+        self.encoder = make.encoder()
+        sizes = (self.encoder.output_dim, self.encoder.output_dim, config.output_dim)
+        self.projection = make.mlp(sizes, bias=True, norm=False)
+        # Made anew, not copied: a norm's process group cannot be.
+        self.key_encoder, self.key_projection = make.encoder(), make.mlp(sizes, bias=True, norm=False)
+        for key, query in self._pairs():
+            key.load_state_dict(query.state_dict())
+            key.requires_grad_(False)
+        self.register_buffer("queue", make.unit_rows(config.queue_keys, config.output_dim))
+        self.register_buffer("queue_next", torch.tensor(0))  # where the next key goes
+
+    @classmethod
+    def views(cls, config: MethodKeys) -> dict[str, ViewGroup]:
+        """The query's view and the key's, drawn alike."""
+        return {"global": ViewGroup(count=2, crop_area_min=0.2, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)}
+
+    @classmethod
+    def check(cls, recipe: Recipe) -> None:
+        """Also refuses a queue that a global batch does not fit into."""
+        super().check(recipe)
+        keys, batch = recipe.method.queue_keys, recipe.global_batch_images  # type: ignore[attr-defined]
+        if keys < batch:
+            raise ValueError(
+                f"recipe.method.queue_keys: {keys} keys do not hold the {batch} of recipe.global_batch_images; raise it"
+            )
+
+    def prepare(self, batch: Batch) -> Batch:
+        """With the views of the keys (images, 1, 3, s, s) in a group of their own: shuffled, of other processes too."""
+        keys = batch.views["global"][:, 1:]
+        if self.shuffles:
+            own = slice(process_rank() * len(batch), (process_rank() + 1) * len(batch))
+            keys = global_batch(keys, "shuffled views")[self._permutation(batch)[own]]
+        return replace(batch, views={"query": batch.views["global"][:, :1], "key": keys})
+
+    def targets(self, batch: Batch) -> Tensors:
+        """``k``: unit keys (images, d), of the images that ``prepare`` has put there."""
+        return {"k": F.normalize(self.key_projection(self.key_encoder(batch.views["key"].flatten(0, 1))), dim=1)}
+
+    def embed(self, batch: Batch) -> Tensors:
+        """``q``: unit queries (images, d)."""
+        return {"q": F.normalize(self.projection(self.encoder(batch.views["query"].flatten(0, 1))), dim=1)}
+
+    def loss(self, embeddings: Tensors, targets: Tensors, batch: Batch) -> Tensors:
+        """Equation 1: each query's cross-entropy over its key and the queue, averaged over the global batch."""
+        q, queue = embeddings["q"], self.queue.to(embeddings["q"].dtype)
+        own = slice(process_rank() * len(q), (process_rank() + 1) * len(q))
+        k = self._global_keys(targets["k"], batch)[own]
+        logits = torch.cat(((q * k).sum(1, keepdim=True), q @ queue.T), dim=1) / self.config.temperature
+        losses = global_batch(logits.logsumexp(1) - logits[:, 0], "losses of the queries")
+        with torch.no_grad():
+            rank = global_batch((logits[:, 1:] >= logits[:, :1]).sum(1), "ranks of the keys")
+        loss = losses.mean()
+        return {
+            "loss": loss,
+            "contrastive_top1": (rank < 1).double().mean(),
+            "contrastive_top5": (rank < 5).double().mean(),
+            "mutual_information_bound": math.log(len(queue) + 1) - loss.detach(),
+            "embedding_std": embedding_std(q),
+        }
+
+    def after_update(self, embeddings: Tensors, targets: Tensors, batch: Batch, step: int, steps: int) -> None:
+        """The keys take the place of the oldest ones; the keys' encoder follows (equation 2), parameters alone."""
+        keys = self._global_keys(targets["k"], batch).to(self.queue.dtype)
+        places = (self.queue_next + torch.arange(len(keys), device=keys.device)) % len(self.queue)
+        self.queue[places] = keys
+        self.queue_next.copy_((self.queue_next + len(keys)) % len(self.queue))
+        for key, query in self._pairs():
+            followers, leaders = ([p.detach() for p in module.parameters()] for module in (key, query))
+            torch._foreach_mul_(followers, self.config.momentum)
+            torch._foreach_add_(followers, leaders, alpha=1 - self.config.momentum)
+
+    def _pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        return [(self.key_encoder, self.encoder), (self.key_projection, self.projection)]
+
+    def _permutation(self, batch: Batch) -> Tensor:
+        """Which image of the global batch stands at each place of the shuffled one, (global images,)."""
+        return global_batch(batch.draws("moco's shuffled batch norm", 1)[:, 0], "shuffle").argsort(stable=True)
+
+    def _global_keys(self, keys: Tensor, batch: Batch) -> Tensor:
+        """The keys of all processes, (global images, d), in the order of the global batch again."""
+        everyone = global_batch(keys, "keys")
+        return everyone[self._permutation(batch).argsort()] if self.shuffles else everyone

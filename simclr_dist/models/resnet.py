@@ -1,0 +1,87 @@
+"""torchvision's ResNets with the width, the stem and the batch norm that a recipe asks for, without the classifier."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+from simclr_dist.models.batch_norm import statistics_held
+
+DEPTHS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
+    "resnet10": (BasicBlock, [1, 1, 1, 1]),
+    "resnet18": (BasicBlock, [2, 2, 2, 2]),
+    "resnet34": (BasicBlock, [3, 4, 6, 3]),
+    "resnet50": (Bottleneck, [3, 4, 6, 3]),
+    "resnet101": (Bottleneck, [3, 4, 23, 3]),
+    "resnet152": (Bottleneck, [3, 8, 36, 3]),
+}
+
+
+class WideResNet(ResNet):  # type: ignore[misc]
+    """torchvision's ResNet with all channels widened, as the paper's (torchvision's ``wide`` widen the 3x3 only)."""
+
+    def __init__(
+        self,
+        block: type[BasicBlock | Bottleneck],
+        depths: list[int],
+        width: float,
+        stem: str,
+        zero_init_residual: bool,
+        norm_layer: Callable[..., nn.Module],
+    ) -> None:
+        self._width = width
+        self.recompute = "none"
+        channels = self._widened(64)
+        super().__init__(block, depths, zero_init_residual=zero_init_residual, norm_layer=norm_layer)
+        self.bn1 = norm_layer(channels)
+        if stem == "small":
+            self.conv1 = nn.Conv2d(3, channels, kernel_size=3, stride=1, padding=1, bias=False)
+            self.maxpool = nn.Identity()
+        elif stem == "imagenet":
+            self.conv1 = nn.Conv2d(3, channels, kernel_size=7, stride=2, padding=3, bias=False)
+        else:
+            raise ValueError(f"unknown stem '{stem}'; known: imagenet, small")
+        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+        self.fc = nn.Identity()
+        self.output_dim = self._widened(512) * block.expansion
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self._kept_or_recomputed(self._stem, x, self.recompute == "all")
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            if self.recompute == "none":
+                x = stage(x)
+                continue
+            for block in stage:
+                x = self._kept_or_recomputed(block, x, True)
+        features: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
+        return features
+
+    def _stem(self, x: Tensor) -> Tensor:
+        pooled: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        return pooled
+
+    def _kept_or_recomputed(self, part: Callable[[Tensor], Tensor], x: Tensor, recomputed: bool) -> Tensor:
+        if not recomputed or not torch.is_grad_enabled():
+            return part(x)
+        # The second pass must not move the running statistics again.
+        module = part if isinstance(part, nn.Module) else self.bn1
+        result: Tensor = checkpoint(
+            part, x, use_reentrant=False, context_fn=lambda: (nullcontext(), statistics_held(module))
+        )
+        return result
+
+    def _widened(self, channels: int) -> int:
+        if round(channels * self._width) < 1:
+            raise ValueError(f"recipe.encoder.width: {self._width:g} leaves a layer without channels; raise it")
+        return round(channels * self._width)
+
+    def _make_layer(
+        self, block: type[BasicBlock | Bottleneck], planes: int, blocks: int, stride: int = 1, dilate: bool = False
+    ) -> nn.Sequential:
+        if planes == 64:  # the first stage continues the widened stem, not torchvision's 64 channels
+            self.inplanes = self._widened(64)
+        stage: nn.Sequential = super()._make_layer(block, self._widened(planes), blocks, stride, dilate)
+        return stage
