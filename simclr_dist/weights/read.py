@@ -169,7 +169,7 @@ def _from_export(path: Path, tensors: Mapping[str, Tensor], known: dict[str, Any
             recipe=recipe,
             source=str(known["source"]),
             architecture=architecture,
-            projection=_projection(recipe, head),
+            projection=_projection(recipe, head) if recipe_known else None,
             steps_done=known["steps_done"],
             recipe_known=recipe_known,
             assumed=tuple(known["assumed"]),
