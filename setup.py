@@ -9,6 +9,15 @@ here = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (here / "simclr_dist" / "__init__.py").read_text())
 assert version
 
+for folder in ("launch", "configs"):
+    # Where links cannot be made, git and some unpackers write a text file with the link's target.
+    if (here / "simclr_dist" / folder).is_file():
+        raise SystemExit(
+            f"setup.py: simclr_dist/{folder} is a text file, not a link to ../{folder}: this checkout was made without "
+            "symbolic links; clone it with git -c core.symlinks=true, or install from the sdist "
+            "(docs/design/launch_folder.md)"
+        )
+
 setup(
     name="simclr_dist",
     version=version[1],

@@ -9,6 +9,7 @@ graph computes each chunk once and keeps it; caching computes it twice and keeps
 import argparse
 
 import torch
+from random_steps import random_batch
 from side_by_side import in_turn, ratio
 
 from simclr_dist.config import Recipe
@@ -27,18 +28,18 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     recipe = Recipe(global_batch_images=options.images, batch_norm_group_images=options.chunk)
-    recipe.encoder.name = options.encoder
+    recipe.encoder.name, recipe.data.image_size = options.encoder, options.side
     statistics_group = divide_batch_norm(options.chunk, options.images, 1, chunk_images=options.chunk)
-    method = build_method(recipe, statistics_group)
-    views = torch.randint(0, 256, (options.images, 2, 3, options.side, options.side), dtype=torch.uint8)
+    method = build_method(recipe, options.images, statistics_group)
+    batch = random_batch(recipe)
 
     def cached() -> None:
-        compute_gradients(method, method, views, chunk_images=options.chunk)
+        compute_gradients(method, method, batch, chunk_images=options.chunk)
         method.zero_grad()
 
     def one_graph() -> None:
-        embeddings = torch.cat([method.embed(chunk) for chunk in views.split(options.chunk)])
-        method.loss(embeddings)["loss"].backward()
+        chunks = [method.embed(chunk)["z"] for chunk in batch.split(options.chunk)]
+        method.loss({"z": torch.cat(chunks)}, {}, batch)["loss"].backward()
         method.zero_grad()
 
     seconds = in_turn({"cached": cached, "one graph": one_graph}, options.rounds)

@@ -15,7 +15,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -24,20 +23,19 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
+from real_runs import MODEL, ended, family, start
 
-from simclr_dist.run import checkpoint
-from simclr_dist.run.metrics_log import last_metrics, read_metrics
+from simclr_dist.run.metrics_log import last_metrics
 
 RECIPE = """recipe:
-  data: {source: digits, image_size: 8}
+  data: {{source: digits, image_size: 8}}
   global_batch_images: 32
   epochs: 3
   warmup_epochs: 1
-  encoder: {name: resnet10, width: 0.25, stem: small}
-  projection: {output_dim: 16}
-  loss: {temperature: 0.5}
-  optimizer: {base_learning_rate: 0.2, learning_rate_scaling: none}
-machine: {loader_workers: 1, threads_per_process: 1, save_every_steps: 10, evaluate_every_epochs: 1}
+  {model}
+  optimizer: {{base_learning_rate: 0.2, learning_rate_scaling: none}}
+machine: {{run_dir: {folder}, loader_workers: 1, threads_per_process: 1, save_every_steps: 10,
+  evaluate_every_epochs: 1}}
 """
 EPOCH, STEPS = 44, 132
 START_UP_SECONDS = 30.0
@@ -48,16 +46,11 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.config = folder, folder.with_suffix(".yaml")
-        self.config.write_text(RECIPE)
+        self.config.write_text(RECIPE.format(folder=folder, model=MODEL))
         self.log = folder.with_suffix(".log")
 
     def start(self) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "simclr_dist", "pretrain", str(self.config), "--processes", "2"]
-        with self.log.open("ab") as log:
-            return subprocess.Popen(
-                [*command, f"machine.run_dir={self.folder}"], stdout=log, stderr=log, start_new_session=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )  # fmt: skip
+        return start(self.config, self.log)
 
     def step(self) -> int:
         return int(last_metrics(self.folder / "metrics.jsonl").get("step", 0))
@@ -66,11 +59,9 @@ class Run:
         return any((self.folder / "checkpoints").glob(".step_*.tmp"))
 
     def result(self) -> tuple[dict[str, object], list[float]]:
-        path, complaints = checkpoint.newest_intact(self.folder / "checkpoints")
-        assert path is not None, complaints
-        lines = read_metrics(self.folder / "metrics.jsonl")
-        assert [line["step"] for line in lines] == list(range(1, STEPS + 1)), "metrics have gaps or repeats"
-        return checkpoint.load(path), [line["loss"] for line in lines]
+        state, lines = ended(self.folder)
+        assert len(lines) == STEPS
+        return state, [line["loss"] for line in lines]
 
 
 def moments(run: Run, draw: random.Random) -> dict[str, Callable[[float], bool]]:
@@ -90,23 +81,14 @@ def moments(run: Run, draw: random.Random) -> dict[str, Callable[[float], bool]]
 
 def kill(process: "subprocess.Popen[bytes]", draw: random.Random) -> str:
     """SIGKILL to one process of the run, or to all of them at once; which."""
-    group = os.getpgid(process.pid)
-    members = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and _group(entry) == group]
-    workers = [each for each in members if each != process.pid]
+    workers = [each for each in family(process.pid) if each != process.pid]
     if workers and draw.random() < 0.5:
         os.kill(draw.choice(workers), signal.SIGKILL)
         process.wait()  # the launcher ends the others
         return "one process"
-    os.killpg(group, signal.SIGKILL)
+    os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     return "all"
-
-
-def _group(entry: Path) -> int:
-    try:
-        return int((entry / "stat").read_text().rpartition(")")[2].split()[2])
-    except (OSError, IndexError, ValueError):
-        return -1
 
 
 def disturbed(run: Run, draw: random.Random) -> list[str]:

@@ -12,7 +12,7 @@ import statistics
 from pathlib import Path
 
 import numpy as np
-from process_family import Moment, Sizes
+from real_runs import Moment, Sizes
 
 WARM_UP_SHARE = 0.2
 FLOORS, LOOKS_AT_LEAST = 10, 5

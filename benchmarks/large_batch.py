@@ -21,9 +21,9 @@ PATCH = 32
 
 MEASURED = """
 import resource, sys
-from simclr_dist import cli
+from simclr_dist.cli.main import main
 try:
-    cli.main(sys.argv[1:])
+    main(sys.argv[1:])
 finally:
     print(f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GB", flush=True)
 """

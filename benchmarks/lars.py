@@ -9,11 +9,11 @@ of the ratio of times (below 1: faster than the loop). Absolute times are shown 
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
 import torch_optimizer
+from side_by_side import in_turn, ratio
 from torch import Tensor
 from torchvision.models import resnet50
 
@@ -83,13 +83,6 @@ def torch_optimizers(parameters: list[Tensor]) -> torch.optim.Optimizer:
     )
 
 
-def seconds(step: Callable[[], object], steps: int) -> float:
-    started = time.perf_counter()
-    for _ in range(steps):
-        step()
-    return (time.perf_counter() - started) / steps
-
-
 def compare(title: str, shapes: list[torch.Size], rounds: int, steps: int) -> None:
     optimizers = {
         "moco-v3's loop": LoopLARS(parameters_like(shapes)),
@@ -97,22 +90,22 @@ def compare(title: str, shapes: list[torch.Size], rounds: int, steps: int) -> No
         "ours, rate outside": ours(parameters_like(shapes), classic_momentum=False),
         "torch_optimizer": torch_optimizers(parameters_like(shapes)),
     }
-    names = list(optimizers)
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds + 3):
-        # In turn, each at every place of the order: the machine's speed drifts.
-        start = number % len(names)
-        for name in names[start:] + names[:start]:
-            times[name].append(seconds(optimizers[name].step, steps))
+
+    def taking(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
+        def take() -> None:
+            for _ in range(steps):
+                optimizer.step()
+
+        return take
+
+    times = in_turn({name: taking(optimizer) for name, optimizer in optimizers.items()}, rounds, warm_up=3)
+    milliseconds = {name: 1000 * statistics.median(each) / steps for name, each in times.items()}
     count = sum(shape.numel() for shape in shapes)
     print(f"{title}: {len(shapes)} tensors, {sum(len(s) > 1 for s in shapes)} adapted, {count:,} elements")
-    loop = times[names[0]][3:]
-    print(f"  {names[0]}: {1000 * statistics.median(loop):.2f} ms")
-    for name in names[1:]:
-        ratios = [mine / theirs for mine, theirs in zip(times[name][3:], loop, strict=True)]
-        median, low, high = statistics.median(ratios), min(ratios), max(ratios)
-        milliseconds = 1000 * statistics.median(times[name][3:])
-        print(f"  {name} / loop: median {median:.3f} (min {low:.3f}, max {high:.3f}); {milliseconds:.2f} ms")
+    loop, *others = optimizers
+    print(f"  {loop}: {milliseconds[loop]:.2f} ms")
+    for name in others:
+        print(f"  {name} / loop: {ratio(times[name], times[loop])}; {milliseconds[name]:.2f} ms")
 
 
 def main() -> None:

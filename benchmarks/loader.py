@@ -20,8 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from photographs import photographs
-from PIL import Image
+from photographs import photographs, random_patch
 from side_by_side import in_turn, ratio
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
@@ -44,11 +43,8 @@ def write_photographs(folder: Path, side: int, images: int) -> None:
     generator = np.random.default_rng(0)
     (folder / "photographs").mkdir(parents=True)
     for number in range(images):
-        photograph = found[number % len(found)]
-        patch = min(2 * side, *photograph.shape[:2])
-        top, left = (int(generator.integers(0, extent - patch + 1)) for extent in photograph.shape[:2])
-        picture = Image.fromarray(photograph[top : top + patch, left : left + patch])
-        picture.resize((side, side)).save(folder / "photographs" / f"{number:05}.jpg", quality=90)
+        picture = random_patch(found[number % len(found)], side, generator)
+        picture.save(folder / "photographs" / f"{number:05}.jpg", quality=90)
 
 
 def torchvisions_own(folder: Path, view_side: int) -> Callable[[], int]:
@@ -75,7 +71,7 @@ def ours(folder: Path, view_side: int, images: int, color_form: str = "exact") -
 def view_batches(folder: Path, view_side: int, images: int, color_form: str = "exact") -> ViewBatches:
     recipe = Recipe(global_batch_images=BATCH)
     recipe.data.path, recipe.data.image_size = str(folder), view_side
-    recipe.views.color_form = color_form
+    recipe.views["global"].color_form = color_form
     order = SampleOrder(seed=0, images=images, global_batch_images=BATCH)
     return ViewBatches(open_source(recipe.data), recipe, order)
 

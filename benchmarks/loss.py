@@ -70,7 +70,7 @@ def one_process(rows: int, rounds: int, names: list[str]) -> None:
     for process in served.values():
         process.communicate()
     own = statistics.median(line["seconds"] for line in found["ours"])
-    own_mb = found["ours"][-1]["mb"]
+    own_mb = found["ours"][-1]["mb"] or float("nan")  # with few rows it grows by nothing
     print(f"\n{rows} rows, d = {D}, T = {TEMPERATURE}, one thread, forward and backward, median of {rounds}")
     for name, lines in found.items():
         seconds, mb = statistics.median(line["seconds"] for line in lines), lines[-1]["mb"]
@@ -78,10 +78,10 @@ def one_process(rows: int, rounds: int, names: list[str]) -> None:
         print(f"{name:<16}{times}  {mb:8.0f} MB  {mb / own_mb:6.1f}x the memory")
 
 
-def distributed_rank(rank: int, count: int, images: int, rounds: int, folder: str) -> None:
+def distributed_rank(rank: int, count: int, images: int, rounds: int, folder: str, names: list[str]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=count)
-    losses = {name: make() for name, make in DISTRIBUTED.items()}
+    losses = {name: DISTRIBUTED[name]() for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in losses}
     for number in range(rounds + 1):
         for name, loss in losses.items():
@@ -104,8 +104,8 @@ def distributed_rank(rank: int, count: int, images: int, rounds: int, folder: st
         }
         own = mine[0]
         print(f"\n{count} gloo processes, B = {images}, d = {D}: CPU seconds a rank, bytes sent a rank (ring)")
-        for (name, volume), value in zip(sent.items(), mine, strict=True):
-            print(f"{name:<25}{value / count:7.3f} CPU s  {value / own:5.2f}x   {volume / 2**20:6.1f} MiB")
+        for name, value in zip(names, mine, strict=True):
+            print(f"{name:<25}{value / count:7.3f} CPU s  {value / own:5.2f}x   {sent[name] / 2**20:6.1f} MiB")
     dist.barrier()
     dist.destroy_process_group()
 
@@ -114,20 +114,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[2048, 8192])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", nargs="+", default=list(CONTENDERS))
+    parser.add_argument("--only", nargs="+", help="these beside ours; default: all")
     parser.add_argument("--processes", type=int)
     parser.add_argument("--images", type=int, default=4096)
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    known = DISTRIBUTED if options.processes else CONTENDERS
+    names = ["ours", *(name for name in options.only or known if name != "ours")]
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"--only: {unknown[0]} is not one of {', '.join(known)}")
     if options.serve:
         serve(options.serve, options.rows[0])
     elif options.processes:
         with tempfile.TemporaryDirectory() as folder:
-            arguments = (options.processes, options.images, options.rounds, folder)
+            arguments = (options.processes, options.images, options.rounds, folder, names)
             torch.multiprocessing.spawn(distributed_rank, arguments, nprocs=options.processes)
     else:
         for rows in options.rows:
-            one_process(rows, options.rounds, options.only)
+            one_process(rows, options.rounds, names)
 
 
 if __name__ == "__main__":

@@ -25,18 +25,22 @@ def photographs() -> dict[str, NDArray[np.uint8]]:
     return found | {name: sklearn.datasets.load_sample_image(f"{name}.jpg") for name in ("china", "flower")}
 
 
+def random_patch(photograph: NDArray[np.uint8], side: int, generator: np.random.Generator) -> Image.Image:
+    """A square of at most 2 * side pixels from anywhere in a photograph, resized to ``side``."""
+    patch = min(2 * side, *photograph.shape[:2])
+    top, left = (int(generator.integers(0, extent - patch + 1)) for extent in photograph.shape[:2])
+    return Image.fromarray(photograph[top : top + patch, left : left + patch]).resize((side, side))
+
+
 def write_labelled_patches(folder: Path, *, side: int = 32, train: int = 200, test: int = 50) -> None:
-    """``train`` and ``test`` patches of each photograph, of 2 * side pixels, resized to ``side``; always the same."""
+    """``train`` and ``test`` patches of each photograph; always the same."""
     generator = np.random.default_rng(0)
     for name, photograph in photographs().items():
         border = round(photograph.shape[1] * (1 - TEST_SHARE))
         for split, part, count in (("train", photograph[:, :border], train), ("test", photograph[:, border:], test)):
             (folder / split / name).mkdir(parents=True, exist_ok=True)
-            patch = min(2 * side, *part.shape[:2])
             for number in range(count):
-                top, left = (int(generator.integers(0, extent - patch + 1)) for extent in part.shape[:2])
-                picture = Image.fromarray(part[top : top + patch, left : left + patch])
-                picture.resize((side, side)).save(folder / split / name / f"{number:04}.png")
+                random_patch(part, side, generator).save(folder / split / name / f"{number:04}.png")
 
 
 if __name__ == "__main__":

@@ -26,9 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from random_steps import random_batch
 
 from simclr_dist.config import Config, load_config
-from simclr_dist.planning.traced_step import traced_step
+from simclr_dist.planning.fakes import kernels_of
+from simclr_dist.planning.traced_step import StepTrace, traced_step
 
 # name, overrides of the recipe, precision, recompute
 RUNS: list[tuple[str, dict[str, Any], str, str]] = [
@@ -57,6 +59,7 @@ RUNS: list[tuple[str, dict[str, Any], str, str]] = [
         "none",
     ),
 ]
+IMAGES = 1437  # of the digits
 _RETURN_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 
 
@@ -92,19 +95,23 @@ def measure(number: int) -> None:
         before = status("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the highest level starts anew
         trainer = Trainer(config, Processes(), torch.device("cpu"))
-        recipe = config.recipe
-        shape = (recipe.global_batch_images, 2, 3, recipe.data.image_size, recipe.data.image_size)
-        images = torch.randint(0, 256, shape, dtype=torch.uint8)
+        batch = random_batch(config.recipe)
         for _ in range(2):  # the optimizer's state is there from the second on
-            trainer.train_step(images)
+            trainer.train_step(batch)
         print(json.dumps({"bytes": status("VmHWM") - before}))
+
+
+def traced(config: Config) -> StepTrace:
+    """One process with the whole batch, and no more images than that."""
+    images = config.recipe.global_batch_images
+    return traced_step(config.recipe, config.machine, images, 1, images)
 
 
 def compare(number: int) -> float:
     name = RUNS[number][0]
     with tempfile.TemporaryDirectory() as folder:
         config = config_of(number, folder)
-    predicted = traced_step(config.recipe, config.machine, config.recipe.global_batch_images, 1).peak_bytes
+    predicted = traced(config).peak_bytes
     run = subprocess.run(
         [sys.executable, __file__, "--measure", str(number)],
         env={**os.environ, **_RETURN_AT_ONCE, "OMP_NUM_THREADS": "1"},
@@ -120,7 +127,9 @@ def compare_trackers() -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.distributed._tools.mem_tracker import MemTracker
 
+    from simclr_dist.data.loading.batch import blank_batch
     from simclr_dist.methods.build import build_method
+    from simclr_dist.models.statistics_group import divide_batch_norm
     from simclr_dist.optim import make_optimizer
 
     print(f"{'peak MiB':<70}{'ours':>10}{'s':>6}{'MemTracker':>12}{'s':>6}")
@@ -131,25 +140,22 @@ def compare_trackers() -> None:
             config = config_of(number, folder)
         recipe = config.recipe
         started = time.perf_counter()
-        ours = traced_step(recipe, config.machine, recipe.global_batch_images, 1)
+        ours = traced(config)
         middle = time.perf_counter()
-        with FakeTensorMode():
-            from simclr_dist.models.statistics_group import divide_batch_norm
-
+        with kernels_of("cpu"), FakeTensorMode():  # LARS of a CPU reads numbers, which fake tensors do not have
             groups = divide_batch_norm(recipe.batch_norm_group_images, recipe.global_batch_images, 1)
-            method = build_method(recipe, groups)
+            method = build_method(recipe, recipe.global_batch_images, groups)
             optimizer = make_optimizer(method, recipe.optimizer)
             for parameter in method.parameters():
                 parameter.grad = torch.zeros_like(parameter)
             optimizer.step()
             optimizer.zero_grad()
-            side = recipe.data.image_size
-            images = torch.zeros(recipe.global_batch_images, 2, 3, side, side, dtype=torch.uint8)
+            batch = blank_batch(recipe, recipe.global_batch_images, torch.device("cpu"))
             tracker = MemTracker()
-            tracker.track_external(method, optimizer, images)
+            tracker.track_external(method, optimizer, *batch.views.values())
             with tracker:
                 with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-                    loss = method(images)["loss"]
+                    loss = method(batch).outputs["loss"]
                 loss.backward()
                 optimizer.step()
         theirs = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]

@@ -12,7 +12,7 @@ import itertools
 import statistics
 import tempfile
 
-from digits_trainer import make_trainer
+from random_steps import make_trainer, random_batch
 from side_by_side import in_turn, ratio
 
 
@@ -27,12 +27,13 @@ def main() -> None:
     parser.add_argument("--folder", help="where to save: the disk that is to be measured")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        trainer, images = make_trainer(folder, options)
+        trainer = make_trainer(folder, options)
+        batch = random_batch(trainer.config.recipe)
         numbers = itertools.count(1)
 
         def steps() -> None:
             for _ in range(options.steps):
-                trainer.train_step(images)
+                trainer.train_step(batch)
 
         def in_the_background() -> None:
             trainer.folder.begin_save(trainer.step.state, next(numbers))

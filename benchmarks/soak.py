@@ -20,7 +20,6 @@ import os
 import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -28,10 +27,9 @@ from pathlib import Path
 import numpy as np
 from flatness import FLOORS, LOOKS_AT_LEAST, WARM_UP_SHARE, draw, table
 from PIL import Image
-from process_family import Moment, Sizes, family, look, sizes
+from real_runs import MODEL, Moment, Sizes, ended, family, look, sizes, start
 from sklearn.datasets import load_digits
 
-from simclr_dist.run import checkpoint
 from simclr_dist.run.metrics_log import last_metrics, read_metrics
 
 RECIPE = """recipe:
@@ -39,9 +37,7 @@ RECIPE = """recipe:
   global_batch_images: 32
   epochs: 1000000
   warmup_epochs: 1
-  encoder: {{name: resnet10, width: 0.25, stem: small}}
-  projection: {{output_dim: 16}}
-  loss: {{temperature: 0.5}}
+  {model}
   optimizer: {{base_learning_rate: 0.05, learning_rate_scaling: none}}
 machine: {{run_dir: {folder}/run, loader_workers: 1, threads_per_process: 1, save_every_steps: 20,
   compare_every_steps: 20, evaluate_every_epochs: 1, max_broken_image_share: 0.05}}
@@ -65,17 +61,6 @@ def write_images(folder: Path) -> None:
     files = sorted((folder / "train").rglob("*.*"))
     for number, path in enumerate(files[:: len(files) // BROKEN][:BROKEN]):
         path.write_bytes([b"", path.read_bytes()[:100], b"no image\n"][number % 3])
-
-
-def start(folder: Path, allocator: dict[str, str]) -> "subprocess.Popen[bytes]":
-    config = folder / "soak.yaml"
-    config.write_text(RECIPE.format(folder=folder))
-    command = [sys.executable, "-m", "simclr_dist", "pretrain", str(config), "--processes", "2"]
-    with (folder / "soak.log").open("ab") as log:
-        return subprocess.Popen(
-            command, stdout=log, stderr=log, start_new_session=True,
-            env={**os.environ, **allocator, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
 
 
 def watch(
@@ -110,12 +95,7 @@ def stop(launcher: "subprocess.Popen[bytes]", run: Path) -> int:
     status = launcher.wait(timeout=START_UP_SECONDS)
     if status != STOPPED:
         raise SystemExit(f"the stopped run ended with status {status}, not {STOPPED}; see {run.parent / 'soak.log'}")
-    path, complaints = checkpoint.newest_intact(run / "checkpoints")
-    assert path is not None, complaints
-    steps = int(checkpoint.load(path)["step"])
-    lines = read_metrics(run / "metrics.jsonl")
-    assert [line["step"] for line in lines] == list(range(1, steps + 1)), "metrics have gaps or repeats"
-    return steps
+    return int(ended(run)[0]["step"])
 
 
 def main() -> None:
@@ -132,7 +112,9 @@ def main() -> None:
     parent = options.folder or Path(tempfile.mkdtemp())
     parent.mkdir(parents=True, exist_ok=True)
     write_images(parent / "images")
-    launcher = start(parent, GIVES_BACK if options.allocator == "gives-back" else {})
+    config = parent / "soak.yaml"
+    config.write_text(RECIPE.format(folder=parent, model=MODEL))
+    launcher = start(config, parent / "soak.log", **(GIVES_BACK if options.allocator == "gives-back" else {}))
     try:
         moments, folder = watch(launcher, parent / "run", options.minutes, options.every)
         steps = stop(launcher, parent / "run")

@@ -10,7 +10,7 @@ import argparse
 import statistics
 import tempfile
 
-from digits_trainer import make_trainer
+from random_steps import make_trainer, random_batch
 from side_by_side import in_turn, ratio
 
 from simclr_dist.methods.build import build_method
@@ -26,18 +26,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        trainer, images = make_trainer(folder, options)
-        method = build_method(trainer.config.recipe)
-        optimizer = make_optimizer(method, trainer.config.recipe.optimizer)
+        trainer = make_trainer(folder, options)
+        recipe = trainer.config.recipe
+        batch = random_batch(recipe)
+        method = build_method(recipe, len(trainer.source))
+        optimizer = make_optimizer(method, recipe.optimizer)
 
         def bare() -> None:
             for group in optimizer.param_groups:
                 group["lr"] = 0.1
-            method(images)["loss"].backward()
+            method(batch).outputs["loss"].backward()
             optimizer.step()
             optimizer.zero_grad()
 
-        seconds = in_turn({"trainer": lambda: trainer.train_step(images), "bare": bare}, options.rounds, warm_up=2)
+        seconds = in_turn({"trainer": lambda: trainer.train_step(batch), "bare": bare}, options.rounds, warm_up=2)
     print(f"{options.encoder}, {options.images} images of {options.side} pixels, {options.threads} thread(s)")
     print(f"trainer step / bare step: {ratio(seconds['trainer'], seconds['bare'])}")
     ours, theirs = (1000 * statistics.median(seconds[name]) for name in ("trainer", "bare"))

@@ -4,10 +4,12 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from simclr_dist.config.metric import ONLINE
 from simclr_dist.errors import UserError
 from simclr_dist.launch.slurm import records, scheduler
 from simclr_dist.run.console import duration
-from simclr_dist.run.metrics_log import last_metrics, read_metric_descriptions, read_run_facts
+from simclr_dist.run.descriptions import read_method, read_metric_descriptions
+from simclr_dist.run.metrics_log import last_metrics, read_run_facts
 
 
 def find_run(word: str) -> Path:
@@ -36,6 +38,7 @@ def describe(run_dir: Path) -> str:
         lines.append(f"job      {record.job}: {description}")
         lines.append(f"code     {record.version}, submitted {record.submitted_at}, {record.processes} processes")
         lines += [f"why      {words}" for words in _last_words(record, state)]
+    lines.append(f"method   {read_method(run_dir) or '-'}")
     lines.append(f"step     {_progress(run_dir)}")
     lines.append(f"saved    {_saved(run_dir)}")
     if found:
@@ -45,14 +48,15 @@ def describe(run_dir: Path) -> str:
 
 def table(run_dirs: Sequence[Path]) -> str:
     """A line a run."""
-    rows = [("run", "job", "state", "step", "loss", "headline", "kNN %", "images/s")]
+    rows = [("run", "job", "state", "method", "step", "loss", "headline", "online kNN", "images/s")]
     for run_dir in run_dirs:
         record, line = records.last_record(run_dir), last_metrics(run_dir / "metrics.jsonl")
+        knn = line.get("online_knn_top1")
         rows.append(
             (
-                str(run_dir), record.job, _state(record)[0], _steps(run_dir, line), _number(line, "loss", "{:.4f}"),
-                _headline(run_dir, line), _number(line, "online_knn_top1", "{:.1f}", 100),
-                _number(line, "images_per_second", "{:.0f}"),
+                str(run_dir), record.job, _state(record)[0], read_method(run_dir) or "-", _steps(run_dir, line),
+                _number(line, "loss", ".4f"), _headline(run_dir, line) or "-",
+                "-" if knn is None else ONLINE["online_knn_top1"].shown(knn), _number(line, "images_per_second", ".0f"),
             )
         )  # fmt: skip
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -62,8 +66,8 @@ def table(run_dirs: Sequence[Path]) -> str:
 
 
 def _headline(run_dir: Path, line: dict[str, float]) -> str:
-    """The metric that the run's method leads with; "" when the run has not said what that is."""
-    for name, metric in read_metric_descriptions(run_dir).items():
+    """The metric that the run's method leads with; "" when it is not known or not there."""
+    for name, metric in read_metric_descriptions(run_dir, read_method(run_dir)).items():
         if metric.role == "headline" and line.get(name) is not None:
             return f"{metric.title} {metric.shown(line[name])}"
     return ""
@@ -128,7 +132,8 @@ def _progress(run_dir: Path) -> str:
     line, facts = last_metrics(run_dir / "metrics.jsonl"), read_run_facts(run_dir)
     if not line:
         return "none done yet"
-    text = f"{_steps(run_dir, line)}  loss {line['loss']:.4f}  {line['images_per_second']:.0f} images/s"
+    parts = [_steps(run_dir, line), f"loss {_number(line, 'loss', '.4f')}", _headline(run_dir, line)]
+    text = "  ".join(part for part in [*parts, f"{_number(line, 'images_per_second', '.0f')} images/s"] if part)
     if "total_steps" in facts and line["step"] < facts["total_steps"]:
         text += f"  {duration((facts['total_steps'] - line['step']) * line['step_seconds'])} left when it runs"
     return text
@@ -146,6 +151,6 @@ def _saved(run_dir: Path) -> str:
     return f"{newest.name}, {duration(time.time() - newest.stat().st_mtime)} ago"
 
 
-def _number(line: dict[str, float], key: str, form: str, factor: float = 1) -> str:
+def _number(line: dict[str, float], key: str, form: str) -> str:
     value = line.get(key)
-    return "-" if value is None else form.format(factor * value)
+    return "-" if value is None else format(value, form)

@@ -121,15 +121,14 @@ def evaluate(command: click.Context, /, run: Path, words: tuple[str, ...], **opt
 def _label_curve(context: Any, run_dir: Path, counts: list[int], splits: int) -> str:
     from simclr_dist.distributed.collectives import process_rank
     from simclr_dist.evaluation.label_curve import label_curve
-    from simclr_dist.evaluation.report import table, write_report
+    from simclr_dist.evaluation.report import table, write_points
 
     points = label_curve(context, counts, splits)
     if process_rank() != 0:
         return ""
     steps = context.steps_done
     title = f"held-out accuracy in %, mean of {splits} draws of the labels, after {steps} steps"
-    paths = write_report(run_dir, context.recipe, steps, points)
-    return "\n".join([title, table(points), *map(str, paths)])
+    return f"{title}\n{table(points)}\n{write_points(run_dir, steps, points)}"
 
 
 def _result(

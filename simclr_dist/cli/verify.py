@@ -15,8 +15,8 @@ from simclr_dist.launch.relaunch import relaunch_checked, stop_with_launcher
 def verify(config: str, overrides: tuple[str, ...], processes: int | None) -> int:
     """Check on these machines that the trajectory depends on the recipe alone; status 1 when a promise fails.
 
-    Gradients, batch norm, LARS, chunks, sample order and views against a float64 reference in one process. Runs under
-    torchrun as pretrain does.
+    The recipe's method with a small encoder: its loss, gradients, chunks and the state that it leaves, against the same
+    in one process, in float64; batch norm, LARS, sample order and views. Runs under torchrun as pretrain does.
     """
     loaded = load_config(config, overrides)
     if processes and processes > 1:
@@ -24,13 +24,13 @@ def verify(config: str, overrides: tuple[str, ...], processes: int | None) -> in
     stop_with_launcher()
     from simclr_dist.distributed.processes import Processes, choose_device, process_group
     from simclr_dist.training.preflight import check_machine
-    from simclr_dist.verification.certificate import Certificate, table
+    from simclr_dist.verification.certificate import certify, table
 
     here = Processes.from_environment()
     check_machine(loaded, here.count)
     device = choose_device(loaded.machine.device, here.local_rank)
     with process_group(here, device):
-        rows = Certificate(loaded.recipe, here, device).rows()
+        checks = certify(loaded.recipe, here, device)
     if here.is_first:
-        click.echo(table(rows, f"{here.count} processes, {device.type}"))
-    return 0 if all(row.holds for row in rows) else 1
+        click.echo(table(checks, f"{here.count} processes, {device.type}"))
+    return 0 if all(check.holds for check in checks) else 1

@@ -49,8 +49,7 @@ def _kind(entry: dataclasses.Field[Any]) -> str:
 
 def _limits(limits: Any) -> str:
     if limits.get("choices"):
-        other = ", or package.module:Name" if limits.get("outside") else ""
-        return f"  (one of {', '.join(limits['choices'])}{other})"
+        return f"  (one of {', '.join(limits['choices'])})"
     words = {"low": "at least", "above": "above", "high": "at most"}
     parts = [f"{word} {plain_number(limits[name])}" for name, word in words.items() if limits.get(name) is not None]
     return f"  ({', '.join(parts)})" if parts else ""
@@ -68,7 +67,7 @@ def _documentation(owner: type) -> dict[str, str]:
     body: list[ast.stmt] = tree.body
     for name in path:
         body = next((node.body for node in body if isinstance(node, ast.ClassDef) and node.name == name), [])
-    for entry, text in zip(body, [*body[1:], ast.Pass()], strict=True):
+    for entry, text in zip(body, [*body, ast.Pass()][1:], strict=True):
         if isinstance(entry, ast.AnnAssign) and isinstance(entry.target, ast.Name):
             is_text = isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
             words = str(text.value.value) if is_text else entry.target.id  # type: ignore[attr-defined]

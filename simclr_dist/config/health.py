@@ -31,6 +31,11 @@ def check_bands(health: Mapping[str, Bands], metrics: Mapping[str, Metric]) -> N
         ValueError: naming the keys and the cure.
     """
     for metric, own in health.items():
+        for percent, (low, high) in own.bands.items():
+            if metrics[metric].unit == "%" and (low < 0 or high > 100):
+                raise ValueError(
+                    f"health.{metric}.bands: at {percent:g} % stands [{low:g}, {high:g}]; an accuracy is 0 to 100 %"
+                )
         if own.bands and not own.source.strip():
             raise ValueError(
                 f"health.{metric}.source: the bands of {metric} need one; say who published or measured them"
@@ -40,8 +45,3 @@ def check_bands(health: Mapping[str, Bands], metrics: Mapping[str, Metric]) -> N
                 f"health.{metric}.unpublished: {', '.join(both)} has a band in health.{metric}.bands; "
                 "remove the one or the other"
             )
-        for percent, (low, high) in own.bands.items():
-            if metrics[metric].unit == "%" and (low < 0 or high > 100):
-                raise ValueError(
-                    f"health.{metric}.bands: at {percent:g} % stands [{low:g}, {high:g}]; an accuracy is 0 to 100 %"
-                )

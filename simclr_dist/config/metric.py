@@ -32,8 +32,11 @@ class Metric:
         return 100.0 if self.unit == "%" else 1.0
 
     def shown(self, value: float) -> str:
-        """``28.4 %``, ``0.913``."""
-        return f"{100 * value:.1f} %" if self.unit == "%" else f"{value:.3g}{f' {self.unit}' if self.unit else ''}"
+        """``28.4 %``, ``0.913``, ``3.1 nats``, ``1,843``."""
+        if self.unit == "%":
+            return f"{100 * value:.1f} %"
+        number = f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+        return f"{number} {self.unit}" if self.unit else number
 
 
 _VIEWS = "the views (simclr-dist preview), the learning rate and the collapse metric of metrics.jsonl (0: collapse)"

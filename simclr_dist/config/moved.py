@@ -42,6 +42,8 @@ def migrated(recipe: dict[str, Any]) -> dict[str, Any]:
         node = new
         for part in path:
             node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                return recipe  # no version wrote it: refused as it is
         node[last] = value
     return {name: part for name, part in new.items() if name not in ("loss", "projection") or part}
 

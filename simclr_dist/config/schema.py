@@ -9,6 +9,9 @@ from simclr_dist.config.recipe import SOURCES, SOURCES_WITHOUT_PATH, Recipe
 from simclr_dist.config.registry import method_class
 from simclr_dist.config.views import ViewGroup
 
+MOST_VIEWS = 256
+"""Of an image, in all groups: a view's number has eight bits of the random numbers' counter."""
+
 
 @dataclass(kw_only=True)
 class Config:
@@ -44,6 +47,8 @@ class Config:
             )
         for name, group in recipe.views.items():
             _check_views(f"recipe.views.{name}", group)
+        if (views := sum(group.count for group in recipe.views.values())) > MOST_VIEWS:
+            raise ValueError(f"recipe.views: {views} views of an image in all groups; at most {MOST_VIEWS}")
         method_class(recipe.method.name).check(recipe)
         if min(data.std) <= 0:
             raise ValueError(f"recipe.data.std: {data.std} divides the pixels; all three must be above 0")

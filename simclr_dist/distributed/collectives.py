@@ -6,6 +6,8 @@ do not depend on how a library lays out its rings.
 Each is noted with a label (watchdog/progress.py), which names it in the message when a process hangs in it.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -15,16 +17,36 @@ from torch import Tensor
 from simclr_dist.distributed.watchdog.progress import begin_collective
 
 Value = TypeVar("Value")
+_alone = False
 
 
 def process_count(group: dist.ProcessGroup | None = None) -> int:
-    """Processes in the group (None: the default one); 1 where torch.distributed is not initialised."""
-    return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
+    """Processes in the group (None: the default one); 1 where torch.distributed is not initialised, and in alone()."""
+    return dist.get_world_size(group) if _has_group() else 1
 
 
 def process_rank(group: dist.ProcessGroup | None = None) -> int:
-    """This process's rank in the group; 0 where torch.distributed is not initialised."""
-    return dist.get_rank(group) if dist.is_available() and dist.is_initialized() else 0
+    """This process's rank in the group; 0 where torch.distributed is not initialised, and in :func:`alone`."""
+    return dist.get_rank(group) if _has_group() else 0
+
+
+def _has_group() -> bool:
+    return not _alone and dist.is_available() and dist.is_initialized()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, this process computes as if it were the only one: no collective of this module waits for another.
+
+    For checks that compare a group with one process. It holds for all threads of the process (backward passes have
+    their own), so nothing else may use collectives meanwhile, and what was begun inside must end inside.
+    """
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
 
 
 def gather_stacked(tensor: Tensor, group: dist.ProcessGroup | None = None, *, label: str = "a gather") -> Tensor:

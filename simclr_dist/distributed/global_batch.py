@@ -24,6 +24,11 @@ def global_batch(own: Tensor, label: str = "rows of the global batch") -> Tensor
     return _GlobalBatch.apply(own, label) if own.requires_grad else _gathered(own, label)
 
 
+def own_rows(everyone: Tensor) -> Tensor:
+    """This process's part of the rows of all processes."""
+    return everyone.chunk(process_count())[process_rank()]
+
+
 def _gathered(own: Tensor, label: str) -> Tensor:
     return gather_stacked(own, label=label).flatten(0, 1)
 

@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any
 
 from simclr_dist.config.anomalies import Anomalies
+from simclr_dist.config.metric import Metric
 from simclr_dist.log import log
 from simclr_dist.run.metrics_log import write_record
 
@@ -24,7 +25,7 @@ _KEPT = 200  # of what was found: a run of a million steps must not carry all of
 _CURES = {
     NOT_FINITE: "a lower recipe.optimizer.base_learning_rate or a longer warm-up in another machine.run_dir may help",
     JUMP: "a lower recipe.optimizer.base_learning_rate in another machine.run_dir may help",
-    COLLAPSE: "look at the views (simclr-dist preview), the learning rate and the keys of recipe.method",
+    COLLAPSE: "check the views (simclr-dist preview), the learning rate and the keys of recipe.method",
 }
 
 
@@ -40,6 +41,8 @@ class Anomaly:
     action: str
     limit: str = ""
     """The key whose limit makes the run stop where the recipe would go on."""
+    cure: str = ""
+    """What may help against it; said, and not kept."""
 
     def sentence(self, where: str = "") -> str:
         """For the log, and for the line with which a run stops; ``where`` the numbers went wrong."""
@@ -52,7 +55,7 @@ class Anomaly:
         }[self.action]
         if self.limit:
             done = f"the run stops at recipe.anomalies.{self.limit}; with a higher one it goes on from here"
-        cure = "" if self.action in (SKIP, GO_BACK) else f"; {_CURES[self.kind]}"
+        cure = "" if self.action in (SKIP, GO_BACK) else f"; {self.cure}"
         return f"{self.message} at step {self.step}{f' ({where})' if where else ''}: {done}{cure}"
 
 
@@ -60,9 +63,15 @@ class AnomalyWatch:
     """Judges the numbers of every step; all processes see the same numbers and come to the same answer."""
 
     def __init__(
-        self, recipe: Anomalies, run_dir: Path, warmup_steps: int, collapse: str | None, *, active: bool
+        self,
+        recipe: Anomalies,
+        run_dir: Path,
+        warmup_steps: int,
+        collapse: tuple[str, Metric] | None,
+        *,
+        active: bool,
     ) -> None:
-        """``collapse``: the method's metric that is 0 when all embeddings are one point; None: it has none.
+        """``collapse``: name and description of the method's metric of that role; None: it has none.
 
         ``active``: this process logs, and writes what was found to the run folder.
         """
@@ -103,14 +112,14 @@ class AnomalyWatch:
             overflow_is_normal: gradient scaling will skip this step by itself when its gradient is not finite.
         """
         collapsed_before = self._collapsed_steps
-        kind, message, value = self._look(step, values, overflow_is_normal)
+        kind, message, value = self._found_in(step, values, overflow_is_normal)
         action = self._policy(kind)
         if action in ("", WARN):
             begins = kind == COLLAPSE or (kind == JUMP and not self._jumps)
             self._jumps = kind == JUMP
             self._losses = [*self._losses, values["loss"]][-self.recipe.window_steps :]
             if begins:
-                self._log(Anomaly(step, kind, message, value, action))
+                self._log(Anomaly(step, kind, message, value, action, cure=self._cure(kind)))
             return None
         limit = ""
         if action == SKIP:
@@ -121,8 +130,8 @@ class AnomalyWatch:
             self._returns += not limit
         if limit or action == STOP:
             self._collapsed_steps = collapsed_before  # what is saved now is the state before this step
-            return Anomaly(step, kind, message, value, STOP, limit)
-        return Anomaly(step, kind, message, value, action)
+            return Anomaly(step, kind, message, value, STOP, limit, self._cure(kind))
+        return Anomaly(step, kind, message, value, action, cure=self._cure(kind))
 
     def answered(self, anomaly: Anomaly, where: str = "") -> None:
         """The step was skipped, the run went back or stops: log it, with ``where`` the numbers went wrong."""
@@ -136,13 +145,14 @@ class AnomalyWatch:
         if self.found or self.path.exists():
             self._write(self.found)
 
-    def _look(self, step: int, values: dict[str, float], overflow_is_normal: bool) -> tuple[str, str, float | None]:
+    def _found_in(self, step: int, values: dict[str, float], overflow_is_normal: bool) -> tuple[str, str, float | None]:
         """The kind of anomaly ("": none), in words, and the number that shows it."""
         for name in ("loss",) if overflow_is_normal else ("loss", "gradient_norm"):
             if not math.isfinite(values[name]):
                 return NOT_FINITE, f"{name.replace('_', ' ')} is {values[name]}", None
         # The collapse is counted first: a jump in the same step must not hide it.
-        spread = values[self.collapse] if self.collapse else 1.0
+        name, metric = self.collapse or ("", Metric(title=""))
+        spread = values[name] if name else 1.0
         collapses = step > self.warmup_steps and spread < self.recipe.collapse_below
         self._collapsed_steps = self._collapsed_steps + 1 if collapses else 0
         loss, window = values["loss"], self._losses
@@ -153,7 +163,7 @@ class AnomalyWatch:
             if loss > middle + self.recipe.jump_deviations * deviation:
                 return JUMP, f"loss jumps from {middle:.3f} to {loss:.3f}", loss
         if self._collapsed_steps == self.recipe.window_steps:
-            return COLLAPSE, f"the embeddings have collapsed: {self.collapse} is {spread:.3g}", spread
+            return COLLAPSE, f"the embeddings have collapsed: {metric.title} is {metric.shown(spread)}", spread
         return "", "", None
 
     def _policy(self, kind: str) -> str:
@@ -161,8 +171,14 @@ class AnomalyWatch:
         policies = {NOT_FINITE: recipe.on_not_finite, JUMP: recipe.on_jump, COLLAPSE: recipe.on_collapse}
         return policies[kind] if kind else ""
 
+    def _cure(self, kind: str) -> str:
+        if kind == COLLAPSE and self.collapse and self.collapse[1].below:
+            return f"check {self.collapse[1].below}"
+        return _CURES[kind]
+
     def _log(self, anomaly: Anomaly, where: str = "") -> None:
-        found = [*self.found, asdict(anomaly) | {"where": where}][-_KEPT:]
+        entry = {key: value for key, value in asdict(anomaly).items() if key != "cure"} | {"where": where}
+        found = [*self.found, entry][-_KEPT:]
         if anomaly.action != STOP:  # which the run's last line says, and the next start will find again
             self.found = found
             if self._active:

@@ -1,8 +1,8 @@
 """A run compares itself with the bands of its config's ``health`` section, and warns where it is outside.
 
-Each band is looked at once, when its step is done: the mean of the metric over the last epoch up to that step, from the
+Each band is checked once, when its step is done: the mean of the metric over the last epoch up to that step, from the
 lines of metrics.jsonl, which restarts neither lose nor repeat. What was found stands in the run folder's health.json,
-and what stands there is not looked at again, wherever the run was killed. Nothing here touches the trajectory.
+and what stands there is not checked again, wherever the run was killed. Nothing here touches the trajectory.
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from simclr_dist.config import Config
-from simclr_dist.config.metric import ONLINE
+from simclr_dist.config.metric import ONLINE, Metric
 from simclr_dist.log import log
 from simclr_dist.run.metrics_log import read_metrics, write_record
 
@@ -21,7 +21,7 @@ WAITING, INSIDE, OUTSIDE, UNCHECKED = "not reached", "inside", "outside", "not c
 
 
 class HealthCheck:
-    """The bands of a run. One process looks at them (``active``); the others' calls do nothing."""
+    """The bands of a run. One process checks them (``active``); the others' calls do nothing."""
 
     def __init__(self, run_dir: Path, config: Config, steps: int, steps_per_epoch: int, *, active: bool) -> None:
         """Take up what an earlier process of the run found; ``steps`` is the length of the whole run."""
@@ -40,11 +40,14 @@ class HealthCheck:
         ]  # fmt: skip
         self.entries: list[dict[str, Any]] = [found.get(_identity(entry), entry) for entry in fresh]
 
-    def begin(self, steps_done: int, look_every_steps: int) -> None:
-        """Log what will not be checked, each sentence once in the life of a run, and look at bands already passed."""
+    def begin(self, steps_done: int, evaluate_every_steps: int) -> None:
+        """Log what will not be checked, each sentence once in the life of a run, and check bands already passed.
+
+        ``evaluate_every_steps``: steps between online evaluations; 0: there are none.
+        """
         if not self._active or not (self.entries or self._unpublished()):
             return
-        for line in (self._without_looks(look_every_steps), self._without_bands()):
+        for line in (self._without_evaluation(evaluate_every_steps), self._without_bands()):
             if line and line not in self._notices:
                 log.info("health: %s", line)
                 self._notices.append(line)
@@ -52,7 +55,7 @@ class HealthCheck:
         self.after_step(steps_done)
 
     def after_step(self, steps_done: int) -> None:
-        """Look at the bands whose step is done and that nobody has looked at."""
+        """Check the bands whose step is done and that were not checked yet."""
         due = [entry for entry in self.entries if entry["outcome"] == WAITING and entry["step"] <= steps_done]
         if not self._active or not due:
             return
@@ -69,28 +72,25 @@ class HealthCheck:
         source = self._health[entry["metric"]].source.strip().rstrip(".")
         cure = metric.below if below else metric.above
         return (
-            f"{metric.title} is {metric.shown(entry['value'] / metric.factor)} after {entry['percent']:g} % of the "
-            f"run, step {entry['step']}: {'below' if below else 'above'} {entry['low']:g} to {entry['high']:g}"
-            f"{f' {metric.unit}' if metric.unit else ''}. Band: {' '.join(source.split())}."
-            f"{f' Look at {cure}' if cure else ''}"
+            f"{metric.title} is {value_of(entry, metric)} after {entry['percent']:g} % of the run, step "
+            f"{entry['step']}: {'below' if below else 'above'} {range_of(entry, metric)}. "
+            f"Band: {' '.join(source.split())}.{f' Check {cure}' if cure else ''}"
         )
 
-    def _without_looks(self, look_every_steps: int) -> str:
-        """The bands of the encoder in whose last epoch no look falls."""
+    def _without_evaluation(self, evaluate_every_steps: int) -> str:
+        """The bands of the encoder in whose last epoch no online evaluation falls."""
         blind, epochs = [], []
         for entry in self.entries:
             if entry["metric"] in ONLINE and entry["outcome"] == WAITING:
-                last = entry["step"] // self._window * self._window  # the only step of the window where a look can be
+                last = entry["step"] // self._window * self._window  # the only step of the window that may have one
                 epochs.append(last // self._window)
-                if not last or not look_every_steps or last % look_every_steps:
+                if not last or not evaluate_every_steps or last % evaluate_every_steps:
                     blind.append(entry)
         if not blind:
             return ""
         every = reduce(math.gcd, epochs)
-        cure = f"; machine.evaluate_every_epochs={every} looks at all of them" if every and all(epochs) else ""
-        return (
-            f"bands that will not be checked, because no look at the encoder falls on them: {self._listed(blind)}{cure}"
-        )
+        cure = f"; machine.evaluate_every_epochs={every} checks all of them" if every and all(epochs) else ""
+        return f"bands that no online evaluation falls on will not be checked: {self._listed(blind)}{cure}"
 
     def _without_bands(self) -> str:
         unknown = self._unpublished()
@@ -119,9 +119,17 @@ class HealthCheck:
         write_record(self.path, record)
 
 
-def judge(
-    band: dict[str, Any], lines: list[dict[str, Any]], window: int, factor: float = 100.0
-) -> tuple[float | None, str]:
+def value_of(band: dict[str, Any], metric: Metric) -> str:
+    """What was found for a band, in the unit of its metric: ``28.4 %``, ``3.1 nats``, ``0.913``."""
+    return metric.shown(band["value"] / metric.factor)
+
+
+def range_of(band: dict[str, Any], metric: Metric) -> str:
+    """Its bounds in the same unit: ``20 to 30 %``."""
+    return f"{band['low']:g} to {band['high']:g}{f' {metric.unit}' if metric.unit else ''}"
+
+
+def judge(band: dict[str, Any], lines: list[dict[str, Any]], window: int, factor: float) -> tuple[float | None, str]:
     """The mean, times ``factor``, of a band's metric over the ``window`` steps up to its own; and how it lies."""
     last = band["step"]
     values = [line.get(band["metric"]) for line in lines if last - window < line["step"] <= last]

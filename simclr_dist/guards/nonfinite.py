@@ -1,5 +1,7 @@
 """Which numbers were the first that are not finite: of a layer, forward or backward, or of weights."""
 
+import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -78,6 +80,26 @@ class NumericsWatch:
             if values
         ]
         self.first = (stage, self._checks, f"{text}: {counts}{'; ' if largest else ''}{', '.join(largest)}")
+
+
+def where_not_finite(module: nn.Module, again: Callable[[], dict[str, float]], watch: NumericsWatch | None) -> str:
+    """The layer where the numbers of a step went wrong, in words. Every process calls it.
+
+    Args:
+        module: that computes them.
+        again: computes the step once more; its loss and gradient norm.
+        watch: of the step itself; None: there was none, and it is computed again under one.
+    """
+    if watch is None:
+        # The layers inside what is compiled call no hooks.
+        with torch.compiler.set_stance("force_eager"), NumericsWatch(module) as watch:
+            values = again()
+        if all(map(math.isfinite, values.values())):
+            return (
+                "computed again, the same step is finite: a memory or GPU may be faulty (simclr-dist doctor), or a "
+                "kernel is not deterministic"
+            )
+    return watch.found() or "every layer's output and gradient is finite: the loss or the gradient's norm overflows"
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from simclr_dist.config.fields import number
 from simclr_dist.distributed.global_batch import global_batch
@@ -70,6 +71,11 @@ class BarlowTwins(Method):
             "second": replace(view, blur_probability=0.1, solarize_probability=0.2),
         }
 
+    @classmethod
+    def small(cls, config: Config, images: int) -> Config:
+        """With a projector of 32 units in each layer."""
+        return replace(config, hidden_dim=32, output_dim=32)
+
     def embed(self, batch: Batch) -> Tensors:
         """``z``: projections (images, 2, d), not normalised."""
         views = torch.cat((batch.views["first"], batch.views["second"]), dim=1)
@@ -90,6 +96,15 @@ class BarlowTwins(Method):
             "redundancy": redundancy,
             "embedding_std": embedding_std(embeddings["z"][:, 0]),
         }
+
+    def reference_loss(self, embeddings: Tensors, targets: Tensors, batch: Batch) -> Tensor:
+        """Torch's batch norm, the correlation as a sum over images, and its distance from the identity."""
+        z_1, z_2 = (F.batch_norm(z, None, None, training=True, eps=_EPS) for z in embeddings["z"].unbind(1))
+        identity = torch.eye(z_1.shape[1], dtype=z_1.dtype, device=z_1.device)
+        correlation = torch.einsum("ni,nj->ij", z_1, z_2) / len(z_1)
+        weights = self.config.off_diagonal_weight * (1 - identity) + identity
+        loss = (weights * (correlation - identity) ** 2).sum()
+        return loss.detach() + self.config.gradient_scale * (loss - loss.detach())
 
     def rates(self) -> Sequence[Rate]:
         """Biases and norms have a rate of their own."""

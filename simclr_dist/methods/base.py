@@ -70,6 +70,14 @@ class Method(nn.Module):
                     f"{recipe.views[name].count}; leave the key out"
                 )
 
+    @classmethod
+    def small(cls, config: Any, images: int) -> Any:
+        """The keys with sizes (units, queues) for global batches of so few ``images``: ``verify`` takes seconds then.
+
+        Only what is large; what the method computes must stay. Here: the keys as they are.
+        """
+        return config
+
     def prepare(self, batch: Batch) -> Batch:
         """The batch as the other calls shall see it: once a step, on the process's whole share, without a graph.
 
@@ -109,6 +117,14 @@ class Method(nn.Module):
             step: the number of the step just done, counted from 0.
             steps: of the whole run.
         """
+
+    def reference_loss(self, embeddings: Tensors, targets: Tensors, batch: Batch) -> Tensor | None:
+        """The loss once more, as the paper writes it: what ``verify`` holds ``loss`` and its gradient against.
+
+        Called in one process that has the global batch, in float64. The plainest code there is, nothing of it shared
+        with ``loss``. None: there is no such code.
+        """
+        return None
 
     def rates(self) -> Sequence[Rate]:
         """The parameters whose learning rate is not the schedule's: frozen, constant, or a multiple."""

@@ -6,20 +6,22 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from simclr_dist.config import Recipe
 from simclr_dist.config.fields import number
-from simclr_dist.distributed.collectives import process_rank
-from simclr_dist.distributed.global_batch import global_batch
+from simclr_dist.distributed.global_batch import global_batch, own_rows
 from simclr_dist.losses.spread import embedding_std
 from simclr_dist.methods.base import Batch, Method, MethodKeys, Metric, Tensors, ViewGroup
 from simclr_dist.methods.parts import Parts
+from simclr_dist.models.follower import follow, follower_of
+
+_SHUFFLE = "moco's shuffled batch norm"
 
 
 class MoCo(Method):
-    """He et al. 2020 (arXiv 1911.05722) with the head and the views of v2 (Chen et al. 2020, arXiv 2003.04297).
+    """He et al. 2020 (arXiv 1911.05722) with the head and views of v2 (Chen et al. 2020, arXiv 2003.04297).
 
     The queue is one for all processes, in the order of the global batches. Shuffled batch norm is a permutation of the
     global batch, drawn from (seed, epoch, sample ids), before the keys' batch norm takes its groups of images: it makes
@@ -38,12 +40,11 @@ class MoCo(Method):
         momentum: float = number(0.999, low=0.0, high=1.0)
         """After a step the keys' encoder is momentum * itself + (1 - momentum) * the queries' encoder."""
         queue_keys: int = number(65536, low=1)
-        """Keys of earlier images that are kept as negatives; at least a global batch."""
+        """Keys of earlier images, kept as negatives; at least a global batch."""
         output_dim: int = number(128, low=2)
         """Size of queries and keys."""
         shuffled_batch_norm: bool = True
-        """Take the keys' batch-norm groups over other images than the queries'. Nothing is shuffled where a group is
-        the whole global batch."""
+        """Batch-norm groups of keys are of other images than those of queries; needs groups below the global batch."""
 
     METRICS: ClassVar[Mapping[str, Metric]] = {
         "contrastive_top1": Metric(
@@ -54,9 +55,7 @@ class MoCo(Method):
         ),
         "contrastive_top5": Metric(title="contrastive top-5", unit="%", from_zero=True),
         "mutual_information_bound": Metric(title="lower bound of the mutual information", unit="nats"),
-        "embedding_std": Metric(
-            title="standard deviation of the queries", role="collapse", from_zero=True, text="0: collapse",
-        ),
+        "embedding_std": Metric(title="spread of the queries", role="collapse", from_zero=True, text="0: collapse"),
     }  # fmt: skip
 
     def __init__(self, config: Config, make: Parts, images: int) -> None:
@@ -67,11 +66,7 @@ class MoCo(Method):
         self.encoder = make.encoder()
         sizes = (self.encoder.output_dim, self.encoder.output_dim, config.output_dim)
         self.projection = make.mlp(sizes, bias=True, norm=False)
-        # Made anew, not copied: a norm's process group cannot be.
-        self.key_encoder, self.key_projection = make.encoder(), make.mlp(sizes, bias=True, norm=False)
-        for key, query in self._pairs():
-            key.load_state_dict(query.state_dict())
-            key.requires_grad_(False)
+        self.key_encoder, self.key_projection = follower_of(self.encoder), follower_of(self.projection)
         self.register_buffer("queue", make.unit_rows(config.queue_keys, config.output_dim))
         self.register_buffer("queue_next", torch.tensor(0))  # where the next key goes
 
@@ -86,16 +81,19 @@ class MoCo(Method):
         super().check(recipe)
         keys, batch = recipe.method.queue_keys, recipe.global_batch_images  # type: ignore[attr-defined]
         if keys < batch:
-            raise ValueError(
-                f"recipe.method.queue_keys: {keys} keys do not hold the {batch} of recipe.global_batch_images; raise it"
-            )
+            key = "recipe.method.queue_keys"
+            raise ValueError(f"{key}: {keys} keys do not hold the {batch} of recipe.global_batch_images; raise it")
+
+    @classmethod
+    def small(cls, config: Config, images: int) -> Config:
+        """With a queue of one and a half global batches, which wraps in the second step."""
+        return replace(config, queue_keys=min(config.queue_keys, images + images // 2), output_dim=32)
 
     def prepare(self, batch: Batch) -> Batch:
         """With the views of the keys (images, 1, 3, s, s) in a group of their own: shuffled, of other processes too."""
         keys = batch.views["global"][:, 1:]
         if self.shuffles:
-            own = slice(process_rank() * len(batch), (process_rank() + 1) * len(batch))
-            keys = global_batch(keys, "shuffled views")[self._permutation(batch)[own]]
+            keys = global_batch(keys, "shuffled views")[own_rows(self._permutation(batch))]
         return replace(batch, views={"query": batch.views["global"][:, :1], "key": keys})
 
     def targets(self, batch: Batch) -> Tensors:
@@ -109,8 +107,7 @@ class MoCo(Method):
     def loss(self, embeddings: Tensors, targets: Tensors, batch: Batch) -> Tensors:
         """Equation 1: each query's cross-entropy over its key and the queue, averaged over the global batch."""
         q, queue = embeddings["q"], self.queue.to(embeddings["q"].dtype)
-        own = slice(process_rank() * len(q), (process_rank() + 1) * len(q))
-        k = self._global_keys(targets["k"], batch)[own]
+        k = own_rows(self._global_keys(targets["k"], batch))
         logits = torch.cat(((q * k).sum(1, keepdim=True), q @ queue.T), dim=1) / self.config.temperature
         losses = global_batch(logits.logsumexp(1) - logits[:, 0], "losses of the queries")
         with torch.no_grad():
@@ -130,17 +127,22 @@ class MoCo(Method):
         places = (self.queue_next + torch.arange(len(keys), device=keys.device)) % len(self.queue)
         self.queue[places] = keys
         self.queue_next.copy_((self.queue_next + len(keys)) % len(self.queue))
-        for key, query in self._pairs():
-            followers, leaders = ([p.detach() for p in module.parameters()] for module in (key, query))
-            torch._foreach_mul_(followers, self.config.momentum)
-            torch._foreach_add_(followers, leaders, alpha=1 - self.config.momentum)
+        follow(self.key_encoder, self.encoder, self.config.momentum)
+        follow(self.key_projection, self.projection, self.config.momentum)
 
-    def _pairs(self) -> list[tuple[nn.Module, nn.Module]]:
-        return [(self.key_encoder, self.encoder), (self.key_projection, self.projection)]
+    def reference_loss(self, embeddings: Tensors, targets: Tensors, batch: Batch) -> Tensor:
+        """Cross-entropy of each query's key among the queue."""
+        keys = targets["k"]
+        if self.shuffles:  # keys stand in the order of these draws: back to that of the images
+            drawn = batch.draws(_SHUFFLE, 1)[:, 0].tolist()
+            keys = keys[[sorted(drawn).index(number) for number in drawn]]
+        pairs = zip(embeddings["q"], keys, strict=True)
+        logits = [torch.cat((k[None], self.queue)) @ q / self.config.temperature for q, k in pairs]
+        return -torch.stack([F.log_softmax(each, dim=0)[0] for each in logits]).mean()
 
     def _permutation(self, batch: Batch) -> Tensor:
         """Which image of the global batch stands at each place of the shuffled one, (global images,)."""
-        return global_batch(batch.draws("moco's shuffled batch norm", 1)[:, 0], "shuffle").argsort(stable=True)
+        return global_batch(batch.draws(_SHUFFLE, 1)[:, 0], "shuffle").argsort(stable=True)
 
     def _global_keys(self, keys: Tensor, batch: Batch) -> Tensor:
         """The keys of all processes, (global images, d), in the order of the global batch again."""

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from simclr_dist.config.fields import number
 from simclr_dist.distributed.collectives import process_count
@@ -50,6 +52,11 @@ class SimCLR(Method):
         self.encoder = make.encoder()
         self.projection = make.projection(self.encoder.output_dim, config.projection)
 
+    @classmethod
+    def small(cls, config: Config, images: int) -> Config:
+        """With projections of 32 numbers."""
+        return replace(config, projection=replace(config.projection, hidden_dim=0, output_dim=32))
+
     def embed(self, batch: Batch) -> Tensors:
         """``z``: projections (images, 2, d) of the two views."""
         views = batch.views["global"]
@@ -71,3 +78,10 @@ class SimCLR(Method):
             "mutual_information_bound": math.log(rows - 1) - result.loss.detach(),
             "embedding_std": result.embedding_std,
         }
+
+    def reference_loss(self, embeddings: Tensors, targets: Tensors, batch: Batch) -> Tensor:
+        """Cross-entropy of every row over all others, the matrix and all."""
+        z = F.normalize(embeddings["z"].transpose(0, 1).flatten(0, 1), dim=1)
+        similarity = (z @ z.T / self.config.temperature).fill_diagonal_(-math.inf)
+        other_view = torch.arange(len(z), device=z.device).roll(len(z) // 2)
+        return self.config.loss_scale * F.cross_entropy(similarity, other_view)

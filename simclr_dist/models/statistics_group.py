@@ -1,6 +1,7 @@
 """How the batch-norm groups of a recipe lie on the processes and chunks of a machine."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch.distributed as dist
 
@@ -15,6 +16,10 @@ class StatisticsGroup:
     """Whether the one local group is a part of a larger one."""
     process_group: dist.ProcessGroup | None = None
     """The processes of the larger group; None with ``spans_processes``: all."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "StatisticsGroup":
+        """Itself: a teacher that is copied from a student takes its statistics over the same processes."""
+        return self
 
 
 def divide_batch_norm(

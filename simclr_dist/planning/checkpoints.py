@@ -1,19 +1,16 @@
-"""The size of a checkpoint, to the byte: what checkpoint.save would write, counted and not kept."""
+"""The size of a checkpoint, to the byte: what a run would write, counted and not kept."""
 
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from simclr_dist.config import Config, to_dict
-from simclr_dist.guards.anomalies import AnomalyWatch
-from simclr_dist.methods.build import build_method
-from simclr_dist.optim import make_optimizer
-from simclr_dist.planning.fakes import default_dtype, kernels_of
-from simclr_dist.run.checkpoint import FORMAT
-from simclr_dist.run.checksum import COMMENT_BYTES
+from simclr_dist.config import Config
+from simclr_dist.planning.fake_step import FakeStep
+from simclr_dist.planning.fakes import fake_mode, kernels_of
+from simclr_dist.run.checkpoint import write_content
+from simclr_dist.run.folder import contents
 from simclr_dist.run.state_copy import mapped
 
 
@@ -25,9 +22,6 @@ class _Counter:
         self.count += len(content)
         return len(content)
 
-    def flush(self) -> None:
-        pass
-
 
 def checkpoint_bytes(config: Config, images: int) -> int:
     """Bytes of one checkpoint file of a run over ``images``, once the window of its anomalies is full.
@@ -35,34 +29,18 @@ def checkpoint_bytes(config: Config, images: int) -> int:
     A number's own digits move it by a byte or two, an anomaly that was found by some hundred.
     """
     recipe = config.recipe
-    with FakeTensorMode(), kernels_of("cpu"), default_dtype(config.machine.precision):
-        method = build_method(recipe)
-        optimizer = make_optimizer(method, recipe.optimizer)
-        for parameter in method.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-        optimizer.step()
-    scaler = torch.amp.GradScaler("cpu", enabled=config.machine.precision == "float16")
-    anomalies = AnomalyWatch(recipe.anomalies, Path(), 0, active=False)
-    for step in range(recipe.anomalies.window_steps):
-        anomalies.judge(step, {"loss": 1.0, "gradient_norm": 1.0})
-
-    def trained() -> dict[str, Any]:
-        states = {"model": method.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
-        copied: dict[str, Any] = mapped(states, _empty)
-        return copied
-
-    state = {
-        "format": FORMAT,
-        **trained(),
-        "anomalies": anomalies.state_dict(),
-        **({"anchor": {"step": 1, **trained()}} if recipe.anomalies.needs_anchor else {}),
-        "recipe": to_dict(recipe),
-        "images": {"count": images, "fingerprint": "0" * 64},
-        "step": 1,
-    }
+    with fake_mode(), kernels_of("cpu"):
+        # Any number of processes writes the same.
+        step = FakeStep(replace(config, machine=replace(config.machine, images_per_chunk=0)), 1, images)
+        step.make_optimizer_state()
+        for number in range(recipe.anomalies.window_steps):
+            step.anomalies.judge(number, {"loss": 1.0, "gradient_norm": 1.0})
+        if step.anchor:
+            step.anchor.take_when_due(0)
+        state: dict[str, Any] = contents(step.state, recipe, {"count": images, "fingerprint": "0" * 64})
     counter = _Counter()
-    torch.save(state, counter)  # type: ignore[arg-type]
-    return counter.count + COMMENT_BYTES
+    write_content(cast(Any, counter), mapped(state, _empty), step=1)
+    return counter.count
 
 
 def _empty(tensor: Tensor) -> Tensor:

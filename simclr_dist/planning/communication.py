@@ -1,7 +1,9 @@
 """What a step sends and how long that takes, from the traced collectives and stated assumptions about the links."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from simclr_dist.planning.line import Line
 from simclr_dist.planning.traced_step import StepTrace
 from simclr_dist.planning.tracker import Sent
 
@@ -35,26 +37,32 @@ class Traffic:
     seconds: float
 
 
-def step_traffic(trace: StepTrace, images: int, processes: int, group: int, assumed: Assumptions) -> list[Traffic]:
-    """The traffic of a step with ``images`` a process, from a traced step that may have had another number.
+# Bytes on the wire for each byte that a process puts in, by the number of processes.
+_SHARES: dict[str, Callable[[int], float]] = {
+    "all_gather": lambda members: members - 1,
+    "all_reduce": lambda members: 2 * (members - 1) / members,
+    "reduce_scatter": lambda members: (members - 1) / members,
+    "all_to_all": lambda members: (members - 1) / members,
+    "broadcast": lambda members: 1,
+}
+
+
+def step_traffic(traces: Sequence[StepTrace], images: int, assumed: Assumptions) -> list[Traffic]:
+    """The traffic of a step with ``images`` a process.
 
     Args:
-        trace: a step with the same kind of batch norm.
-        images: images of a process; what the loss sends grows with them, nothing else does.
-        processes: how many there are.
-        group: images of a batch-norm group.
+        traces: steps of the same global batch and kind of batch norm, of several processes each; what is sent lies on
+            a line through theirs.
+        images: images of a process.
         assumed: the links.
     """
     found = []
-    for sent, calls in trace.collectives.items():
-        payload: float = trace.payload[sent]
-        members = processes
-        if sent.purpose == "loss":
-            payload *= images / trace.local_images
-        elif sent.purpose == "batch norm" and sent.collective == "all_gather":
-            members = min(processes, max(1, group // images))
-        share = {"all_gather": members - 1.0, "all_reduce": 2 * (members - 1) / members}
-        wire = payload * share.get(sent.collective, (members - 1) / members)
+    for sent, calls in min(traces, key=lambda trace: abs(trace.local_images - images)).collectives.items():
+        points = [(trace.local_images, trace.payload[sent]) for trace in traces if sent in trace.payload]
+        payload = Line.fit(points)(images)
+        members = max(1, sent.images // images)
+        # A kind that is not known: at most everything to everyone.
+        wire = payload * _SHARES.get(sent.collective, _SHARES["all_gather"])(members) if members > 1 else 0.0
         rate = assumed.bandwidth if members > assumed.gpus_per_node else assumed.node_bandwidth
         seconds = (wire / rate + calls * assumed.latency_seconds) if members > 1 else 0.0
         found.append(Traffic(sent=sent, calls=calls, wire_bytes=wire, seconds=seconds))

@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from simclr_dist.losses import tiles
 from simclr_dist.optim import lars
@@ -24,6 +27,33 @@ def fake_processes(count: int) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def fake_mode() -> Iterator[None]:
+    """Inside, tensors are fake; those from outside become so when they are used.
+
+    A teacher is made by copy.deepcopy, which torch's fake tensors (parameters are of the same class) do not know.
+    """
+    FakeTensor.__deepcopy__ = _copied  # type: ignore[assignment]
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            yield
+    finally:
+        del FakeTensor.__deepcopy__
+
+
+def _copied(tensor: FakeTensor, memo: dict[int, Any]) -> Tensor:
+    copy = tensor.detach().clone()
+    if isinstance(tensor, nn.Parameter):
+        copy = nn.Parameter(copy, tensor.requires_grad)
+    memo[id(tensor)] = copy
+    return copy
+
+
+def no_scaler() -> torch.amp.GradScaler:
+    """Gradient scaling that leaves gradients alone: the true one reads values, which fake tensors do not have."""
+    return torch.amp.GradScaler("cpu", enabled=False)
 
 
 @contextmanager

@@ -5,7 +5,10 @@ from collections import Counter
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from simclr_dist.distributed.watchdog.progress import begin_collective
+from simclr_dist.planning.fake_step import trained_parameters
 from simclr_dist.planning.tracker import StepTracker
+from simclr_dist.training.gradients import BACKWARD
 
 # DistributedDataParallel's: the first bucket is small so that sending starts early.
 _FIRST_BUCKET_BYTES, _BUCKET_BYTES = 1 << 20, 25 << 20
@@ -28,7 +31,7 @@ class _Buckets:
         bucket: list[nn.Parameter] = []
         limit = _FIRST_BUCKET_BYTES
         # Gradients become ready from the last layer to the first.
-        for parameter in reversed(list(module.parameters())):
+        for parameter in reversed(trained_parameters(module)):
             bucket.append(parameter)
             if sum(p.numel() * p.element_size() for p in bucket) >= limit:
                 self._add(bucket, tracker)
@@ -48,6 +51,7 @@ class _Buckets:
                 parameter.grad = views[number].copy_(parameter.grad)
                 ready[number] += 1
                 if len(ready) == len(parameters):
+                    begin_collective(BACKWARD)
                     dist.all_reduce(flat)
                     ready.clear()
 
@@ -62,6 +66,6 @@ def tagged(module: nn.Module, tracker: StepTracker) -> nn.Module:
         assert parameter.grad is not None
         tracker.retag(parameter.grad, "gradients")
 
-    for parameter in module.parameters():
+    for parameter in trained_parameters(module):
         parameter.register_post_accumulate_grad_hook(tag)
     return module

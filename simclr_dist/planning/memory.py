@@ -11,34 +11,11 @@ from dataclasses import dataclass, replace
 
 from simclr_dist.config import Machine, Recipe
 from simclr_dist.models.statistics_group import divide_batch_norm
+from simclr_dist.planning.line import Line
 from simclr_dist.planning.traced_step import StepTrace, traced_step
 
 # Below it a line's offset would be fitted to rounding: the loss's tiles, for one, are then smaller than a tile.
 _SMALLEST_FITTED = 16
-
-
-@dataclass(frozen=True)
-class Line:
-    """value = offset + slope * images."""
-
-    offset: float
-    slope: float
-
-    def __call__(self, images: float) -> float:
-        return self.offset + self.slope * images
-
-    @classmethod
-    def fit(cls, points: Sequence[tuple[float, float]]) -> "Line":
-        """Least squares through (images, value) points; a single point gives a constant."""
-        mean_x = sum(x for x, _ in points) / len(points)
-        mean_y = sum(y for _, y in points) / len(points)
-        spread = sum((x - mean_x) ** 2 for x, _ in points)
-        slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / spread if spread else 0.0
-        return cls(mean_y - slope * mean_x, slope)
-
-    def worst(self, points: Sequence[tuple[float, float]]) -> float:
-        """Largest relative distance of a point from the line."""
-        return max(abs(self(x) - y) / y for x, y in points)
 
 
 @dataclass(frozen=True)
@@ -59,9 +36,12 @@ class Variant:
 class StepMemory:
     """Predictions for a recipe on a kind of machine; steps are traced when they are first needed."""
 
-    def __init__(self, recipe: Recipe, machine: Machine, shares: Sequence[int], exact: int) -> None:
-        """``shares``: the numbers of images a process that will be asked for; ``exact``: the one that is traced."""
-        self.recipe = recipe
+    def __init__(self, recipe: Recipe, machine: Machine, images: int, shares: Sequence[int], exact: int) -> None:
+        """``images``: of the data set.
+
+        ``shares``: the numbers of images a process that will be asked for; ``exact``: the one that is traced.
+        """
+        self.recipe, self.images = recipe, images
         self.machine = replace(machine, images_per_chunk=0, device="cuda")
         self.shares, self.exact = sorted({*shares, exact}), exact
         self._traces: dict[tuple[int, str], StepTrace] = {}
@@ -84,19 +64,23 @@ class StepMemory:
         if key not in self._traces:
             processes = self.recipe.global_batch_images // images
             machine = replace(self.machine, recompute=recompute)
-            self._traces[key] = traced_step(self.recipe, machine, images, processes)
+            self._traces[key] = traced_step(self.recipe, machine, images, processes, self.images)
         return self._traces[key]
 
-    def nearest_trace(self, images: int, recompute: str) -> StepTrace:
-        """A traced step with the same collectives: of the same batch norm, and of the nearest number of images."""
-        alike = [n for n in self._fitted_sizes(images) if (n, recompute) in self._traces] or self._fitted_sizes(images)
-        return self.trace(min(alike, key=lambda n: abs(n - images)), recompute)
+    def traces_alike(self, images: int, recompute: str) -> list[StepTrace]:
+        """Traced steps with the collectives of ``images`` a process: of several processes and the same batch norm."""
+        return [self.trace(n, recompute) for n in self._fitted_sizes(images, below=self.recipe.global_batch_images)]
 
     def peak_bytes(self, images: int, variant: Variant) -> float:
         """Highest sum of tensors in a step of ``images`` a process."""
         chunk = variant.images_per_chunk
         if chunk and chunk < images:
-            return self.peak_bytes(chunk, Variant(variant.recompute)) + (images - chunk) * self._held_bytes()
+            traces = self._fitted(images, variant.recompute)
+            held, resting = traces[0].held_bytes, traces[0].resting_bytes
+            # The loss sees all images at once, while no chunk is in the encoder.
+            loss = Line.fit([(t.local_images, t.loss_bytes) for t in traces])(images)
+            in_chunk = self.peak_bytes(chunk, Variant(variant.recompute)) + (images - chunk) * held
+            return max(in_chunk, resting + images * held + loss)
         if images == self.exact or images in self._fitted_sizes(images):
             return self.trace(images, variant.recompute).peak_bytes
         return max(line(images) for line in self.lines(images, variant.recompute))
@@ -105,15 +89,15 @@ class StepMemory:
         """Operations of a step of ``images`` a process."""
         chunk = variant.images_per_chunk
         if chunk and chunk < images:
-            # The chunks go twice through the encoder; a backward pass costs two forward passes.
-            once = Variant(variant.recompute)
-            return images / chunk * (self.flops(chunk, once) + self.flops(chunk, Variant()) / 3)
-        points = [(n, self.trace(n, variant.recompute).flops) for n in self._fitted_sizes(images)]
+            # The chunks go twice through the encoder, the first time without a way back.
+            again = Line.fit([(t.local_images, t.embed_flops) for t in self._fitted(chunk, variant.recompute)])
+            return images / chunk * (self.flops(chunk, Variant(variant.recompute)) + again(chunk))
+        points = [(t.local_images, t.flops) for t in self._fitted(images, variant.recompute)]
         return Line.fit(points)(images)
 
     def lines(self, images: int, recompute: str) -> tuple[Line, Line]:
         """Peak bytes of the passes and of the update against images a process, for the batch norm of ``images``."""
-        traces = [self.trace(n, recompute) for n in self._fitted_sizes(images)]
+        traces = self._fitted(images, recompute)
         return (
             Line.fit([(t.local_images, t.pass_bytes) for t in traces]),
             Line.fit([(t.local_images, t.update_bytes) for t in traces]),
@@ -138,13 +122,13 @@ class StepMemory:
             if n not in self._fitted_sizes(n)
         ]
 
-    def _fitted_sizes(self, images: int) -> list[int]:
-        """The smallest and the largest share with the batch norm of ``images``."""
-        alike = [n for n in self.shares if self.regime(n) == self.regime(images)] or [images]
+    def _fitted(self, images: int, recompute: str) -> list[StepTrace]:
+        return [self.trace(n, recompute) for n in self._fitted_sizes(images)]
+
+    def _fitted_sizes(self, images: int, below: int | None = None) -> list[int]:
+        """The smallest and the largest share (``below`` a number) with the batch norm of ``images``."""
+        shares = [n for n in self.shares if below is None or n < below]
+        alike = [n for n in shares if self.regime(n) == self.regime(images)] or [images]
         large = [n for n in alike if n >= _SMALLEST_FITTED]
         large = large if len(large) > 1 else alike
         return sorted({large[0], large[-1]})
-
-    def _held_bytes(self) -> int:
-        """Of an image outside the chunk: its views, embeddings, their unit rows and the gradients of both."""
-        return 2 * (3 * self.recipe.data.image_size**2 + 4 * 4 * self.recipe.method.projection.output_dim)

@@ -92,7 +92,7 @@ def make_plan(
         except UserError as error:
             refused[count] = str(error)
     batch = config.recipe.global_batch_images
-    memory = StepMemory(config.recipe, config.machine, [batch // count for count in counts], batch // gpus)
+    memory = StepMemory(config.recipe, config.machine, images, [batch // count for count in counts], batch // gpus)
     planner = _Planner(config, memory, gpu_memory_bytes * (1 - assumed.memory_margin), steps, assumed)
     configured = planner.row(gpus, planner.configured(config.machine, batch // gpus))
     rows = [planner.best(count) for count in counts]
@@ -155,9 +155,9 @@ class _Planner:
     def row(self, gpus: int, variant: Variant) -> Row:
         images = self.recipe.global_batch_images // gpus
         peak = self.memory.peak_bytes(images, variant)
-        trace = self.memory.nearest_trace(images, variant.recompute)
-        group = self.recipe.batch_norm_group_images or self.recipe.global_batch_images
-        traffic = step_traffic(trace, images, gpus, group, self.assumed) if gpus > 1 else []
+        traffic = []
+        if gpus > 1:
+            traffic = step_traffic(self.memory.traces_alike(images, variant.recompute), images, self.assumed)
         compute = self.memory.flops(images, variant) / self.assumed.flops_per_second
         seconds = compute + sum(kind.seconds for kind in traffic)
         return Row(

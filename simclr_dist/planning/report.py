@@ -9,12 +9,6 @@ from simclr_dist.config import Machine
 from simclr_dist.planning.plan import Plan, Row
 from simclr_dist.units import show_bytes, show_rate, show_seconds
 
-_PURPOSES = {
-    "loss": "embeddings, log-sum-exps",
-    "gradients": "gradients",
-    "batch norm": "batch-norm statistics",
-}
-
 
 def report(plan: Plan) -> str:
     """The plan for people; every line is at most about 120 characters."""
@@ -44,10 +38,11 @@ def _head(plan: Plan) -> list[str]:
     recipe, machine, assumed = plan.config.recipe, plan.config.machine, plan.assumed
     group = recipe.batch_norm_group_images or recipe.global_batch_images
     wide = f" {recipe.encoder.width:g}x" if recipe.encoder.width != 1 else ""
+    sizes = " and ".join(str(size) for size in {view.side(recipe.data.image_size): 0 for view in recipe.views.values()})
     kept = machine.keep_checkpoints
     return [
         "predicted from a traced step and the assumptions below; nothing here was measured",
-        f"recipe      {recipe.encoder.name}{wide} at {recipe.data.image_size} px, global batch "
+        f"recipe      {recipe.method.name}, {recipe.encoder.name}{wide} at {sizes} px, global batch "
         f"{recipe.global_batch_images}, batch norm over {group} images, {recipe.optimizer.name}, {machine.precision}",
         f"length      {plan.images} images, {plan.steps_per_epoch} steps an epoch, {recipe.epochs} epochs, "
         f"{plan.total_steps} steps",
@@ -100,9 +95,7 @@ def _chosen(plan: Plan) -> list[str]:
 def _traffic(row: Row) -> list[str]:
     lines = [f"  {'a step, a GPU':<44}{'calls':>6}{'sends':>10}{'time':>10}"]
     for kind in row.traffic:
-        way = "backward" if kind.sent.backward else "forward"
-        what = f"{kind.sent.collective} of {_PURPOSES[kind.sent.purpose]}"
-        what += f", {way}" if kind.sent.purpose == "batch norm" else ""
+        what = f"{kind.sent.collective}: {kind.sent.label}"
         lines.append(f"  {what:<44}{kind.calls:>6}{show_bytes(kind.wire_bytes):>10}{show_seconds(kind.seconds):>10}")
     total = row.compute_seconds + row.communication_seconds
     return [

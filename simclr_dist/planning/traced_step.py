@@ -1,26 +1,35 @@
 """One step of a run, traced on fake tensors: the run's own code, no data, no GPU, no memory.
 
-Fake tensors (torch's FakeTensorMode) have shapes and types but no values, and torch's fake process group answers every
-collective at once; so one process sees what each of thousands would allocate, compute and send. The fake device is the
-CPU: faking a CUDA device fails in the backward pass where there is no driver.
+torch's fake process group answers every collective at once; so one process sees what each of thousands would
+allocate, compute and send.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-import torch
-from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch import Tensor
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
 
 from simclr_dist.config import Config, Machine, Recipe
-from simclr_dist.data.loading.batches import VIEWS
-from simclr_dist.methods.build import build_method
-from simclr_dist.models.batch_norm import average_running_statistics
-from simclr_dist.models.statistics_group import divide_batch_norm
-from simclr_dist.optim import make_optimizer
-from simclr_dist.planning.fakes import default_dtype, fake_processes, kernels_of
+from simclr_dist.data.loading.batch import Batch
+from simclr_dist.errors import UserError, first_line
+from simclr_dist.planning.fake_step import FakeBatch, FakeStep
+from simclr_dist.planning.fakes import fake_mode, fake_processes, kernels_of, no_scaler
 from simclr_dist.planning.gradient_buckets import in_buckets, tagged
+from simclr_dist.planning.method_watch import MethodWatch
 from simclr_dist.planning.tracker import Sent, StepTracker
-from simclr_dist.training.step import TrainingStep
+from simclr_dist.training.gradients import Computed
+
+_RESTING = ("weights", "state", "optimizer state", "gradients")
+_UNTRACEABLE = (
+    DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,25 +41,30 @@ class StepTrace:
     peak_bytes: int
     """Highest sum of living tensors during the step."""
     at_peak: dict[str, int]
-    """The same by category: weights (parameters and buffers), optimizer state, gradients, images, activations,
-    backward (gradients of activations, recomputed ones), loss, update (what the optimizer needs for a moment)."""
+    """The same by category: weights (parameters, and batch norm's buffers with the copies that a skipped step puts
+    back), state (a method's other buffers), optimizer state, gradients, images, activations, backward (gradients of
+    activations, recomputed ones), loss, update (what the optimizer and the method need for a moment)."""
     pass_bytes: int
     """Peak of the forward and backward passes."""
     update_bytes: int
-    """Peak of the optimizer's update."""
+    """Peak of the optimizer's update and of what the method does after it."""
     resting_bytes: int
-    """Between steps: weights, optimizer state, and the gradient buckets when there is more than one process."""
+    """Between steps: weights, state, optimizer state, and the gradient buckets when there is more than one process."""
     loss_bytes: int
     """Peak of what the loss alone makes, at whatever moment."""
+    held_bytes: float
+    """Of an image, while other chunks pass through the encoder: its views, targets, embeddings and their gradients."""
     flops: int
     """Floating-point operations of matrix products and convolutions."""
+    embed_flops: int
+    """Those of the embeddings, without the way back."""
     collectives: dict[Sent, int]
     """Kind -> calls."""
     payload: dict[Sent, int]
     """Kind -> bytes that the process puts in."""
 
 
-def traced_step(recipe: Recipe, machine: Machine, local_images: int, processes: int) -> StepTrace:
+def traced_step(recipe: Recipe, machine: Machine, local_images: int, processes: int, images: int) -> StepTrace:
     """Trace a step of one of ``processes`` that hold ``local_images`` each; the loss sees all of them.
 
     Args:
@@ -58,80 +72,78 @@ def traced_step(recipe: Recipe, machine: Machine, local_images: int, processes: 
         machine: precision, images_per_chunk, recompute, channels_last; ``device: cuda`` gives the loss a GPU's tiles.
         local_images: images of a process in a step.
         processes: how many there are, none of which is started.
+        images: of the data set.
 
     Raises:
         ValueError: the batch-norm groups cannot be mapped onto the processes or chunks.
+        UserError: the method does what cannot be followed without the values of its tensors.
     """
-    tracker = StepTracker()
     if machine.images_per_chunk >= local_images:
         machine = replace(machine, images_per_chunk=0)
-    with fake_processes(processes), kernels_of(machine.device), FakeTensorMode(), tracker:
-        step = _TracedStep(Config(recipe=recipe, machine=machine), local_images, processes, tracker)
-        side = recipe.data.image_size
-        with tracker.category("images"):
-            images = torch.zeros(local_images, VIEWS, 3, side, side, dtype=torch.uint8)
-        resting = tracker.living["weights"] + tracker.living["optimizer state"] + tracker.living["gradients"]
-        tracker.restart()
-        step.compute_gradients(images)
-        pass_bytes = tracker.peak
+    config = Config(recipe=replace(recipe, global_batch_images=local_images * processes), machine=machine)
+    try:
+        with (
+            fake_processes(processes),
+            kernels_of(machine.device),
+            fake_mode(),
+            StepTracker(local_images) as tracker,
+        ):
+            return _traced(config, tracker, local_images, processes, images)
+    except _UNTRACEABLE as error:
+        raise UserError(
+            f"recipe.method.name: {recipe.method.name} cannot be planned: its step needs the values of tensors, which "
+            f"a plan does not have ({type(error).__name__}: {first_line(error)}); --debug shows where"
+        ) from error
+
+
+def _traced(config: Config, tracker: StepTracker, local_images: int, processes: int, images: int) -> StepTrace:
+    with tracker.category("weights"):
+        step = FakeStep(config, processes, images)
+    for buffer in step.method_state():
+        tracker.retag(buffer, "state")
+    with tracker.category("optimizer state"):
+        step.make_optimizer_state()
+    # The scaler's own tensors are scalars.
+    step.scaler = no_scaler()
+    step.parallel = (in_buckets if processes > 1 else tagged)(step.method, tracker)
+    watch = MethodWatch(step.method, tracker)
+    with tracker.category("images"):
+        batch = FakeBatch.of(config.recipe, local_images)
+    resting = sum(tracker.living[name] for name in _RESTING)
+    tracker.restart()
+    computed = step.compute_gradients(batch)
+    pass_bytes, at_peak = tracker.peak, tracker.at_peak
+    tracker.restart_peak()
+    with tracker.category("update"):
+        step.gradient_norm()
+        step.update(computed, step.last, overflows=False)
+        step.optimizer.zero_grad()
+    if tracker.peak > pass_bytes:
         at_peak = tracker.at_peak
-        update_bytes = step.update()
-        if update_bytes > pass_bytes:
-            at_peak = tracker.at_peak
     return StepTrace(
         local_images=local_images,
         processes=processes,
-        peak_bytes=max(pass_bytes, update_bytes),
+        peak_bytes=max(pass_bytes, tracker.peak),
         at_peak={name: count for name, count in at_peak.items() if count},
         pass_bytes=pass_bytes,
-        update_bytes=update_bytes,
+        update_bytes=tracker.peak,
         resting_bytes=resting,
         loss_bytes=tracker.loss_peak,
+        held_bytes=_held_bytes(batch, computed) / local_images,
         flops=tracker.flops,
+        embed_flops=watch.embed_flops,
         collectives=dict(tracker.collectives),
         payload=dict(tracker.payload),
     )
 
 
-class _TracedStep(TrainingStep):
-    """A step on fake tensors, whose compute_gradients is the trainer's."""
+def _held_bytes(batch: Batch, computed: Computed) -> int:
+    """Of what belongs to the images of a process from the first chunk to the last."""
+    views = {id(each): each for each in (*batch.views.values(), *computed.batch.views.values())}
+    embeddings = computed.embeddings.values()
+    gradients = [each for each in embeddings if each.is_floating_point()]
+    return _bytes([*views.values(), *computed.targets.values(), *embeddings, *gradients])
 
-    def __init__(self, config: Config, local_images: int, processes: int, tracker: StepTracker) -> None:
-        recipe, machine = config.recipe, config.machine
-        self.config, self.device, self.tracker = config, torch.device("cpu"), tracker
-        group, chunk = recipe.batch_norm_group_images, machine.images_per_chunk
-        statistics = divide_batch_norm(group, local_images * processes, processes, chunk_images=chunk)
-        with tracker.category("weights"), default_dtype(machine.precision):
-            self.method = build_method(recipe, statistics, machine.recompute)
-            if machine.channels_last:
-                for parameter in self.method.parameters():
-                    if parameter.dim() == 4:
-                        parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-        self.optimizer = make_optimizer(self.method, recipe.optimizer)
-        # The scaler's own tensors are scalars, and it reads their values, which fake ones do not have.
-        self.scaler = torch.amp.GradScaler("cpu", enabled=False)
-        self._make_optimizer_state()
-        self.parallel = (in_buckets if processes > 1 else tagged)(self.method, tracker)
 
-    def _make_optimizer_state(self) -> None:
-        """The state that every step but the first finds: made by an update with gradients of zero."""
-        for parameter in self.method.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-        with self.tracker.category("optimizer state"):
-            self.optimizer.step()
-        self.optimizer.zero_grad()
-
-    def update(self) -> int:
-        """What the trainer does after the gradients; returns the peak of it in bytes."""
-        collectives, payload, flops = self.tracker.collectives.copy(), self.tracker.payload.copy(), self.tracker.flops
-        self.tracker.restart()
-        with self.tracker.category("update"):
-            nn.utils.get_total_norm([p.grad for p in self.method.parameters() if p.grad is not None])
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            if self.config.recipe.batch_norm_group_images:
-                average_running_statistics(self.method)
-        self.tracker.collectives.update(collectives)
-        self.tracker.payload.update(payload)
-        self.tracker.flops += flops
-        return self.tracker.peak
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

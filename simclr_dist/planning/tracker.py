@@ -5,7 +5,6 @@ torch's own ``torch.distributed._tools.mem_tracker.MemTracker`` gives the same p
 sees all.
 """
 
-import sys
 import weakref
 from collections import Counter
 from collections.abc import Iterator
@@ -14,39 +13,51 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
+
+from simclr_dist.distributed.watchdog import progress
 
 _COLLECTIVES = {
     "_allgather_base_": "all_gather",
     "allgather_": "all_gather",
     "allreduce_": "all_reduce",
     "_reduce_scatter_base_": "reduce_scatter",
+    "reduce_scatter_": "reduce_scatter",
+    "alltoall_base_": "all_to_all",
+    "alltoall_": "all_to_all",
+    "broadcast_": "broadcast",
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sent:
-    """A kind of collective: what for, which, in which direction of the step."""
+    """A kind of collective."""
 
-    purpose: str
-    """``batch norm``, ``loss`` or ``gradients``."""
+    label: str
+    """What it was begun with (:func:`simclr_dist.distributed.watchdog.progress.begin_collective`)."""
     collective: str
-    """``all_gather``, ``all_reduce`` or ``reduce_scatter``."""
-    backward: bool
+    """``all_gather``, ``all_reduce``, ``reduce_scatter``, ``all_to_all``, ``broadcast``, or torch's own name of it."""
+    images: int
+    """Of all processes that take part, in a step."""
 
 
 class StepTracker(TorchDispatchMode):
     """While entered, counts the bytes of living storages by category, their peak, FLOPs and collectives.
 
-    A category is that of the innermost :meth:`category`; with none it is ``loss`` for what the loss makes, else
-    ``activations`` in the forward and ``backward`` in the backward pass (recomputed activations included).
+    A category is that of the innermost :meth:`category`; with none it is ``activations`` in the forward and
+    ``backward`` in the backward pass (recomputed activations included). A number that is read from a tensor without
+    values (``item()``) is 0.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, local_images: int = 1) -> None:
+        """``local_images``: those of a process in a step."""
         super().__init__()
+        self.local_images = local_images
         self.living: Counter[str] = Counter()
         """Category -> bytes."""
         self.peak = 0
@@ -67,11 +78,16 @@ class StepTracker(TorchDispatchMode):
     @contextmanager
     def category(self, name: str) -> Iterator[None]:
         """What is allocated in the block counts as ``name``."""
-        before, self._category = self._category, name
+        before = self._category
+        self.switch(name)
         try:
             yield
         finally:
-            self._category = before
+            self.switch(before)
+
+    def switch(self, name: str | None) -> None:
+        """What is allocated from now on counts as ``name``; None: as what it is by itself."""
+        self._category = name
 
     def retag(self, tensor: Tensor, name: str) -> None:
         """Count the storage of ``tensor`` as ``name`` from now on."""
@@ -83,12 +99,22 @@ class StepTracker(TorchDispatchMode):
 
     def restart(self) -> None:
         """Forget the peak, the operations and the collectives so far."""
-        self.peak, self.at_peak, self.flops = self._total, Counter(self.living), 0
+        self.restart_peak()
+        self.flops = 0
         self.collectives.clear()
         self.payload.clear()
 
+    def restart_peak(self) -> None:
+        """Forget the peak so far."""
+        self.peak, self.at_peak = self._total, Counter(self.living)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+        try:
+            result = func(*args, **(kwargs or {}))
+        except DataDependentOutputException:
+            if func is not torch.ops.aten._local_scalar_dense.default:
+                raise
+            return 0.0 if args[0].is_floating_point() else args[0].dtype != torch.bool and 0
         packet = func._overloadpacket
         if packet in flop_registry:
             self.flops += flop_registry[packet](*args, **(kwargs or {}), out_val=result)
@@ -116,34 +142,25 @@ class StepTracker(TorchDispatchMode):
         self._total -= entry[1]
 
     def _note_collective(self, name: str, args: Any) -> None:
-        if name not in _COLLECTIVES:
-            raise NotImplementedError(f"the plan cannot count the collective c10d.{name}")
-        own = args[1] if _COLLECTIVES[name] != "all_reduce" else args[0]
-        kind = Sent(_purpose(), _COLLECTIVES[name], _in_backward())
+        own = _tensors(args[1]) or _tensors(args[0])  # those that write elsewhere have what they read second
+        kind = Sent(
+            label=progress.current().collective,
+            collective=_COLLECTIVES.get(name, name.strip("_")),
+            images=_members(args) * self.local_images,
+        )
         self.collectives[kind] += 1
-        self.payload[kind] += sum(t.numel() * t.element_size() for t in tree_leaves(own) if isinstance(t, Tensor))
+        self.payload[kind] += sum(t.numel() * t.element_size() for t in own)
 
 
-def _in_backward() -> bool:
-    return bool(torch._C._current_graph_task_id() != -1)
+def _tensors(argument: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(argument) if isinstance(leaf, Tensor)]
+
+
+def _members(args: Any) -> int:
+    """Of the process group that stands among a collective's arguments."""
+    boxed = next(arg for arg in args if isinstance(arg, torch.ScriptObject) and "ProcessGroup" in str(arg._type()))
+    return dist.ProcessGroup.unbox(boxed).size()
 
 
 def _default_category() -> str:
-    if _purpose() == "loss":
-        return "loss"
-    return "backward" if _in_backward() else "activations"
-
-
-def _purpose() -> str:
-    """Which part of the project is calling: the nearest frame of it that is neither a collective nor this package."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        name = frame.f_globals.get("__name__", "")
-        if name.startswith("simclr_dist.losses"):
-            return "loss"
-        if name.startswith("simclr_dist.models.batch_norm"):
-            return "batch norm"
-        if name.startswith(("simclr_dist.training.trainer", "simclr_dist.models", "simclr_dist.optim")):
-            return "gradients"
-        frame = frame.f_back  # type: ignore[assignment]
-    return "gradients"
+    return "backward" if torch._C._current_graph_task_id() != -1 else "activations"

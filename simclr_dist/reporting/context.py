@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from simclr_dist.config import Recipe
+from simclr_dist.config.registry import load
 from simclr_dist.data.rendering.renderers import RENDERERS
 from simclr_dist.data.rendering.torchvision_ import render_plain
 from simclr_dist.data.sources.base import BrokenImageError, ImageSource, Subset
@@ -22,6 +22,7 @@ from simclr_dist.methods.build import build_encoder
 from simclr_dist.models.encoder import Encoder
 from simclr_dist.reporting import Missing
 from simclr_dist.reporting.analysis import Neighbours, nearest
+from simclr_dist.reporting.facts import Facts
 from simclr_dist.run import checkpoint
 from simclr_dist.weights.read import load_encoder
 
@@ -79,16 +80,17 @@ class ReportContext:
             raise UserError(f"the report needs every image it shows, and one is broken: {error}") from error
 
 
-def open_context(run_dir: Path, images: int) -> ReportContext:
+def open_context(run: Facts, images: int) -> ReportContext:
     """The run's newest intact checkpoint and at most ``images`` held-out images.
 
     Raises:
-        Missing: the run has no checkpoint yet, or its images are not here.
+        Missing: the run has no checkpoint yet, or its images are not here, or a package that its recipe names.
         UserError: no checkpoint is intact.
     """
-    if not checkpoint.by_age(run_dir / "checkpoints"):
+    if not checkpoint.by_age(run.path / "checkpoints"):
         raise Missing("There is no checkpoint yet.")
-    pretrained = load_encoder(run_dir)
+    _refuse_missing_packages(run)
+    pretrained = load_encoder(run.path)
     encoder, recipe, steps_done = pretrained.encoder, pretrained.recipe, pretrained.steps_done or 0
     try:
         pretraining = open_source(recipe.data)
@@ -108,6 +110,16 @@ def open_context(run_dir: Path, images: int) -> ReportContext:
     return ReportContext(
         encoder, recipe, steps_done, pretraining, ThumbnailedImages(shown, recipe.data.image_size), kept, same, remark
     )
+
+
+def _refuse_missing_packages(run: Facts) -> None:
+    for part in ("method", "encoder"):
+        name = run.config.get(f"recipe.{part}.name")
+        if isinstance(name, str) and ":" in name:
+            try:
+                load(f"recipe.{part}.name", name, {})
+            except UserError as error:
+                raise Missing(f"The {part} of the run is not here: {error}.") from error
 
 
 def small(image: Tensor, image_size: int) -> Tensor:

@@ -2,65 +2,90 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from simclr_dist.config.metric import ONLINE, Metric
 from simclr_dist.reporting import Missing
 from simclr_dist.reporting.anomalies import anomaly_marks
-from simclr_dist.reporting.charts import Series, line_chart
+from simclr_dist.reporting.charts import Point, Series, line_chart
 from simclr_dist.reporting.facts import Facts
 from simclr_dist.reporting.health import band_marks
 from simclr_dist.reporting.markup import Html, joined, tag
 
-FIRST = {"loss": Metric(title="loss")}
-LAST = {
+_ALWAYS = {
+    "loss": Metric(title="loss"),
     "learning_rate": Metric(title="learning rate", from_zero=True),
     "gradient_norm": Metric(title="gradient norm", from_zero=True),
-}
-SPEED = {
     "images_per_second": Metric(title="throughput", unit="images/s", from_zero=True),
     "data_wait_share": Metric(title="share of the step spent waiting for images", unit="%", from_zero=True),
 }
+_SPEED = ("images_per_second", "data_wait_share")
 _NO_CURVE = ("step", "epoch", "step_seconds", "skipped", "returned_to_step")
+_ORDER = ("loss", "headline", "online", "curve", "collapse", "learning_rate", "gradient_norm", "unknown")
+
+
+class _Curve(NamedTuple):
+    """What one chart is of: runs whose methods call a metric alike share it, and others have a chart of their own."""
+
+    name: str
+    title: str
+    unit: str
 
 
 def training_curves(runs: Sequence[Facts]) -> Html:
     """What was optimised and how it went: the loss, the methods' metrics, and every number that is not described."""
-    described = {name: metric for run in runs for name, metric in run.descriptions.items()}
-    rank = {"headline": 0, "curve": 1, "collapse": 2}
-    ordered = sorted(described.items(), key=lambda each: (rank[each[1].role], each[0] not in ONLINE))
-    known = {**FIRST, **dict(ordered), **LAST}
-    drawn = {*known, *SPEED, *_NO_CURVE}
-    found = {key: Metric(title=key) for run in runs for line in run.metrics for key in line if key not in drawn}
-    return _charts(runs, known | found)
+    found = _curves(runs)
+    wanted = [curve for curve in found if curve.name not in (*_SPEED, *_NO_CURVE)]
+    return _charts(runs, {curve: found[curve] for curve in sorted(wanted, key=lambda each: _rank(runs, each))})
 
 
 def speed_curves(runs: Sequence[Facts]) -> Html:
     """How fast it went and what it waited for."""
-    return _charts(runs, SPEED)
+    found = _curves(runs)
+    return _charts(runs, {curve: metrics for curve, metrics in found.items() if curve.name in _SPEED})
 
 
-def _charts(runs: Sequence[Facts], curves: dict[str, Metric]) -> Html:
+def _curves(runs: Sequence[Facts]) -> dict[_Curve, list[Metric | None]]:
+    """Every curve -> what each run says of it; None: a run that has another curve of that name, or none."""
+    found: dict[_Curve, list[Metric | None]] = {}
+    for number, run in enumerate(runs):
+        for name in dict.fromkeys(name for line in run.metrics for name in line):
+            metric = _ALWAYS.get(name) or run.described(name)
+            found.setdefault(_Curve(name, metric.title, metric.unit), [None] * len(runs))[number] = metric
+    return found
+
+
+def _rank(runs: Sequence[Facts], curve: _Curve) -> int:
+    if curve.name in _ALWAYS:
+        return _ORDER.index(curve.name)
+    said = [run.descriptions[curve.name] for run in runs if curve.name in run.descriptions]
+    if curve.name in ONLINE:
+        return _ORDER.index("online")
+    roles = [metric.role for metric in said if (metric.title, metric.unit) == (curve.title, curve.unit)]
+    return _ORDER.index(roles[0] if roles and roles[0] in _ORDER else "unknown")
+
+
+def _charts(runs: Sequence[Facts], curves: dict[_Curve, list[Metric | None]]) -> Html:
     if not any(run.metrics for run in runs):
         raise Missing("No step is done yet.")
     charts = []
-    for key, curve in curves.items():
-        series = [
-            Series(
-                run.name,
-                [(line["step"] or 0, _scaled(line[key], curve.factor)) for line in run.metrics if key in line],
-                n,
-            )
-            for n, run in enumerate(runs)
-        ]
-        series = [one for one in series if one.points]
-        if series:
-            marks = anomaly_marks(runs) if key == "loss" else band_marks(runs, key)
-            title = f"{curve.title[:1].upper()}{curve.title[1:]}{f': {curve.text}' if curve.text else ''}"
-            charts.append(line_chart(title, series, unit=curve.unit, zero=curve.from_zero, marks=marks))
+    for curve, metrics in curves.items():
+        own = [(number, run, metric) for number, (run, metric) in enumerate(zip(runs, metrics, strict=True)) if metric]
+        series = [Series(run.name, _points(run, curve.name, metric), number) for number, run, metric in own]
+        marked = [run for _, run, _ in own]
+        marks = anomaly_marks(marked) if curve.name == "loss" else band_marks(marked, curve.name)
+        texts = {metric.text for _, _, metric in own}
+        text = f": {texts.pop()}" if len(texts) == 1 and any(texts) else ""
+        title = f"{curve.title[:1].upper()}{curve.title[1:]}{text}"
+        zero = all(metric.from_zero for _, _, metric in own)
+        charts.append(line_chart(title, series, unit=curve.unit, zero=zero, marks=marks))
     return tag("div", charts, class_="cards")
+
+
+def _points(run: Facts, name: str, metric: Metric) -> list[Point]:
+    return [(line["step"] or 0, _scaled(line[name], metric.factor)) for line in run.metrics if name in line]
 
 
 def _scaled(value: Any, factor: float) -> float | None:

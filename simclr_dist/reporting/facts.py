@@ -11,10 +11,12 @@ from typing import Any
 import yaml
 
 from simclr_dist.config.metric import Metric
+from simclr_dist.config.moved import migrated
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.guards.anomalies import read_anomalies
 from simclr_dist.guards.health_bands import FILE, read_record
-from simclr_dist.run.metrics_log import read_metric_descriptions, read_metrics
+from simclr_dist.run.descriptions import method_of, read_metric_descriptions
+from simclr_dist.run.metrics_log import read_metrics
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,13 @@ class Facts:
 
     path: Path
     name: str
+    method: str
+    """Its name; "" without a config.yaml."""
     config: dict[str, Any]
-    """Dotted key -> value; empty without a config.yaml."""
+    """Dotted key -> value, the keys of an earlier version in their new places; empty without a config.yaml."""
     metrics: list[dict[str, float | None]]
     descriptions: dict[str, Metric]
-    """What each metric is, as far as the run has said."""
+    """What each metric is, as far as that is known."""
     evaluations: list[tuple[str, dict[str, Any]]]
     """(file name, contents) of what ``evaluate`` wrote."""
     health: dict[str, Any] | None
@@ -51,6 +55,10 @@ class Facts:
     def steps_done(self) -> int:
         return int(self.metrics[-1]["step"] or 0) if self.metrics else 0
 
+    def described(self, metric: str) -> Metric:
+        """What a metric is; with its bare name for a title where nothing is known of it."""
+        return self.descriptions.get(metric, Metric(title=metric))
+
 
 def read_facts(run_dir: Path, name: str) -> Facts:
     """Read a run folder.
@@ -60,12 +68,15 @@ def read_facts(run_dir: Path, name: str) -> Facts:
     """
     if not any((run_dir / part).exists() for part in ("config.yaml", "metrics.jsonl", "checkpoints")):
         raise UserError(f"{run_dir}: not the folder of a run; give the run_dir of a pretraining run")
+    config = _config(run_dir / "config.yaml")
+    method = method_of(config.get("recipe"))
     return Facts(
         path=run_dir,
         name=name,
-        config=_config(run_dir / "config.yaml"),
+        method=method,
+        config=dict(_leaves(config)),
         metrics=_metrics(run_dir / "metrics.jsonl"),
-        descriptions=read_metric_descriptions(run_dir),
+        descriptions=read_metric_descriptions(run_dir, method),
         evaluations=[(file.name, _evaluation(file)) for file in sorted(run_dir.glob("evaluation_*.json"))],
         health=_health(run_dir / FILE),
         anomalies=read_anomalies(run_dir),
@@ -83,7 +94,9 @@ def _config(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: must be a mapping with the keys 'recipe' and 'machine', and perhaps 'health'")
-    return dict(_leaves(content))
+    if isinstance(content.get("recipe"), dict):
+        content["recipe"] = migrated(content["recipe"])
+    return content
 
 
 def _leaves(node: dict[Any, Any], prefix: str = "") -> Any:

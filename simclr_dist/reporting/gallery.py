@@ -12,8 +12,8 @@ from simclr_dist.reporting import Missing
 from simclr_dist.reporting.analysis import alignment, confusion, feature_map, uniformity, vote
 from simclr_dist.reporting.charts import legend, matrix, scatter
 from simclr_dist.reporting.context import ReportContext
-from simclr_dist.reporting.markup import Html, joined, tag
-from simclr_dist.reporting.pictures import compact_uri, feature_maps, first_kernels, grid, sprite
+from simclr_dist.reporting.markup import Html, joined, or_sentence, tag
+from simclr_dist.reporting.pictures import compact_uri, feature_maps, first_convolution, first_kernels, grid, sprite
 from simclr_dist.reporting.tables import rows
 
 KERNELS = 64
@@ -100,21 +100,25 @@ def map_of(context: ReportContext, key: str) -> Html:
 
 
 def kernels(context: ReportContext) -> Html:
-    """The first layer, and what each stage makes of one image."""
-    shape = context.encoder.backbone.conv1.weight.shape
-    picture, image = picture_of_kernels(context), small_image(context)
-    shown = f"{min(shape[0], KERNELS)} of {shape[0]} first-layer kernels, {shape[2]} x {shape[3]} pixels"
-    first = tag(
-        "figure",
-        tag("figcaption", shown), _pixels(picture, shown, 320 if shape[0] <= 16 else 480),
-        tag("figcaption", "The image that the feature maps are of"), _pixels(image, "the image", 96),
-    )  # fmt: skip
-    stages = []
-    for name, maps in feature_maps(context.encoder, image):
+    """The first layer, and what each stage makes of one image; of encoders that have them."""
+    first, stages = or_sentence(lambda: _first_layer(context)), or_sentence(lambda: _stages(context))
+    return tag("div", tag("figure", first), tag("figure", stages), class_="halves")
+
+
+def _first_layer(context: ReportContext) -> Html:
+    shape = first_convolution(context.encoder).weight.shape
+    text = f"{min(shape[0], KERNELS)} of {shape[0]} first-layer kernels, {shape[2]} x {shape[3]} pixels"
+    return joined(tag("figcaption", text), _pixels(picture_of_kernels(context), text, 320 if shape[0] <= 16 else 480))
+
+
+def _stages(context: ReportContext) -> Html:
+    image = small_image(context)
+    maps_of = feature_maps(context.encoder, image)
+    parts = [tag("figcaption", "The image that the feature maps are of"), _pixels(image, "the image", 96)]
+    for name, maps in maps_of:
         text = f"{name}, {maps.shape[-2]} x {maps.shape[-1]}: the channels that vary most"
-        stages.append(tag("figcaption", text))
-        stages.append(_pixels(grid(_enlarged(maps), 6), text, 420))
-    return tag("div", first, tag("figure", stages), class_="halves")
+        parts += [tag("figcaption", text), _pixels(grid(_enlarged(maps), 6), text, 420)]
+    return joined(parts)
 
 
 def picture_of_kernels(context: ReportContext) -> torch.Tensor:
@@ -124,8 +128,8 @@ def picture_of_kernels(context: ReportContext) -> torch.Tensor:
 
 
 def view_pairs(context: ReportContext) -> Html:
-    """Images of pretraining and pairs of their views."""
-    text = "Each row an image and the pairs of views of its first three epochs"
+    """Images of pretraining and their views."""
+    text = "Each row an image and its views in the first three epochs"
     return tag("figure", tag("figcaption", text), _pixels(picture_of_views(context), text, 560))
 
 

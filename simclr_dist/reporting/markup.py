@@ -1,8 +1,11 @@
 """HTML and SVG from nested calls: every text is escaped unless it is markup already."""
 
 import json
+from collections.abc import Callable
 from html import escape
 from typing import Any
+
+from simclr_dist.reporting import Missing
 
 
 class Html(str):
@@ -27,6 +30,19 @@ def tag(name: str, /, *children: Any, **attributes: Any) -> Html:
 def joined(*children: Any) -> Html:
     """Children one after the other."""
     return Html("".join(_child(child) for child in children if child is not None))
+
+
+def or_sentence(make: Callable[[], Html]) -> Html:
+    """What ``make`` gives, or the sentence that says why it is missing."""
+    try:
+        return make()
+    except Missing as missing:
+        return sentence(missing)
+
+
+def sentence(missing: Missing) -> Html:
+    """The paragraph that stands where a part is missing."""
+    return tag("p", str(missing), class_="missing")
 
 
 def number(value: Any, digits: int = 4) -> str:

@@ -13,7 +13,7 @@ from simclr_dist.reporting.anomalies import anomaly_table
 from simclr_dist.reporting.context import ReportContext, open_context
 from simclr_dist.reporting.facts import Facts
 from simclr_dist.reporting.health import health_table
-from simclr_dist.reporting.markup import Html, joined, tag
+from simclr_dist.reporting.markup import Html, joined, or_sentence, sentence, tag
 from simclr_dist.storage.atomic import write_atomically
 
 MARK = '<meta name="generator" content="simclr_dist report'
@@ -43,7 +43,7 @@ def page(runs: Sequence[Facts], images: int) -> Html:
             made = partial(anomaly_table, run.anomalies)
             sections.append(_section(f"run{number}-anomalies", f"Anomalies{of}", made))
         if run.health is not None:
-            sections.append(_section(f"run{number}-health", f"Health{of}", partial(health_table, run.health)))
+            sections.append(_section(f"run{number}-health", f"Health{of}", partial(health_table, run)))
     for number, run in enumerate(runs, 1):
         sections += _encoder_sections(run, f"run{number}-", f"{run.name}: " if len(runs) > 1 else "", images)
     sections += [
@@ -89,12 +89,12 @@ def _encoder_sections(run: Facts, key: str, prefix: str, images: int) -> list[Se
         f"{key}labels",
         f"{prefix}Accuracy against labels",
         # Each missing by itself: knn alone draws no curve, and has its table.
-        lambda: joined(_or_sentence(lambda: curves.label_curves(run)), curves.evaluation_tables(run)),
+        lambda: joined(or_sentence(lambda: curves.label_curves(run)), curves.evaluation_tables(run)),
     )
     try:
-        context = open_context(run.path, images)
+        context = open_context(run, images)
     except Missing as missing:
-        return [label_curve, Section(f"{key}features", f"{prefix}Features", _sentence(missing))]
+        return [label_curve, Section(f"{key}features", f"{prefix}Features", sentence(missing))]
     parts: list[tuple[str, str, Callable[[ReportContext], Html]]] = [
         (
             "features",
@@ -114,18 +114,7 @@ def _encoder_sections(run: Facts, key: str, prefix: str, images: int) -> list[Se
 
 
 def _section(key: str, title: str, make: Callable[[], Html]) -> Section:
-    return Section(key, title, _or_sentence(make))
-
-
-def _or_sentence(make: Callable[[], Html]) -> Html:
-    try:
-        return make()
-    except Missing as missing:
-        return _sentence(missing)
-
-
-def _sentence(missing: Missing) -> Html:
-    return tag("p", str(missing), class_="missing")
+    return Section(key, title, or_sentence(make))
 
 
 def _document(runs: Sequence[Facts], sections: Sequence[Section]) -> Html:

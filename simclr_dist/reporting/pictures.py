@@ -8,9 +8,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
+from torchvision.models.resnet import ResNet
 from torchvision.utils import make_grid
 
 from simclr_dist.models.encoder import Encoder
+from simclr_dist.reporting import Missing
 
 Pixels = NDArray[np.uint8]
 
@@ -42,18 +44,39 @@ def grid(tiles: Tensor, columns: int, padding: int = 1) -> Tensor:
 
 
 def first_kernels(encoder: Encoder, most: int) -> Tensor:
-    """The kernels of the first layer as uint8 (n, 3, k, k); each is stretched to the whole range."""
-    first: nn.Conv2d = next(layer for layer in encoder.backbone.modules() if isinstance(layer, nn.Conv2d))
-    weights = first.weight.detach()[:most].float()
+    """``most`` kernels of the first convolution as uint8 (n, 3, k, k), each stretched to the whole range.
+
+    Raises:
+        Missing: the encoder has no convolution, or the first is not of three channels.
+    """
+    weights = first_convolution(encoder).weight.detach()[:most].float()
     low, high = weights.amin((1, 2, 3), keepdim=True), weights.amax((1, 2, 3), keepdim=True)
     stretched: Tensor = ((weights - low) / (high - low).clamp_min(1e-12) * 255).round().to(torch.uint8)
     return stretched
 
 
+def first_convolution(encoder: Encoder) -> nn.Conv2d:
+    """The first in the order of the encoder's layers.
+
+    Raises:
+        Missing: there is none, or it is not of three channels.
+    """
+    first = next((layer for layer in encoder.backbone.modules() if isinstance(layer, nn.Conv2d)), None)
+    if first is None or first.weight.shape[1] != 3:
+        raise Missing("The encoder does not begin with a convolution of colours, so there are no kernels to show.")
+    return first
+
+
 @torch.inference_mode()
 def feature_maps(encoder: Encoder, image: Tensor, channels: int = 12) -> list[tuple[str, Tensor]]:
-    """(stage, uint8 (n, 3, h, w)) of the channels that vary most over a uint8 image (3, side, side), stage by stage."""
+    """(stage, uint8 (n, 3, h, w)) of the channels that vary most over a uint8 image (3, side, side), stage by stage.
+
+    Raises:
+        Missing: the encoder is no ResNet.
+    """
     backbone, found = encoder.backbone, []
+    if not isinstance(backbone, ResNet):
+        raise Missing(f"The encoder is no ResNet but {type(backbone).__name__}, whose stages are not known here.")
     stages: list[tuple[str, nn.Module]] = [("stem", backbone.relu)]
     stages += [(f"stage {number}", getattr(backbone, f"layer{number}")) for number in (1, 2, 3, 4)]
     kept: dict[str, Tensor] = {}

@@ -20,20 +20,22 @@ def rows(head: Sequence[Any], body: Sequence[Sequence[Any]], numeric: bool = Fal
 
 def summary(runs: Sequence[Facts]) -> Html:
     """Where each run stands."""
-    leads = {name: None for run in runs for name, metric in run.descriptions.items() if metric.role == "headline"}
+    headlines = [each for run in runs for each in run.descriptions.items() if each[1].role == "headline"]
+    # Methods with the same title for the same metric share a column, whatever else they say of it.
+    columns = {(name, metric.title, metric.unit): metric for name, metric in headlines}
     body = []
     for run in runs:
         last: dict[str, Any] = dict(run.metrics[-1]) if run.metrics else {}
         shown = [
-            run.descriptions[name].shown(last[name])
-            if name in run.descriptions and name in last
-            else number(last.get(name))
-            for name in leads
+            metric.shown(last[name])
+            if last.get(name) is not None and (run.described(name).title, run.described(name).unit) == (title, unit)
+            else "-"
+            for (name, title, unit), metric in columns.items()
         ]
-        first, speed = (number(last.get(key)) for key in ("loss", "images_per_second"))
-        body.append([run.name, number(last.get("step")), number(last.get("epoch")), first, *shown, speed])
-    titles = [next(run.descriptions[name].title for run in runs if name in run.descriptions) for name in leads]
-    return rows(["run", "steps done", "epoch", "loss", *titles, "images/s"], body, numeric=True)
+        step, epoch, loss, speed = (number(last.get(key)) for key in ("step", "epoch", "loss", "images_per_second"))
+        body.append([run.name, run.method or "-", step, epoch, loss, *shown, speed])
+    titles = [metric.title for metric in columns.values()]
+    return rows(["run", "method", "steps done", "epoch", "loss", *titles, "images/s"], body, numeric=True)
 
 
 def config_table(runs: Sequence[Facts], half: str) -> Html:

@@ -13,7 +13,7 @@ from simclr_dist.reporting.gallery import class_names, picture_of_kernels, pictu
 def write_tensorboard(run: Facts, images: int) -> str:
     """Write RUN/tensorboard/report anew; returns the line to print."""
     try:
-        context = open_context(run.path, images)
+        context = open_context(run, images)
     except Missing as missing:
         return f"{run.path}: nothing for TensorBoard: {missing}"
     from torch.utils.tensorboard import SummaryWriter
@@ -27,5 +27,6 @@ def write_tensorboard(run: Facts, images: int) -> str:
     with contextlib.closing(SummaryWriter(str(folder))) as writer, contextlib.redirect_stdout(io.StringIO()):
         writer.add_embedding(features, label_names, context.shown.thumbnails.float() / 255, step, "features")
         writer.add_image("views", picture_of_views(context), step)
-        writer.add_image("first_kernels", picture_of_kernels(context), step)
-    return f"{folder}: features for the projector, views and first kernels; show: tensorboard --logdir {run.path}"
+        with contextlib.suppress(Missing):
+            writer.add_image("first_kernels", picture_of_kernels(context), step)
+    return f"{folder}: features for the projector and pictures; show: tensorboard --logdir {run.path}"

@@ -58,7 +58,7 @@ def write(
     path = path_of(folder, step)
 
     def content(file: BinaryIO) -> None:
-        write_with_checksum(file, {"format": FORMAT, **state, "step": step})
+        write_content(file, state, step)
 
     def check(temporary: Path) -> None:
         verify(temporary)
@@ -73,6 +73,15 @@ def write(
     for unneeded in (*by_age(folder)[keep:], *folder.glob(".*.tmp")):
         unneeded.unlink(missing_ok=True)
     return path
+
+
+def write_content(file: BinaryIO, state: dict[str, Any], step: int) -> None:
+    """The bytes of the checkpoint of ``step``.
+
+    Raises:
+        OSError: as the file system says.
+    """
+    write_with_checksum(file, {"format": FORMAT, **state, "step": step})
 
 
 def path_of(folder: Path, step: int) -> Path:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tqdm import tqdm
@@ -25,7 +25,8 @@ class Reporter:
     ) -> None:
         """``metrics`` are what the numbers of a step are; their headline stands beside the loss."""
         self.total, self._first, self._active = total_steps, steps_done, active
-        self._known = metrics
+        self._known = {**ONLINE, **metrics}
+        self._headline = [name for name, metric in metrics.items() if metric.role == "headline"]
         self._started = self._last_line = time.monotonic()
         self._bar = None
         if active:
@@ -48,11 +49,9 @@ class Reporter:
         if not self._active:
             return
         self._metrics.write(values)
-        known = {name: self._known[name].shown(value) for name, value in values.items() if name in self._known}
-        headline = "".join(f"{self._known[name].title} {shown}  " for name, shown in known.items() if self._leads(name))
-        text = f"loss {values['loss']:.4f}  {headline}{values['images_per_second']:.0f} images/s"
-        online = "  ".join(f"{name} {known[name]}" for name in ONLINE if name in known)
-        if online:
+        parts = [f"loss {values['loss']:.4f}", *self._shown(values, self._headline)]
+        text = "  ".join([*parts, f"{values['images_per_second']:.0f} images/s"])
+        if online := "  ".join(self._shown(values, ONLINE)):
             log.info("step %d of %d  %s", int(values["step"]), self.total, online)
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
@@ -64,8 +63,10 @@ class Reporter:
             log.info("step %d of %d  %s  %s left", step, self.total, text, duration(left))
             self._last_line = now
 
-    def _leads(self, name: str) -> bool:
-        return self._known[name].role == "headline"
+    def _shown(self, values: dict[str, float], names: Iterable[str]) -> list[str]:
+        """Title and value of those metrics that ``values`` has."""
+        known = [(self._known[name], values[name]) for name in names if name in values]
+        return [f"{metric.title} {metric.shown(value)}" for metric, value in known]
 
     def sync(self) -> None:
         """Bring all numbers to the disk. Another thread than the one that reports the steps may call this.

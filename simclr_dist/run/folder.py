@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from simclr_dist.config import Config, to_dict, to_yaml
+from simclr_dist.config import Config, Recipe, to_dict, to_yaml
 from simclr_dist.data.sources.base import ImageSource
 from simclr_dist.distributed.agreement import decided_by_first
 from simclr_dist.distributed.collectives import process_rank
@@ -22,6 +22,18 @@ from simclr_dist.storage.atomic import write_atomically
 _REQUIRED = ("model", "optimizer", "scaler", "recipe", "images")
 # Between attempts at a save that the run cannot end without.
 _SECONDS_BETWEEN_ATTEMPTS = 5.0
+
+
+def contents(state_of: dict[str, Any], recipe: Recipe, images: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint of a run holds, but for its step.
+
+    Args:
+        state_of: name -> module, optimizer, ..., each with ``state_dict``.
+        recipe: of the run.
+        images: their ``count`` and ``fingerprint``.
+    """
+    states = {name: target.state_dict() for name, target in state_of.items()}
+    return states | {"recipe": to_dict(recipe), "images": images}
 
 
 class RunFolder:
@@ -93,9 +105,7 @@ class RunFolder:
     def begin_save(self, state_of: dict[str, Any], steps_done: int) -> None:
         """Have a checkpoint of ``steps_done`` written while the run continues; the call takes as long as a copy."""
         if process_rank() == 0:
-            state = {name: target.state_dict() for name, target in state_of.items()}
-            state |= {"recipe": to_dict(self.config.recipe), "images": self.images}
-            self._saver.begin(state, steps_done)
+            self._saver.begin(contents(state_of, self.config.recipe, self.images), steps_done)
 
     @property
     def failed_saves(self) -> int:

@@ -102,17 +102,11 @@ def last_metrics(path: Path) -> dict[str, float]:
 
 
 def write_run_facts(run_dir: Path, total_steps: int, metrics: Mapping[str, Metric]) -> None:
-    """Keep in run.json what the numbers do not say: the length of the run, and what each metric is."""
+    """Keep in run.json what the numbers do not say: the length of the run, and what each metric is
+    (:mod:`simclr_dist.run.descriptions` reads it).
+    """
     facts = {"total_steps": total_steps, "metrics": {name: asdict(metric) for name, metric in metrics.items()}}
     write_atomically(run_dir / "run.json", json.dumps(facts).encode())
-
-
-def read_metric_descriptions(run_dir: Path) -> dict[str, Metric]:
-    """What each metric of a run is, as :func:`write_run_facts` kept it; {} when nothing did, as earlier versions."""
-    try:
-        return {str(name): Metric(**fields) for name, fields in read_run_facts(run_dir).get("metrics", {}).items()}
-    except (TypeError, AttributeError):
-        return {}
 
 
 def read_run_facts(run_dir: Path) -> dict[str, Any]:

@@ -30,9 +30,13 @@ def differences(stored: dict[str, Any], recipe: Recipe) -> list[str]:
     if (other := method_name(stored)) != name:  # whose other keys, and groups of views, are not comparable
         return [f"recipe.method.name is {other!r} there and {name!r} here"]
     defaults = {key: value for key, value, _ in fields_of(Recipe(method=method_keys(name)))}
-    views = stored.get("views", {})
-    shared = {key: value for key, value in views.items() if key not in recipe.views}  # as in earlier versions
-    stored = stored | {"views": {group: shared | views.get(group, {}) for group in recipe.views}}
+    views = stored.get("views")
+    if isinstance(views, dict):  # a key directly below, as in earlier versions, is every group's
+        shared = {key: value for key, value in views.items() if key not in recipe.views}
+        for group in recipe.views:
+            if isinstance(own := views.get(group, {}), dict):
+                views = views | {group: shared | own}
+        stored = stored | {"views": views}
     for key, here, _ in fields_of(recipe):
         there: Any = stored
         for part in key.split("."):

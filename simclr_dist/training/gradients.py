@@ -20,14 +20,15 @@ from simclr_dist.methods.base import Method, Pass, Tensors
 from simclr_dist.models.batch_norm import statistics_held, statistics_of_one_pass
 from simclr_dist.models.precision import half_precision
 
-_BACKWARD = "gradients (backward pass)"  # DDP's collectives are within
+BACKWARD = "gradients (backward pass)"
+"""Label of the collectives of DDP, which are within."""
 
 
 class Computed(NamedTuple):
     """What a step has seen, over this process's share."""
 
     outputs: Tensors
-    """The method's loss and metrics."""
+    """The method's loss and metrics, detached: what the loss keeps for its backward pass is let go with it."""
     embeddings: Tensors
     """Detached."""
     targets: Tensors
@@ -57,7 +58,7 @@ def compute_gradients(
     half = partial(half_precision, batch.device, autocast)
 
     def backward(loss: Tensor) -> None:
-        begin_collective(_BACKWARD)
+        begin_collective(BACKWARD)
         (scaler.scale(loss) if scaler else loss).backward()
 
     with torch.no_grad():
@@ -70,7 +71,7 @@ def compute_gradients(
         with half():
             whole: Pass = parallel(batch, targets)
         backward(whole.outputs["loss"])
-        return Computed(whole.outputs, detached(whole.embeddings), targets, batch)
+        return Computed(detached(whole.outputs), detached(whole.embeddings), targets, batch)
 
     states, embeddings = [], []
     with torch.no_grad(), statistics_of_one_pass(method, len(chunks)), half():
@@ -78,8 +79,10 @@ def compute_gradients(
             states.append(_random_state(batch.device))
             embeddings.append(method.embed(chunk))
     cached = leaves(_joined(embeddings))
+    del embeddings  # as large once more, and the chunks' backward passes are where memory is short
     outputs = method.global_loss(cached, targets, batch)
     backward(outputs["loss"])
+    outputs = detached(outputs)
     gradients = {name: each.grad for name, each in cached.items() if each.grad is not None}
     with statistics_held(method):
         for number, (chunk, state) in enumerate(zip(chunks, states, strict=True)):
@@ -89,7 +92,7 @@ def compute_gradients(
                 _set_random_state(batch.device, state)  # dropout must drop the same again
                 with half():
                     again: Pass = parallel(chunk, embed_only=True)
-                begin_collective(_BACKWARD)
+                begin_collective(BACKWARD)
                 of_chunk = {name: each.split(chunk_images)[number] for name, each in gradients.items()}
                 torch.autograd.backward(
                     [again.embeddings[name] for name in of_chunk],

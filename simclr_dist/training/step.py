@@ -1,6 +1,7 @@
 """One step of the recipe: gradients, a look at the numbers, and the update, or what the recipe does instead."""
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,9 +12,9 @@ from simclr_dist.data.loading.batch import Batch, blank_batch
 from simclr_dist.distributed.data_parallel import data_parallel, settle_buckets
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.guards.anomalies import GO_BACK, STOP, Anomaly, AnomalyWatch
-from simclr_dist.guards.nonfinite import NumericsWatch
+from simclr_dist.guards.nonfinite import NumericsWatch, where_not_finite
 from simclr_dist.guards.rollback import RollbackPoint
-from simclr_dist.methods.base import Moment
+from simclr_dist.methods.base import Method, Moment
 from simclr_dist.methods.build import build_method
 from simclr_dist.models.batch_norm import average_running_statistics, norms_of
 from simclr_dist.models.precision import AUTOCAST
@@ -43,10 +44,7 @@ class TrainingStep:
         images: int,
         anomalies: AnomalyWatch,
     ) -> None:
-        """In the state before the first step; call :meth:`make_parallel` before it.
-
-        ``images`` are those of the data set.
-        """
+        """Before the first step and :meth:`make_parallel`, over a data set of ``images``."""
         recipe, machine = config.recipe, config.machine
         self.config, self.device, self.schedule, self.anomalies = config, device, schedule, anomalies
         self.steps_per_epoch = steps_per_epoch
@@ -55,11 +53,7 @@ class TrainingStep:
         self.statistics = divide_batch_norm(
             recipe.batch_norm_group_images, batch, processes.count, chunk_images=machine.images_per_chunk
         )
-        self.method = build_method(recipe, images, self.statistics, machine.recompute).to(
-            device, dtype=torch.float64 if machine.precision == "float64" else torch.float32
-        )
-        if machine.channels_last:
-            self.method.to(memory_format=torch.channels_last)
+        self.method = self._on_device(build_method(recipe, images, self.statistics, machine.recompute))
         self.rates = self.method.rates()
         self.optimizer = make_optimizer(self.method, recipe.optimizer, self.rates)
         self.scaler = torch.amp.GradScaler(device.type, enabled=machine.precision == "float16")
@@ -106,13 +100,18 @@ class TrainingStep:
         """
         if self.anchor and self.anomalies.is_healthy:
             self.anchor.take_when_due(steps_done)
-        torch._foreach_copy_(self._buffers_before, self._buffers)
+        if self._buffers:  # a method without batch norm has none
+            torch._foreach_copy_(self._buffers_before, self._buffers)
         batch = batch.to(self.device)
         watch = NumericsWatch(self.method) if self.config.machine.debug_numerics else None
-        computed = self._watched(watch, batch) if watch else self.compute_gradients(batch)
+        with watch or nullcontext():
+            computed = self.compute_gradients(batch)
         self.scaler.unscale_(self.optimizer)
-        values = _numbers(computed.outputs | {"gradient_norm": self._gradient_norm()})
-        overflows = not math.isfinite(values["gradient_norm"]) and self._scale_will_fall()
+        values = _numbers(computed.outputs | {"gradient_norm": self.gradient_norm()})
+        # Gradient scaling answers an overflow by itself; at a scale of 1 it is not the scale's fault.
+        overflows = (
+            not math.isfinite(values["gradient_norm"]) and self.scaler.is_enabled() and self.scaler.get_scale() > 1
+        )
         anomaly = self.anomalies.judge(steps_done + 1, values, overflow_is_normal=overflows)
         if anomaly and anomaly.value is None:
             values = dict.fromkeys(values, math.nan)  # by comparisons with NaN every positive would be the most similar
@@ -120,7 +119,7 @@ class TrainingStep:
         if anomaly:
             values |= self._instead_of_update(anomaly, batch, watch)
         else:
-            self._update(computed, steps_done, overflows)
+            self.update(computed, steps_done, overflows)
         self.scaler.update()
         self.optimizer.zero_grad()
         return values
@@ -140,22 +139,31 @@ class TrainingStep:
         """Whether weights and running statistics are."""
         return first_not_finite(self.method.state_dict()) is None
 
-    def _update(self, computed: Computed, step: int, overflows: bool) -> None:
+    def update(self, computed: Computed, step: int, overflows: bool) -> None:
         """The optimizer's part, then the method's, which has none when gradient scaling leaves the step out."""
-        schedule = self.schedule
-        moment = Moment(
-            step=step, steps=schedule.total_steps, steps_per_epoch=self.steps_per_epoch,
-            scheduled=schedule(step), peak=schedule.peak,
-        )  # fmt: skip
-        set_rates(self.optimizer, self.rates, moment)
+        self.set_rates(step)
         self.scaler.step(self.optimizer)
         if self.config.recipe.batch_norm_group_images:
             average_running_statistics(self.method)
         if not overflows:
             with torch.no_grad():
                 self.method.after_update(
-                    computed.embeddings, computed.targets, computed.batch, step, schedule.total_steps
+                    computed.embeddings, computed.targets, computed.batch, step, self.schedule.total_steps
                 )
+
+    def set_rates(self, step: int) -> None:
+        """Give every parameter its learning rate for ``step``, counted from 0; what is frozen loses its gradient."""
+        schedule = self.schedule
+        moment = Moment(
+            step=step, steps=schedule.total_steps, steps_per_epoch=self.steps_per_epoch,
+            scheduled=schedule(step), peak=schedule.peak,
+        )  # fmt: skip
+        set_rates(self.optimizer, self.rates, moment)
+
+    def _on_device(self, method: Method) -> Method:
+        machine = self.config.machine
+        method.to(self.device, dtype=torch.float64 if machine.precision == "float64" else torch.float32)
+        return method.to(memory_format=torch.channels_last) if machine.channels_last else method
 
     def _instead_of_update(self, anomaly: Anomaly, batch: Batch, watch: NumericsWatch | None) -> dict[str, float]:
         """Leave no trace of the pass, and do as the recipe says; what the metrics tell of it.
@@ -163,8 +171,9 @@ class TrainingStep:
         Raises:
             StoppedByAnomalyError: the recipe stops.
         """
-        where = self._where(batch, watch) if anomaly.value is None else ""
-        torch._foreach_copy_(self._buffers, self._buffers_before)
+        where = "" if anomaly.value is not None else where_not_finite(self.method, lambda: self._again(batch), watch)
+        if self._buffers:  # torch refuses an empty list
+            torch._foreach_copy_(self._buffers, self._buffers_before)
         self.anomalies.answered(anomaly, where)
         if anomaly.action == STOP:
             self.optimizer.zero_grad()
@@ -174,32 +183,15 @@ class TrainingStep:
             return {"returned_to_step": float(self.anchor.go_back())}
         return {"skipped": 1.0}
 
-    def _where(self, batch: Batch, watch: NumericsWatch | None) -> str:
-        """The layer where a step's numbers went wrong; without ``watch`` of that step it is computed again."""
-        if watch is None:
-            self.optimizer.zero_grad()
-            watch = NumericsWatch(self.method)
-            # The layers inside what is compiled call no hooks.
-            with torch.compiler.set_stance("force_eager"):
-                outputs = self._watched(watch, batch).outputs
-            values = _numbers({"loss": outputs["loss"], "gradient_norm": self._gradient_norm()})
-            if all(map(math.isfinite, values.values())):
-                return (
-                    "computed again, the same step is finite: a memory or GPU may be faulty (simclr-dist doctor), or a "
-                    "kernel is not deterministic"
-                )
-        return watch.found() or "every layer's output and gradient is finite: the loss or the gradient's norm overflows"
+    def _again(self, batch: Batch) -> dict[str, float]:
+        """Loss and gradient norm of the same step, computed once more."""
+        self.optimizer.zero_grad()
+        outputs = self.compute_gradients(batch).outputs
+        return _numbers({"loss": outputs["loss"], "gradient_norm": self.gradient_norm()})
 
-    def _watched(self, watch: NumericsWatch, batch: Batch) -> Computed:
-        with watch:
-            return self.compute_gradients(batch)
-
-    def _gradient_norm(self) -> Tensor:
+    def gradient_norm(self) -> Tensor:
+        """The norm of all gradients together, a scalar."""
         return nn.utils.get_total_norm([p.grad for p in self.method.parameters() if p.grad is not None])
-
-    def _scale_will_fall(self) -> bool:
-        """Whether gradient scaling answers an overflow by itself; at a scale of 1 it is not the scale's fault."""
-        return self.scaler.is_enabled() and self.scaler.get_scale() > 1
 
 
 def _numbers(values: dict[str, Tensor]) -> dict[str, float]:

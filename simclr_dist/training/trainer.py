@@ -94,7 +94,7 @@ class Trainer:
         self.schedule = build_schedule(recipe, self.order)
         steps = (self.schedule.total_steps, self.order.steps_per_epoch)
         self.health = HealthCheck(self.folder.path, config, *steps, active=processes.is_first)
-        collapse = next((name for name, metric in config.metrics.items() if metric.role == "collapse"), None)
+        collapse = next((each for each in config.metrics.items() if each[1].role == "collapse"), None)
         anomalies = AnomalyWatch(
             recipe.anomalies, self.folder.path, self.schedule.warmup_steps, collapse, active=processes.is_first
         )

@@ -1,7 +1,9 @@
 """The command line: what a user does wrong is one line and status 2, and the answer comes without heavy imports."""
 
+import io
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,10 @@ from PIL import Image
 from simclr_dist import __version__
 from simclr_dist.cli.main import command
 from simclr_dist.config import load_config, to_dict
+from simclr_dist.progress_bar import said_when_slow
 
 SUBCOMMANDS = sorted(command.commands)
+HEAVY = {"torch", "torchvision", "matplotlib", "sklearn", "tensorboard"}
 LAUNCHERS_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
@@ -42,6 +46,13 @@ MISTAKES = [
     (["config", "digits_demo", "recipe.epochs"], "recipe.epochs"),
     (["config", "digits_demo", "recipe.epoch=3"], "'epochs'"),
     (["config", "digits_demo", "recipe.epochs=0"], "recipe.epochs"),
+    (["config", "digits_demo", "recipe.method.name=simclrr"], "'simclr'"),
+    (["config", "digits_demo", "recipe.method.temperatur=1"], "'temperature'"),
+    (
+        ["config", "digits_demo", "recipe.loss.temperature=1"],
+        "recipe.loss.temperature is now recipe.method.temperature",
+    ),
+    (["config", "--explain", "simclrr"], "'simclr'"),
     (["config", "digits_demo", "recipe.encoder.name=resnet51"], "'resnet50'"),
     (["pretrain", "digits_demo", "recipe.views.hue=0.6"], "recipe.views.hue"),
     (["pretrain", "digits_demo", "--processes", "0"], "--processes"),
@@ -240,18 +251,50 @@ def modules_after(code: str, *, without: tuple[str, ...] = ()) -> set[str]:
         "import simclr_dist.cli.main",
         "from simclr_dist.cli.main import main; main(['--help'])",
         "from simclr_dist.cli.main import main; main(['pretrain', '--help'])",
-        "from simclr_dist.cli.main import main; main(['config', 'digits_demo'])",
-        "from simclr_dist.cli.main import main; main(['config', '--explain'])",
         "from simclr_dist.cli.main import main; main(['config', 'digits_dmo'])",
+        "from simclr_dist.cli.main import main; main(['config', 'digits_demo', 'recipe.epoch=3'])",
+        "from simclr_dist.cli.main import main; main(['config', 'digits_demo', 'machine.devise=cpu'])",
+        "from simclr_dist.cli.main import main; main(['config', 'digits_demo', 'recip.epochs=3'])",
+        "from simclr_dist.cli.main import main; main(['config', 'digits_demo', 'recipe.data=3'])",
+        "from simclr_dist.cli.main import main; main(['config', 'digits_demo', 'recipe.loss.temperature=1'])",
+        "from simclr_dist.cli.main import main; main(['config', 'digits_demo', 'recipe.method.name=simclrr'])",
         "from simclr_dist.cli.main import main; main(['pretrain', 'digits_demo', 'recipe.epochs=0'])",
         "from simclr_dist.cli.main import main; main(['evaluate', '.', '--labels', 'few'])",
     ],
-    ids=["import", "help", "pretrain help", "config", "explain", "no such config", "bad value", "bad labels"],
-)
+    ids=[
+        "import", "help", "pretrain help", "no such config", "recipe key", "machine key", "part", "shape", "old key",
+        "no such method", "bad value", "bad labels",
+    ],
+)  # fmt: skip
 def test_an_answer_that_needs_no_torch_comes_without_it(code):
     imported = modules_after(code)
     assert "simclr_dist" in imported
-    assert not imported & {"torch", "torchvision", "matplotlib", "sklearn", "tensorboard"}
+    assert not imported & HEAVY
+
+
+@pytest.mark.parametrize("arguments", [["config", "digits_demo"], ["config", "--explain"]], ids=" ".join)
+def test_config_imports_torch_for_the_methods_keys_and_nothing_else_that_takes_long(arguments):
+    # torchvision alone would take it as long again.
+    imported = modules_after(f"from simclr_dist.cli.main import main; main({arguments!r})")
+    assert imported & HEAVY == {"torch"}
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("stream", "expected"), [(Terminal, "loading ...\n"), (io.StringIO, "")])
+def test_what_takes_long_is_said_on_a_terminal_and_only_there(monkeypatch, stream, expected):
+    monkeypatch.setattr("sys.stderr", stream())
+    with said_when_slow("loading", after_seconds=0):
+        end = time.monotonic() + 10
+        while sys.stderr.getvalue() != expected and time.monotonic() < end:
+            time.sleep(0.01)
+    assert sys.stderr.getvalue() == expected
+    with said_when_slow("loading", after_seconds=60):
+        pass
+    assert sys.stderr.getvalue() == expected
 
 
 def test_the_library_needs_neither_ffcv_nor_submitit():

@@ -7,15 +7,20 @@ import hashlib
 import os
 from pathlib import Path
 
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from simclr_dist.config import Config, load_config, to_yaml
-from simclr_dist.config.loading import fields_of
+from simclr_dist.config import load_config, to_yaml
+from simclr_dist.config.explain import everything
+from simclr_dist.config.loading import fields_of, recipe_from_dict
+from simclr_dist.config.recipe import Recipe
 from simclr_dist.errors import UserError
 from simclr_dist.run import checkpoint
 from simclr_dist.run.checksum import COMMENT_BYTES, MARK
+from simclr_dist.run.same_recipe import differences
 from tests.support.checkpoints import sealed, state
+from tests.support.two_sizes import NAME
 
 # Not from hypothesis's own folder of failures: a run of the suite leaves nothing behind.
 often = settings(
@@ -66,13 +71,25 @@ def test_a_file_whose_checksum_holds_is_read_or_refused_whatever_is_in_it(tmp_pa
 
 
 PLAIN = b"""recipe:
+  method: {name: simclr, temperature: 0.5, projection: {output_dim: 16}}
+  views: {hue: 0.1, global: {blur_probability: 0.0}}
   epochs: 200
   data: {source: folder, path: /data/photos, mean: [0.5, 0.5, 0.5]}
   optimizer: {name: lars, classic_momentum: true}
 machine: {precision: bfloat16}
 health: {contrastive_top1: {bands: {10: [1, 2]}, source: a paper}}
 """
-KEYS = [key for key, _, _ in fields_of(Config())]
+KEYS = [key for key, _, _ in fields_of(everything())]
+# Where what may stand depends on the method, and words of what may.
+BRANCHES = ["recipe.method", "recipe.method.name", "recipe.method.projection", "recipe.views", "recipe.views.global",
+            "recipe.views.hue", "recipe.views.local", "recipe.loss", "health", "health.contrastive_top1"]  # fmt: skip
+WORDS = ["name", "simclr", NAME, "temperature", "projection", "global", "large", "hue", "count", "size", "bands",
+         "source", "contrastive_top1", "spread", 5, None, "", "???"]  # fmt: skip
+NESTED = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.sampled_from(WORDS), st.text(max_size=4)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(WORDS), inner, max_size=4)),
+    max_leaves=8,
+)
 VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=12), st.lists(st.floats(), max_size=4),
     st.dictionaries(st.text(max_size=5), st.integers(), max_size=2),
@@ -81,7 +98,9 @@ VALUES = st.one_of(
 OVERRIDES = st.lists(
     st.one_of(
         st.builds(
-            "{}={}".format, st.sampled_from([*KEYS, "recipe", "machine.run_dir.a", "a.b", "recipe.", ""]), VALUES
+            "{}={}".format,
+            st.sampled_from([*KEYS, *BRANCHES, "recipe", "machine.run_dir.a", "a.b", "recipe.", ""]),
+            VALUES,
         ),
         st.text(max_size=30),
     ),
@@ -94,6 +113,57 @@ OVERRIDES = st.lists(
 def test_a_config_of_any_text_is_loaded_or_refused_and_nothing_else(tmp_path, text, overrides):
     path = tmp_path / "fuzz.yaml"
     path.write_bytes(text)
+    assert_loaded_or_refused(path, overrides)
+
+
+@often
+@given(
+    recipe=st.fixed_dictionaries({}, optional={"method": NESTED, "views": NESTED}),
+    name=st.sampled_from(["simclr", NAME, None]),
+    health=st.one_of(st.none(), NESTED),
+    overrides=OVERRIDES,
+)
+def test_method_views_and_health_of_any_shape_are_loaded_or_refused_and_nothing_else(
+    tmp_path, recipe, name, health, overrides
+):
+    if name and isinstance(recipe.get("method", {}), dict):
+        recipe["method"] = recipe.get("method", {}) | {"name": name}
+    whole = {"recipe": {"data": {"source": "digits"}} | recipe} | ({} if health is None else {"health": health})
+    path = tmp_path / "fuzz.yaml"
+    path.write_text(yaml.safe_dump(whole))
+    assert_loaded_or_refused(path, overrides)
+
+
+@often
+@given(
+    stored=st.dictionaries(
+        st.sampled_from(["method", "views", "loss", "projection", "anomalies", "epochs"]), NESTED, max_size=3
+    )
+)
+def test_a_stored_recipe_of_any_shape_is_a_recipe_or_refused_and_nothing_else(stored):
+    differing, complaint = [], "the stored recipe: "
+    try:
+        differing = differences(stored, recipe_from_dict(stored))
+    except UserError as error:
+        complaint = str(error)
+    assert differing == []
+    assert complaint.startswith("the stored recipe: ")
+
+
+@often
+@given(stored=st.dictionaries(st.sampled_from(["method", "views", "loss", "anomalies", "epochs"]), NESTED, max_size=3))
+def test_any_stored_recipe_is_compared_or_refused_and_nothing_else(stored):
+    # What stands in a folder is compared before anything is judged.
+    said = ["refused"]
+    try:
+        said = differences(stored, Recipe())
+    except UserError as error:
+        said = [str(error)]
+    assert all(each.startswith("recipe.") for each in said)
+
+
+def assert_loaded_or_refused(path: Path, overrides: list[str]) -> None:
+    """A config that loads survives its way through YAML; one that does not is refused in words."""
     try:
         told = load_config(str(path), overrides)
     except UserError as error:

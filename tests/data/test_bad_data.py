@@ -229,7 +229,7 @@ def test_an_image_of_any_shape_has_views(tmp_path, size, renderer):
     order = SampleOrder(seed=0, images=1, global_batch_images=1)
     batch = ViewBatches(opened("folder", tmp_path), recipe, order, renderer=RENDERERS[renderer])[0]
     assert batch.broken == []
-    assert batch.images.shape == (1, 2, 3, 8, 8)
+    assert batch.views["global"].shape == (1, 2, 3, 8, 8)
 
 
 def a_fifo(path: Path) -> None:

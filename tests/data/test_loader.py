@@ -17,13 +17,14 @@ from PIL import Image
 from torch import Tensor
 
 from simclr_dist.config.recipe import Data, Recipe
-from simclr_dist.config.views import COLOR_FORMS, Views
-from simclr_dist.data.loading.batches import ALL_BROKEN, SUBSTITUTES, VIEWS, Batch, ViewBatches
+from simclr_dist.config.registry import method_keys
+from simclr_dist.config.views import COLOR_FORMS
+from simclr_dist.data.loading.batch import Batch
+from simclr_dist.data.loading.batches import ALL_BROKEN, SUBSTITUTES, ViewBatches
 from simclr_dist.data.loading.order import SampleOrder
 from simclr_dist.data.loading.workers import load_steps
 from simclr_dist.data.preview import contact_sheet
-from simclr_dist.data.rendering.device_ import render_colors
-from simclr_dist.data.rendering.renderers import RENDERERS, stack_views
+from simclr_dist.data.rendering.renderers import RENDERERS
 from simclr_dist.data.sources.base import ArraySource, BrokenImageError, ImageSource
 from simclr_dist.data.sources.beton.encoding import Encoding
 from simclr_dist.data.sources.beton.writer import write_beton
@@ -31,9 +32,13 @@ from simclr_dist.data.sources.files import FileSource
 from simclr_dist.data.sources.named import open_source
 from simclr_dist.data.views.draws import draw_views
 from simclr_dist.errors import UserError
+from tests.support.two_sizes import NAME
 
 IMAGES, BATCH, SIDE = 30, 8, 12
-RECIPE = Recipe(seed=5, global_batch_images=BATCH, data=Data(source="digits", image_size=SIDE), views=Views())
+RECIPE = Recipe(seed=5, global_batch_images=BATCH, data=Data(source="digits", image_size=SIDE))
+AFFINE = replace(RECIPE, views={"global": replace(RECIPE.views["global"], color_form="affine")})
+# Views of two sizes: the method's two large ones and five small ones.
+TWO_SIZES = replace(RECIPE, method=replace(method_keys(NAME), crops=5), views={})
 ORDER = SampleOrder(seed=RECIPE.seed, images=IMAGES, global_batch_images=BATCH)
 STEPS = range(2 * ORDER.steps_per_epoch + 1)  # into the third epoch
 
@@ -43,7 +48,7 @@ class PartlyBroken(ArraySource):
 
     def __init__(self, broken: frozenset[int] = frozenset()) -> None:
         pixels = np.random.default_rng(1).integers(0, 256, (IMAGES, 3, 15, 15), dtype=np.uint8)
-        super().__init__(pixels, None, [])
+        super().__init__(pixels, np.arange(IMAGES) * 7 % 10, [str(name) for name in range(10)])
         self.broken = broken
 
     def read(self, sample: int) -> Tensor:
@@ -57,65 +62,92 @@ MOST = frozenset(range(0, IMAGES, 3)) | frozenset(range(1, IMAGES, 3))  # two of
 EVERY = frozenset(range(IMAGES))
 
 
-def batches(broken: frozenset[int] = frozenset(), rank: int = 0, processes: int = 1) -> ViewBatches:
-    return ViewBatches(PartlyBroken(broken), RECIPE, ORDER, rank, processes)
+def batches(
+    broken: frozenset[int] = frozenset(), rank: int = 0, processes: int = 1, recipe: Recipe = RECIPE
+) -> ViewBatches:
+    return ViewBatches(PartlyBroken(broken), recipe, ORDER, rank, processes)
 
 
-def loaded(steps: range, workers: int, broken: frozenset[int] = frozenset()) -> list[Batch]:
-    return list(load_steps(batches(broken), steps, workers=workers, pin_memory=False))
+def loaded(steps: range, workers: int, broken: frozenset[int] = frozenset(), recipe: Recipe = RECIPE) -> list[Batch]:
+    return list(load_steps(batches(broken, recipe=recipe), steps, workers=workers, pin_memory=False))
 
 
 def assert_same(one: list[Batch], other: list[Batch]) -> None:
     assert len(one) == len(other)
     for a, b in zip(one, other, strict=True):
-        assert torch.equal(a.images, b.images)
-        assert a.broken == b.broken
+        assert a.views.keys() == b.views.keys()
+        assert all(torch.equal(a.views[name], b.views[name]) for name in a.views)
+        assert torch.equal(a.samples, b.samples)
+        assert torch.equal(a.labels, b.labels)
+        assert (a.epoch, a.seed, a.broken) == (b.epoch, b.seed, b.broken)
+
+
+def together(shares: list[Batch]) -> Batch:
+    """The batch of one process that several hold in parts."""
+    return replace(
+        shares[0],
+        views={name: torch.cat([share.views[name] for share in shares]) for name in shares[0].views},
+        samples=torch.cat([share.samples for share in shares]),
+        labels=torch.cat([share.labels for share in shares]),
+        broken=[met for share in shares for met in share.broken],
+    )
+
+
+def rendered(image: Tensor, recipe: Recipe, group: str, epoch: int, sample: int, first_view: int = 0) -> Tensor:
+    """The views of one image in a group whose first has the number ``first_view``, drawn and rendered alone."""
+    keys = recipe.views[group]
+    return torch.stack(
+        [
+            RENDERERS["torchvision"].view(
+                image, draw_views(keys, recipe.seed, epoch, np.array([sample]), view), 0, keys.size or SIDE,
+                keys.color_form,
+            )
+            for view in range(first_view, first_view + keys.count)
+        ]
+    )  # fmt: skip
 
 
 @cache
 def views_of(sample: int, epoch: int) -> Tensor:
     """The two views of an image in an epoch, drawn and rendered alone."""
-    drawn = [draw_views(RECIPE.views, RECIPE.seed, epoch, np.array([sample]), view) for view in range(VIEWS)]
-    return stack_views(RENDERERS["torchvision"], PartlyBroken().read(sample), drawn, 0, SIDE)
+    return rendered(PartlyBroken().read(sample), RECIPE, "global", epoch, sample)
 
 
 def test_a_batch_holds_the_views_of_the_images_of_its_step_in_order():
     for step in STEPS:
         batch = batches()[step]
-        assert (batch.images.shape, batch.images.dtype) == ((BATCH, VIEWS, 3, SIDE, SIDE), torch.uint8)
+        assert (batch.views["global"].shape, batch.views["global"].dtype) == ((BATCH, 2, 3, SIDE, SIDE), torch.uint8)
         assert batch.broken == []
         for row, sample in enumerate(ORDER.samples(step)):
-            assert torch.equal(batch.images[row], views_of(int(sample), ORDER.epoch(step)))
+            assert torch.equal(batch.views["global"][row], views_of(int(sample), ORDER.epoch(step)))
 
 
 @pytest.mark.parametrize("renderer", RENDERERS)
 def test_batches_and_the_contact_sheet_are_rendered_in_the_recipes_color_form(renderer):
-    affine = replace(RECIPE, views=replace(RECIPE.views, color_form="affine"))
-    batch = ViewBatches(PartlyBroken(), affine, ORDER, renderer=RENDERERS[renderer])[0]
-    drawn = [draw_views(affine.views, affine.seed, 0, ORDER.samples(0), view) for view in range(VIEWS)]
+    batch = ViewBatches(PartlyBroken(), AFFINE, ORDER, renderer=RENDERERS[renderer])[0]
     for row, sample in enumerate(ORDER.samples(0)):
         image = PartlyBroken().read(int(sample))
-        expected = stack_views(RENDERERS["torchvision"], image, drawn, row, SIDE, "affine")
-        assert torch.equal(batch.images[row], expected)
-    assert not torch.equal(batch.images, batches()[0].images)
-    sheets = [contact_sheet(PartlyBroken(), recipe, 4, renderer=renderer) for recipe in (affine, RECIPE)]
+        assert torch.equal(batch.views["global"][row], rendered(image, AFFINE, "global", 0, int(sample)))
+    assert not torch.equal(batch.views["global"], batches()[0].views["global"])
+    sheets = [contact_sheet(PartlyBroken(), recipe, 4, renderer=renderer) for recipe in (AFFINE, RECIPE)]
     assert not torch.equal(*sheets)
 
 
 @pytest.mark.parametrize("color_form", COLOR_FORMS)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_crops_with_their_colors_made_later_are_the_views(workers, color_form):
-    recipe = replace(RECIPE, views=replace(RECIPE.views, color_form=color_form))
+    recipe = AFFINE if color_form == "affine" else RECIPE
     whole = ViewBatches(PartlyBroken(SOME), recipe, ORDER, 1, 2)
     later = replace(whole, colors=False)
     for step, batch in enumerate(load_steps(later, range(4), workers=workers, pin_memory=False)):
-        assert not torch.equal(batch.images, whole[step].images)
-        assert torch.equal(render_colors(batch.images, batch.choices, color_form), whole[step].images)
-        assert batch.broken == whole[step].broken
+        assert not torch.equal(batch.views["global"], whole[step].views["global"])
+        made = batch.to(torch.device("cpu"))
+        assert made.choices == {}
+        assert_same([made], [whole[step]])
 
 
 def test_the_two_views_of_an_image_differ_and_so_do_two_epochs():
-    one = batches()[0].images
+    one = batches()[0].views["global"]
     assert not (one[:, 0] == one[:, 1]).all(dim=(1, 2, 3)).any()
     assert not torch.equal(views_of(3, 0), views_of(3, 1))
 
@@ -131,9 +163,30 @@ def test_workers_change_nothing_to_the_bit(workers, broken):
 def test_the_shares_of_all_processes_are_the_batch_of_one(processes, broken):
     for step in STEPS:
         shares = [batches(broken, rank, processes)[step] for rank in range(processes)]
-        whole = batches(broken)[step]
-        assert torch.equal(torch.cat([share.images for share in shares]), whole.images)
-        assert [met for share in shares for met in share.broken] == whole.broken
+        assert_same([together(shares)], [batches(broken)[step]])
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_views_of_two_sizes_are_numbered_over_the_groups_whatever_the_processes(processes):
+    for step in range(4):
+        batch = together([batches(SOME, rank, processes, TWO_SIZES)[step] for rank in range(processes)])
+        assert {name: tuple(views.shape) for name, views in batch.views.items()} == {
+            "large": (BATCH, 2, 3, SIDE, SIDE),
+            "small": (BATCH, 5, 3, 8, 8),
+        }
+        for row, sample in enumerate(batch.samples.tolist()):
+            image = PartlyBroken().read(sample)
+            for first, name in ((0, "large"), (2, "small")):
+                alone = rendered(image, TWO_SIZES, name, ORDER.epoch(step), sample, first)
+                assert torch.equal(batch.views[name][row], alone)
+
+
+@pytest.mark.parametrize("colors", [True, False], ids=["rendered", "crops"])
+def test_workers_change_nothing_of_views_of_two_sizes(colors):
+    whole = replace(batches(SOME, recipe=TWO_SIZES), colors=colors)
+    loader = load_steps(whole, STEPS, workers=2, pin_memory=False)
+    to = torch.device("cpu")
+    assert_same([batch.to(to) for batch in loader], [batches(SOME, recipe=TWO_SIZES)[step].to(to) for step in STEPS])
 
 
 @pytest.mark.parametrize("start", [1, ORDER.steps_per_epoch - 1, ORDER.steps_per_epoch, STEPS.stop - 1])
@@ -152,7 +205,7 @@ def test_a_broken_image_gives_both_views_of_another_image_that_is_whole(broken):
         epoch, batch = ORDER.epoch(step), batches(broken)[step]
         whole = {sample: views_of(sample, epoch) for sample in range(IMAGES) if sample not in broken}
         for row, sample in enumerate(ORDER.samples(step)):
-            shown = [other for other, views in whole.items() if torch.equal(batch.images[row], views)]
+            shown = [other for other, views in whole.items() if torch.equal(batch.views["global"][row], views)]
             assert shown == [int(sample)] if sample not in broken else len(shown) == 1
 
 
@@ -165,20 +218,38 @@ def test_every_broken_image_of_a_batch_is_reported_with_its_reason(broken):
         assert all(reason == f"image {sample}: broken by the test" for sample, reason in batch.broken)
 
 
+@pytest.mark.parametrize("broken", [frozenset(), SOME, MOST], ids=["none broken", "some broken", "most broken"])
+def test_sample_ids_and_labels_are_those_of_the_images_shown(broken):
+    replaced = 0
+    for step in STEPS:
+        batch, asked = batches(broken)[step], ORDER.samples(step)
+        assert not broken & set(batch.samples.tolist())
+        assert torch.equal(batch.labels, batch.samples * 7 % 10)
+        for row, sample in enumerate(batch.samples.tolist()):
+            assert torch.equal(batch.views["global"][row], views_of(sample, ORDER.epoch(step)))
+        replaced += int((batch.samples.numpy() != asked).sum())
+    assert bool(replaced) == bool(broken)
+
+
+def test_a_source_without_classes_gives_no_labels():
+    source = ArraySource(np.zeros((IMAGES, 3, 15, 15), dtype=np.uint8), None, [])
+    assert ViewBatches(source, RECIPE, ORDER)[0].labels is None
+
+
 def test_the_substitute_is_another_in_another_epoch_and_for_another_image():
     chosen = set()
     for epoch in range(6):
         for step in range(epoch * ORDER.steps_per_epoch, (epoch + 1) * ORDER.steps_per_epoch):
             batch = batches(SOME)[step]
             for row in np.flatnonzero(np.isin(ORDER.samples(step), list(SOME))):
-                chosen |= {s for s in range(IMAGES) if torch.equal(batch.images[row], views_of(s, epoch))}
+                chosen |= {s for s in range(IMAGES) if torch.equal(batch.views["global"][row], views_of(s, epoch))}
     # About 29 substitutes from the 24 whole images: were they one for all, or one for each image, few would be seen.
     assert len(chosen) > len(SOME) + 4
 
 
 def test_when_every_image_is_broken_that_is_reported_and_the_batch_keeps_its_shape():
     batch = batches(EVERY)[0]
-    assert batch.images.shape == (BATCH, VIEWS, 3, SIDE, SIDE)
+    assert batch.views["global"].shape == (BATCH, 2, 3, SIDE, SIDE)
     assert [sample for sample, _ in batch.broken].count(ALL_BROKEN) == BATCH
     assert len(batch.broken) == BATCH * (SUBSTITUTES + 2)
 
@@ -246,7 +317,7 @@ def one_set_in_every_form(folder: Path) -> dict[str, ImageSource]:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_every_reader_gives_the_same_batches_on_any_number_of_processes_from_any_step(tmp_path, workers):
-    expected = [batches()[step].images for step in STEPS]
+    expected = [batches()[step].views["global"] for step in STEPS]
     for source in one_set_in_every_form(tmp_path).values():
         for processes, start in ((1, 0), (2, 3), (4, 5)):
             shares = [
@@ -259,7 +330,7 @@ def test_every_reader_gives_the_same_batches_on_any_number_of_processes_from_any
                 for rank in range(processes)
             ]
             for images, *parts in zip(expected[start:], *shares, strict=True):
-                assert torch.equal(torch.cat([part.images for part in parts]), images)
+                assert torch.equal(torch.cat([part.views["global"] for part in parts]), images)
 
 
 LONG_RUN = """

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch import nn
 
+from simclr_dist.data.loading.batch import blank_batch
 from simclr_dist.distributed.agreement import all_or_none, decided_by_first
 from simclr_dist.distributed.collectives import gather_stacked, maximum
 from simclr_dist.distributed.processes import Processes, process_group
@@ -24,6 +24,7 @@ from simclr_dist.distributed.watchdog.monitor import LostProcesses
 from simclr_dist.distributed.watchdog.progress import Progress
 from simclr_dist.errors import AgreedError, UserError
 from simclr_dist.losses.nt_xent import NTXentLoss
+from simclr_dist.methods.build import build_method
 from simclr_dist.models.batch_norm import GroupedBatchNorm, average_running_statistics
 from simclr_dist.models.statistics_group import divide_batch_norm
 from simclr_dist.training.gradients import compute_gradients
@@ -358,25 +359,12 @@ def test_one_process_counts_no_collectives():
 
 
 @pytest.mark.parametrize("chunk_images", [0, 1])
-def test_the_backward_pass_has_a_label_of_its_own(chunk_images):
-    class Method(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(()))
-
-        def embed(self, images: torch.Tensor) -> torch.Tensor:
-            return self.weight * images
-
-        def loss(self, embeddings: torch.Tensor) -> dict[str, torch.Tensor]:
-            return {"loss": embeddings.sum()}
-
-        def forward(self, images: torch.Tensor, embed_only: bool = False) -> dict[str, torch.Tensor]:
-            return {"embeddings": self.embed(images)} if embed_only else self.loss(self.embed(images))
-
-    method, seen = Method(), []
-    method.weight.register_hook(lambda gradient: seen.append(progress.current().collective))
+def test_the_backward_pass_has_a_label_of_its_own(tmp_path, chunk_images):
+    recipe = tiny_config(tmp_path, "recipe.batch_norm_group_images=1").recipe
+    method, seen = build_method(recipe, 2), []
+    next(method.parameters()).register_hook(lambda gradient: seen.append(progress.current().collective))
     progress.begin()
-    compute_gradients(method, method, torch.ones(2, 2), chunk_images=chunk_images)
+    compute_gradients(method, method, blank_batch(recipe, 2, CPU), chunk_images=chunk_images)
     assert set(seen) == {"gradients (backward pass)"}
 
 

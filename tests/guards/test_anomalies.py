@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,10 @@ import torch
 
 from simclr_dist.config import Config
 from simclr_dist.config.anomalies import Anomalies
+from simclr_dist.config.metric import Metric
 from simclr_dist.distributed.collectives import process_rank
 from simclr_dist.errors import AgreedError, UserError
 from simclr_dist.guards.anomalies import AnomalyWatch, read_anomalies
-from simclr_dist.models.encoder import Encoder
 from simclr_dist.reporting.anomalies import anomaly_table
 from simclr_dist.reporting.curves import training_curves
 from simclr_dist.reporting.facts import read_facts
@@ -22,13 +21,15 @@ from simclr_dist.run import checkpoint
 from simclr_dist.run.metrics_log import read_metrics
 from simclr_dist.training import step as training_step
 from simclr_dist.training.step import TrainingStep
+from tests.support.poison import NOW, poisoned
 from tests.support.processes import assert_bit_equal, final_state, losses, pretrain_here, run_distributed, tiny_config
 
 # ------------------------------------------------------------------------------------------------- what is an anomaly
 
 
 def watch(folder: Path, **policy: Any) -> AnomalyWatch:
-    return AnomalyWatch(Anomalies(**{"window_steps": 20, **policy}), folder, warmup_steps=30, active=False)
+    collapse = ("embedding_std", Metric(title="spread"))
+    return AnomalyWatch(Anomalies(**{"window_steps": 20, **policy}), folder, 30, collapse, active=False)
 
 
 def judged(watch: AnomalyWatch, first: int, numbers: list[float], key: str = "loss") -> list[int]:
@@ -100,7 +101,7 @@ def test_a_run_that_stops_is_as_it_was_before_the_step_and_stops_there_again(tmp
 
 
 def test_a_gradient_that_overflows_under_gradient_scaling_is_no_anomaly(tmp_path):
-    numbers = {"loss": 2.0, "gradient_norm": math.inf}
+    numbers = {"loss": 2.0, "gradient_norm": math.inf, "embedding_std": 0.9}
     assert watch(tmp_path).judge(1, numbers, overflow_is_normal=True) is None
     anomaly = watch(tmp_path).judge(1, numbers)
     assert anomaly is not None
@@ -108,28 +109,6 @@ def test_a_gradient_that_overflows_under_gradient_scaling_is_no_anomaly(tmp_path
 
 
 # ---------------------------------------------------------------------------------------------- what a run does with it
-
-NOW = {"step": 0}
-
-
-def poisoned(bad_steps: tuple[int, ...], spoil: Callable[[torch.Tensor], torch.Tensor], function: Callable) -> Any:
-    """``function()`` with the encoder's output spoilt in the given steps, counted from 1."""
-    call, forward = TrainingStep.__call__, Encoder.forward
-
-    def noted(self, images, steps_done):
-        NOW["step"] = steps_done + 1
-        return call(self, images, steps_done)
-
-    def spoilt(self, images):
-        features = forward(self, images)
-        return spoil(features) if NOW["step"] in bad_steps else features
-
-    TrainingStep.__call__, Encoder.forward = noted, spoilt
-    try:
-        return function()
-    finally:
-        TrainingStep.__call__, Encoder.forward = call, forward
-        NOW["step"] = 0
 
 
 def overflow(features: torch.Tensor) -> torch.Tensor:

@@ -9,25 +9,26 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from simclr_dist.config import Config, load_config, to_dict
+from simclr_dist.data.loading.batch import blank_batch
 from simclr_dist.errors import UserError
-from simclr_dist.guards.anomalies import AnomalyWatch
-from simclr_dist.guards.rollback import RollbackPoint
 from simclr_dist.methods.build import build_method
-from simclr_dist.models.statistics_group import divide_batch_norm
-from simclr_dist.optim import make_optimizer
+from simclr_dist.models.batch_norm import norms_of
 from simclr_dist.planning.checkpoints import checkpoint_bytes
 from simclr_dist.planning.communication import Assumptions, step_traffic
-from simclr_dist.planning.memory import Line, StepMemory, Variant
+from simclr_dist.planning.line import Line
+from simclr_dist.planning.memory import StepMemory, Variant
 from simclr_dist.planning.plan import make_plan
 from simclr_dist.planning.report import report, suggestion
 from simclr_dist.planning.traced_step import traced_step
 from simclr_dist.planning.tracker import StepTracker
 from simclr_dist.run import checkpoint
+from simclr_dist.run.folder import contents
 from simclr_dist.units import parse_bandwidth, parse_bytes, parse_count, parse_flops, show_bytes
 from tests.support.commands import run_command
+from tests.support.steps import allocated, bytes_of, optimizer_tensors, training_step
 
 ASSUMED = Assumptions(flops_per_second=1e12, bandwidth=25e9, node_bandwidth=200e9)
-MIB = 1 << 20
+MIB, IMAGES = 1 << 20, 1437
 
 
 @pytest.fixture
@@ -91,52 +92,42 @@ def test_a_line_goes_through_its_points():
 def test_weights_gradients_optimizer_and_checkpoint_are_those_of_the_real_objects(config, tmp_path):
     for name in ("lars", "adamw"):
         config.recipe.optimizer.name = name
-        method = build_method(config.recipe)
-        optimizer = make_optimizer(method, config.recipe.optimizer)
-        for parameter in method.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-        optimizer.step()
-        trace = traced_step(config.recipe, config.machine, 16, 4)
-        weights = _bytes([*method.parameters(), *method.buffers()])
-        state = _bytes([v for s in optimizer.state.values() for v in s.values() if torch.is_tensor(v)])
-        gradients = _bytes(list(method.parameters()))
-        assert trace.at_peak["weights"] == weights
-        assert trace.at_peak["gradients"] == gradients
-        assert trace.at_peak["optimizer state"] == state
-        assert trace.resting_bytes == weights + state + gradients
-        scaler = torch.amp.GradScaler("cpu", enabled=False)
-        state_of = {"model": method, "optimizer": optimizer, "scaler": scaler}
-        point = RollbackPoint(state_of, every_steps=1)
-        point.take_when_due(1)
-        anomalies = AnomalyWatch(config.recipe.anomalies, tmp_path, 0, active=False)
-        for number in range(150):
-            anomalies.judge(number, {"loss": 5 - number / 100, "gradient_norm": 1.0})
-        state_of["anomalies"] = anomalies
         for policy in ("stop", "go_back"):
             config.recipe.anomalies.on_not_finite = policy
-            written = {name: target.state_dict() for name, target in state_of.items()}
-            written |= {"anchor": point.state_dict()} if policy == "go_back" else {}
-            written |= {"recipe": to_dict(config.recipe), "images": {"count": 1437, "fingerprint": "0" * 64}}
+            step = training_step(config, IMAGES)
+            for number in range(150):
+                step.anomalies.judge(number, {"loss": 5 - number / 100, "gradient_norm": 1.0})
+            step(blank_batch(config.recipe, 64, torch.device("cpu")), 0)
+            if step.anchor:
+                step.anchor.take_when_due(0)
+            written = contents(step.state, config.recipe, {"count": IMAGES, "fingerprint": "0" * 64})
             path = checkpoint.save(tmp_path, written, step=1, keep=1)
-            assert checkpoint_bytes(config, 1437) == path.stat().st_size
-
-
-def _bytes(tensors) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+            assert checkpoint_bytes(config, IMAGES) == path.stat().st_size
+        trace = traced_step(config.recipe, config.machine, 16, 4, IMAGES)
+        norms = bytes_of(buffer for norm in norms_of(step.method) for buffer in norm.buffers())
+        # The running statistics stand there twice: a step that is skipped puts them back.
+        weights = bytes_of(step.method.parameters()) + 2 * norms
+        state = bytes_of(step.method.buffers()) - norms
+        optimizer, gradients = bytes_of(optimizer_tensors(step.optimizer)), bytes_of(step.method.parameters())
+        assert trace.at_peak["weights"] == weights
+        assert trace.at_peak["state"] == state
+        assert trace.at_peak["gradients"] == gradients
+        assert trace.at_peak["optimizer state"] == optimizer
+        assert trace.resting_bytes == weights + state + optimizer + gradients
 
 
 def test_operations_are_those_of_the_literature_and_of_torch(config):
     config.recipe.encoder.name, config.recipe.encoder.stem, config.recipe.encoder.width = "resnet18", "imagenet", 1.0
     config.recipe.data.image_size = 224
-    trace = traced_step(config.recipe, config.machine, 4, 1)
+    trace = traced_step(config.recipe, config.machine, 4, 1, IMAGES)
     # 1.814e9 multiplications a forward pass (torchvision's table), two operations each, two views; the backward pass
     # costs two forward passes less the gradient of the pixels, and the head and the loss come on top.
     assert trace.flops / 4 == pytest.approx(1.814e9 * 2 * 2 * 3, rel=0.03)
     config.recipe.data.image_size = 32
-    method = build_method(config.recipe)
+    method = build_method(config.recipe, IMAGES)
     with FlopCounterMode(display=False) as counter:
-        method(torch.zeros(4, 2, 3, 32, 32, dtype=torch.uint8))["loss"].backward()
-    assert traced_step(config.recipe, config.machine, 4, 1).flops == counter.get_total_flops()
+        method(blank_batch(config.recipe, 4, torch.device("cpu"))).outputs["loss"].backward()
+    assert traced_step(config.recipe, config.machine, 4, 1, IMAGES).flops == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("group", [0, 16])
@@ -144,34 +135,13 @@ def test_the_traced_peak_is_what_the_allocator_gave_a_real_step(config, group):
     config.recipe.batch_norm_group_images = group
     # Otherwise oneDNN copies a layer's tensors into a layout of its own for the time of a convolution.
     config.machine.channels_last = True
-    method = build_method(config.recipe, divide_batch_norm(group, 64, 1)).to(memory_format=torch.channels_last)
-    optimizer = make_optimizer(method, config.recipe.optimizer)
-    images = torch.zeros(64, 2, 3, 32, 32, dtype=torch.uint8)
-
-    def step() -> None:
-        method(images)["loss"].backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    step()
-    peak, _ = _allocated(step)
-    resting = _bytes([*method.parameters(), *method.buffers(), images]) + _bytes(
-        [v for s in optimizer.state.values() for v in s.values() if torch.is_tensor(v)]
-    )
-    assert traced_step(config.recipe, config.machine, 64, 1).peak_bytes == pytest.approx(resting + peak, rel=0.03)
-
-
-def _allocated(function) -> tuple[int, int]:
-    """Highest and last level of torch's CPU allocator over the start of ``function``, oneDNN's scratch included."""
-    with torch.autograd.profiler.profile(profile_memory=True) as profile:
-        kept = function()
-    level = peak = 0
-    for event in profile.kineto_results.events():
-        if event.name() == "[memory]":
-            level += event.nbytes()
-            peak = max(peak, level)
-    del kept
-    return peak, level
+    step, batch = training_step(config, IMAGES), blank_batch(config.recipe, 64, torch.device("cpu"))
+    step(batch, 0)
+    peak, _ = allocated(lambda: step(batch, 1))
+    resting = bytes_of([*step.method.parameters(), *step.method.buffers(), *batch.views.values()])
+    resting += bytes_of(optimizer_tensors(step.optimizer))
+    trace = traced_step(config.recipe, config.machine, 64, 1, IMAGES)
+    assert trace.peak_bytes == pytest.approx(resting + peak, rel=0.03)
 
 
 @pytest.mark.parametrize("recompute", ["none", "blocks", "all"])
@@ -179,16 +149,16 @@ def test_what_half_precision_holds_for_the_backward_pass_is_what_the_allocator_h
     # The peak itself cannot be compared: without kernels for bfloat16 a CPU unfolds whole layers for its convolutions.
     def forward() -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16):
-            return method(images)["loss"]
+            return method(batch).outputs["loss"]
 
-    method = build_method(config.recipe, recompute=recompute)
-    images = torch.zeros(8, 2, 3, 32, 32, dtype=torch.uint8)
+    method = build_method(config.recipe, IMAGES, recompute=recompute)
+    batch = blank_batch(config.recipe, 8, torch.device("cpu"))
     forward()
-    _, held = _allocated(forward)
+    _, held = allocated(forward)
     tracker = StepTracker()
     with FakeTensorMode(), tracker:
-        method = build_method(config.recipe, recompute=recompute)
-        images = torch.zeros(8, 2, 3, 32, 32, dtype=torch.uint8)
+        method = build_method(config.recipe, IMAGES, recompute=recompute)
+        batch = blank_batch(config.recipe, 8, torch.device("cpu"))
         before = sum(tracker.living.values())
         loss = forward()
         assert sum(tracker.living.values()) - before == pytest.approx(held, rel=0.01)
@@ -197,7 +167,7 @@ def test_what_half_precision_holds_for_the_backward_pass_is_what_the_allocator_h
 
 def test_memory_and_operations_are_affine_in_the_images_of_a_process(config):
     config.recipe.global_batch_images = 512
-    memory = StepMemory(config.recipe, config.machine, [16, 64, 256], exact=64)
+    memory = StepMemory(config.recipe, config.machine, IMAGES, [16, 64, 256], exact=64)
     middle = memory.trace(64, "none")
     passes, update = memory.lines(64, "none")
     # A maximum of lines is convex: the chord may be above it, never below.
@@ -208,40 +178,41 @@ def test_memory_and_operations_are_affine_in_the_images_of_a_process(config):
 
 
 def test_a_single_large_share_is_not_mistaken_for_a_constant(config):
-    memory = StepMemory(config.recipe, config.machine, [4, 8, 16], exact=16)
+    memory = StepMemory(config.recipe, config.machine, IMAGES, [4, 8, 16], exact=16)
     assert memory.flops(8, Variant()) == pytest.approx(memory.flops(16, Variant()) / 2, rel=0.01)
 
 
 def test_recomputation_and_chunks_trade_operations_for_memory(config):
     config.recipe.batch_norm_group_images = 8
-    plain = traced_step(config.recipe, config.machine, 32, 2)
+    plain = traced_step(config.recipe, config.machine, 32, 2, IMAGES)
     blocks, everything = (
-        traced_step(config.recipe, replace(config.machine, recompute=mode), 32, 2) for mode in ("blocks", "all")
+        traced_step(config.recipe, replace(config.machine, recompute=mode), 32, 2, IMAGES) for mode in ("blocks", "all")
     )
-    chunked = traced_step(config.recipe, replace(config.machine, images_per_chunk=8), 32, 2)
+    chunked = traced_step(config.recipe, replace(config.machine, images_per_chunk=8), 32, 2, IMAGES)
     assert plain.peak_bytes > blocks.peak_bytes > everything.peak_bytes
     assert plain.flops < blocks.flops < everything.flops < 1.4 * plain.flops
     assert chunked.peak_bytes < 0.5 * plain.peak_bytes
     assert chunked.flops == pytest.approx(plain.flops * 4 / 3, rel=0.03)
-    memory = StepMemory(config.recipe, config.machine, [32, 16, 8], exact=32)
+    memory = StepMemory(config.recipe, config.machine, IMAGES, [32, 16, 8], exact=32)
     # The estimate adds what a chunk alone takes and what the other images hold meanwhile.
     estimate = memory.peak_bytes(32, Variant(images_per_chunk=8))
     assert chunked.peak_bytes == pytest.approx(estimate, rel=0.15)
 
 
 def test_traffic_is_counted_from_the_step(config):
-    trace = traced_step(config.recipe, config.machine, 16, 4)
-    traffic = {(kind.sent.purpose, kind.sent.backward): kind for kind in step_traffic(trace, 16, 4, 64, ASSUMED)}
-    channels = [m.num_features for m in build_method(config.recipe).modules() if hasattr(m, "num_features")]
-    for backward in (False, True):
-        statistics = traffic["batch norm", backward]
+    trace = traced_step(config.recipe, config.machine, 16, 4, IMAGES)
+    traffic = {kind.sent.label: kind for kind in step_traffic([trace], 16, ASSUMED)}
+    channels = [m.num_features for m in build_method(config.recipe, IMAGES).modules() if hasattr(m, "num_features")]
+    for way in ("forward", "backward"):
+        statistics = traffic[f"batch norm ({way} pass)"]
         # Mean and variance (or the two sums) of each channel to three others, in float32.
         assert (statistics.calls, statistics.wire_bytes) == (len(channels), 3 * 2 * 4 * sum(channels))
-    parameters = sum(p.numel() for p in build_method(config.recipe).parameters())
-    assert traffic["gradients", True].wire_bytes == 2 * 3 / 4 * 4 * parameters
+    parameters = sum(p.numel() for p in build_method(config.recipe, IMAGES).parameters())
+    assert traffic["gradients (backward pass)"].wire_bytes == 2 * 3 / 4 * 4 * parameters
     # Two rows an image, of 128 numbers and of the three that follow; ranks of 16 images to three others.
-    assert traffic["loss", False].wire_bytes == 3 * 4 * 2 * 16 * (128 + 3)
-    assert ("loss", True) not in traffic
+    assert traffic["rows of the loss"].wire_bytes == 3 * 4 * 2 * 16 * 128
+    assert traffic["sums of the loss"].wire_bytes == 3 * 4 * 2 * 16 * 3
+    assert len(traffic) == 5
 
 
 def test_the_plan_says_what_fits_what_does_not_and_what_is_refused(config):

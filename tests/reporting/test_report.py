@@ -118,7 +118,7 @@ def test_the_page_of_a_run_has_every_section_and_refers_to_nothing_outside_itsel
     assert "linear probe, held-out accuracy" in content
     assert "0.600 ± 0.141" in content
     assert len(content) < 2e6
-    for title in ("NT-Xent loss", "Contrastive top-5", "Learning rate", "Gradient norm", "Throughput"):
+    for title in (">Loss<", "Contrastive top-5", "Learning rate", "Gradient norm", "Throughput"):
         assert title in content
 
 

@@ -8,19 +8,22 @@ from torch import Tensor, nn
 
 from simclr_dist.distributed.collectives import process_count, process_rank
 from simclr_dist.distributed.data_parallel import data_parallel
-from simclr_dist.methods import SimCLR
 from simclr_dist.methods.build import build_method
+from simclr_dist.methods.simclr import SimCLR
 from simclr_dist.models.batch_norm import GroupedBatchNorm
 from simclr_dist.models.projection import projection_head
 from simclr_dist.models.statistics_group import divide_batch_norm
 from simclr_dist.training.gradients import compute_gradients
 from tests.support.processes import assert_bit_equal, final_state, losses, pretrain_here, run_distributed, tiny_config
+from tests.support.simclr import batch_of, simclr_of
 
 IMAGES = 32
 
 
 class Convolutions(nn.Module):
     """A small encoder with the layers whose exactness under chunks is in question."""
+
+    output_dim = 8 * 16
 
     def __init__(self, kind: str, chunk: int) -> None:
         super().__init__()
@@ -38,7 +41,7 @@ class Convolutions(nn.Module):
 
 def build(kind: str, chunk: int) -> SimCLR:
     torch.manual_seed(0)
-    method = SimCLR(
+    method = simclr_of(
         Convolutions(kind, chunk), projection_head(8 * 16, output_dim=16, batch_norm=False), temperature=0.2
     )
     with torch.no_grad():
@@ -54,12 +57,12 @@ def _chunked_and_one_graph(kind: str, chunk: int) -> tuple[float, float, float]:
     reference, chunked = build(kind, chunk), build(kind, chunk)
 
     torch.manual_seed(rank)  # what dropout draws
-    one_graph = torch.cat([reference.embed(part) for part in views.split(chunk)])
-    reference.loss(one_graph)["loss"].backward()
+    one_graph = torch.cat([reference.embed(part)["z"] for part in batch_of(views).split(chunk)])
+    reference.loss({"z": one_graph}, {}, batch_of(views))["loss"].backward()
 
     torch.manual_seed(rank)
     parallel = data_parallel(chunked, torch.device("cpu"))
-    compute_gradients(chunked, parallel, views, chunk_images=chunk)
+    compute_gradients(chunked, parallel, batch_of(views), chunk_images=chunk)
 
     expected = torch.cat([parameter.grad.flatten() for parameter in reference.parameters()])
     if count > 1:
@@ -128,7 +131,7 @@ def test_recomputing_activations_leaves_the_trajectory_equal_to_the_bit(tmp_path
 def test_recomputing_keeps_fewer_activations(tmp_path):
     kept = {}
     for recompute in ("none", "blocks", "all"):
-        method = build_method(tiny_config(tmp_path).recipe, recompute=recompute)
+        method = build_method(tiny_config(tmp_path).recipe, images=8, recompute=recompute)
         total = 0
 
         def count(tensor: Tensor) -> Tensor:
@@ -137,6 +140,6 @@ def test_recomputing_keeps_fewer_activations(tmp_path):
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            method(torch.zeros(8, 2, 3, 16, 16, dtype=torch.uint8))
+            method(batch_of(torch.zeros(8, 2, 3, 16, 16, dtype=torch.uint8)))
         kept[recompute] = total
     assert kept["all"] < kept["blocks"] < 0.7 * kept["none"]

@@ -3,7 +3,10 @@
 import random
 
 import pytest
+import yaml
 
+from simclr_dist.run import checkpoint
+from tests.support.earlier import as_stored_earlier
 from tests.support.processes import (
     Running,
     assert_bit_equal,
@@ -37,6 +40,27 @@ def test_a_run_killed_at_three_random_steps_ends_bit_equal_to_one_that_never_sto
     run_distributed(count, pretrain_here, config("killed"))
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole"), steps
     assert_bit_equal(final_state(tmp_path / "killed"), final_state(tmp_path / "whole"), f"killed at {steps}")
+
+
+@pytest.mark.parametrize("action", ["warn", "go_back"])
+def test_a_run_of_an_earlier_version_resumes_bit_equal(tmp_path, action):
+    def config(run: str, steps: int):
+        return tiny_config(
+            tmp_path, f"machine.run_dir={tmp_path / run}", f"machine.stop_after_steps={steps}",
+            "recipe.method.loss_scale=2.0", "recipe.views.hue=0.1", f"recipe.anomalies.on_jump={action}",
+            "recipe.anomalies.rollback_every_steps=1",
+        )  # fmt: skip
+
+    run_distributed(1, pretrain_here, config("whole", 4))
+    run_distributed(1, pretrain_here, config("earlier", 2))
+    state = final_state(tmp_path / "earlier")
+    assert ("anchor" in state) == (action == "go_back")
+    state["recipe"] = as_stored_earlier(state["recipe"])
+    checkpoint.save(tmp_path / "earlier" / "checkpoints", state, 2, keep=3)
+    (tmp_path / "earlier" / "config.yaml").write_text(yaml.safe_dump({"recipe": state["recipe"]}))
+    run_distributed(1, pretrain_here, config("earlier", 4))
+    assert losses(tmp_path / "earlier") == losses(tmp_path / "whole")
+    assert_bit_equal(final_state(tmp_path / "earlier"), final_state(tmp_path / "whole"))
 
 
 def test_starting_a_finished_run_again_changes_nothing(tmp_path):

@@ -77,7 +77,7 @@ def test_a_run_folder_of_another_recipe_is_refused_with_the_keys_that_differ(tmp
     with pytest.raises(UserError) as refused:
         pretrain(tiny_config(tmp_path, "recipe.seed=5", "recipe.views.hue=0.1"))
     assert "recipe.seed is 0 there and 5 here" in str(refused.value)
-    assert "recipe.views.hue is 0.2 there and 0.1 here" in str(refused.value)
+    assert "recipe.views.global.hue is 0.2 there and 0.1 here" in str(refused.value)
     assert sorted((tmp_path / "run").rglob("*")) == before
 
 
@@ -97,7 +97,7 @@ def test_a_checkpoint_from_before_a_new_key_counts_as_its_default(tmp_path):
 
     pretrain(tiny_config(tmp_path, "machine.stop_after_steps=1"))
     state = final_state(tmp_path / "run")
-    del state["recipe"]["views"]["solarize_probability"]
+    del state["recipe"]["views"]["global"]["solarize_probability"]
     checkpoint.save(tmp_path / "run" / "checkpoints", state, 1, keep=3)
     assert pretrain(tiny_config(tmp_path, "machine.stop_after_steps=2")).steps_done == 2
     with pytest.raises(UserError, match=r"solarize_probability is 0\.0 there and 0\.5 here"):

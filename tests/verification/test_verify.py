@@ -1,4 +1,4 @@
-"""``verify`` passes where the promises hold, and names the right row where one is broken."""
+"""``verify`` passes where the promises hold, and names the right check where one is broken."""
 
 import dataclasses
 from typing import Any
@@ -7,105 +7,177 @@ import pytest
 import torch
 
 from simclr_dist.config import load_config
-from simclr_dist.data.loading import batches
-from simclr_dist.distributed.collectives import process_count, process_rank
+from simclr_dist.data.views import groups
+from simclr_dist.distributed.collectives import alone, gather_stacked, process_count, process_rank
 from simclr_dist.distributed.processes import Processes
-from simclr_dist.losses import nt_xent
-from simclr_dist.models import statistics_group
+from simclr_dist.methods import simclr
+from simclr_dist.methods.base import Method
+from simclr_dist.models.statistics_group import StatisticsGroup
 from simclr_dist.optim import factory
-from simclr_dist.verification import certificate
-from tests.support.processes import run_distributed
+from simclr_dist.verification import data, miniature
+from simclr_dist.verification.certificate import certify
+from simclr_dist.verification.check import Check, largest, relative_error
+from simclr_dist.verification.miniature import Miniature
+from tests.support import toy_methods
+from tests.support.processes import run_distributed, tiny_config
+from tests.support.toy_methods import name_of
 
 
 def _gather_without_gradient() -> None:
     """The usual tutorial: remote columns detached, so each row misses what the others pull."""
+    nt_xent = simclr.nt_xent
 
-    class LocalRowsOnly(torch.nn.Module):
-        def __init__(self, temperature: float) -> None:
-            super().__init__()
-            self.temperature = temperature
+    def local_rows_only(z_1: torch.Tensor, z_2: torch.Tensor, temperature: float) -> Any:
+        result = nt_xent(z_1, z_2, temperature)
+        value = result.loss.detach()
+        return dataclasses.replace(result, loss=value + (result.loss - value) / process_count())
 
-        def forward(self, z_1: torch.Tensor, z_2: torch.Tensor) -> torch.Tensor:
-            return nt_xent(z_1, z_2, self.temperature, None).loss / process_count()
-
-    certificate.NTXentLoss = LocalRowsOnly
+    simclr.nt_xent = local_rows_only
 
 
 def _local_batch_norm() -> None:
-    statistics_group.divide_batch_norm = lambda *_, **__: statistics_group.StatisticsGroup()
+    miniature.divide_batch_norm = lambda *_, **__: StatisticsGroup()
 
 
 def _lars_adapts_biases() -> None:
-    groups = factory.parameter_groups
-    factory.parameter_groups = lambda *a: [{**group, "adapt": True} for group in groups(*a)]
+    made = factory.parameter_groups
+    factory.parameter_groups = lambda *a: [{**group, "adapt": True} for group in made(*a)]
 
 
 def _seeds_by_rank() -> None:
-    draw = batches.draw_views
-    batches.draw_views = lambda views, seed, *rest: draw(views, seed + process_rank(), *rest)
+    draw = groups.draw_views
+    groups.draw_views = lambda views, seed, *rest: draw(views, seed + process_rank(), *rest)
 
 
 def _hue_one_way() -> None:
     """A renderer's mistake of old: the shift's sign lost."""
-    device = certificate.render_colors
+    device = data.render_colors
 
     def one_way(crops: torch.Tensor, choices: Any, form: str) -> torch.Tensor:
         factors = choices.color_factors.clone()
         factors[..., 3].abs_()
         return device(crops, choices._replace(color_factors=factors), form)
 
-    certificate.render_colors = one_way
+    data.render_colors = one_way
 
 
 def _order_by_rank() -> None:
-    samples = certificate.SampleOrder.samples
-    certificate.SampleOrder.samples = lambda self, step, rank=0, processes=1: samples(
+    samples = miniature.SampleOrder.samples
+    miniature.SampleOrder.samples = lambda self, step, rank=0, processes=1: samples(
         dataclasses.replace(self, seed=self.seed + rank), step, rank, processes
     )
 
 
+# Gradients go through loss and batch norm, and views through the order: those may fail together, no others.
+METHOD = {"parameter gradients", "chunks", "loss and metrics", "state after update", "plain reference"}
 BREAKS: dict[str, Any] = {
-    "loss gradient": _gather_without_gradient,
-    "grouped batch norm": _local_batch_norm,
-    "LARS step": _lars_adapts_biases,
-    "views": _seeds_by_rank,
-    "sample order": _order_by_rank,
-    "renderers": _hue_one_way,
+    "plain reference": (_gather_without_gradient, {"parameter gradients", "chunks"}),
+    "grouped batch norm": (_local_batch_norm, METHOD - {"plain reference"}),
+    "LARS step": (_lars_adapts_biases, set()),
+    "views": (_seeds_by_rank, set()),
+    "sample order": (_order_by_rank, {"views"}),
+    "renderers": (_hue_one_way, set()),
 }
 
 
-def _rows(broken: str | None, *overrides: str) -> dict[str, bool]:
+def _certificate(broken: str | None, *overrides: str) -> dict[str, bool]:
     if broken:
-        BREAKS[broken]()
+        BREAKS[broken][0]()
     rank, count = process_rank(), process_count()
     recipe = load_config("digits_demo", overrides).recipe
-    found = certificate.Certificate(recipe, Processes(rank, count, rank, count), torch.device("cpu")).rows()
-    return {row.name: row.holds for row in found}
+    found = certify(recipe, Processes(rank, count, rank, count), torch.device("cpu"))
+    return {check.name: check.holds for check in found}
+
+
+def failing(checks: dict[str, bool]) -> set[str]:
+    return {name for name, holds in checks.items() if not holds}
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 @pytest.mark.parametrize("group_images", [0, 16, 64])
 def test_every_promise_holds_whatever_the_processes_and_the_batch_norm_group(count, group_images):
-    for rows in run_distributed(count, _rows, None, f"recipe.batch_norm_group_images={group_images}"):
-        assert len(rows) == 8
-        assert all(rows.values()), rows
+    for checks in run_distributed(count, _certificate, None, f"recipe.batch_norm_group_images={group_images}"):
+        assert len(checks) == 10
+        assert not failing(checks)
 
 
 @pytest.mark.parametrize("broken", BREAKS)
 def test_a_broken_promise_is_named(broken):
-    for rows in run_distributed(2, _rows, broken, "recipe.views.hue=0.2"):
-        assert not rows[broken]
-        # Gradients go through loss and batch norm, and views through the order: those may fail together, no others.
-        downstream = (
-            {"parameter gradients", "chunks"} if broken in ("loss gradient", "grouped batch norm") else {"views"}
-        )
-        assert {name for name, holds in rows.items() if not holds} <= {broken, *downstream}
+    for checks in run_distributed(2, _certificate, broken, "recipe.views.hue=0.2"):
+        assert broken in failing(checks)
+        assert failing(checks) <= {broken, *BREAKS[broken][1]}
+
+
+def _of_method(method: type[Method]) -> dict[str, bool]:
+    return _certificate(None, f"recipe.method.name={name_of(method)}", "recipe.batch_norm_group_images=32")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_method_of_ones_own_with_views_of_two_sizes_labels_and_state_is_checked_too(count):
+    for checks in run_distributed(count, _of_method, toy_methods.Toy):
+        assert checks.keys() & METHOD == METHOD - {"plain reference"}  # it brings none
+        assert not failing(checks)
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        (toy_methods.RemoteRowsDetached, {"parameter gradients", "chunks"}),
+        (toy_methods.StateByRank, {"state after update"}),
+        (toy_methods.OwnMetric, {"loss and metrics"}),
+        (toy_methods.OtherLoss, {"plain reference"}),
+    ],
+)
+def test_a_method_whose_numbers_depend_on_the_process_or_are_not_its_papers_fails(method, expected):
+    for checks in run_distributed(2, _of_method, method):
+        assert failing(checks) == expected
+
+
+def test_a_miniature_keeps_the_proportion_of_the_sizes_of_views_and_the_methods_own_small_sizes(tmp_path):
+    own = f"recipe.method.name={name_of(toy_methods.Toy)}"
+    config = tiny_config(tmp_path, own, "recipe.data.image_size=224", "recipe.views.small.size=168")
+    small = Miniature(config.recipe, Processes(), torch.device("cpu"))
+    assert {name: group.size for name, group in small.recipe.views.items()} == {"large": 16, "small": 12}
+    config.recipe.views["small"].size = 32
+    small = Miniature(config.recipe, Processes(), torch.device("cpu"))
+    assert {name: group.size for name, group in small.recipe.views.items()} == {"large": 16, "small": 8}
+    batch = small.global_batch()
+    assert [tuple(each.shape[1:]) for each in batch.views.values()] == [(1, 3, 16, 16), (2, 3, 8, 8)]
+    assert batch.labels is not None
+    assert len(batch.labels.unique()) > 1
+    config = tiny_config(tmp_path, "recipe.method.name=moco")
+    small = Miniature(config.recipe, Processes(), torch.device("cpu"))
+    assert small.recipe.method.queue_keys == small.batch * 3 // 2
+    assert small.global_batch().labels is None
+
+
+def _alone() -> tuple[int, ...]:
+    with alone():
+        inside = process_count(), process_rank(), len(gather_stacked(torch.zeros(3)))
+    try:
+        with alone():
+            raise KeyError
+    except KeyError:
+        pass
+    return *inside, process_count(), process_rank()
+
+
+def test_alone_a_process_of_a_group_is_the_only_one_and_afterwards_it_is_not():
+    assert run_distributed(2, _alone) == [(1, 0, 1, 2, 0), (1, 0, 1, 2, 1)]
+
+
+def test_what_is_not_a_number_or_of_another_shape_never_holds():
+    assert not Check("", largest([0.0, float("nan"), 0.0]), 1.0).holds
+    assert not Check("", relative_error(torch.ones(3), torch.ones(2)), 1.0).holds
+    assert not Check("", relative_error(torch.tensor(float("nan")), torch.ones(())), 1.0).holds
+    assert relative_error(torch.zeros(2), torch.zeros(2)) == 0
+    assert relative_error(torch.full((2,), 1e-9), torch.zeros(2)) > 1
 
 
 def test_the_command_prints_the_certificate_and_ends_with_0_or_1(run, monkeypatch):
     status, out, _ = run("verify")
-    assert (status, out.count("holds")) == (0, 8)
-    monkeypatch.setattr(certificate.Certificate, "_order", lambda _: float("nan"))
+    assert (status, out.count("holds")) == (0, 10)
+    monkeypatch.setattr(data, "order_error", lambda _: float("nan"))
     status, out, _ = run("verify")
     assert status == 1
     assert [line.split()[0] for line in out.splitlines() if "FAILS" in line] == ["sample"]

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -96,7 +95,7 @@ def blank_batch(recipe: Recipe, images: int, device: torch.device) -> Batch:
             )
             for name, group in recipe.views.items()
         },
-        samples=torch.from_numpy(np.arange(images)),
+        samples=torch.arange(images),
         epoch=0,
         seed=recipe.seed,
         labels=torch.zeros(images, dtype=torch.int64, device=device),

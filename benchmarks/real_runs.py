@@ -1,7 +1,38 @@
-"""What /proc says of a run's processes (launcher, trainers, loader workers), and the file system of its folder."""
+"""Runs as the command starts them: what /proc says of their processes (launcher, trainers, loader workers), what the
+file system says of their folder, and how they have ended.
+"""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from simclr_dist.run import checkpoint
+from simclr_dist.run.metrics_log import read_metrics
+
+MODEL = """encoder: {name: resnet10, width: 0.25, stem: small}
+  method: {name: simclr, temperature: 0.5, projection: {output_dim: 16}}"""
+"""The keys of a small encoder and its method, below ``recipe``."""
+
+
+def start(config: Path, log: Path, **environment: str) -> "subprocess.Popen[bytes]":
+    """``pretrain`` in two processes, in a process group of its own."""
+    command = [sys.executable, "-m", "simclr_dist", "pretrain", str(config), "--processes", "2"]
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command, stdout=output, stderr=output, start_new_session=True,
+            env={**os.environ, **environment, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+
+def ended(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The newest checkpoint of a run folder, and the metrics of every step up to it, without gaps or repeats."""
+    path, complaints = checkpoint.newest_intact(run / "checkpoints")
+    assert path is not None, complaints
+    state, lines = checkpoint.load(path), read_metrics(run / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(1, state["step"] + 1)), "metrics have gaps or repeats"
+    return state, lines
 
 
 class Moment(NamedTuple):

@@ -1,0 +1,24 @@
+"""Networks that are not trained by gradients but follow one that is: the keys' encoder of MoCo, a teacher."""
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def follower_of(leader: Network) -> Network:
+    """A copy with weights and statistics of its own, which no gradient reaches."""
+    return copy.deepcopy(leader).requires_grad_(False)
+
+
+def follow(follower: nn.Module, leader: nn.Module, momentum: float) -> None:
+    """Parameters become momentum * themselves + (1 - momentum) * the leader's (He et al. 2020, equation 2).
+
+    Buffers stay: running statistics are those of the follower's own batches.
+    """
+    own, others = ([parameter.detach() for parameter in each.parameters()] for each in (follower, leader))
+    torch._foreach_mul_(own, momentum)
+    torch._foreach_add_(own, others, alpha=1 - momentum)

@@ -1,0 +1,193 @@
+"""What every registered method promises by existing; a new one is proved by its line in the registry.
+
+The runs of a method are made once: in 1 and 2 processes, whole, in chunks, stopped and resumed, with a skipped step.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from simclr_dist.config import Config
+from simclr_dist.config.loading import to_yaml
+from simclr_dist.config.registry import METHODS, method_class
+from simclr_dist.data.loading.batches import build_batches
+from simclr_dist.data.loading.order import build_order
+from simclr_dist.data.sources.named import open_source
+from simclr_dist.distributed.collectives import process_count, process_rank
+from simclr_dist.distributed.data_parallel import data_parallel
+from simclr_dist.distributed.processes import Processes
+from simclr_dist.evaluation.features import extract_features
+from simclr_dist.evaluation.knn import knn_accuracy
+from simclr_dist.methods.build import build_method
+from simclr_dist.models.statistics_group import divide_batch_norm
+from simclr_dist.run import checkpoint
+from simclr_dist.training.gradients import compute_gradients
+from simclr_dist.verification.certificate import certify
+from simclr_dist.weights.export import export
+from simclr_dist.weights.read import load_encoder
+from tests.support.poison import poisoned
+from tests.support.processes import (
+    assert_bit_equal,
+    final_state,
+    losses,
+    pretrain_here,
+    relative_error,
+    run_distributed,
+    tiny_config,
+)
+
+STEPS, STOP, SKIPPED = 4, 2, 3
+GROUP = 4
+ROUNDING = 1e-3  # a running mean that is 0 but for rounding has no relative error
+TRAINED = ("model", "optimizer", "scaler")
+
+
+def config_of(name: str, folder: Path, *overrides: str) -> Config:
+    """The tiny recipe with the method in its small sizes: a queue is full and wraps within the steps."""
+    config = tiny_config(
+        folder, "recipe.encoder.zero_init_residual=false",  # else residual branches have no gradient at first
+        f"recipe.method.name={name}", f"recipe.batch_norm_group_images={GROUP}", "recipe.warmup_epochs=0",
+        "recipe.optimizer.base_learning_rate=2", "recipe.anomalies.on_not_finite=skip", "machine.precision=float64",
+        f"machine.stop_after_steps={STEPS}", "machine.save_every_steps=1", f"machine.keep_checkpoints={STEPS}",
+        *overrides,
+    )  # fmt: skip
+    config.recipe.method = method_class(name).small(config.recipe.method, config.recipe.global_batch_images)
+    config.check()
+    return config
+
+
+def _gradients(config: Config, chunk_images: int) -> dict[str, torch.Tensor]:
+    """Of the first step."""
+    recipe, count = config.recipe, process_count()
+    source = open_source(recipe.data)
+    statistics = divide_batch_norm(GROUP, recipe.global_batch_images, count, chunk_images=chunk_images)
+    method = build_method(recipe, len(source), statistics).double()
+    batch = build_batches(config, source, build_order(recipe, len(source)), process_rank(), count)[0]
+    compute_gradients(method, data_parallel(method, torch.device("cpu")), batch, chunk_images=chunk_images)
+    return {key: parameter.grad.clone() for key, parameter in method.named_parameters() if parameter.grad is not None}
+
+
+def _proved(name: str, folder: Path) -> dict[str, Any]:
+    """Run in each of some processes; what has no file is returned."""
+    count = process_count()
+
+    def config(run: str, *more: str) -> Config:
+        return config_of(name, folder, f"machine.run_dir={folder / run}", *more)
+
+    found: dict[str, Any] = {
+        "gradients": {chunk: _gradients(config("none"), chunk) for chunk in (0, GROUP)},
+    }
+    if count <= 2:
+        pretrain_here(config("whole"))
+        pretrain_here(config("chunks", "machine.images_per_chunk=8"))
+    if count == 2:
+        for steps in (STOP, STEPS):
+            pretrain_here(config("resumed", f"machine.stop_after_steps={steps}"))
+        poisoned((SKIPPED,), lambda features: features * torch.inf, lambda: pretrain_here(config("skipped")))
+        own = Processes(process_rank(), count, process_rank(), count)
+        # With batch norm over the whole batch, which the runs cannot have together with chunks.
+        recipe = config("none", "recipe.batch_norm_group_images=0").recipe
+        found["checks"] = certify(recipe, own, torch.device("cpu"))
+    return found
+
+
+@dataclass
+class Proved:
+    """The runs of one method."""
+
+    name: str
+    folder: Path
+    found: dict[int, list[dict[str, Any]]]
+    """Processes -> what each of them returned."""
+
+    def run(self, processes: int, run: str) -> Path:
+        return self.folder / str(processes) / run
+
+    def after(self, processes: int, run: str, step: int) -> dict[str, Any]:
+        state: dict[str, Any] = checkpoint.load(self.run(processes, run) / "checkpoints" / f"step_{step:09d}.pt")
+        return state
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def method(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Proved:
+    folder, found = tmp_path_factory.mktemp(request.param), {}
+    for count in (1, 2, 4):
+        (folder / str(count)).mkdir()
+        found[count] = run_distributed(count, _proved, request.param, folder / str(count))
+    return Proved(request.param, folder, found)
+
+
+def test_gradients_are_those_of_one_process_whatever_the_processes_and_chunks(method):
+    expected = method.found[1][0]["gradients"][0]
+    assert expected
+    for of_processes in method.found.values():
+        for chunks in (gradients for of_process in of_processes for gradients in of_process["gradients"].values()):
+            assert chunks.keys() == expected.keys()
+            one, other = (torch.cat([each[key].flatten() for key in expected]) for each in (chunks, expected))
+            assert relative_error(one, other) < 1e-10
+
+
+@pytest.mark.parametrize(("processes", "run"), [(1, "chunks"), (2, "whole"), (2, "chunks")])
+def test_weights_buffers_and_losses_follow_those_of_one_process(method, processes, run):
+    for step in range(1, STEPS + 1):
+        own, expected = method.after(processes, run, step)["model"], method.after(1, "whole", step)["model"]
+        assert own.keys() == expected.keys()
+        for key, value in expected.items():
+            difference = (own[key].double() - value.double()).norm() / value.double().norm().clamp_min(ROUNDING)
+            assert difference < 1e-9, (step, key)
+    assert losses(method.run(processes, run)) == pytest.approx(losses(method.run(1, "whole")), rel=1e-9)
+
+
+def test_the_runs_move_every_trained_weight_so_that_to_agree_means_something(method):
+    before, after = (method.after(1, "whole", step)["model"] for step in (1, STEPS))
+    gradients = method.found[1][0]["gradients"][0]
+    assert [key for key in gradients if torch.equal(before[key], after[key])] == []
+
+
+def test_a_run_stopped_in_the_middle_of_an_epoch_resumes_to_the_bit(method):
+    resumed, undisturbed = (final_state(method.run(2, run)) for run in ("resumed", "whole"))
+    assert_bit_equal(resumed, undisturbed)
+    assert losses(method.run(2, "resumed")) == losses(method.run(2, "whole"))
+
+
+def test_a_skipped_step_leaves_no_trace(method):
+    before, skipped, next_step = (method.after(2, "skipped", step) for step in (SKIPPED - 1, SKIPPED, SKIPPED + 1))
+    for part in TRAINED:
+        assert_bit_equal(skipped[part], before[part], part)
+        assert_bit_equal(before[part], method.after(2, "whole", SKIPPED - 1)[part], part)
+    weight = next(iter(method.found[1][0]["gradients"][0]))
+    assert not torch.equal(next_step["model"][weight], skipped["model"][weight])
+
+
+def test_the_checks_of_verify_hold(method):
+    for checks in (of_process["checks"] for of_process in method.found[2]):
+        assert len(checks) >= 9
+        assert all(check.holds for check in checks), checks
+
+
+def test_plan_traces_its_step(method, tmp_path, run):
+    (tmp_path / "method.yaml").write_text(to_yaml(config_of(method.name, tmp_path)))
+    status, out, err = run("plan", str(tmp_path / "method.yaml"), "--gpus", "2", "--gpu-memory", "80GB")
+    assert status == 0, err
+    assert "fits" in out
+
+
+def test_export_and_evaluation_take_its_encoder(method, tmp_path):
+    loaded = load_encoder(method.run(1, "whole"))
+    stored = method.after(1, "whole", STEPS)["model"]
+    for key, value in loaded.encoder.state_dict().items():
+        assert torch.equal(value, stored[f"encoder.{key}"].to(value.dtype)), key
+    exported = export(loaded, "torchvision", tmp_path / "encoder.pt")
+    digits = open_source(loaded.recipe.data)
+    features, again = (
+        extract_features(each.encoder, digits, loaded.image_size) for each in (loaded, load_encoder(exported.path))
+    )
+    assert np.array_equal(features, again)
+    labels = digits.labels
+    half = len(digits) // 2
+    # Chance is 0.1; the encoder has barely been trained.
+    assert knn_accuracy(features[:half], labels[:half], features[half:], labels[half:]) > 0.5

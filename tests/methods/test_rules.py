@@ -1,0 +1,57 @@
+"""A method that breaks a rule of the seam is refused before the first step, by name."""
+
+import pytest
+import torch
+
+from simclr_dist.errors import UserError
+from simclr_dist.methods.base import Method
+from tests.support import toy_methods
+from tests.support.processes import assert_bit_equal, final_state, pretrain_here, run_distributed, tiny_config
+from tests.support.toy_methods import name_of
+
+REFUSED = [
+    (toy_methods.TrainedInLoss, "the trained parameter prototypes.weight acts in loss()"),
+    (toy_methods.BufferInLoss, "the buffer centre moves before the update"),
+    (toy_methods.UndescribedMetric, "METRICS does not have 'surprise'"),
+    (toy_methods.AbsentMetric, "METRICS has, and loss() does not return 'spread'"),
+    (toy_methods.NoLoss, "loss() returns no 'loss'"),
+    (toy_methods.NothingTrained, "the loss does not depend on the embeddings"),
+]
+
+
+@pytest.mark.parametrize(("method", "why"), REFUSED)
+def test_a_method_that_breaks_a_rule_is_refused_before_the_first_step(tmp_path, method, why):
+    with pytest.raises(UserError) as refusal:
+        pretrain_here(tiny_config(tmp_path, f"recipe.method.name={name_of(method)}"))
+    assert str(refusal.value).startswith(f"recipe.method.name: {name_of(method)}: {why}")
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def _refusal(folder, method: type[Method]) -> str:
+    try:
+        pretrain_here(tiny_config(folder, f"recipe.method.name={name_of(method)}", "machine.images_per_chunk=8",
+                                  "recipe.batch_norm_group_images=8"))  # fmt: skip
+    except UserError as error:
+        return str(error)
+    return "done"
+
+
+def test_all_processes_refuse_a_trained_parameter_in_the_loss(tmp_path):
+    for complaint in run_distributed(2, _refusal, tmp_path, toy_methods.TrainedInLoss):
+        assert "the processes' weights would drift apart" in complaint
+
+
+def test_the_check_of_the_rules_leaves_no_trace_in_weights_buffers_and_random_numbers(tmp_path, monkeypatch):
+    def run(name: str) -> dict:
+        config = tiny_config(
+            tmp_path, f"recipe.method.name={name_of(toy_methods.Toy)}", "machine.stop_after_steps=2",
+            f"machine.run_dir={tmp_path / name}",
+        )  # fmt: skip
+        torch.manual_seed(0)
+        pretrain_here(config)
+        return final_state(tmp_path / name) | {"random": torch.get_rng_state()}
+
+    checked = run("checked")
+    monkeypatch.setattr("simclr_dist.training.step.check_rules", lambda *_: None)
+    assert_bit_equal(checked, run("unchecked"))

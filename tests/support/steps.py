@@ -1,0 +1,48 @@
+"""Steps of a run without a run folder, and what they allocate."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from simclr_dist.config import Config
+from simclr_dist.data.loading.order import build_order
+from simclr_dist.distributed.processes import Processes
+from simclr_dist.guards.anomalies import AnomalyWatch
+from simclr_dist.optim.schedule import build_schedule
+from simclr_dist.training.step import TrainingStep
+
+
+def training_step(config: Config, images: int) -> TrainingStep:
+    """The step of one process on the CPU, over a data set of ``images``, ready to be taken."""
+    order = build_order(config.recipe, images)
+    anomalies = AnomalyWatch(config.recipe.anomalies, Path(), 0, None, active=False)
+    schedule = build_schedule(config.recipe, order)
+    step = TrainingStep(config, Processes(), torch.device("cpu"), schedule, order.steps_per_epoch, images, anomalies)
+    step.make_parallel()
+    return step
+
+
+def bytes_of(tensors: Iterable[Tensor]) -> int:
+    """Of their elements."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Its state."""
+    return [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+
+
+def allocated(function: Callable[[], Any]) -> tuple[int, int]:
+    """Highest and last level of torch's CPU allocator over the start of ``function``, oneDNN's scratch included."""
+    with torch.autograd.profiler.profile(profile_memory=True) as profile:
+        kept = function()
+    level = peak = 0
+    for event in profile.kineto_results.events():
+        if event.name() == "[memory]":
+            level += event.nbytes()
+            peak = max(peak, level)
+    del kept
+    return peak, level
