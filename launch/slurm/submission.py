@@ -138,7 +138,7 @@ def check(configs: Sequence[Config], wanted: Resources, *, data: bool = True) ->
         UserError: these processes cannot compute a recipe, a run is under way already or its folder holds another
             recipe's, the images cannot be opened, or a run does not fit into the GPUs' memory.
     """
-    from simclr_dist.data.sources.named import open_source
+    from simclr_dist.data.sources.named import open_for_pretraining
     from simclr_dist.run.same_recipe import refuse_folder_of_other
     from simclr_dist.training.preflight import check_machine
 
@@ -146,14 +146,18 @@ def check(configs: Sequence[Config], wanted: Resources, *, data: bool = True) ->
         check_machine(config, wanted.processes)
         refuse_folder_of_other(Path(config.machine.run_dir), config.recipe)
         refuse_running(Path(config.machine.run_dir))
-    opened = {(config.recipe.data.source, config.recipe.data.path): config.recipe.data for config in configs}
-    counts = {key: len(open_source(each)) for key, each in opened.items()} if data else {}
+    opened = {_images_of(config): config.recipe for config in configs}
+    counts = {key: len(open_for_pretraining(recipe)) for key, recipe in opened.items()} if data else {}
     if wanted.gpu_memory and counts:
         from simclr_dist.planning.answer import refuse_too_large
 
         for config in configs:
-            images = counts[config.recipe.data.source, config.recipe.data.path]
-            refuse_too_large(config, wanted.processes, wanted.gpu_memory, images)
+            refuse_too_large(config, wanted.processes, wanted.gpu_memory, counts[_images_of(config)])
+
+
+def _images_of(config: Config) -> tuple[str, ...]:
+    """What decides whether the images can be opened, and how many they are."""
+    return config.recipe.data.source, config.recipe.data.path, config.recipe.method.name
 
 
 def refuse_running(run_dir: Path) -> None:

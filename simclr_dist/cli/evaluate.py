@@ -102,7 +102,7 @@ def evaluate(command: click.Context, /, run: Path, words: tuple[str, ...], **opt
                 if options["on"] is None:
                     raise UserError(f"{run}: a file of weights knows no labelled images; give --on")
                 run_dir.mkdir(exist_ok=True)
-            data = chosen_data(pretrained.known_recipe.data, options["on"], overrides)
+            data = chosen_data(pretrained.recipe.data, options["on"], overrides)
             context = EvaluationContext(pretrained, data, how, Unfinished(run_dir / "unfinished"))
         context.choose_workers(options["workers"], here.local_count)
         status = 0

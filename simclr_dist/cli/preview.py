@@ -21,13 +21,16 @@ def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> 
 
     from simclr_dist.data.preview import contact_sheet
     from simclr_dist.data.sources.base import BrokenImageError
-    from simclr_dist.data.sources.named import open_source
+    from simclr_dist.data.sources.named import open_for_pretraining
 
+    source = open_for_pretraining(loaded.recipe)
     try:
-        sheet = contact_sheet(open_source(loaded.recipe.data), loaded.recipe, images, renderer=loaded.machine.renderer)
+        sheet = contact_sheet(source, loaded.recipe, images, renderer=loaded.machine.renderer)
         Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(out)
     except BrokenImageError as error:
         raise UserError(f"cannot preview a broken image: {error}") from error
+    except UserError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: Pillow knows no format of that name
         raise UserError(
             f"--out: cannot write {out}: {first_line(error)}; give a PNG in a folder that is there"

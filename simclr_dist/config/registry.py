@@ -4,17 +4,18 @@ A table of names, not of imports: the config is below everything that it names, 
 when it is asked for.
 """
 
-import dataclasses
 import importlib
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, ClassVar, Protocol, get_type_hints
+from typing import Any, ClassVar, Protocol
 
 from simclr_dist.config.method import MethodKeys
+from simclr_dist.config.method_class import check_method_class
 from simclr_dist.config.metric import Metric
 from simclr_dist.config.views import ViewGroup
 from simclr_dist.errors import UserError, first_line, nearest
 
+_METHOD = "recipe.method.name"
 METHODS = {
     "simclr": "simclr_dist.methods.simclr:SimCLR",
     "moco": "simclr_dist.methods.moco:MoCo",
@@ -28,6 +29,7 @@ class MethodClass(Protocol):
 
     Config: ClassVar[type[MethodKeys]]
     METRICS: ClassVar[Mapping[str, Metric]]
+    needs: ClassVar[frozenset[str]]
 
     @classmethod
     def views(cls, config: Any) -> dict[str, ViewGroup]: ...
@@ -41,16 +43,17 @@ def method_class(name: str) -> MethodClass:
     """The class of a method of this project by its name, or of any other by ``package.module:Class``.
 
     Raises:
-        UserError: there is none, or it is no method.
+        UserError: there is none, it is no method, or what it says of itself is not what it must be; what is wrong.
     """
-    key = "recipe.method.name"
-    found = load(key, name, METHODS)
+    found = load(_METHOD, name, METHODS)
     keys = getattr(found, "Config", None)
-    if not (isinstance(keys, type) and issubclass(keys, MethodKeys) and hasattr(found, "embed")):
-        raise UserError(f"{key}: '{name}' is no method: it must be a class made from simclr_dist.methods.base.Method")
-    if why := _unusable(keys):
-        raise UserError(f"{key}: {name}: its Config {why} (docs/methods.md)")
-    return found  # type: ignore[no-any-return]
+    has_all = all(hasattr(found, each) for each in ("embed", "METRICS", "needs", "views", "check"))
+    if not (isinstance(found, type) and isinstance(keys, type) and has_all):
+        raise UserError(
+            f"{_METHOD}: '{name}' is no method: it must be a class made from simclr_dist.methods.base.Method"
+        )
+    check_method_class(name, found)
+    return found  # type: ignore[return-value]
 
 
 def method_keys(name: str) -> MethodKeys:
@@ -79,26 +82,3 @@ def load(key: str, name: str, known: Mapping[str, str]) -> Any:
     if not hasattr(imported, attribute):
         raise UserError(f"{key}: {module} has no '{attribute}'; look at the part behind the colon")
     return getattr(imported, attribute)
-
-
-def _unusable(schema: Any) -> str:
-    """Why the keys of a method cannot be read from a config; else nothing, and its fields have their types.
-
-    Where annotations are words (``from __future__ import annotations``), the types take their place.
-    """
-    if "__dataclass_fields__" not in vars(schema):
-        return f"has {schema.__name__}, which is no dataclass; write @dataclass(kw_only=True) above it"
-    try:
-        hints = get_type_hints(schema)
-    except (NameError, TypeError) as error:
-        return f"has a type that is not known at run time: {first_line(error)}"
-    for entry in dataclasses.fields(schema):
-        entry.type = hints[entry.name]
-        if entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING:
-            return f"has the key '{entry.name}' without a default"
-        if dataclasses.is_dataclass(entry.type):
-            if why := _unusable(entry.type):
-                return why
-        elif entry.type not in (int, float, bool, str):
-            return f"has the key '{entry.name}' that is no int, float, bool or str, nor a dataclass of these"
-    return ""

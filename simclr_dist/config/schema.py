@@ -56,6 +56,11 @@ class Config:
             raise ValueError(
                 f"recipe.optimizer.momentum: 1 cannot be the first beta of {recipe.optimizer.name}; take 0.9, say"
             )
+        if ":" in recipe.encoder.name and self.machine.recompute != "none":
+            raise ValueError(
+                f"machine.recompute: '{self.machine.recompute}' is for the ResNets of this project; "
+                f"{recipe.encoder.name} can call torch.utils.checkpoint itself; set machine.recompute=none"
+            )
         if data.source in SOURCES and bool(data.path) == (data.source in SOURCES_WITHOUT_PATH):
             raise ValueError(
                 f"recipe.data.path: '{data.path}' has no meaning for source '{data.source}'; remove it"

@@ -67,11 +67,14 @@ def percentages(text: str) -> list[float]:
 
 
 def chosen_data(own: Data, on: str | None, overrides: list[str]) -> Data:
-    """The images to evaluate on: a config's, or those of a source or folder at the run's image size."""
+    """The images to evaluate on: a config's, or those of a source (package.module:function too) or folder at the run's
+    image size."""
     if on is None:
         start = asdict(own)
-    elif on in SOURCES or Path(on).is_dir():
-        start = {**asdict(own), "source": on if on in SOURCES else "folder", "path": "" if on in SOURCES else on}
+    elif on in SOURCES or (":" in on and not Path(on).exists()):
+        start = {**asdict(own), "source": on, "path": ""}
+    elif Path(on).is_dir():
+        start = {**asdict(own), "source": "folder", "path": on}
     else:
         return load_config(on, overrides).recipe.data
     keys = [f"recipe.data.{key}={value}" for key, value in start.items() if value != ""]

@@ -19,7 +19,7 @@ from simclr_dist.evaluation.results import Result, ResultRow
 from simclr_dist.evaluation.saved_training import SavedTraining, Unfinished
 from simclr_dist.evaluation.subsets import Indices, labels_of, subset_digest
 from simclr_dist.weights.digest import state_digest
-from simclr_dist.weights.read import LoadedEncoder
+from simclr_dist.weights.loaded import LoadedEncoder
 
 _FEW_IMAGES = 5000
 
@@ -42,7 +42,7 @@ class EvaluationContext:
             UserError: the images cannot be read, or have no labels.
         """
         self.pretrained, self.how, self.unfinished = pretrained, how or Extraction(), unfinished or Unfinished()
-        self.recipe = pretrained.known_recipe
+        self.recipe = pretrained.recipe
         """Of the encoder; its data are the default to evaluate on."""
         self.steps_done = pretrained.steps_done or 0
         """Of pretraining."""

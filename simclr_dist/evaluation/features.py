@@ -5,25 +5,20 @@ are equal to the bit on any number of them (and to float rounding for another ``
 """
 
 import hashlib
-import math
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
+from simclr_dist.data.loading.plain import PlainBatches
 from simclr_dist.data.loading.workers import load_steps
-from simclr_dist.data.rendering.torchvision_ import render_plain
-from simclr_dist.data.sources.base import BrokenImageError, ImageSource
+from simclr_dist.data.sources.base import ImageSource, Subset
 from simclr_dist.distributed.agreement import all_or_none, decided_by_first
 from simclr_dist.distributed.collectives import gather_stacked, maximum, process_count, process_rank
-from simclr_dist.errors import UserError
 from simclr_dist.evaluation.feature_blocks import (
     FeatureBlocks,
     FeatureMatrix,
@@ -32,6 +27,7 @@ from simclr_dist.evaluation.feature_blocks import (
     keep_block,
     kept_blocks,
 )
+from simclr_dist.models.features import evaluating, features_of
 from simclr_dist.progress_bar import showing_progress
 from simclr_dist.weights.digest import state_digest
 
@@ -53,43 +49,6 @@ class Extraction:
     """Whether progress is shown."""
     leaves_out_broken: bool = False
     """The features of an image that cannot be read are NaN, and it is no error."""
-
-
-class PlainBatch(NamedTuple):
-    """Images without augmentation, uint8, and the rows of those that cannot be read, which are black."""
-
-    images: Tensor
-    broken: list[int]
-
-
-@dataclass
-class PlainBatches(Dataset[PlainBatch]):
-    """batch number -> its images; the last batch is filled up with black ones."""
-
-    source: ImageSource
-    image_size: int
-    how: Extraction
-
-    def __getitem__(self, batch: int) -> PlainBatch:
-        count, side = self.how.batch_images, self.image_size
-        images, broken = torch.zeros(count, 3, side, side, dtype=torch.uint8), []
-        start = batch * count
-        for row, sample in enumerate(range(start, min(start + count, len(self.source)))):
-            try:
-                images[row] = _plain(self.source, sample, side)
-            except BrokenImageError as error:
-                if not self.how.leaves_out_broken:
-                    raise _needed(error) from error
-                broken.append(row)
-        return PlainBatch(images, broken)
-
-
-def _plain(source: ImageSource, sample: int, image_size: int) -> Tensor:
-    return render_plain(source.read(sample), image_size)
-
-
-def _needed(error: BrokenImageError) -> UserError:
-    return UserError(f"evaluation needs every image, and one is broken: {error}")
 
 
 def extract_features(
@@ -120,7 +79,7 @@ def feature_matrix(
     # In rounds of one block a process; the last round may leave some without.
     mine = missing[process_rank() :: process_count()]
     loaded = load_steps(
-        PlainBatches(source, image_size, how),
+        PlainBatches(source, image_size, how.batch_images, how.leaves_out_broken),
         [batch for number in mine for batch in blocks[number]],
         workers=how.workers,
         pin_memory=how.device.type == "cuda",
@@ -137,7 +96,7 @@ def feature_matrix(
             with all_or_none():
                 if process_rank() < len(together):
                     own = blocks[together[process_rank()]]
-                    part = torch.cat([_features_of(next(loader), encoder, how.device) for _ in own])
+                    part = torch.cat([features_of(encoder, next(loader), how.device) for _ in own])
             for number, values in zip(together, _gathered(part, how.device), strict=False):
                 values = values[: len(blocks[number]) * how.batch_images]
                 if folder:
@@ -154,24 +113,6 @@ def feature_matrix(
         return FeatureBlocks([block_file(folder, number) for number in range(len(blocks))], len(source))
 
 
-def _features_of(batch: PlainBatch, encoder: nn.Module, device: torch.device) -> Tensor:
-    features: Tensor = encoder(batch.images.to(device, non_blocking=True)).float()
-    features[batch.broken] = math.nan
-    return features
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; each part's own mode again afterwards."""
-    before = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in before:
-            part.training = training
-
-
 def settle_statistics(encoder: nn.Module, source: ImageSource, image_size: int, images: int = 1024) -> None:
     """Set the running statistics of batch norm to those of some images: an untrained encoder has none of its own.
 
@@ -183,10 +124,7 @@ def settle_statistics(encoder: nn.Module, source: ImageSource, image_size: int, 
     for norm in norms:
         norm.momentum = 1.0
     with torch.inference_mode():
-        try:
-            encoder.train()(torch.stack([_plain(source, int(sample), image_size) for sample in chosen]))
-        except BrokenImageError as error:
-            raise _needed(error) from error
+        encoder.train()(PlainBatches(Subset(source, chosen), image_size, len(chosen))[0].images)
     encoder.eval()
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum

@@ -19,7 +19,7 @@ from simclr_dist.evaluation.results import Result, ResultRow
 from simclr_dist.evaluation.saved_training import Accuracies
 from simclr_dist.evaluation.subsets import Indices, share_of_labels, subset_digest
 from simclr_dist.evaluation.supervised import Classifier, steps_of, total_steps, train_classifier
-from simclr_dist.methods.build import build_method
+from simclr_dist.methods.build import build_encoder, build_method
 
 SHARES = (0.01, 0.1, 1.0)
 _STARTS = {"pretrained": "fine-tuned, pretrained", "scratch": "supervised, from scratch"}
@@ -108,9 +108,10 @@ def _accuracies(
     if start == "pretrained":
         body, features = network_body(pretrained.encoder, pretrained.projection, from_layer)
     else:
-        fresh = build_method(context.recipe, len(context.train))
-        assert isinstance(fresh.projection, nn.Sequential)
-        body, features = network_body(fresh.encoder, fresh.projection, from_layer)
+        # The encoder alone where that is all: a method may hold a bank of every image.
+        fresh = build_method(context.recipe, len(context.train)) if from_layer else None
+        encoder = fresh.encoder if fresh else build_encoder(context.recipe)
+        body, features = network_body(encoder, getattr(fresh, "projection", None), from_layer)
         settle_statistics(body, chosen, size)
     classifier = Classifier(body, features, context.classes, seed=seed)
     order = steps_of(protocol, len(chosen), seed)
@@ -129,14 +130,15 @@ def network_body(encoder: nn.Module, projection: nn.Module | None, from_layer: i
     """The encoder and the first ``from_layer`` layers of its head, and the number of features that come out.
 
     Raises:
-        UserError: the head has fewer layers.
+        UserError: the head has fewer layers, or is none of this project's.
     """
     if not from_layer:
         return encoder, int(encoder.output_dim)  # type: ignore[arg-type]
-    layers = dict(projection.named_children()) if projection is not None else {}
+    layers = dict(projection.named_children()) if isinstance(projection, nn.Sequential) else {}
     linear = layers.get(f"linear_{from_layer}")
     if not isinstance(linear, nn.Linear):
         there = sum(name.startswith("linear_") for name in layers)
         raise AgreedError(f"--from-layer: {from_layer}, but the projection head of these weights has {there} layers")
-    kept = [layer for name, layer in layers.items() if int(name.rpartition("_")[2]) <= from_layer]
-    return nn.Sequential(encoder, *kept), linear.out_features
+    names = list(layers)
+    end = names.index(f"linear_{from_layer + 1}") if f"linear_{from_layer + 1}" in layers else len(names)
+    return nn.Sequential(encoder, *list(layers.values())[:end]), linear.out_features

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simclr_dist.config import Recipe
+from simclr_dist.config.recipe import Encoder as EncoderKeys
 from simclr_dist.config.registry import load
+from simclr_dist.errors import UserError
 from simclr_dist.models.batch_norm import GroupedBatchNorm
 from simclr_dist.models.encoder import Encoder
 from simclr_dist.models.projection import Projection, projection_head
@@ -29,13 +31,12 @@ class Parts:
         """A new encoder of the recipe: uint8 images (rows, 3, height, width) to features (rows, output_dim).
 
         Raises:
-            UserError: recipe.encoder.name stands for nothing that can be imported.
-            ValueError: what it stands for is no encoder.
+            UserError: recipe.encoder.name stands for nothing that can be imported, or for no class of encoders.
+            ValueError: what it makes is no encoder.
         """
         keys, data = self.recipe.encoder, self.recipe.data
         if ":" in keys.name:
-            make = load("recipe.encoder.name", keys.name, {})
-            return Encoder.of(make(keys, norm_layer=self.norm), data.mean, data.std)
+            return Encoder.of(self._outside(keys), data.mean, data.std)
         return Encoder(
             keys.name,
             width=keys.width,
@@ -46,6 +47,13 @@ class Parts:
             norm_layer=self.norm,
             recompute=self.recompute,
         )
+
+    def _outside(self, keys: EncoderKeys) -> nn.Module:
+        make = load("recipe.encoder.name", keys.name, {})
+        # A stored recipe names it too: nothing but a network is called because a file says so.
+        if not (isinstance(make, type) and issubclass(make, nn.Module)):
+            raise UserError(f"recipe.encoder.name: '{keys.name}' is no encoder: it must be a class of torch.nn.Module")
+        return make(keys, norm_layer=self.norm)
 
     def norm(self, features: int, **options: Any) -> GroupedBatchNorm:
         """Batch norm over the recipe's groups of images, in place of torch's."""

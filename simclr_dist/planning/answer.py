@@ -87,9 +87,9 @@ def _gpus_per_node(gpus: int, nodes: int | None) -> int:
 
 
 def _images_here(config: Config) -> int:
-    from simclr_dist.data.sources.named import open_source
+    from simclr_dist.data.sources.named import open_for_pretraining
 
     try:
-        return len(open_source(config.recipe.data))
+        return len(open_for_pretraining(config.recipe))
     except UserError as error:
         raise UserError(f"{error}; or give the number of images with --images") from error

@@ -91,7 +91,7 @@ def open_context(run: Facts, images: int) -> ReportContext:
         raise Missing("There is no checkpoint yet.")
     _refuse_missing_packages(run)
     pretrained = load_encoder(run.path)
-    encoder, recipe, steps_done = pretrained.encoder, pretrained.known_recipe, pretrained.steps_done or 0
+    encoder, recipe, steps_done = pretrained.encoder, pretrained.recipe, pretrained.steps_done or 0
     try:
         pretraining = open_source(recipe.data)
     except UserError as error:

@@ -14,7 +14,7 @@ from simclr_dist.data.loading.batches import build_batches
 from simclr_dist.data.loading.broken import BrokenImages
 from simclr_dist.data.loading.order import build_order
 from simclr_dist.data.loading.workers import load_steps
-from simclr_dist.data.sources.named import open_source
+from simclr_dist.data.sources.named import open_for_pretraining
 from simclr_dist.distributed.agreement import all_or_none
 from simclr_dist.distributed.collectives import gather_objects, maximum
 from simclr_dist.distributed.processes import Processes, choose_device, process_group, set_kernels, worker_count
@@ -87,7 +87,7 @@ class Trainer:
         self.config, self.processes, self.device = config, processes, device
         refuse_other_configs(config)
         with all_or_none():
-            self.source = open_source(recipe.data)
+            self.source = open_for_pretraining(recipe)
             self.order = build_order(recipe, len(self.source))
             self.online = OnlineEvaluation(recipe, machine.evaluate_every_epochs, self.order.steps_per_epoch, device)
         self.folder = RunFolder(config, self.source, lock)

@@ -34,9 +34,11 @@ class Architecture:
     """Zeros around the image for the first convolution: 3 for 7x7; 1 for 3x3, but solo-learn has 2."""
 
     @classmethod
-    def of_recipe(cls, recipe: Recipe) -> "Architecture":
-        """The one that a recipe asks for."""
+    def of_recipe(cls, recipe: Recipe) -> "Architecture | None":
+        """The one that a recipe asks for; None: an encoder from outside this project."""
         encoder = recipe.encoder
+        if ":" in encoder.name:
+            return None
         return cls(encoder.name, encoder.width, encoder.stem, 3 if encoder.stem == "imagenet" else 1)
 
     @property

@@ -17,7 +17,8 @@ from simclr_dist.config.loading import to_dict
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.storage.atomic import flush_folder
 from simclr_dist.weights.formats import FORMATS, Format, reference_outputs
-from simclr_dist.weights.read import FORMAT, LoadedEncoder, sidecar_of
+from simclr_dist.weights.loaded import LoadedEncoder
+from simclr_dist.weights.read import FORMAT, sidecar_of
 
 TOLERANCE = 1e-5
 """Largest difference of an output, as a share of the largest output or of 1, where float32's rounding allows it."""
@@ -54,6 +55,7 @@ def export(loaded: LoadedEncoder, to: str, out: Path, *, with_head: bool = False
     if with_head and loaded.projection is None:
         raise UserError(f"--with-head: {loaded.source} has no projection head; leave it out")
     loaded = loaded if with_head else dataclasses.replace(loaded, projection=None)
+    form.check(loaded)
     description = describe(loaded, form)
     # The suffix stays the last: libraries choose their reader by it.
     temporary, described = out.with_name(f".tmp.{os.getpid()}.{out.name}"), sidecar.with_name(f".{sidecar.name}.tmp")
@@ -80,14 +82,14 @@ def export(loaded: LoadedEncoder, to: str, out: Path, *, with_head: bool = False
 
 def describe(loaded: LoadedEncoder, form: Format) -> dict[str, Any]:
     """What stands in the sidecar, and inside the file where its format has room."""
-    recipe = to_dict(loaded.recipe) if loaded.recipe is not None else None
+    recipe = to_dict(loaded.recipe) if loaded.recipe_known else None
     if recipe is not None:
         recipe["data"]["path"] = ""  # a location on the machine that trained; exports are passed on
     return {
         "format": FORMAT,
         "written_by": f"simclr_dist {__version__}",
         "source": loaded.source,
-        "architecture": dataclasses.asdict(loaded.architecture),
+        "architecture": dataclasses.asdict(loaded.architecture) if loaded.architecture else None,
         "features": loaded.encoder.output_dim,
         "head": loaded.projection is not None,
         "image_size": loaded.image_size,

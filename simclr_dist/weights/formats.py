@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from simclr_dist.errors import UserError
 from simclr_dist.weights import loading
-from simclr_dist.weights.read import METADATA_KEY, LoadedEncoder
+from simclr_dist.weights.architecture import Architecture
+from simclr_dist.weights.loaded import LoadedEncoder
+from simclr_dist.weights.read import HEAD, METADATA_KEY
 
 _NORMALISED = "float32 (images, 3, height, width), RGB: (pixels / 255 - mean) / std; the weights do not normalise"
 
@@ -37,6 +39,13 @@ class Format(ABC):
         missing = [name for name in self.libraries if importlib.util.find_spec(name) is None]
         if missing:
             raise UserError(f"--to: {', '.join(missing)} is not installed; pip install 'simclr_dist[export]'")
+
+    def check(self, loaded: LoadedEncoder) -> None:  # noqa: B027  # most formats hold everything
+        """Refuse what the format cannot hold.
+
+        Raises:
+            UserError: naming a format that can.
+        """
 
     @abstractmethod
     def lines(self, loaded: LoadedEncoder) -> list[str]:
@@ -68,20 +77,38 @@ class Format(ABC):
         return f"{self.compared_with} {importlib.metadata.version(self.compared_with)}"
 
 
-class Torchvision(Format):
+class ResNetFormat(Format):
+    """A layout of torchvision's names, which has room for ResNets and for heads of the usual layers."""
+
+    def check(self, loaded: LoadedEncoder) -> None:
+        instead = "take --to safetensors or onnx"
+        if loaded.architecture is None:
+            name = loaded.recipe.encoder.name
+            raise UserError(f"--to: {self.compared_with} has no layout of {name}, an encoder of your own; {instead}")
+        if layer := loading.unknown_layer(loaded.projection):
+            raise UserError(
+                f"--with-head: {self.compared_with}'s layout has no room for a head with {layer}; {instead}"
+            )
+
+    def _architecture(self, loaded: LoadedEncoder) -> Architecture:
+        assert loaded.architecture is not None
+        return loaded.architecture
+
+
+class Torchvision(ResNetFormat):
     """A state dict of torch.save under torchvision's names; a head is ``fc``."""
 
     suffix = ".pth"
     compared_with = "torchvision"
 
     def lines(self, loaded: LoadedEncoder) -> list[str]:
-        return loading.torchvision_lines(loaded.architecture, loaded.projection)
+        return loading.torchvision_lines(self._architecture(loaded), loaded.projection)
 
     def write(self, file: Path, loaded: LoadedEncoder, description: dict[str, Any]) -> None:
         torch.save({**_backbone(loaded), **_fc(loaded.projection)}, file)
 
 
-class Timm(Format):
+class Timm(ResNetFormat):
     """safetensors under timm's names, which are torchvision's."""
 
     suffix = ".timm.safetensors"
@@ -89,7 +116,7 @@ class Timm(Format):
     compared_with = "timm"
 
     def lines(self, loaded: LoadedEncoder) -> list[str]:
-        return loading.timm_lines(loaded.architecture, loaded.projection)
+        return loading.timm_lines(self._architecture(loaded), loaded.projection)
 
     def write(self, file: Path, loaded: LoadedEncoder, description: dict[str, Any]) -> None:
         _save_safetensors(file, {**_backbone(loaded), **_fc(loaded.projection)}, description)
@@ -102,12 +129,18 @@ class Safetensors(Format):
     compared_with = "simclr_dist"
     input = "uint8 (images, 3, height, width), RGB; the encoder normalises, the weights alone do not"
 
+    def check(self, loaded: LoadedEncoder) -> None:
+        if loaded.projection is not None and any(key.startswith(HEAD) for key in loaded.encoder.backbone.state_dict()):
+            raise UserError(
+                f"--with-head: the encoder itself has weights named {HEAD}*; leave it out, or take --to onnx"
+            )
+
     def lines(self, loaded: LoadedEncoder) -> list[str]:
         return loading.own_lines()
 
     def write(self, file: Path, loaded: LoadedEncoder, description: dict[str, Any]) -> None:
         head = loaded.projection.state_dict() if loaded.projection is not None else {}
-        state = {**_backbone(loaded), **{f"projection.{key}": value for key, value in head.items()}}
+        state = {**_backbone(loaded), **{f"{HEAD}{key}": value for key, value in head.items()}}
         _save_safetensors(file, state, description)
 
     def outputs(self, file: Path, loaded: LoadedEncoder, images: Tensor) -> list[Tensor]:

@@ -50,9 +50,8 @@ def onnx_lines() -> list[str]:
 def own_lines() -> list[str]:
     """The same with this project."""
     return [
-        "from pathlib import Path",
-        "from simclr_dist.weights.read import load_encoder",
-        "loaded = load_encoder(Path(FILE))",
+        "from simclr_dist import load_encoder",
+        "loaded = load_encoder(FILE)",
         "model = loaded.encoder",
     ]
 
@@ -73,6 +72,14 @@ def _stem_lines(architecture: Architecture) -> list[str]:
     if architecture.width != 1:
         lines.append(f"model.bn1 = torch.nn.BatchNorm2d({channels})")
     return lines
+
+
+def unknown_layer(head: nn.Module | None) -> str:
+    """The first layer of a head that torch's own lines could not make; "" when there is none."""
+    if head is not None and not isinstance(head, nn.Sequential):
+        return type(head).__name__
+    known = (nn.Linear, nn.ReLU, nn.modules.batchnorm._BatchNorm)
+    return next((type(layer).__name__ for layer in head or () if not isinstance(layer, known)), "")
 
 
 def _head_code(head: nn.Module | None) -> str:

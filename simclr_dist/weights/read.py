@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,63 +11,25 @@ import torch
 from torch import Tensor, nn
 
 from simclr_dist.config import Recipe
+from simclr_dist.config.filling import method_name
 from simclr_dist.config.loading import recipe_from_dict
-from simclr_dist.config.recipe import Data
-from simclr_dist.config.recipe import Encoder as EncoderKeys
 from simclr_dist.errors import UserError
 from simclr_dist.methods.build import build_encoder as initial_encoder
 from simclr_dist.methods.build import build_method
-from simclr_dist.models.encoder import Encoder
 from simclr_dist.run import checkpoint
 from simclr_dist.weights.architecture import Architecture, build_encoder
 from simclr_dist.weights.foreign import identify, read_safetensors, read_tensors
+from simclr_dist.weights.loaded import LoadedEncoder, recipe_of_encoder
 
+HEAD = "projection."
+"""Before the names of a head's tensors, in a checkpoint and in our own exports."""
 METADATA_KEY = "simclr_dist"
 FORMAT = 1
 _IMAGE_SIZES = {"imagenet": 224, "small": 32}
 
 
-@dataclass(frozen=True)
-class LoadedEncoder:
-    """An encoder and what is known of it."""
-
-    encoder: Encoder
-    """In evaluation mode, float32, on the CPU: uint8 (images, 3, height, width) to features (images, output_dim).
-    ``encoder.mean`` and ``encoder.std`` normalise the pixels in 0..1."""
-    architecture: Architecture
-    image_size: int
-    """Side in pixels that it was trained for."""
-    source: str
-    """Where it comes from, for people."""
-    projection: nn.Module | None = None
-    """The projection head, where the file has it: features to embeddings (images, d)."""
-    recipe: Recipe | None = None
-    steps_done: int | None = None
-    assumed: tuple[str, ...] = ()
-    """What a foreign file does not say and was taken for granted."""
-
-    @property
-    def mean(self) -> list[float]:
-        """Of the three channels, pixels in 0..1."""
-        return [float(number) for number in self.encoder.mean.flatten()]
-
-    @property
-    def std(self) -> list[float]:
-        """Of the three channels, pixels in 0..1."""
-        return [float(number) for number in self.encoder.std.flatten()]
-
-    @property
-    def known_recipe(self) -> Recipe:
-        """``recipe``; of a foreign file one that knows the encoder, the image size and the normalisation alone."""
-        known = self.architecture
-        return self.recipe or Recipe(
-            data=Data(image_size=self.image_size, mean=self.mean, std=self.std),
-            encoder=EncoderKeys(name=known.name, width=known.width, stem=known.stem),
-        )
-
-
 def load_encoder(
-    path: Path,
+    path: Path | str,
     *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -77,17 +39,19 @@ def load_encoder(
 ) -> LoadedEncoder:
     """The encoder of a run folder (its newest intact checkpoint), a checkpoint, an export, or a foreign file.
 
-    Only data is read, no code of a file runs. The other arguments say what a foreign file cannot: normalisation,
+    Only data is read, no code of a file runs; a method or an encoder from outside this project that a run names is
+    imported from where Python finds it. The other arguments say what a foreign file cannot: normalisation,
     image size, padding of the first convolution, and the ``prefix`` of the names when a file holds several networks.
 
     Raises:
         UserError: there is no such encoder; the line says what is nearest and what is missing.
     """
+    path = Path(path)
     hints = {"mean": mean, "std": std, "image_size": image_size, "stem_padding": stem_padding, "prefix": prefix}
     given = [key for key, value in hints.items() if value is not None]
     if path.is_dir() or checkpoint.is_checkpoint(path):
         _refuse_hints(path, given)
-        return load_run(path) if path.is_dir() else _from_checkpoint(path)
+        return _from_run(path) if path.is_dir() else _from_checkpoint(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or run folder")
     known = description_of(path)
@@ -104,21 +68,18 @@ def load_encoder(
     if image_size is None:
         image_size = _IMAGE_SIZES[architecture.stem]
         assumed.append(f"images of {image_size} pixels (else --image-size)")
+    encoder = build_encoder(architecture, foreign.state, mean or foreign.mean, std or foreign.std)
     return LoadedEncoder(
-        encoder=build_encoder(architecture, foreign.state, mean or foreign.mean, std or foreign.std),
-        architecture=architecture,
-        image_size=image_size,
+        encoder=encoder,
+        recipe=recipe_of_encoder(architecture, mean or foreign.mean, std or foreign.std, image_size),
         source=f"{path.name} ({foreign.project})",
+        architecture=architecture,
+        recipe_known=False,
         assumed=tuple(assumed),
     )
 
 
-def load_run(run_dir: Path) -> LoadedEncoder:
-    """The encoder of a run's newest intact checkpoint; ``recipe`` and ``steps_done`` are there.
-
-    Raises:
-        UserError: there is no intact checkpoint.
-    """
+def _from_run(run_dir: Path) -> LoadedEncoder:
     path, complaints = checkpoint.newest_intact(run_dir / "checkpoints")
     if path is None:
         reason = f": {'; '.join(complaints)}" if complaints else "; give the run_dir of a pretraining run"
@@ -137,11 +98,10 @@ def _from_checkpoint(path: Path, run: str = "") -> LoadedEncoder:
     steps_done = int(state["step"])
     return LoadedEncoder(
         encoder=encoder.eval().float(),
-        architecture=Architecture.of_recipe(recipe),
-        image_size=recipe.data.image_size,
-        source=f"{run or path.name}, step {steps_done}",
-        projection=_projection(recipe, _below(state["model"], "projection.")),
         recipe=recipe,
+        source=f"{run or path.name}, step {steps_done}",
+        architecture=Architecture.of_recipe(recipe),
+        projection=_projection(recipe, _below(state["model"], HEAD)),
         steps_done=steps_done,
     )
 
@@ -151,10 +111,12 @@ def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _projection(recipe: Recipe, state: Mapping[str, Tensor]) -> nn.Module | None:
-    """The method's head named ``projection`` with its weights; None when it has none."""
+    """The method's head named ``projection`` with its weights; None when there are none."""
+    if not state:
+        return None
     with torch.device("meta"):  # nothing else of the method is needed, and a bank of every image may be in it
         head = getattr(build_method(recipe, 1), "projection", None)
-    if not isinstance(head, nn.Module) or not state:
+    if not isinstance(head, nn.Module):
         return None
     # Copies, as those of an encoder: torch's own memory begins where products round the same.
     head.load_state_dict({key: tensor.clone() for key, tensor in state.items()}, assign=True)
@@ -191,28 +153,46 @@ def sidecar_of(path: Path) -> Path:
 
 def _from_export(path: Path, tensors: Mapping[str, Tensor], known: dict[str, Any]) -> LoadedEncoder:
     try:
-        architecture = Architecture(**known["architecture"])
-        backbone = {key: value for key, value in tensors.items() if not key.startswith(("projection.", "fc."))}
-        encoder = build_encoder(architecture, backbone, known["mean"], known["std"])
-        recipe = recipe_from_dict(known["recipe"]) if known["recipe"] else None
-        head = {key.removeprefix("projection."): tensors[key] for key in tensors if key.startswith("projection.")}
-        projection = None
-        if head and recipe is not None:
-            projection = _projection(recipe, head)
+        architecture = Architecture(**known["architecture"]) if known["architecture"] else None
+        recipe, recipe_known = _recipe_of_export(known, architecture)
+        head = _below(tensors, HEAD) if known["head"] else {}
+        if architecture is None:
+            encoder = initial_encoder(recipe)
+            own = {key: tensor for key, tensor in tensors.items() if not (head and key.startswith(HEAD))}
+            encoder.backbone.load_state_dict(own)
+            encoder = encoder.eval().float()
+        else:
+            backbone = {key: value for key, value in tensors.items() if not key.startswith((HEAD, "fc."))}
+            encoder = build_encoder(architecture, backbone, known["mean"], known["std"])
         return LoadedEncoder(
             encoder=encoder,
-            architecture=architecture,
-            image_size=int(known["image_size"]),
-            source=str(known["source"]),
-            projection=projection,
             recipe=recipe,
+            source=str(known["source"]),
+            architecture=architecture,
+            projection=_projection(recipe, head) if recipe_known else None,
             steps_done=known["steps_done"],
+            recipe_known=recipe_known,
             assumed=tuple(known["assumed"]),
         )
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path}: its description and its weights do not fit: {error}") from error
+
+
+def _recipe_of_export(known: dict[str, Any], architecture: Architecture | None) -> tuple[Recipe, bool]:
+    """The recipe of the training, and True; where it is not known, or its method is of a package that is not here, one
+    of the encoder alone."""
+    stored = known["recipe"]
+    if stored is not None:
+        try:
+            return recipe_from_dict(stored), True
+        except UserError:
+            # A ResNet needs nothing of a method from outside, which whoever was given the file may not have.
+            if architecture is None or ":" not in method_name(stored):
+                raise
+    assert architecture is not None
+    return recipe_of_encoder(architecture, known["mean"], known["std"], int(known["image_size"])), False
 
 
 def _refuse_hints(path: Path, given: list[str]) -> None:

@@ -291,7 +291,7 @@ def test_a_look_leaves_images_that_cannot_be_read_out_and_evaluation_asks_for_th
     assert [line["step"] for line in lines if "online_knn_top1" in line] == [2, 4]
     assert all(math.isfinite(line.get("online_linear_top1", 0)) for line in lines)
     assert len((tmp_path / "run" / "broken_images.txt").read_text().splitlines()) == 3
-    with pytest.raises(UserError, match=r"evaluation needs every image, and one is broken: bright/02\.png"):
+    with pytest.raises(UserError, match=r"every image is needed, and one is broken: bright/02\.png"):
         extract_features(nn.Flatten(), open_source(tiny_config(tmp_path, *keys).recipe.data, "train"), 8)
 
 

@@ -6,8 +6,7 @@ from simclr_dist.data.sources.base import Subset
 from simclr_dist.evaluation.context import EvaluationContext
 from simclr_dist.evaluation.features import Extraction
 from simclr_dist.methods.build import build_method
-from simclr_dist.weights.architecture import Architecture
-from simclr_dist.weights.read import LoadedEncoder
+from simclr_dist.weights.loaded import LoadedEncoder
 from tests.support.processes import tiny_config
 
 
@@ -23,11 +22,8 @@ class SmallContext(EvaluationContext):
 def small_context(folder, **how):
     recipe = tiny_config(folder).recipe
     method = build_method(recipe, images=200).eval()
-    pretrained = LoadedEncoder(
-        encoder=method.encoder, architecture=Architecture.of_recipe(recipe), image_size=recipe.data.image_size,
-        source="a test", projection=method.projection, recipe=recipe,
-    )  # fmt: skip
-    return SmallContext(pretrained, Extraction(**how))
+    untrained = LoadedEncoder(encoder=method.encoder, projection=method.projection, recipe=recipe, source="a test")
+    return SmallContext(untrained, Extraction(**how))
 
 
 def blobs(images=300, classes=6, dim=8):

@@ -18,7 +18,8 @@ from simclr_dist.weights import formats
 from simclr_dist.weights.architecture import build_encoder
 from simclr_dist.weights.export import compare, export
 from simclr_dist.weights.formats import FORMATS, reference_outputs
-from simclr_dist.weights.read import LoadedEncoder, load_encoder
+from simclr_dist.weights.loaded import LoadedEncoder
+from simclr_dist.weights.read import load_encoder
 from tests.support.commands import run_command
 from tests.support.processes import tiny_config
 
@@ -60,7 +61,7 @@ def runs(tmp_path_factory) -> dict[str, Path]:
         folder = tmp_path_factory.mktemp(name.replace(" ", "_"))
         colors = ["recipe.data.mean=[0.5,0.4,0.3]", "recipe.data.std=[0.2,0.25,0.3]"]
         recipe = tiny_config(folder, *overrides, *colors, f"recipe.data.image_size={SIDE}").recipe
-        model = lived_in(build_method(recipe)).state_dict()
+        model = lived_in(build_method(recipe, images=1)).state_dict()
         checkpoint.save(folder / "checkpoints", {"recipe": to_dict(recipe), "model": model}, step=7, keep=1)
         folders[name] = folder
     return folders
@@ -222,7 +223,7 @@ def test_a_checkpoint_file_is_read_as_its_run_is(run):
 def test_the_comparison_fails_when_a_tensor_of_the_file_is_altered(run, tmp_path, key):
     loaded = load_encoder(run)
     done = export(loaded, "torchvision", tmp_path / "encoder.pth")
-    bare = LoadedEncoder(loaded.encoder, loaded.architecture, SIDE, "x")
+    bare = LoadedEncoder(encoder=loaded.encoder, recipe=loaded.recipe, source="x", architecture=loaded.architecture)
     assert compare(FORMATS["torchvision"], done.path, bare) <= 1e-5
     state = torch.load(done.path, weights_only=True)
     state[key].view(-1)[0] += 0.1
@@ -467,7 +468,9 @@ def test_an_imported_file_keeps_its_outputs_and_what_was_assumed(capsys, tmp_pat
 
 
 def test_wide_networks_are_recognised_by_their_shapes(tmp_path):
-    torch.save({"state_dict": build_method(tiny_recipe(tmp_path, 0.5)).encoder.backbone.state_dict()}, tmp_path / "w")
+    torch.save(
+        {"state_dict": build_method(tiny_recipe(tmp_path, 0.5), images=1).encoder.backbone.state_dict()}, tmp_path / "w"
+    )
     assert str(load_encoder(tmp_path / "w").architecture) == "resnet10 0.5x, 3x3 stem"
 
 

@@ -70,10 +70,15 @@ def _decode_by_pillow(content: bytes) -> NDArray[np.uint8]:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{width} x {height} pixels, more than {MAX_PIXELS}")
-            if image.mode.startswith("I"):  # 16-bit grey: Pillow would cut off at 255 instead of scaling
-                grey = (np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8)
-                return np.repeat(grey[:, :, None], 3, axis=2)
-            return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+            return pixels_of(image)
+
+
+def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
+    """An opened image as RGB, shape (height, width, 3)."""
+    if image.mode.startswith("I"):  # 16-bit grey: Pillow would cut off at 255 instead of scaling
+        grey = (np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _opened(content: bytes) -> Image.Image:

@@ -1,5 +1,5 @@
 """Where images come from, by name: torchvision's readers for CIFAR, STL10 and ImageNet, folders, .beton files, the
-digits.
+digits, and functions of the user's own.
 
 Three splits: ``pretrain`` is what pretraining sees, ``train`` and ``test`` carry labels for evaluation; held-out images
 are never in the first two.
@@ -11,14 +11,16 @@ from pathlib import Path
 import numpy as np
 from torchvision import datasets
 
-from simclr_dist.config.recipe import Data
+from simclr_dist.config.recipe import Data, Recipe
+from simclr_dist.config.registry import method_class
 from simclr_dist.data.sources.base import ArraySource, BrokenImageError, ImageSource
 from simclr_dist.data.sources.beton.source import open_beton
 from simclr_dist.data.sources.files import IMAGE_SUFFIXES, FileSource, find_images
+from simclr_dist.data.sources.outside import open_outside
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.random.permutation import permute
 
-__all__ = ["ArraySource", "BrokenImageError", "FileSource", "ImageSource", "open_source"]
+__all__ = ["ArraySource", "BrokenImageError", "FileSource", "ImageSource", "open_for_pretraining", "open_source"]
 
 SPLITS = ("pretrain", "train", "test")
 DIGITS_TRAIN = 1437
@@ -30,8 +32,26 @@ def open_source(data: Data, split: str = "pretrain") -> ImageSource:
     Raises:
         UserError: the folder is missing, holds no images, or is not what the source expects.
     """
+    if ":" in data.source:
+        return open_outside(data, split)
     opened: ImageSource = _OPENERS[data.source](Path(data.path).expanduser(), split)
     return opened
+
+
+def open_for_pretraining(recipe: Recipe) -> ImageSource:
+    """The images that a recipe pretrains on, with what its method needs of them.
+
+    Raises:
+        UserError: as :func:`open_source`, or the method needs labels and there are none.
+    """
+    source = open_source(recipe.data)
+    for need in sorted(method_class(recipe.method.name).needs):
+        if need != "labels" or source.labels is None:
+            raise UserError(
+                f"recipe.data.source: {recipe.method.name} needs {need}, and the images of '{recipe.data.source}' "
+                "for pretraining have none; take a source with them, or another method"
+            )
+    return source
 
 
 def _open_digits(_: Path, split: str) -> ImageSource:

@@ -1,0 +1,87 @@
+"""An encoder with what is known of it: the one record of all that evaluates, exports, shows or uses encoders."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from simclr_dist.config import Recipe
+from simclr_dist.config.recipe import Data
+from simclr_dist.config.recipe import Encoder as EncoderKeys
+from simclr_dist.data.loading.plain import GivenImages, PlainBatches
+from simclr_dist.models.encoder import Encoder
+from simclr_dist.models.features import evaluating, features_of
+from simclr_dist.weights.architecture import Architecture
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedEncoder:
+    """An encoder and what is known of it."""
+
+    encoder: Encoder
+    """In evaluation mode, float32, on the CPU: uint8 (images, 3, height, width) to features (images, output_dim).
+    ``encoder.mean`` and ``encoder.std`` normalise the pixels in 0..1."""
+    recipe: Recipe
+    """Of its training; of a file that says nothing of that, the encoder and its images alone."""
+    source: str
+    """Where it comes from, for people."""
+    architecture: Architecture | None = None
+    """The ResNet that it is; None: an encoder from outside this project."""
+    projection: nn.Module | None = None
+    """The projection head, where the weights have one: features to embeddings (images, d)."""
+    steps_done: int | None = None
+    """Of its training, where that is known."""
+    recipe_known: bool = True
+    """Whether ``recipe`` is that of the training."""
+    assumed: tuple[str, ...] = ()
+    """What a foreign file does not say and was taken for granted."""
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels that it was trained for."""
+        return self.recipe.data.image_size
+
+    @property
+    def mean(self) -> list[float]:
+        """Of the three channels, pixels in 0..1."""
+        return [float(number) for number in self.encoder.mean.flatten()]
+
+    @property
+    def std(self) -> list[float]:
+        """Of the three channels, pixels in 0..1."""
+        return [float(number) for number in self.encoder.std.flatten()]
+
+    def features(self, images: Sequence[Any], *, device: torch.device | str = "cpu", batch_images: int = 64) -> Tensor:
+        """Features of some images, float32 (images, output_dim) on the CPU, as ``simclr-dist evaluate`` computes them.
+
+        Of each image the central square is taken and scaled to ``image_size``. On the CPU equal to the bit to what
+        ``evaluate`` extracts with the same ``batch_images``.
+
+        Args:
+            images: paths, PIL images, uint8 arrays (height, width, 3) or uint8 tensors (3, height, width), mixed or
+                not; all RGB.
+            device: where to compute; the encoder stays there.
+            batch_images: of one forward pass.
+
+        Raises:
+            UserError: an image cannot be read, or is of another form.
+        """
+        if not len(images):
+            return torch.empty(0, self.encoder.output_dim)
+        device = torch.device(device)
+        batches = PlainBatches(GivenImages(images), self.image_size, batch_images)
+        with evaluating(self.encoder.to(device)), torch.inference_mode():
+            found = [features_of(self.encoder, batches[number], device).cpu() for number in range(len(batches))]
+        return torch.cat(found)[: len(images)].clone()
+
+
+def recipe_of_encoder(
+    architecture: Architecture, mean: Sequence[float], std: Sequence[float], image_size: int
+) -> Recipe:
+    """A recipe that knows a ResNet and its images alone."""
+    return Recipe(
+        data=Data(image_size=image_size, mean=list(mean), std=list(std)),
+        encoder=EncoderKeys(name=architecture.name, width=architecture.width, stem=architecture.stem),
+    )
