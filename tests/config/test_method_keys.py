@@ -113,11 +113,15 @@ KEYS = "@dataclass(kw_only=True)\n    class Config(MethodKeys):\n        "
 @pytest.mark.parametrize(
     ("config", "group", "said"),
     [
-        ("class Config(MethodKeys):\n        rate: float = 0.1", "a", "has Config, which is no dataclass"),
-        (f"{KEYS}rates: list[float] = field(default_factory=list)", "a", "has the key 'rates' that is no int, float"),
-        (f"{KEYS}rate: float | None = None", "a", "has the key 'rate' that is no int, float"),
-        (f"{KEYS}rate: float", "a", "has the key 'rate' without a default"),
-        (f"{KEYS}rate: Nosuch = 3", "a", "has a type that is not known at run time: name 'Nosuch' is not defined"),
+        ("class Config(MethodKeys):\n        rate: float = 0.1", "a", "Config is no dataclass"),
+        (
+            f"{KEYS}rates: list[float] = field(default_factory=list)",
+            "a",
+            "Config.rates is list[float]; a key is int, float",
+        ),
+        (f"{KEYS}rate: float | None = None", "a", "Config.rate is float | None; a key is int, float"),
+        (f"{KEYS}rate: float", "a", "Config.rate has no default"),
+        (f"{KEYS}rate: Nosuch = 3", "a", "the types of Config are not known: name 'Nosuch' is not defined"),
         ("pass", "hue", "its group of views 'hue' is named like a key of views"),
     ],
     ids=["no dataclass", "a list", "an optional", "no default", "unknown type", "group like a key"],
@@ -129,7 +133,7 @@ def test_a_method_whose_keys_cannot_be_read_is_refused_and_says_which(
     (tmp_path / f"{name}.py").write_text(METHOD.format(config=config, group=group))
     monkeypatch.syspath_prepend(tmp_path)
     message = complaint(minimal, f"recipe.method.name={name}:Own")
-    assert message.startswith(f"recipe.method.name: {name}:Own: ")
+    assert message.startswith(f"recipe.method.name: '{name}:Own': ")
     assert said in message
 
 
