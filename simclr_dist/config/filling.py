@@ -91,8 +91,8 @@ def _views(method: str, defaults: dict[str, ViewGroup], given: dict[str, Any]) -
     """The method's groups, a key directly under ``views`` in every one of them, and each group's own keys."""
     if ambiguous := [name for name in defaults if name in _VIEW_KEYS]:
         raise UserError(
-            f"recipe.method.name: '{method}': its group of views '{ambiguous[0]}' is named like a key of views; it needs "
-            "another name (docs/methods.md)"
+            f"recipe.method.name: '{method}': its group of views '{ambiguous[0]}' is named like a key of views; it "
+            "needs another name (docs/methods.md)"
         )
     shared = {key: value for key, value in given.items() if key not in defaults}
     for key, value in shared.items():
