@@ -13,7 +13,7 @@ class Anomalies:
     the step is done, and changes nothing. go_back: weights and optimizer are again those of the last rollback point,
     and the run resumes with the next step, past the images that led there."""
     on_jump: str = one_of("warn", ("warn", "stop", "skip", "go_back"))
-    """When the loss jumps. warn: one line where a jump begins, and the run goes on. The others as `on_not_finite`."""
+    """When the loss jumps. warn: one line where a jump begins, and the run continues. The others as `on_not_finite`."""
     on_collapse: str = one_of("warn", ("warn", "stop", "go_back"))
     """When the embeddings have collapsed to nearly one point. As `on_jump`."""
     window_steps: int = number(100, low=10)

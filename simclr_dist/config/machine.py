@@ -37,9 +37,9 @@ class Machine:
     keep_checkpoints: int = number(3, low=1)
     """How many of the newest checkpoints are kept."""
     stop_after_failed_saves: int = number(3, low=1)
-    """Stop when this many saves failed one after another, on a full disk for example; before that the run goes on."""
+    """Stop when this many saves failed one after another, on a full disk for example; before that the run continues."""
     stop_after_steps: int = number(0, low=0)
-    """Save and stop when this many steps of the recipe are done; 0: when all are. Start again to go on."""
+    """Save and stop when this many steps of the recipe are done; 0: when all are. Start again to resume."""
     collective_timeout_seconds: int = number(600, low=1)
     """After so long without an answer of all other processes, a process ends, and with it the run: one of them hangs.
     Longer than the longest wait that is right, such as that for a slow file system at the start."""
@@ -48,8 +48,8 @@ class Machine:
     same to the bit: a difference stops the run. Also done at the start and before each save. 0: never, but that config
     and sample positions are compared at the start."""
     evaluate_every_epochs: int = number(0, low=0)
-    """Epochs between looks at the encoder (kNN and a linear head on labelled training images, into the metrics); 0:
-    none. The trajectory is the same with and without."""
+    """Epochs between online evaluations of the encoder (kNN and a linear head on labelled training images, into the
+    metrics); 0: none. The trajectory is the same with and without."""
     max_broken_image_share: float = number(0.001, low=0.0, high=1.0)
     """Share of the images that may be unreadable (each is reported, and another drawn) before the run stops."""
     debug_numerics: bool = False

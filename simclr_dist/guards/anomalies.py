@@ -48,13 +48,13 @@ class Anomaly:
         """For the log, and for the line with which a run stops; ``where`` the numbers went wrong."""
         key = f"recipe.anomalies.on_{self.kind.replace(' ', '_')}"
         done = {
-            WARN: "the run goes on",
+            WARN: "the run continues",
             SKIP: "this step changes nothing",
             GO_BACK: "weights and optimizer are again those of the rollback point",
-            STOP: f"the run stops; {key}={WARN if self.kind == COLLAPSE else SKIP} would go on from here",
+            STOP: f"the run stops; {key}={WARN if self.kind == COLLAPSE else SKIP} would continue from here",
         }[self.action]
         if self.limit:
-            done = f"the run stops at recipe.anomalies.{self.limit}; with a higher one it goes on from here"
+            done = f"the run stops at recipe.anomalies.{self.limit}; with a higher one it continues from here"
         cure = "" if self.action in (SKIP, GO_BACK) else f"; {self.cure}"
         return f"{self.message} at step {self.step}{f' ({where})' if where else ''}: {done}{cure}"
 

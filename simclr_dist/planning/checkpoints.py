@@ -35,8 +35,8 @@ def checkpoint_bytes(config: Config, images: int) -> int:
         step.make_optimizer_state()
         for number in range(recipe.anomalies.window_steps):
             step.anomalies.judge(number, {"loss": 1.0, "gradient_norm": 1.0})
-        if step.anchor:
-            step.anchor.take_when_due(0)
+        if step.rollback_point:
+            step.rollback_point.take_when_due(0)
         state: dict[str, Any] = contents(step.state, recipe, {"count": images, "fingerprint": "0" * 64})
     counter = _Counter()
     write_content(cast(Any, counter), mapped(state, _empty), step=1)

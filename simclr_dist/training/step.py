@@ -57,9 +57,9 @@ class TrainingStep:
         self.rates = self.method.rates()
         self.optimizer = make_optimizer(self.method, recipe.optimizer, self.rates)
         self.scaler = torch.amp.GradScaler(device.type, enabled=machine.precision == "float16")
-        self.anchor = None
+        self.rollback_point = None
         if recipe.anomalies.needs_rollback:
-            self.anchor = RollbackPoint(self.trained, recipe.anomalies.rollback_every_steps or steps_per_epoch)
+            self.rollback_point = RollbackPoint(self.trained, recipe.anomalies.rollback_every_steps or steps_per_epoch)
         self.parallel: nn.Module = self.method
         # Of norms alone: whatever else a method holds moves after an update, and a queue may be large.
         self._buffers = [buffer for norm in norms_of(self.method) for buffer in norm.buffers()]
@@ -73,8 +73,8 @@ class TrainingStep:
     @property
     def state(self) -> dict[str, Any]:
         """Everything that a checkpoint holds of the steps done."""
-        anchor = {"anchor": self.anchor} if self.anchor else {}
-        return self.trained | {"anomalies": self.anomalies} | anchor
+        point = {"anchor": self.rollback_point} if self.rollback_point else {}  # as earlier versions called it
+        return self.trained | {"anomalies": self.anomalies} | point
 
     def make_parallel(self) -> None:
         """Check the method's rules, compile and join the processes, once the state is restored.
@@ -98,8 +98,8 @@ class TrainingStep:
         Raises:
             StoppedByAnomalyError: the numbers are such that the recipe stops; nothing is changed.
         """
-        if self.anchor and self.anomalies.is_healthy:
-            self.anchor.take_when_due(steps_done)
+        if self.rollback_point and self.anomalies.is_healthy:
+            self.rollback_point.take_when_due(steps_done)
         if self._buffers:  # a method without batch norm has none
             torch._foreach_copy_(self._buffers_before, self._buffers)
         batch = batch.to(self.device)
@@ -179,8 +179,8 @@ class TrainingStep:
             self.optimizer.zero_grad()
             raise StoppedByAnomalyError(anomaly.sentence(where))
         if anomaly.action == GO_BACK:
-            assert self.anchor is not None
-            return {"returned_to_step": float(self.anchor.go_back())}
+            assert self.rollback_point is not None
+            return {"returned_to_step": float(self.rollback_point.go_back())}
         return {"skipped": 1.0}
 
     def _again(self, batch: Batch) -> dict[str, float]:

@@ -136,7 +136,7 @@ def test_a_step_that_is_not_finite_stops_the_run_with_the_state_before_it_and_sk
     config = tiny_config(tmp_path, "machine.stop_after_steps=6")
     complaint = run(config, (4,))
     assert complaint.startswith("loss is nan at step 4 (first not finite: the output of encoder (Encoder): ")
-    assert ": the run stops; recipe.anomalies.on_not_finite=skip would go on from here; " in complaint
+    assert ": the run stops; recipe.anomalies.on_not_finite=skip would continue from here; " in complaint
     assert "the last good checkpoint is " in complaint
     assert read_anomalies(tmp_path / "run")[0]["action"] == "stop"
     stopped = final_state(tmp_path / "run")
@@ -239,7 +239,9 @@ def test_a_loss_that_jumps_in_a_run_is_answered_as_the_recipe_says(tmp_path, pol
 def test_a_run_stops_when_it_has_skipped_or_gone_back_as_often_as_it_may(tmp_path):
     skipping = ("recipe.anomalies.on_not_finite=skip", "recipe.anomalies.max_skipped_steps=1")
     complaint = run(tiny_config(tmp_path, *skipping), (2, 4))
-    assert ": the run stops at recipe.anomalies.max_skipped_steps; with a higher one it goes on from here" in complaint
+    assert (
+        ": the run stops at recipe.anomalies.max_skipped_steps; with a higher one it continues from here" in complaint
+    )
     more = ("machine.stop_after_steps=5", "recipe.anomalies.on_not_finite=skip", "recipe.anomalies.max_skipped_steps=2")
     assert run(tiny_config(tmp_path, *more), (2, 4)) == "done"
     returning = ("recipe.anomalies.on_not_finite=go_back", "recipe.anomalies.max_returns=1")

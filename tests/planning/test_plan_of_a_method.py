@@ -84,8 +84,8 @@ def test_the_checkpoint_holds_the_queue_and_the_bank(config, tmp_path, policy):
     for number in range(config.recipe.anomalies.window_steps):
         step.anomalies.judge(number, {"loss": 100.0, "gradient_norm": 1.0})  # the true one is no jump
     step(blank_batch(config.recipe, 64, CPU), 0)
-    if step.anchor:
-        step.anchor.take_when_due(0)
+    if step.rollback_point:
+        step.rollback_point.take_when_due(0)
     written = contents(step.state, config.recipe, {"count": IMAGES, "fingerprint": "0" * 64})
     path = checkpoint.save(tmp_path, written, step=1, keep=1)
     assert checkpoint_bytes(config, IMAGES) == path.stat().st_size > 4 * DIM * (QUEUE + IMAGES)

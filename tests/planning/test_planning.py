@@ -98,8 +98,8 @@ def test_weights_gradients_optimizer_and_checkpoint_are_those_of_the_real_object
             for number in range(150):
                 step.anomalies.judge(number, {"loss": 5 - number / 100, "gradient_norm": 1.0})
             step(blank_batch(config.recipe, 64, torch.device("cpu")), 0)
-            if step.anchor:
-                step.anchor.take_when_due(0)
+            if step.rollback_point:
+                step.rollback_point.take_when_due(0)
             written = contents(step.state, config.recipe, {"count": IMAGES, "fingerprint": "0" * 64})
             path = checkpoint.save(tmp_path, written, step=1, keep=1)
             assert checkpoint_bytes(config, IMAGES) == path.stat().st_size

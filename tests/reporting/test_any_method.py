@@ -144,7 +144,7 @@ def test_a_collapse_is_seen_in_the_methods_own_metric_and_its_cure_is_the_method
     assert found["message"] == f"the embeddings have collapsed: filled share of the sphere is {100 * filled:.1f} %"
     assert "cure" not in found
     assert (
-        f"{found['message']} at step 10: the run goes on; check what holds views apart\n"
+        f"{found['message']} at step 10: the run continues; check what holds views apart\n"
         in (outside_run / "log.txt").read_text()
     )
 
