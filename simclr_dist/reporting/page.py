@@ -15,6 +15,7 @@ from simclr_dist.reporting.facts import Facts
 from simclr_dist.reporting.health import health_table
 from simclr_dist.reporting.markup import Html, joined, or_sentence, sentence, tag
 from simclr_dist.storage.atomic import write_atomically
+from simclr_dist.storage.temporary import remove_leftovers
 
 MARK = '<meta name="generator" content="simclr_dist report'
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -63,6 +64,7 @@ def write_page(out: Path, content: Html) -> None:
         UserError: another file stands there, or the folder cannot be written.
     """
     check_replaceable(out)
+    remove_leftovers(out.parent)
     try:
         write_atomically(out, content.encode(errors="replace"))
     except OSError as error:

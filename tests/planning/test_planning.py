@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from simclr_dist.config import Config, load_config, to_dict
 from simclr_dist.data.loading.batch import blank_batch
+from simclr_dist.data.sources.identity import blank_images
 from simclr_dist.errors import UserError
 from simclr_dist.methods.build import build_method
 from simclr_dist.models.batch_norm import norms_of
@@ -100,7 +101,7 @@ def test_weights_gradients_optimizer_and_checkpoint_are_those_of_the_real_object
             step(blank_batch(config.recipe, 64, torch.device("cpu")), 0)
             if step.rollback_point:
                 step.rollback_point.take_when_due(0)
-            written = contents(step.state, config.recipe, {"count": IMAGES, "fingerprint": "0" * 64})
+            written = contents(step.state, config.recipe, blank_images(IMAGES))
             path = checkpoint.save(tmp_path, written, step=1, keep=1)
             assert checkpoint_bytes(config, IMAGES) == path.stat().st_size
         trace = traced_step(config.recipe, config.machine, 16, 4, IMAGES)

@@ -17,6 +17,7 @@ from PIL import Image
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.reporting.analysis import alignment, confusion, nearest, uniformity, vote
 from simclr_dist.reporting.charts import Series, line_chart, thin, ticks
+from simclr_dist.reporting.facts import read_facts
 from simclr_dist.reporting.markup import Html, tag
 from simclr_dist.training.trainer import pretrain
 from tests.support.processes import tiny_config
@@ -216,8 +217,6 @@ def test_a_restart_is_told_with_its_first_step(report, tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "complaint"),
     [
-        ("metrics.jsonl", b'[1]\n{"step": 1}\n', "line 1 is not a step's metrics"),
-        ("metrics.jsonl", b"\xff\xfe", "cannot be read"),
         ("config.yaml", b"{a: [", "cannot be read"),
         ("evaluation_step_1.json", b'{"points": ', "evaluate again"),
         ("checkpoints/step_000000002.pt", b"cut off", "no checksum at its end"),
@@ -230,6 +229,15 @@ def test_a_broken_file_is_one_line_that_names_it_and_status_2(run_dir, report, f
     assert complaint in err
     assert Path(file).name in err
     assert not (run_dir / "report.html").exists()
+
+
+def test_lines_of_the_metrics_that_are_no_records_are_left_out_and_said(run_dir):
+    before = read_facts(run_dir, "run")
+    lines = (run_dir / "metrics.jsonl").read_bytes()
+    (run_dir / "metrics.jsonl").write_bytes(b"[1]\n\xff\xfe\n" + lines)
+    after = read_facts(run_dir, "run")
+    assert after.metrics == before.metrics != []
+    assert after.warnings[-1] == "metrics.jsonl: lines that are no records of a step, left out here: 2"
 
 
 def test_a_broken_image_is_one_line_that_names_it_and_status_2(report, tmp_path):
