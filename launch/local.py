@@ -17,6 +17,7 @@ from types import FrameType
 from torch._C._distributed_c10d import TCPStore
 
 from simclr_dist.stop_signals import NOTICES, STOP_SIGNALS
+from simclr_dist.terminal import say
 
 _LAUNCHER = "SIMCLR_DIST_LAUNCHER"
 _GRACE_SECONDS = 10.0
@@ -77,10 +78,10 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
                 failed, since = process.returncode, time.monotonic()
                 if failed < 0:
                     name = signal.Signals(-failed).name
-                    print(
+                    say(
                         f"simclr-dist: process {rank} was killed by {name}; start the same command again to resume "
                         "from the last checkpoint",
-                        file=sys.stderr,
+                        err=True,
                     )
         if failed and time.monotonic() > since + _GRACE_SECONDS:
             break

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from simclr_dist.errors import UserError, first_line, nearest
+from simclr_dist.storage.yaml_text import load_yaml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +90,7 @@ def _profile_file(profile: str | None) -> Path | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = load_yaml(path.read_text(encoding="utf-8"), _type_of) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read as YAML: {first_line(error)}") from error
     if not isinstance(content, dict):
@@ -104,10 +105,16 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
+def _type_of(key: str) -> type | None:
+    """Text but for the counts: an account is 0123, a time limit 12:30."""
+    name = key.partition(".")[0].replace("-", "_")
+    return None if isinstance(getattr(Resources, name, None), int) else str
+
+
 def _checked(path: Path, word: str, value: Any, default: Any) -> Any:
     if isinstance(default, tuple):
         if isinstance(value, dict):
-            value = [f"{key}={each}" for key, each in value.items()]
+            value = [key if each is None else f"{key}={each}" for key, each in value.items()]
         return _frozen(value) if isinstance(value, list) else (str(value),)
     if isinstance(default, int):
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
@@ -115,9 +122,8 @@ def _checked(path: Path, word: str, value: Any, default: Any) -> Any:
         return value
     if isinstance(value, list | dict | bool):
         raise UserError(f"{path}: {word} is '{value}'; give one word or number")
-    # YAML reads 12:30 and 1:00:00 as numbers of base 60.
-    if word == "time" and isinstance(value, int):
-        raise UserError(f"{path}: time was read as the number {value}; put it in quotes, as in time: '1-00:00'")
+    if value is None:
+        raise UserError(f"{path}: {word} has no value; give it one, or remove the line")
     return str(value)
 
 

@@ -99,18 +99,21 @@ class Submission:
         return [path for path in found if not any(path != other and path.is_relative_to(other) for other in found)]
 
 
-def runs_of(config: str, overrides: Sequence[str], sweep: Sequence[str]) -> tuple[Path, tuple[Config, ...]]:
+def runs_of(
+    config: str, overrides: Sequence[str], sweep: Sequence[str] = (), base: Path | None = None
+) -> tuple[Path, tuple[Config, ...]]:
     """The configs to run, with absolute paths, and the folder over them; one config without a sweep.
 
     Args:
         config: as ``pretrain`` takes it.
         overrides: likewise.
         sweep: ``key=a,b,c``; several make all combinations, each in a folder named by its values.
+        base: the folder, whatever the config says; None: what it says.
 
     Raises:
         UserError: a config is wrong, or a sweep has no values.
     """
-    base = Path(load_config(config, overrides).machine.run_dir).expanduser().absolute()
+    base = base or Path(load_config(config, overrides).machine.run_dir).expanduser().absolute()
     choices = [_values(word) for word in sweep]
     found = []
     for chosen in itertools.product(*choices):

@@ -8,6 +8,7 @@ point leaves the old checkpoints and perhaps a temporary file, which the next sa
 
 import io
 import os
+import pickle
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,7 +17,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from simclr_dist.errors import UserError, first_line
+from simclr_dist.errors import UserError, code_in_file, first_line
 from simclr_dist.run.checksum import COMMENT_BYTES, MARK, checked_bytes, verify, write_with_checksum
 from simclr_dist.run.checksum import DamagedCheckpointError as DamagedCheckpointError
 from simclr_dist.storage.atomic import write_atomically
@@ -143,6 +144,10 @@ def load(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its parsers meet
+        if code := code_in_file(error):
+            raise DamagedCheckpointError(f"holds code beside its data ({code}), which is never run") from error
+        if isinstance(error, pickle.UnpicklingError):  # torch's words end with the advice to run what is in it
+            raise DamagedCheckpointError("cannot be read: its parts are not those of a checkpoint") from error
         raise DamagedCheckpointError(f"cannot be read: {first_line(error)}") from error
     if not isinstance(state, dict) or type(state.get("format")) is not int or type(state.get("step")) is not int:
         raise DamagedCheckpointError("not a checkpoint of simclr_dist")

@@ -75,12 +75,21 @@ def test_a_profile_keeps_a_clusters_settings_and_the_command_line_wins(folder, c
     assert resources(str(profile), {})[0].processes == 8
 
 
+def test_the_texts_of_a_profile_are_what_stands_there_and_no_numbers(folder):
+    (folder / "c.yaml").write_text(
+        "account: 0123\ntime: 1:00:00\nqos: on\nexclude: 1_0\nnodes: 2\nsbatch: {comment: 007, exclusive: }\n"
+    )
+    read, _ = resources(str(folder / "c.yaml"), {})
+    assert (read.account, read.time, read.qos, read.exclude, read.nodes) == ("0123", "1:00:00", "on", "1_0", 2)
+    assert read.sbatch == ("comment=007", "exclusive")
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
         ("partitoin: gpu", "unknown key 'partitoin' .did you mean 'partition'"),
         ("nodes: many", "nodes is 'many'; give a whole number"),
-        ("time: 1:00:00", "put it in quotes"),
+        ("partition:", "partition has no value"),
         ("- partition", "KEY: VALUE"),
         ("partition: [a", "cannot be read as YAML"),
         ("partition: {a: b}", "give one word"),

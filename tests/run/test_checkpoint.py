@@ -6,7 +6,8 @@ import itertools
 import os
 import random
 import subprocess
-from pathlib import Path
+from fractions import Fraction
+from pathlib import Path, PurePosixPath
 
 import pytest
 import torch
@@ -219,6 +220,16 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
             return (os.mkdir, (str(tmp_path / "owned"),))
 
     path = checkpoint.save(tmp_path, {"model": Evil()}, 1, keep=1)
-    with pytest.raises(checkpoint.DamagedCheckpointError):
+    with pytest.raises(checkpoint.DamagedCheckpointError, match=r"code beside its data \(posix.mkdir\).* never run$"):
         checkpoint.load(path)
     assert not (tmp_path / "owned").exists()
+
+
+def test_no_complaint_about_a_file_advises_to_run_what_is_in_it(tmp_path):
+    """torch's own does: "Re-running torch.load with weights_only set to False will likely succeed"."""
+    for content in (PurePosixPath("x"), print, Fraction(1, 2)):
+        path = tmp_path / "step_000000001.pt"
+        path.write_bytes(sealed({"format": 1, "step": 1, "x": content}))
+        with pytest.raises(checkpoint.DamagedCheckpointError) as refused:
+            checkpoint.load(path)
+        assert "weights_only" not in str(refused.value)
