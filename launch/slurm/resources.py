@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,11 @@ class Resources:
     """Memory of a GPU, such as 80GB; when given, the plan is checked before the job is submitted."""
 
     @property
+    def names_gpus_itself(self) -> bool:
+        """Whether --sbatch gres=gpu:... asks for the GPUs, as some clusters want it."""
+        return any(_gpus_of_gres(word) is not None for word in self.sbatch)
+
+    @property
     def processes_per_node(self) -> int:
         return self.tasks_per_node or max(1, self.gpus_per_node)
 
@@ -50,6 +56,24 @@ class Resources:
     def processes(self) -> int:
         """Of the whole job."""
         return self.nodes * self.processes_per_node
+
+
+_BY_OPTION = "submit has an option of its own for it, --{}; give that"
+_DECIDES = "it decides how many processes there are; give --nodes with --gpus-per-node, or --tasks-per-node"
+_SETS = "submit sets it, as the job must be found and queued again; leave it out"
+_OWN = {
+    **{name: _BY_OPTION.format(name) for name in (
+        "nodes", "gpus-per-node", "cpus-per-task", "mem", "partition", "time", "account", "qos", "constraint",
+        "exclude",
+    )},
+    **{short: _BY_OPTION.format(name) for short, name in {
+        "N": "nodes", "c": "cpus-per-task", "p": "partition", "t": "time", "A": "account", "q": "qos",
+        "C": "constraint", "x": "exclude", "ntasks-per-node": "tasks-per-node",
+    }.items()},
+    **dict.fromkeys(("ntasks", "n", "gpus", "G", "gpus-per-task", "gpus-per-socket", "ntasks-per-gpu"), _DECIDES),
+    **dict.fromkeys(("array", "a", "output", "o", "error", "e", "open-mode", "wrap", "test-only", "parsable"), _SETS),
+}  # fmt: skip
+"""Option of sbatch -> why --sbatch does not take it: there would be two answers to one question."""
 
 
 def resources(profile: str | None, given: dict[str, Any]) -> tuple[Resources, Path | None]:
@@ -63,14 +87,48 @@ def resources(profile: str | None, given: dict[str, Any]) -> tuple[Resources, Pa
         UserError: no such profile, or a key or value in it that is wrong.
     """
     path = _profile_file(profile)
-    return dataclasses.replace(Resources(**(_read(path) if path else {})), **given), path
+    stored = _read(path) if path else {}
+    return _without_second_answers(dataclasses.replace(Resources(**stored), **given), {*stored, *given}), path
 
 
 def from_record(stored: dict[str, Any], given: dict[str, Any]) -> Resources:
     """Those of an earlier submission, with what is given instead; keys that this version does not know are left out."""
     known = {field.name for field in dataclasses.fields(Resources)}
     kept = {key: _frozen(value) for key, value in stored.items() if key in known}
-    return dataclasses.replace(Resources(**kept), **given)
+    return _without_second_answers(dataclasses.replace(Resources(**kept), **given), set(given))
+
+
+def _without_second_answers(wanted: Resources, chosen: set[str]) -> Resources:
+    """``wanted``, with as many GPUs a node as its gres asks for; ``chosen``: the fields that are no defaults.
+
+    Raises:
+        UserError: --sbatch asks for what an option of submit asks for, or for another number of GPUs.
+    """
+    for word in wanted.sbatch:
+        key, _, value = word.removeprefix("--").partition("=")
+        if (option := _OWN.get(key.replace("_", "-"))) is not None:
+            raise UserError(f"--sbatch {word}: {option}")
+        count = _gpus_of_gres(word)
+        if count is not None and "gpus_per_node" in chosen and wanted.gpus_per_node != count:
+            raise UserError(
+                f"--sbatch {key}={value} and --gpus-per-node={wanted.gpus_per_node} differ; give one of them"
+            )
+        if count is not None:
+            wanted = dataclasses.replace(wanted, gpus_per_node=count)
+    return wanted
+
+
+def _gpus_of_gres(word: str) -> int | None:
+    """GPUs a node that an option KEY=VALUE of sbatch asks for by gres; None: it asks for none."""
+    key, _, value = word.removeprefix("--").partition("=")
+    if key != "gres":
+        return None
+    counts = [
+        int(found[1] or 1)
+        for each in value.split(",")
+        if (found := re.fullmatch(r"(?:gres[:/])?gpu(?:[:=](?!\d+$)[^:=]+)?(?:[:=](\d+))?", each.partition("(")[0]))
+    ]
+    return sum(counts) if counts else None
 
 
 def _profiles() -> Path:

@@ -13,7 +13,9 @@ from simclr_dist.errors import UserError
 from simclr_dist.launch.slurm import records, scheduler
 from simclr_dist.launch.slurm.batch_script import batch_script, python_command, start_script
 from simclr_dist.launch.slurm.code_copy import code_version, copy_code
+from simclr_dist.launch.slurm.quoting import for_shell
 from simclr_dist.launch.slurm.resources import Resources
+from simclr_dist.log import log
 from simclr_dist.storage.atomic import write_atomically
 
 
@@ -35,12 +37,14 @@ class Submission:
 
     def script(self, folder: Path) -> str:
         """The batch script, for a submission's folder."""
-        config = f"{folder}/config_$SLURM_ARRAY_TASK_ID.yaml" if self.is_array else f"{folder}/config.yaml"
+        config = for_shell(folder / "config.yaml")
+        if self.is_array:
+            config = f'{for_shell(folder / "config_")}"$SLURM_ARRAY_TASK_ID".yaml'
         return batch_script(
             self.wanted,
             name=self.name,
             folder=folder,
-            arguments=f'pretrain "{config}"',
+            arguments=f"pretrain {config}",
             mounts=self._mounts(),
             tasks=len(self.configs) if self.is_array else 0,
         )
@@ -54,7 +58,8 @@ class Submission:
         folder = records.new_folder(self.base)
         try:
             script = self._write(folder)
-            scheduler.check_only(script)
+            if why := scheduler.check_only(script):
+                log.warning("%s", why)
             answer = scheduler.call("sbatch", "--parsable", str(script))
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)

@@ -53,7 +53,8 @@ def _report(outcome: Any, config: Config, is_first: bool) -> int:
     stopped = f"stopped{why} after step {outcome.steps_done} of {outcome.total_steps}, saved in {run_dir}"
     if job and outcome.signal and scheduler.should_requeue(job, outcome.signal):
         say(f"{stopped}; job {job} goes back into the queue and resumes from there")
-        scheduler.requeue_if_possible(job)
+        if why := scheduler.requeue_if_possible(job):
+            say(f"job {job} is not in the queue yet: {why}; the batch script asks again", err=True)
         return int(REQUEUE_STATUS)
     say(f"{stopped}; start the same command again to resume")
     return 128 + outcome.signal if outcome.signal else 0
