@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import click
+from simclr_dist.terminal import say
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -14,7 +14,7 @@ _SECONDS_BETWEEN_LINES = 30.0
 @contextmanager
 def said_when_slow(what: str, after_seconds: float = 1.5) -> Iterator[None]:
     """Say on a terminal what takes so long, once it has taken ``after_seconds``."""
-    timer = threading.Timer(after_seconds, lambda: click.echo(f"{what} ...", err=True))
+    timer = threading.Timer(after_seconds, lambda: say(f"{what} ...", err=True))
     timer.daemon = True
     if sys.stderr.isatty():
         timer.start()
@@ -49,6 +49,6 @@ def showing_progress(
             last_line, rate = now, done / (now - started)
             left = (total - done) / rate / 60
             start = f"{label}: " if label else ""
-            click.echo(f"{start}{done} of {total} {unit}, {rate:.0f} {unit}/s, {left:.1f} minutes left", err=True)
+            say(f"{start}{done} of {total} {unit}, {rate:.0f} {unit}/s, {left:.1f} minutes left", err=True)
 
     yield update

@@ -15,6 +15,7 @@ from simclr_dist.data.sources.base import BrokenImageError
 from simclr_dist.data.sources.decoding import check_beginning, decode
 from simclr_dist.data.sources.identity import FileStates
 from simclr_dist.errors import UserError, first_line
+from simclr_dist.terminal import printable
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 MAX_FILE_BYTES = 2**30
@@ -166,11 +167,6 @@ def find_images(root: Path) -> list[str]:
             os.path.normpath(os.path.join(inside, name)) for name in files if name.lower().endswith(IMAGE_SUFFIXES)
         ]
     return sorted(found)
-
-
-def printable(path: str) -> str:
-    """A path in one line of ASCII."""
-    return ascii(path)[1:-1]
 
 
 def _refuse_unlisted(error: OSError) -> None:
