@@ -4,72 +4,19 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from simclr_dist.errors import UserError
+from simclr_dist.launch.slurm.job import OF_SACCT, Job, of_sacct, of_scontrol
 from simclr_dist.stop_signals import NOTICES
 
 PATIENCE_SECONDS = 60.0
 """How long a controller is waited for that is being restarted; the default notice comes 120 s before the end."""
 RETRY_SECONDS = 2.0
 
-LIVING = ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "STOPPED")
-"""States of a job that has not ended."""
-
-REASONS = {
-    "Resources": "waits for nodes that other jobs use",
-    "Priority": "other jobs come first",
-    "BeginTime": "was put back into the queue and may start again in two minutes at most",
-    "Dependency": "waits for another job",
-    "JobHeldUser": "held; release it with: scontrol release JOB",
-    "JobHeldAdmin": "held by the administrators",
-    "PartitionTimeLimit": "asks for more time than the partition gives",
-    "PartitionNodeLimit": "asks for more nodes than the partition has",
-    "ReqNodeNotAvail": "its nodes are down or reserved",
-    "AssocGrpGRES": "the account's share of GPUs is used up",
-    "QOSMaxGRESPerUser": "your share of GPUs is used up",
-    "NodeDown": "a node was lost",
-}
-
-
-@dataclass(frozen=True)
-class Job:
-    """What SLURM says about one job, or one task of an array."""
-
-    id: str
-    """As scancel takes it: 12, or 12_3."""
-    state: str
-    reason: str = ""
-    nodes: str = ""
-    restarts: int = 0
-    submitted: str = ""
-    run_time: str = ""
-    time_limit: str = ""
-    exit_code: str = ""
-    preempted: bool = False
-    """Its nodes are wanted for another job: it has its grace time to end, or has ended."""
-
-    @property
-    def lives(self) -> bool:
-        """Whether it holds nodes or waits for them."""
-        return self.state in LIVING
-
-    def description(self) -> str:
-        """One line for a person."""
-        if self.state == "PENDING":
-            why = REASONS.get(self.reason.split(",")[0], "")
-            return f"PENDING since {self.submitted}: {self.reason}{f' ({why})' if why else ''}"
-        where = f" on {self.nodes}" if self.nodes else ""
-        took = f" for {self.run_time}" if self.run_time else ""
-        limit = f" of {self.time_limit}" if self.time_limit else ""
-        again = f", started again {self.restarts} times" if self.restarts else ""
-        if self.lives:
-            return f"{self.state}{where}{took}{limit}{again}"
-        status = f", exit status {self.exit_code}" if self.exit_code not in ("", "0:0") else ""
-        why = f" ({self.reason})" if self.reason not in ("", "None") else ""
-        return f"{self.state}{why}{where}{took}{again}{status}"
+Answer = TypeVar("Answer")
 
 
 class ControllerAwayError(UserError):
@@ -122,8 +69,7 @@ def jobs(ids: Sequence[str]) -> list[Job]:
     for each in ids:
         done = _run(("scontrol", "--oneliner", "show", "job", each))
         _refuse_away(done)
-        here = list(_of_scontrol(done.stdout))
-        found += here or list(_of_sacct(each))
+        found += list(of_scontrol(done.stdout)) or _of_sacct(each)
     return found
 
 
@@ -148,14 +94,10 @@ def should_requeue(job: str, number: int) -> bool:
     """
     if number in NOTICES or shutil.which("scontrol") is None:
         return True
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            return any(each.state == "RUNNING" and each.preempted for each in jobs([job]))
-        except ControllerAwayError:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(RETRY_SECONDS)
+    try:
+        return any(each.state == "RUNNING" and each.preempted for each in _patiently(lambda: jobs([job])))
+    except ControllerAwayError:
+        return False
 
 
 def requeue_if_possible(job: str) -> str:
@@ -166,18 +108,30 @@ def requeue_if_possible(job: str) -> str:
     Returns:
         Why SLURM has not done it; "" when it has, or cannot be asked here.
     """
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while shutil.which("scontrol"):
-        try:
-            call("scontrol", "requeue", job)
-            break
-        except ControllerAwayError as away:
-            if time.monotonic() > deadline:
-                return str(away)
-            time.sleep(RETRY_SECONDS)
-        except UserError as refused:
-            return str(refused)
+    if shutil.which("scontrol") is None:
+        return ""
+    try:
+        _patiently(lambda: call("scontrol", "requeue", job))
+    except UserError as refused:
+        return str(refused)
     return ""
+
+
+def _patiently(ask: Callable[[], Answer]) -> Answer:
+    """What SLURM answers, asked again while its controller is away, for ``PATIENCE_SECONDS``.
+
+    Raises:
+        ControllerAwayError: it stays away.
+        UserError: as ``ask``.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return ask()
+        except ControllerAwayError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(RETRY_SECONDS)
 
 
 def cancel(ids: Sequence[str]) -> None:
@@ -234,43 +188,9 @@ def _what_there_is() -> str:
     return f". Partitions here: {lines}" if lines else ""
 
 
-def _of_scontrol(text: str) -> Iterator[Job]:
-    for line in text.splitlines():
-        facts = dict(re.findall(r"(?:^|\s)([A-Za-z]\w*(?:/\w+)?)=(\S*)", line))
-        if "JobState" not in facts:
-            continue
-        number = facts["JobId"]
-        if "ArrayTaskId" in facts:
-            number = f"{facts['ArrayJobId']}_{facts['ArrayTaskId']}"
-        yield Job(
-            id=number,
-            state=facts["JobState"],
-            reason=facts.get("Reason", ""),
-            nodes=facts.get("NodeList", "").replace("(null)", ""),
-            restarts=int(facts.get("Restarts", 0)),
-            submitted=facts.get("SubmitTime", ""),
-            run_time=facts.get("RunTime", ""),
-            time_limit=facts.get("TimeLimit", "").replace("UNLIMITED", ""),
-            exit_code=facts.get("ExitCode", ""),
-            preempted=facts.get("PreemptTime", "None") not in ("None", "N/A", "Unknown"),
-        )
-
-
-def _of_sacct(job: str) -> Iterator[Job]:
+def _of_sacct(job: str) -> list[Job]:
     """The accounting remembers jobs that the controller has forgotten; not every cluster has it."""
     if shutil.which("sacct") is None:
-        return
-    names = ("JobID", "State", "NodeList", "Submit", "Elapsed", "Timelimit", "ExitCode")
-    command = ("sacct", "--allocations", "--parsable2", "--noheader", "--format", ",".join(names), "--jobs", job)
-    for line in _run(command).stdout.splitlines():
-        facts = dict(zip(names, line.split("|"), strict=False))
-        if len(facts) == len(names):
-            yield Job(
-                id=facts["JobID"],
-                state=facts["State"].split(" ")[0],
-                nodes=facts["NodeList"].replace("None assigned", ""),
-                submitted=facts["Submit"],
-                run_time=facts["Elapsed"],
-                time_limit=facts["Timelimit"],
-                exit_code=facts["ExitCode"],
-            )
+        return []
+    command = ("sacct", "--allocations", "--parsable2", "--noheader", "--format", ",".join(OF_SACCT), "--jobs", job)
+    return list(of_sacct(_run(command).stdout))

@@ -7,6 +7,7 @@ from pathlib import Path
 from simclr_dist.config.metric import ONLINE
 from simclr_dist.errors import UserError
 from simclr_dist.launch.slurm import records, scheduler
+from simclr_dist.launch.slurm.job import LIVING
 from simclr_dist.run.console import duration
 from simclr_dist.run.descriptions import read_method, read_metric_descriptions
 from simclr_dist.run.metrics_log import last_metrics, read_run_facts
@@ -82,7 +83,7 @@ def follow(run_dir: Path, rank: int, every_seconds: float = 1.0) -> Iterator[str
     path, reported, offset = record.log_of(rank), "", 0
     while True:
         state, text = _state(record)
-        lives = state in (*scheduler.LIVING, UNKNOWN)
+        lives = state in (*LIVING, UNKNOWN)
         if state != reported and (state == "PENDING" or reported):
             yield f"-- job {record.job}: {text}\n"
         reported = state

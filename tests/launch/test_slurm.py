@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from simclr_dist.cli.main import main
-from simclr_dist.launch.slurm import scheduler
+from simclr_dist.launch.slurm.job import LIVING
 from simclr_dist.run.metrics_log import read_metrics
 from tests.support.processes import TINY, Running, assert_bit_equal, final_state, losses, pretrain_here, tiny_config
 from tests.support.slurm_cluster import NODES, Cluster, missing, wait_until
@@ -94,7 +94,7 @@ class User:
 
     def wait_for_step(self, step: int, job: str) -> None:
         def reached() -> bool:
-            assert self.cluster.state_of(job) in scheduler.LIVING, self.log()
+            assert self.cluster.state_of(job) in LIVING, self.log()
             return self.step() >= step
 
         wait_until(reached, 240, self.log)
