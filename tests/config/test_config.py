@@ -19,20 +19,12 @@ from simclr_dist.data.sources.named import _OPENERS
 from simclr_dist.errors import UserError
 from simclr_dist.models.resnet import DEPTHS
 from simclr_dist.optim.factory import make_optimizer
+from tests.support.configs import MINIMAL
 
-# No warm-up, so that one epoch is allowed when limits are tried.
-MINIMAL = "recipe: {data: {source: digits}, warmup_epochs: 0}\n"
 LEAVES = list(fields_of(everything()))
 NUMBERS = [(key, entry.metadata) for key, value, entry in LEAVES if type(value) in (int, float)]
 # What a user must never read: the vocabulary of the library that parses.
 JARGON = ("DictConfig", "ListConfig", "AnyNode", "NoneType", "Optional", "subclass", "full_key", "object_type", "errno")
-
-
-@pytest.fixture
-def minimal(tmp_path: Path) -> str:
-    path = tmp_path / "minimal.yaml"
-    path.write_text(MINIMAL)
-    return str(path)
 
 
 def complaint(config: str, *overrides: str) -> str:

@@ -3,7 +3,6 @@
 import re
 import sys
 from dataclasses import asdict, replace
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -22,13 +21,6 @@ from tests.support.two_sizes import NAME
 
 TWO = f"recipe.method.name={NAME}"
 SHARED = ("recipe.views.hue=0.1", "recipe.views.blur_probability=0.0")
-
-
-@pytest.fixture
-def minimal(tmp_path: Path) -> str:
-    path = tmp_path / "minimal.yaml"
-    path.write_text("recipe: {data: {source: digits}, warmup_epochs: 0}\n")
-    return str(path)
 
 
 def complaint(config: str, *overrides: str) -> str:
