@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from simclr_dist.config.fields import number
 from simclr_dist.distributed.global_batch import global_batch
-from simclr_dist.losses.spread import embedding_std
+from simclr_dist.losses.spread import EMBEDDING_STD, embedding_std
 from simclr_dist.methods.base import Batch, Method, MethodKeys, Metric, Rate, Tensors, ViewGroup
 from simclr_dist.methods.parts import Parts
 
@@ -50,9 +50,7 @@ class BarlowTwins(Method):
         "redundancy": Metric(
             title="redundancy", from_zero=True, text="mean squared correlation of different features; 0: independent",
         ),
-        "embedding_std": Metric(
-            title="standard deviation of the embeddings", role="collapse", from_zero=True, text="0: collapse",
-        ),
+        "embedding_std": EMBEDDING_STD,
     }  # fmt: skip
 
     def __init__(self, config: Config, make: Parts, images: int) -> None:
@@ -86,15 +84,15 @@ class BarlowTwins(Method):
     def loss(self, embeddings: Tensors, targets: Tensors, batch: Batch) -> Tensors:
         """Equation 1, over the global batch."""
         z = global_batch(embeddings["z"], "embeddings of the loss")
-        loss, correlation = barlow_loss(normalised(z[:, 0]), normalised(z[:, 1]), self.config.off_diagonal_weight)
-        scale = self.config.gradient_scale
-        diagonal, features = correlation.diagonal(), len(correlation)
-        redundancy = (correlation.square().sum() - diagonal.square().sum()) / (features * (features - 1))
+        correlation = cross_correlation(normalised(z[:, 0]), normalised(z[:, 1]))
+        on_diagonal, off_diagonal = distances(correlation)
+        loss = on_diagonal + self.config.off_diagonal_weight * off_diagonal
+        scale, features = self.config.gradient_scale, len(correlation)
         return {
             "loss": loss if scale == 1 else scale * loss + (1 - scale) * loss.detach(),
-            "view_correlation": diagonal.mean(),
-            "redundancy": redundancy,
-            "embedding_std": embedding_std(embeddings["z"][:, 0]),
+            "view_correlation": correlation.detach().diagonal().mean(),
+            "redundancy": off_diagonal.detach() / (features * (features - 1)),
+            "embedding_std": embedding_std(z[:, 0]),
         }
 
     def reference_loss(self, embeddings: Tensors, targets: Tensors, batch: Batch) -> Tensor:
@@ -118,9 +116,12 @@ def normalised(z: Tensor) -> Tensor:
     return (z - mean) * torch.rsqrt(variance + _EPS)
 
 
-def barlow_loss(z_1: Tensor, z_2: Tensor, weight: float) -> tuple[Tensor, Tensor]:
-    """The loss of normalised rows (n, d) of two views, and their cross-correlation (d, d), detached."""
-    correlation = z_1.T @ z_2 / len(z_1)
+def cross_correlation(z_1: Tensor, z_2: Tensor) -> Tensor:
+    """Of normalised rows (n, d) of two views: (d, d)."""
+    return z_1.T @ z_2 / len(z_1)
+
+
+def distances(correlation: Tensor) -> tuple[Tensor, Tensor]:
+    """From the identity, squared and summed: on the diagonal, and off it (both triangles)."""
     diagonal = correlation.diagonal()
-    off_diagonal = correlation.square().sum() - diagonal.square().sum()
-    return (diagonal - 1).square().sum() + weight * off_diagonal, correlation.detach()
+    return (diagonal - 1).square().sum(), correlation.square().sum() - diagonal.square().sum()

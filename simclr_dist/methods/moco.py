@@ -118,7 +118,7 @@ class MoCo(Method):
             "contrastive_top1": (rank < 1).double().mean(),
             "contrastive_top5": (rank < 5).double().mean(),
             "mutual_information_bound": math.log(len(queue) + 1) - loss.detach(),
-            "embedding_std": embedding_std(q),
+            "embedding_std": embedding_std(global_batch(q.detach(), "queries")),
         }
 
     def after_update(self, embeddings: Tensors, targets: Tensors, batch: Batch, step: int, steps: int) -> None:

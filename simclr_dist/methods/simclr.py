@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from simclr_dist.config.fields import number
 from simclr_dist.distributed.collectives import process_count
 from simclr_dist.losses import nt_xent
+from simclr_dist.losses.spread import EMBEDDING_STD
 from simclr_dist.methods.base import Batch, Method, MethodKeys, Metric, Tensors
 from simclr_dist.methods.parts import Parts
 from simclr_dist.models.projection import Projection
@@ -41,9 +42,7 @@ class SimCLR(Method):
         "contrastive_top5": Metric(title="contrastive top-5", unit="%", from_zero=True),
         "positive_rank_mean": Metric(title="mean rank of the other view", from_zero=True),
         "mutual_information_bound": Metric(title="lower bound of the mutual information", unit="nats"),
-        "embedding_std": Metric(
-            title="standard deviation of the embeddings", role="collapse", from_zero=True, text="0: collapse",
-        ),
+        "embedding_std": EMBEDDING_STD,
     }  # fmt: skip
 
     def __init__(self, config: Config, make: Parts, images: int) -> None:

@@ -51,7 +51,7 @@ class Distance(Method):
         return {
             "loss": loss,
             "view_distance": 1000 * loss.detach().sqrt(),
-            "filled": embedding_std(embeddings["z"][:, 0]),
+            "filled": embedding_std(global_batch(embeddings["z"][:, 0].detach())),
             "embedding_norm": z.detach().norm(dim=-1).mean(),
         }
 
