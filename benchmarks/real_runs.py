@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from simclr_dist.run import checkpoint
 from simclr_dist.run.metrics_log import read_metrics
+from simclr_dist.run.newest import load_newest
 
 MODEL = """encoder: {name: resnet10, width: 0.25, stem: small}
   method: {name: simclr, temperature: 0.5, projection: {output_dim: 16}}"""
@@ -28,7 +29,8 @@ def start(config: Path, log: Path, **environment: str) -> "subprocess.Popen[byte
 
 def ended(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The newest checkpoint of a run folder, and the metrics of every step up to it, without gaps or repeats."""
-    path, complaints = checkpoint.newest_intact(run / "checkpoints")
+    found = load_newest(run / "checkpoints")
+    path, complaints = found.path, found.complaints
     assert path is not None, complaints
     state, lines = checkpoint.load(path), read_metrics(run / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, state["step"] + 1)), "metrics have gaps or repeats"

@@ -1,6 +1,7 @@
 """Sizes, rates and counts as people write them: 80GB, 80GiB, 200Gb/s (bits), 25GB/s (bytes), 60TFLOP/s, 1.28M."""
 
 import re
+from collections.abc import Sequence
 
 from simclr_dist.errors import UserError
 
@@ -73,8 +74,27 @@ def show_rate(per_second: float, unit: str = "B") -> str:
 
 
 def show_seconds(seconds: float) -> str:
-    """``3.2 ms``, ``1.5 s``, with two or three digits."""
-    return f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+    """``25 µs``, ``3.2 ms``, ``1.5 s``, ``12 min``, ``5.25 h``, ``3.1 days``, with two or three digits."""
+    scales = (("µs", 1e-6), ("ms", 1e-3), ("s", 1.0), ("min", 60.0), ("h", 3600.0), ("days", 86400.0))
+    # The largest unit of which there is one, as it will be shown: 999.7 ms is 1 s. Minutes and above from two on.
+    unit, scale = next(
+        (entry for entry in reversed(scales) if seconds / entry[1] >= (1.995 if entry[1] >= 60 else 0.9995)), scales[0]
+    )
+    value = seconds / scale
+    return f"{value:.0f} {unit}" if value >= 99.95 else f"{value:.3g} {unit}"
+
+
+def columns(lines: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Cells of a table, two blanks apart at least; the first ``left`` columns and the last begin at their left."""
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    last = len(widths) - 1
+    return [
+        "  ".join(
+            cell.ljust(width) if number < left or number == last else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
 
 
 def _show(value: float, unit: str) -> str:

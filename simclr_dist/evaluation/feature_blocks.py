@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from simclr_dist.errors import UserError
 from simclr_dist.storage.atomic import write_atomically
+from simclr_dist.storage.reading import cannot_be_read
+from simclr_dist.storage.temporary import remove_leftovers
 
 Features = NDArray[np.float32]
 
@@ -67,8 +69,25 @@ def block_file(folder: Path, number: int) -> Path:
 
 
 def kept_blocks(folder: Path, blocks: int) -> list[int]:
-    """Which of ``blocks`` blocks are there."""
-    return [number for number in range(blocks) if block_file(folder, number).is_file()]
+    """Which of ``blocks`` blocks are there, and as long as they say.
+
+    Raises:
+        UserError: one cannot be read now.
+    """
+    remove_leftovers(folder)
+    return [number for number in range(blocks) if _is_whole(block_file(folder, number))]
+
+
+def _is_whole(file: Path) -> bool:
+    try:
+        np.load(file, mmap_mode="r")
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise cannot_be_read(file, error, "kept features") from error
+    except (ValueError, EOFError):  # cut off, or something else: computed again and written over
+        return False
+    return True
 
 
 def keep_block(folder: Path, number: int, rows: Features) -> None:

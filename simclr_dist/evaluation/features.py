@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from simclr_dist.data.loading.plain import PlainBatches
 from simclr_dist.data.loading.workers import load_steps
 from simclr_dist.data.sources.base import ImageSource, Subset
+from simclr_dist.data.sources.identity import contents_digest
 from simclr_dist.distributed.agreement import all_or_none, decided_by_first
 from simclr_dist.distributed.collectives import gather_stacked, maximum, process_count, process_rank
 from simclr_dist.evaluation.feature_blocks import (
@@ -145,14 +146,21 @@ def _gathered(part: Tensor, device: torch.device) -> list[Features]:
 
 
 def features_digest(encoder: nn.Module, source: ImageSource, image_size: int, how: Extraction) -> str:
-    """32 hex digits of everything that moves a bit of the features, processes and threads aside."""
+    """32 hex digits of everything that moves a bit of the features, processes and threads aside.
+
+    Every process calls it. Process 0 looks at the files: on another host a copy of theirs has other times.
+
+    Raises:
+        UserError: the images' file system does not answer.
+    """
     pixels = [
         buffer.flatten().tolist()
         for name, buffer in encoder.named_buffers()
         if name.rpartition(".")[2] in ("mean", "std")
     ]
+    contents = decided_by_first(lambda: contents_digest(source))
     facts = (
-        state_digest([encoder]), pixels, source.fingerprint(), len(source), image_size, how.batch_images,
+        state_digest([encoder]), pixels, contents, len(source), image_size, how.batch_images,
         how.device.type, torch.__version__,
     )  # fmt: skip
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]

@@ -20,6 +20,7 @@ from simclr_dist.distributed.agreement import decided_by_first
 from simclr_dist.distributed.collectives import maximum
 from simclr_dist.log import log
 from simclr_dist.run import checkpoint
+from simclr_dist.run.newest import load_newest, set_aside
 from simclr_dist.stop_signals import StopSignals
 
 SECONDS_BETWEEN_SAVES = 300.0
@@ -112,13 +113,11 @@ class SavedTraining:
 
     def _newest(self) -> Path | None:
         assert self.folder
-        path, complaints = checkpoint.newest_intact(self.folder)
-        for complaint in complaints:
+        newest = load_newest(self.folder)
+        set_aside(newest.damaged)  # this evaluation writes the folder
+        for complaint in newest.complaints:
             log.warning("a saved training is damaged and set aside: %s", complaint)
-        if path is None:  # nothing to resume from: newest_intact leaves the damaged ones under their names then
-            for damaged in checkpoint.by_age(self.folder):
-                damaged.replace(damaged.with_name(f"{damaged.name}.damaged"))
-        return path
+        return newest.path
 
 
 class Unfinished:

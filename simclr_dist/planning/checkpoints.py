@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from simclr_dist.config import Config
+from simclr_dist.data.sources.identity import blank_images
 from simclr_dist.planning.fake_step import FakeStep
 from simclr_dist.planning.fakes import fake_mode, kernels_of
 from simclr_dist.run.checkpoint import write_content
@@ -37,7 +38,7 @@ def checkpoint_bytes(config: Config, images: int) -> int:
             step.anomalies.judge(number, {"loss": 1.0, "gradient_norm": 1.0})
         if step.rollback_point:
             step.rollback_point.take_when_due(0)
-        state: dict[str, Any] = contents(step.state, recipe, {"count": images, "fingerprint": "0" * 64})
+        state: dict[str, Any] = contents(step.state, recipe, blank_images(images))
     counter = _Counter()
     write_content(cast(Any, counter), mapped(state, _empty), step=1)
     return counter.count

@@ -104,10 +104,21 @@ class StepMemory:
         )
 
     def largest_that_fits(self, usable_bytes: float, recompute: str) -> int:
-        """Images a process that fit at once; 0: none do."""
-        lines = [line for line in self.lines(self.exact, recompute) if line.slope]
-        fits = [int((usable_bytes - line.offset) / line.slope) for line in lines]
-        return max(0, min([*fits, self.recipe.global_batch_images]))
+        """Images a process that fit at once; 0: none are known to."""
+        lines = self.lines(self.exact, recompute)
+        growing = [line for line in lines if line.slope > 0]
+        # What does not grow with the images, the update say, must fit, too.
+        if any(line.slope <= 0 and line.offset > usable_bytes for line in lines):
+            return 0
+        # Where a single number was traced nothing is known of others.
+        largest = self.recipe.global_batch_images if growing else self.exact
+        largest = max(0, min([largest, *(int((usable_bytes - line.offset) / line.slope) for line in growing)]))
+        # A traced number may lie beside the line.
+        too_many = [
+            n for (n, mode), trace in self._traces.items() if mode == recompute and trace.peak_bytes > usable_bytes
+        ]
+        alike = [n for n in too_many if self.regime(n) == self.regime(self.exact)]
+        return min([largest, *(n - 1 for n in alike)])
 
     @property
     def traced_modes(self) -> list[str]:

@@ -7,7 +7,7 @@ import yaml
 
 from simclr_dist.config import Machine
 from simclr_dist.planning.plan import Plan, Row
-from simclr_dist.units import show_bytes, show_rate, show_seconds
+from simclr_dist.units import columns, show_bytes, show_rate, show_seconds
 
 
 def report(plan: Plan) -> str:
@@ -79,7 +79,7 @@ def _chosen(plan: Plan) -> list[str]:
     lines += textwrap.wrap(of_what + shares, 116, initial_indent="  ", subsequent_indent="    ")
     lines.append(f"  (the loss alone takes {show_bytes(trace.loss_bytes)}, at its own peak)")
     room = ", ".join(
-        f"{plan.memory.largest_that_fits(plan.usable_bytes, mode)} with recompute={mode}"
+        f"{plan.memory.largest_that_fits(plan.usable_bytes, mode) or 'none'} with recompute={mode}"
         for mode in plan.memory.traced_modes
     )
     lines.append(f"  largest number of images a GPU at once: {room}")
@@ -93,27 +93,33 @@ def _chosen(plan: Plan) -> list[str]:
 
 
 def _traffic(row: Row) -> list[str]:
-    lines = [f"  {'a step, a GPU':<44}{'calls':>6}{'sends':>10}{'time':>10}"]
+    cells = [["a step, a GPU", "calls", "sends", "time", ""]]
     for kind in row.traffic:
         what = f"{kind.sent.collective}: {kind.sent.label}"
-        lines.append(f"  {what:<44}{kind.calls:>6}{show_bytes(kind.wire_bytes):>10}{show_seconds(kind.seconds):>10}")
+        cells.append([what, str(kind.calls), show_bytes(kind.wire_bytes), show_seconds(kind.seconds), ""])
     total = row.compute_seconds + row.communication_seconds
-    return [
-        *lines,
-        f"  {'computation':<44}{'':>16}{show_seconds(row.compute_seconds):>10}",
-        f"  {'step':<44}{'':>16}{show_seconds(total):>10}   communication {100 * row.communication_share:.0f} % of it",
-    ]
+    share = f"communication {100 * row.communication_share:.0f} % of it"
+    cells.append(["computation", "", "", show_seconds(row.compute_seconds), ""])
+    cells.append(["step", "", "", show_seconds(total), share])
+    return [f"  {line}" for line in columns(cells)]
 
 
 def _table(plan: Plan) -> list[str]:
-    lines = [f"{'GPUs':>5}{'images each':>13}{'peak':>10}{'communication':>15}{'step':>10}{'hours':>8}  fits"]
+    cells = [["GPUs", "images each", "peak", "communication", "step", "whole run", "fits"]]
     for row in plan.rows:
         seconds = row.compute_seconds + row.communication_seconds
-        fits = f"yes, {row.variant}" if row.fits else f"no, not even {row.variant}"
-        lines.append(
-            f"{row.gpus:>5}{row.images:>13}{show_bytes(row.peak_bytes):>10}{100 * row.communication_share:>13.0f} %"
-            f"{show_seconds(seconds):>10}{_hours(row.hours):>8}  {fits}"
+        cells.append(
+            [
+                str(row.gpus),
+                str(row.images),
+                show_bytes(row.peak_bytes),
+                f"{100 * row.communication_share:.0f} %",
+                show_seconds(seconds),
+                show_seconds(3600 * row.hours),
+                f"yes, {row.variant}" if row.fits else f"no, not even {row.variant}",
+            ]
         )
+    lines = columns(cells, left=0)
     reasons: dict[str, list[int]] = {}
     for gpus, reason in plan.refused.items():
         # The reasons differ by the count alone; one of a kind is enough.
@@ -121,7 +127,3 @@ def _table(plan: Plan) -> list[str]:
     for counts in reasons.values():
         lines.append(f"refused: {', '.join(map(str, counts))}; {plan.refused[counts[0]]}")
     return lines
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:.0f}" if hours >= 99.5 else f"{hours:.3g}"

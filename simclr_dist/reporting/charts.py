@@ -13,6 +13,8 @@ from simclr_dist.reporting.markup import Html, joined, tag
 POINTS = 1000
 _WIDTH, _HEIGHT = 380, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 372, 10, 192
+# Of the columns of a matrix: as many short names stand level; a letter is so wide, at 11 px.
+_LEVEL_NAMES, _LETTER = 10, 6.5
 
 Point = tuple[float, float | None]
 
@@ -123,12 +125,18 @@ def scatter(positions: NDArray[np.float32], labels: Sequence[str], colors: Seque
 def matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> Html:
     """How many of each class (row) were taken for each (column); the shade is the share of the row."""
     n = len(classes)
-    cell, left, top = 360 / n, 64, 22
+    upright = n > _LEVEL_NAMES or max(map(len, classes)) * _LETTER > 360 / n
+    cell, left, top = 360 / n, 64, 64 if upright else 22
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     parts: list[Html] = []
     for row in range(n):
-        parts.append(_text(left - 5, top + (row + 0.65) * cell, _short(classes[row]), "end"))
-        parts.append(_text(left + (row + 0.5) * cell, top - 6, _short(classes[row], 5 if n > 8 else 9), "middle"))
+        name, middle = _short(classes[row]), left + (row + 0.5) * cell
+        parts.append(_text(left - 5, top + (row + 0.65) * cell, name, "end"))
+        if upright:
+            x, y = round(middle + 4, 1), top - 5
+            parts.append(tag("text", name, x=x, y=y, text_anchor="start", transform=f"rotate(-90 {x} {y})"))
+        else:
+            parts.append(_text(middle, top - 6, name, "middle"))
         for column in range(n):
             share, x, y = float(shares[row, column]), left + column * cell, top + row * cell
             text = f"{classes[row]} taken for {classes[column]}: {counts[row, column]} ({100 * share:.1f} %)"
@@ -137,7 +145,8 @@ def matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> Html:
             if counts[row, column] and n <= 12:
                 shade = "on" if share > 0.5 else "off"
                 parts.append(_text(x + cell / 2, y + cell / 2 + 4, str(counts[row, column]), "middle", shade))
-    return tag("svg", tag("title", "Confusion matrix"), parts, viewBox="0 0 428 386", class_="chart matrix", role="img")
+    size, kind = f"0 0 428 {top + 364}", "chart matrix" + " small" * (n > 20)
+    return tag("svg", tag("title", "Confusion matrix"), parts, viewBox=size, class_=kind, role="img")
 
 
 def legend(entries: Sequence[tuple[str, str, bool]]) -> Html:

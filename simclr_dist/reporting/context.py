@@ -107,6 +107,8 @@ def open_context(run: Facts, images: int) -> ReportContext:
         if same
         else f"{len(shown)} of {len(held_out)} held-out images, beside {len(kept)} of {len(bank)} training images"
     )
+    if pretrained.not_the_newest:
+        remark += f". Weights of step {steps_done}: {pretrained.not_the_newest}"
     return ReportContext(
         encoder, recipe, steps_done, pretraining, ThumbnailedImages(shown, recipe.data.image_size), kept, same, remark
     )

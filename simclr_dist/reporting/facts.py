@@ -16,7 +16,8 @@ from simclr_dist.errors import UserError, first_line
 from simclr_dist.guards.anomalies import read_anomalies
 from simclr_dist.guards.health_bands import FILE, read_record
 from simclr_dist.run.descriptions import method_of, read_metric_descriptions
-from simclr_dist.run.metrics_log import read_metrics
+from simclr_dist.run.metrics_log import read_records
+from simclr_dist.storage.reading import cannot_be_read
 
 
 @dataclass(frozen=True)
@@ -70,18 +71,21 @@ def read_facts(run_dir: Path, name: str) -> Facts:
         raise UserError(f"{run_dir}: not the folder of a run; give the run_dir of a pretraining run")
     config = _config(run_dir / "config.yaml")
     method = method_of(config.get("recipe"))
+    path = run_dir / "metrics.jsonl"
+    metrics, damaged = read_records(path)
+    left_out = [f"{path.name}: lines that are no records of a step, left out here: {len(damaged)}"] if damaged else []
     return Facts(
         path=run_dir,
         name=name,
         method=method,
         config=dict(_leaves(config)),
-        metrics=_metrics(run_dir / "metrics.jsonl"),
+        metrics=list[Any](metrics),
         descriptions=read_metric_descriptions(run_dir, method),
         evaluations=[(file.name, _evaluation(file)) for file in sorted(run_dir.glob("evaluation_*.json"))],
         health=_health(run_dir / FILE),
         anomalies=read_anomalies(run_dir),
         starts=_starts(run_dir / "tensorboard"),
-        warnings=_warnings(run_dir / "log.txt"),
+        warnings=_warnings(run_dir / "log.txt") + left_out,
     )
 
 
@@ -107,21 +111,12 @@ def _leaves(node: dict[Any, Any], prefix: str = "") -> Any:
             yield f"{prefix}{key}", value
 
 
-def _metrics(path: Path) -> list[dict[str, float | None]]:
-    try:
-        lines: list[Any] = list(read_metrics(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {first_line(error)}") from error
-    for number, line in enumerate(lines, 1):
-        if not isinstance(line, dict) or not isinstance(line.get("step"), int):
-            raise UserError(f"{path}: line {number} is not a step's metrics; it was not written by pretrain")
-    return lines
-
-
 def _evaluation(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        raise cannot_be_read(path, error) from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read: {first_line(error)}; evaluate again, or remove it") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: not the result of an evaluation; evaluate again, or remove it")
@@ -129,8 +124,14 @@ def _evaluation(path: Path) -> dict[str, Any]:
 
 
 def _health(path: Path) -> dict[str, Any] | None:
+    try:
+        there = bool(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise cannot_be_read(path, error) from error
     record = read_record(path)
-    if record is None and path.exists():
+    if record is None and there:
         raise UserError(f"{path}: cannot be understood; it was not written by pretrain: remove it")
     return record
 

@@ -45,7 +45,7 @@ def confusions(context: ReportContext) -> Html:
     right = counts.trace() / counts.sum()
     text = (
         f"{100 * right:.1f} % right: the {context.neighbours.indices.shape[1]} nearest of {len(bank)} labelled images "
-        "vote (cosine, temperature 0.1). FeatureMatrix: the class; columns: what it was taken for."
+        "vote (cosine, temperature 0.1). Rows: the class; columns: what it was taken for."
     )
     if len(names) <= _MATRIX_CLASSES:
         return joined(tag("p", text, class_="soft"), matrix(counts, names))

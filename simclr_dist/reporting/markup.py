@@ -32,6 +32,11 @@ def joined(*children: Any) -> Html:
     return Html("".join(_child(child) for child in children if child is not None))
 
 
+def folded(title: str, content: Html) -> Html:
+    """What is opened by a click on its title."""
+    return tag("details", tag("summary", title), content)
+
+
 def or_sentence(make: Callable[[], Html]) -> Html:
     """What ``make`` gives, or the sentence that says why it is missing."""
     try:

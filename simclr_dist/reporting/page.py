@@ -10,11 +10,13 @@ from simclr_dist import __version__
 from simclr_dist.errors import UserError
 from simclr_dist.reporting import Missing, curves, gallery, tables
 from simclr_dist.reporting.anomalies import anomaly_table
+from simclr_dist.reporting.answer import answers
 from simclr_dist.reporting.context import ReportContext, open_context
 from simclr_dist.reporting.facts import Facts
 from simclr_dist.reporting.health import health_table
-from simclr_dist.reporting.markup import Html, joined, or_sentence, sentence, tag
+from simclr_dist.reporting.markup import Html, folded, joined, or_sentence, sentence, tag
 from simclr_dist.storage.atomic import write_atomically
+from simclr_dist.storage.temporary import remove_leftovers
 
 MARK = '<meta name="generator" content="simclr_dist report'
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -47,8 +49,8 @@ def page(runs: Sequence[Facts], images: int) -> Html:
     for number, run in enumerate(runs, 1):
         sections += _encoder_sections(run, f"run{number}-", f"{run.name}: " if len(runs) > 1 else "", images)
     sections += [
-        _section("recipe", "Recipe", lambda: tables.config_table(runs, "recipe")),
-        _section("machine", "Machine", lambda: tables.config_table(runs, "machine")),
+        _section("recipe", "Recipe", lambda: folded("All keys", tables.config_table(runs, "recipe"))),
+        _section("machine", "Machine", lambda: folded("All keys", tables.config_table(runs, "machine"))),
     ]
     for number, run in enumerate(runs, 1):
         title = "Starts" + (f" of {run.name}" if len(runs) > 1 else "")
@@ -63,6 +65,7 @@ def write_page(out: Path, content: Html) -> None:
         UserError: another file stands there, or the folder cannot be written.
     """
     check_replaceable(out)
+    remove_leftovers(out.parent)
     try:
         write_atomically(out, content.encode(errors="replace"))
     except OSError as error:
@@ -132,7 +135,7 @@ def _document(runs: Sequence[Facts], sections: Sequence[Section]) -> Html:
     links = tag("nav", [tag("a", section.title, href=f"#{section.key}") for section in sections])
     body = tag(
         "body",
-        tag("header", tag("h1", title), tables.summary(runs), links),
+        tag("header", tag("h1", title), answers(runs), tables.summary(runs), links),
         tag("main", [tag("section", tag("h2", s.title), s.content, id=s.key) for s in sections]),
         tag("footer", tag("p", f"Made by simclr-dist {__version__} report.", class_="soft")),
         tag("div", id="tip"),

@@ -9,8 +9,8 @@ point leaves the old checkpoints and perhaps a temporary file, which the next sa
 import io
 import os
 import re
+import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,8 +20,11 @@ from simclr_dist.errors import UserError, first_line
 from simclr_dist.run.checksum import COMMENT_BYTES, MARK, checked_bytes, verify, write_with_checksum
 from simclr_dist.run.checksum import DamagedCheckpointError as DamagedCheckpointError
 from simclr_dist.storage.atomic import write_atomically
+from simclr_dist.storage.reading import cannot_be_read
 
 FORMAT = 1
+# A file server that is restarted, or that moves a file, answers again within seconds.
+_ATTEMPTS, _SECONDS_BETWEEN_ATTEMPTS = 3, 1.0
 _NAME = re.compile(r"step_(\d+)\.pt")
 
 
@@ -89,47 +92,49 @@ def path_of(folder: Path, step: int) -> Path:
     return folder / f"step_{step:09d}.pt"
 
 
+def step_in_name(path: Path) -> int:
+    """The step that a name of :func:`path_of` says."""
+    found = _NAME.match(path.name)
+    assert found
+    return int(found[1])
+
+
 def by_age(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, newest first."""
-    return sorted((path for path in folder.glob("step_*.pt") if _NAME.fullmatch(path.name)), reverse=True)
-
-
-def newest_intact(folder: Path) -> tuple[Path | None, list[str]]:
-    """As :func:`load_newest`, without the state."""
-    path, _, complaints = load_newest(folder)
-    return path, complaints
-
-
-def load_newest(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
-    """The newest checkpoint that is what was written (None: there is none), its state, why newer ones were passed over.
-
-    When an older one is intact, the damaged ones are renamed to ``*.damaged``: the run will write their steps again.
+    """The checkpoints of a folder, newest first by the steps in their names; [] when it is not there.
 
     Raises:
-        UserError: the newest was written by a newer version of this project.
+        UserError: the folder cannot be listed: a run would begin anew beside its checkpoints.
     """
-    damaged = []
-    for path in by_age(folder):
-        try:
-            state = load(path)
-        except DamagedCheckpointError as error:
-            damaged.append((path, f"{path}: {error}"))
-            continue
-        for other, _ in damaged:
-            with suppress(OSError):  # a folder that may only be read
-                other.replace(other.with_name(f"{other.name}.damaged"))
-        return path, state, [complaint for _, complaint in damaged]
-    return None, {}, [complaint for _, complaint in damaged]
+    return sorted(named(folder, _NAME), key=lambda path: (step_in_name(path), path.name), reverse=True)
+
+
+def named(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
+    """The files of a folder with such names; as :func:`by_age`."""
+    try:
+        names = os.listdir(folder)  # not Path.glob, which takes a folder that it cannot list for an empty one
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise cannot_be_read(folder, error, "the checkpoints") from error
+    return [folder / name for name in names if pattern.fullmatch(name)]
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a file ends as :func:`save` ends files, intact or not."""
+    """Whether a file ends as :func:`save` ends files, intact or not; False when it is not there.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
         with path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) < COMMENT_BYTES:
+                return False
             file.seek(-COMMENT_BYTES, os.SEEK_END)
             return file.read(len(MARK)) == MARK
-    except OSError:
+    except FileNotFoundError:
         return False
+    except OSError as error:
+        raise cannot_be_read(path, error) from error
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -137,13 +142,19 @@ def load(path: Path) -> dict[str, Any]:
 
     Raises:
         DamagedCheckpointError: checksum or contents are wrong.
-        UserError: written by a newer version of this project.
+        FileNotFoundError: it is not there.
+        UserError: it cannot be read, several times over; or it was written by a newer version of this project.
     """
-    content = checked_bytes(path)
+    content = _read(path)
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its parsers meet
-        raise DamagedCheckpointError(f"cannot be read: {first_line(error)}") from error
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            raise _too_little_memory(path) from error
+        # torch's own advice, to run whatever is in the file, is not passed on.
+        code = re.search(r"GLOBAL (\S+) was not", str(error))
+        what = f"holds more than data ({code[1]}), and code of a file is never run" if code else first_line(error)
+        raise DamagedCheckpointError(f"not a checkpoint of simclr_dist: {what}") from error
     if not isinstance(state, dict) or type(state.get("format")) is not int or type(state.get("step")) is not int:
         raise DamagedCheckpointError("not a checkpoint of simclr_dist")
     if state["format"] > FORMAT:
@@ -159,5 +170,27 @@ def load_shared(path: Path) -> dict[str, Any]:
     """
     try:
         return load(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: is not there; is the run folder the same for all processes?") from error
     except DamagedCheckpointError as error:
         raise UserError(f"{path}: {error}; is the run folder the same for all processes?") from error
+
+
+def _read(path: Path) -> bytes:
+    """The checked contents; a read that fails is tried again."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            return checked_bytes(path)
+        except FileNotFoundError:
+            raise
+        except MemoryError as error:
+            raise _too_little_memory(path) from error
+        except OSError as error:
+            if attempt + 1 == _ATTEMPTS:
+                raise cannot_be_read(path, error, "the checkpoint") from error
+            time.sleep(_SECONDS_BETWEEN_ATTEMPTS)
+    raise AssertionError
+
+
+def _too_little_memory(path: Path) -> UserError:
+    return UserError(f"{path}: not enough memory to read it; the checkpoint is left as it is: give the job more")

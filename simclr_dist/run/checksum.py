@@ -49,12 +49,10 @@ def checked_bytes(path: Path) -> bytes:
     """The contents of a file whose checksum holds.
 
     Raises:
-        DamagedCheckpointError: it does not, or the file cannot be read.
+        DamagedCheckpointError: it does not.
+        OSError: the file cannot be read, which says nothing of what stands in it.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DamagedCheckpointError(f"cannot be read: {error.strerror}") from error
+    content = path.read_bytes()
     body, comment = memoryview(content)[:-COMMENT_BYTES], content[-COMMENT_BYTES:]
     if not comment.startswith(MARK):
         raise DamagedCheckpointError("no checksum at its end: cut off, or not a checkpoint of simclr_dist")

@@ -3,20 +3,24 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from simclr_dist.config import Config, Recipe, to_dict, to_yaml
 from simclr_dist.data.sources.base import ImageSource
+from simclr_dist.data.sources.identity import compare, images_of
 from simclr_dist.distributed.agreement import decided_by_first
 from simclr_dist.distributed.collectives import process_rank
 from simclr_dist.errors import UserError
 from simclr_dist.log import log, log_to
 from simclr_dist.run import checkpoint
 from simclr_dist.run.lock import RunLock
+from simclr_dist.run.newest import Newest, load_newest, set_aside
 from simclr_dist.run.same_recipe import differences, refuse_other
 from simclr_dist.run.writer import Saver
 from simclr_dist.storage.atomic import write_atomically
+from simclr_dist.storage.temporary import remove_leftovers
 
 # Whatever else a checkpoint of an earlier version lacks is as at the start.
 _REQUIRED = ("model", "optimizer", "scaler", "recipe", "images")
@@ -30,7 +34,7 @@ def contents(state_of: dict[str, Any], recipe: Recipe, images: dict[str, Any]) -
     Args:
         state_of: name -> module, optimizer, ..., each with ``state_dict``.
         recipe: of the run.
-        images: their ``count`` and ``fingerprint``.
+        images: what :func:`images_of` says of them.
     """
     states = {name: target.state_dict() for name, target in state_of.items()}
     return states | {"recipe": to_dict(recipe), "images": images}
@@ -48,13 +52,18 @@ class RunFolder:
         self.path = Path(config.machine.run_dir).expanduser()
         self.lock = lock or RunLock(self.path)
         self.config = config
-        self.images = {"count": len(source), "fingerprint": source.fingerprint()}
+        self.source = source
         self._saver = Saver(self.checkpoints, config.machine.keep_checkpoints, None, self._before_naming)
         self._sync_metrics: Callable[[], None] = lambda: None
         decided_by_first(self._make)
         if lock:
             lock.take()
         decided_by_first(self._open)
+
+    @cached_property
+    def images(self) -> dict[str, Any]:
+        """What the run's images are, as they were when first asked: at the start, on rank 0."""
+        return images_of(self.source)
 
     @property
     def checkpoints(self) -> Path:
@@ -65,6 +74,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
 
     def _open(self) -> None:
+        remove_leftovers(self.path)
         with self._as_user_error():
             log_to(self.path)
 
@@ -163,29 +173,43 @@ class RunFolder:
 
     def _newest(self) -> Path | None:
         """On rank 0: the checkpoint to load, after checking that it is this recipe's; damaged ones are set aside."""
-        path, state, complaints = checkpoint.load_newest(self.checkpoints)
-        if path is None and complaints:
-            raise UserError(f"no intact checkpoint: {'; '.join(complaints)}; choose another machine.run_dir")
-        for complaint in complaints:
-            log.warning("damaged checkpoint set aside: %s", complaint)
+        images = self.images  # asked for now: a file that is replaced later is not of this run
+        newest = load_newest(self.checkpoints)
+        path, state = newest.path, newest.state
+        if path is None and newest.damaged:
+            raise UserError(f"no intact checkpoint: {'; '.join(newest.complaints)}; choose another machine.run_dir")
         if path is not None:
             if missing := [name for name in _REQUIRED if name not in state]:
                 raise UserError(
                     f"{path}: not of a pretraining run, as it holds no {' and no '.join(missing)}; choose another "
                     "machine.run_dir"
                 )
-            self._refuse_other(path, state["recipe"], state["images"])
+            self._refuse_other(path, state, images)
+        self._set_aside(newest)
         try:
             write_atomically(self.path / "config.yaml", to_yaml(self.config).encode())
         except OSError as error:
             raise self._cannot_be_written(error) from error
         return path
 
+    def _set_aside(self, newest: Newest) -> None:
+        """Damaged checkpoints away from the names that this run will write: it holds the lock."""
+        if newest.damaged:
+            self.lock.check()
+        set_aside(newest.damaged)
+        for complaint in newest.complaints:
+            log.warning("damaged checkpoint set aside: %s", complaint)
+        if said := newest.passed_over():
+            log.warning("%s: %s", self.checkpoints, said)
+
     def _cannot_be_written(self, error: OSError) -> UserError:
         return UserError(f"machine.run_dir: {self.path} cannot be written: {error.strerror}")
 
-    def _refuse_other(self, path: Path, recipe: dict[str, Any], images: dict[str, Any]) -> None:
-        differing = differences(recipe, self.config.recipe)
-        if not differing and images != self.images:
-            differing = [f"the images differ ({images['count']} there, {self.images['count']} here, or other ones)"]
+    def _refuse_other(self, path: Path, state: dict[str, Any], images: dict[str, Any]) -> None:
+        differing, remark = differences(state["recipe"], self.config.recipe), ""
+        if not differing:
+            other, remark = compare(state["images"], images, self.source)
+            differing = [other] * bool(other)
         refuse_other(path, differing)
+        if remark:
+            log.info("%s: %s", self.config.recipe.data.path, remark)

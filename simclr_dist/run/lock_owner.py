@@ -3,12 +3,12 @@
 import json
 import os
 import secrets
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
 from simclr_dist.distributed.launchers import host_here
+from simclr_dist.storage.temporary import pid_namespace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Owner:
         return cls(
             token=secrets.token_hex(16),
             host=host_here(),
-            place=_pid_namespace(),
+            place=pid_namespace(),
             pid=os.getpid(),
             started=_start_of(os.getpid()),
             since=datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -85,15 +85,6 @@ class Owner:
         """How often the ``other``'s job was started again, when it is the job of this one too; else None."""
         same = self.job is not None and (self.job, self.cluster) == (other.job, other.cluster)
         return other.restarts if same else None
-
-
-def _pid_namespace() -> str:
-    parts = []
-    with suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
-    with suppress(OSError):
-        parts.append(os.readlink("/proc/self/ns/pid"))
-    return " ".join(parts)
 
 
 def _status_of(pid: int) -> list[str]:

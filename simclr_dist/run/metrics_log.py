@@ -13,6 +13,7 @@ from simclr_dist.log import log
 from simclr_dist.run.tensorboard import open_events, scalars
 from simclr_dist.storage.appended_file import AppendedFile
 from simclr_dist.storage.atomic import write_atomically
+from simclr_dist.storage.reading import cannot_be_read
 
 
 class MetricsLog:
@@ -24,15 +25,18 @@ class MetricsLog:
     def __init__(self, run_dir: Path, steps_done: int) -> None:
         """Drop what a previous process wrote after the checkpoint of ``steps_done``: those steps come again.
 
+        Lines that are no records are moved to metrics.jsonl.damaged.
+
         Raises:
-            UserError: the disk is full or cannot be written.
+            UserError: the file cannot be read, or the disk is full or cannot be written.
         """
         self.path = run_dir / "metrics.jsonl"
-        written = read_metrics(self.path)
+        written, damaged = read_records(self.path)
         lines = [line for line in written if line["step"] <= steps_done]
         if len(lines) < len(written):
             log.info("the %d steps after the newest checkpoint are done again", len(written) - len(lines))
         try:
+            self._set_aside(damaged)
             write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in lines).encode())
             self._lines = AppendedFile(self.path)
             self._events = open_events(run_dir / "tensorboard", purge_step=steps_done + 1)
@@ -70,6 +74,13 @@ class MetricsLog:
         self._lines.close()
         self._events.close()
 
+    def _set_aside(self, damaged: list[bytes]) -> None:
+        if damaged:
+            aside = self.path.with_name(f"{self.path.name}.damaged")
+            with aside.open("ab") as file:
+                file.write(b"".join(line + b"\n" for line in damaged))
+            log.warning("%s: lines that are no records of a step: %d; moved to %s", self.path, len(damaged), aside)
+
     def _cannot_be_written(self, error: OSError) -> UserError:
         return UserError(
             f"machine.run_dir: {self.path.parent} cannot be written: {error.strerror}; make room, then start again to "
@@ -78,27 +89,52 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a metrics.jsonl, without the half-written last line that a kill may leave; [] when missing."""
-    lines = []
-    if path.exists():
-        for text in path.read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except json.JSONDecodeError:
-                break
-    return lines
+    """The records of a metrics.jsonl, as :func:`read_records` finds them."""
+    return read_records(path)[0]
+
+
+def read_records(path: Path) -> tuple[list[dict[str, float]], list[bytes]]:
+    """The steps of a metrics.jsonl, and its lines that are none; nothing when it is missing.
+
+    A line that cannot be read takes no other with it. The half-written last line that a kill may leave is neither.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        *lines, rest = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return [], []
+    except OSError as error:
+        raise cannot_be_read(path, error) from error
+    records = [(line, _record(line)) for line in [*lines, rest] if line.strip()]
+    damaged = [line for line, record in records if record is None]
+    if damaged and damaged[-1] is rest:
+        damaged.pop()
+    return [record for _, record in records if record is not None], damaged
+
+
+def _record(line: bytes) -> dict[str, float] | None:
+    """What :meth:`MetricsLog.write` wrote; None for anything else."""
+    try:
+        found: Any = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or type(found.get("step")) is not int:
+        return None
+    numbers = all(value is None or isinstance(value, (int, float)) for value in found.values())
+    return found if numbers else None
 
 
 def last_metrics(path: Path) -> dict[str, float]:
     """The values of the newest step, without reading the steps before; {} when there is none."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 16384))
+            file.seek(max(0, path.stat().st_size - 2**18))
             lines = file.read().split(b"\n")[:-1]
-        found: dict[str, float] = json.loads(lines[-1])
-    except (OSError, IndexError, ValueError):
+    except OSError:
         return {}
-    return found
+    return next((record for line in reversed(lines) if (record := _record(line))), {})
 
 
 def write_run_facts(run_dir: Path, total_steps: int, metrics: Mapping[str, Metric]) -> None:

@@ -1,14 +1,12 @@
 """Files that stand on the disk whole, or not at all."""
 
 import os
-import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-_PROCESS = secrets.token_hex(4)
-"""Stands in the names of temporary files: two hosts must not write into the same one."""
+from simclr_dist.storage.temporary import temporary_name
 
 
 def write_atomically(
@@ -24,7 +22,7 @@ def write_atomically(
     Raises:
         OSError: as the file system or ``check`` says.
     """
-    temporary = path.with_name(f".{path.name}.{_PROCESS}_{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     try:
         with temporary.open("wb") as file:
             file.write(content) if isinstance(content, bytes) else content(file)

@@ -16,6 +16,7 @@ from simclr_dist import __version__
 from simclr_dist.config.loading import to_dict
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.storage.atomic import flush_folder
+from simclr_dist.storage.temporary import remove_leftovers, temporary_name
 from simclr_dist.weights.formats import FORMATS, Format, reference_outputs
 from simclr_dist.weights.loaded import LoadedEncoder
 from simclr_dist.weights.read import FORMAT, sidecar_of
@@ -35,7 +36,7 @@ class Exported:
     max_difference: float
 
 
-def export(loaded: LoadedEncoder, to: str, out: Path, *, with_head: bool = False) -> Exported:
+def export(loaded: LoadedEncoder, to: str, out: Path | str, *, with_head: bool = False) -> Exported:
     """Write ``out`` in the format ``to`` and a JSON file beside it, after comparing its outputs with ours.
 
     Args:
@@ -48,6 +49,9 @@ def export(loaded: LoadedEncoder, to: str, out: Path, *, with_head: bool = False
         UserError: the file is there, cannot be written, its library is not installed, there is no head, or the
             outputs differ. Nothing stands under ``out`` then.
     """
+    if to not in FORMATS:
+        raise UserError(f"'{to}' is no format of an export; known are {', '.join(FORMATS)}")
+    out = Path(out)
     form, sidecar = FORMATS[to], sidecar_of(out)
     for path in (out, sidecar):
         _refuse_existing(path)
@@ -57,8 +61,9 @@ def export(loaded: LoadedEncoder, to: str, out: Path, *, with_head: bool = False
     loaded = loaded if with_head else dataclasses.replace(loaded, projection=None)
     form.check(loaded)
     description = describe(loaded, form)
+    remove_leftovers(out.parent)
     # The suffix stays the last: libraries choose their reader by it.
-    temporary, described = out.with_name(f".tmp.{os.getpid()}.{out.name}"), sidecar.with_name(f".{sidecar.name}.tmp")
+    temporary, described = temporary_name(out, suffix_last=True), temporary_name(sidecar)
     try:
         form.write(temporary, loaded, description)
         difference = compare(form, temporary, loaded)
@@ -122,8 +127,7 @@ def compare(form: Format, file: Path, loaded: LoadedEncoder) -> float:
         # Written so that a NaN is refused.
         if not difference <= max(TOLERANCE * max(1.0, float(expected.abs().max())), 2 * own):
             raise UserError(
-                f"--to: the outputs of the file in {form.library()} differ from ours by {difference:.2g}; nothing was "
-                "written"
+                f"the outputs of the file in {form.library()} differ from ours by {difference:.2g}; nothing was written"
             )
         largest = max(largest, difference)
     return largest
@@ -136,9 +140,9 @@ def _in_float64(loaded: LoadedEncoder) -> LoadedEncoder:
 
 def _refuse_existing(path: Path) -> None:
     if path.exists() or path.is_symlink():
-        raise UserError(f"{path}: is there already and is not overwritten; give another --out, or remove it")
+        raise UserError(f"{path}: is there already and is not overwritten; give another name, or remove it")
     if not path.parent.is_dir():
-        raise UserError(f"{path}: its folder is not there; make it, or give another --out")
+        raise UserError(f"{path}: its folder is not there; make it, or give another name")
 
 
 def _publish(written: Path, name: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from simclr_dist.errors import UserError, first_line
+from simclr_dist.storage.reading import cannot_be_read
 from simclr_dist.weights.architecture import IMAGENET_MEAN, IMAGENET_STD, Architecture, architecture_of
 from simclr_dist.weights.layouts import Found, find_network
 
@@ -41,7 +42,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         with path.open("rb") as file:
             begin = file.read(9)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+        raise cannot_be_read(path, error) from error
     if path.suffix == ".onnx":
         raise UserError(f"{path}: ONNX holds a graph and cannot be read back; export to safetensors and give that")
     if begin[8:9] == b"{" or path.suffix == ".safetensors":
@@ -50,7 +51,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle protocols of files that are then refused
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise cannot_be_read(path, error) from error
     except Exception as error:  # torch raises whatever its parsers meet
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            raise UserError(f"{path}: not enough memory to read it") from error
         if named := re.search(r"GLOBAL (\S+) was not", str(error)):
             raise UserError(
                 f"{path}: holds more than tensors ({named[1]}), and code of a file is never run; where it can be "
@@ -71,7 +76,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
+        raise cannot_be_read(path, error) from error
+    except SafetensorError as error:
         raise UserError(f"{path}: cut off, or not a file of safetensors: {first_line(error)}") from error
 
 

@@ -35,6 +35,8 @@ class LoadedEncoder:
     """Of its training, where that is known."""
     recipe_known: bool = True
     """Whether ``recipe`` is that of the training."""
+    not_the_newest: str = ""
+    """Why a newer checkpoint of the run was passed over; "" when none was."""
     assumed: tuple[str, ...] = ()
     """What a foreign file does not say and was taken for granted."""
 

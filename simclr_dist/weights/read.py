@@ -13,11 +13,16 @@ from torch import Tensor, nn
 from simclr_dist.config import Recipe
 from simclr_dist.config.filling import method_name
 from simclr_dist.config.loading import recipe_from_dict
-from simclr_dist.errors import UserError
+from simclr_dist.distributed.collectives import process_rank
+from simclr_dist.errors import UserError, first_line
+from simclr_dist.log import log
 from simclr_dist.methods.build import build_encoder as initial_encoder
 from simclr_dist.methods.build import build_method
 from simclr_dist.run import checkpoint
+from simclr_dist.run.newest import load_newest
+from simclr_dist.storage.reading import cannot_be_read
 from simclr_dist.weights.architecture import Architecture, build_encoder
+from simclr_dist.weights.descriptions import wrong_in
 from simclr_dist.weights.foreign import identify, read_safetensors, read_tensors
 from simclr_dist.weights.loaded import LoadedEncoder, recipe_of_encoder
 
@@ -80,29 +85,47 @@ def load_encoder(
 
 
 def _from_run(run_dir: Path) -> LoadedEncoder:
-    path, complaints = checkpoint.newest_intact(run_dir / "checkpoints")
-    if path is None:
-        reason = f": {'; '.join(complaints)}" if complaints else "; give the run_dir of a pretraining run"
+    newest = load_newest(run_dir / "checkpoints")
+    if newest.path is None:
+        reason = f": {'; '.join(newest.complaints)}" if newest.damaged else "; give the run_dir of a pretraining run"
         raise UserError(f"{run_dir}: no checkpoint to evaluate{reason}")
-    return _from_checkpoint(path, run_dir.resolve().name)
+    return _of_state(newest.path, newest.state, run_dir.resolve().name, newest.passed_over())
 
 
-def _from_checkpoint(path: Path, run: str = "") -> LoadedEncoder:
+def _from_checkpoint(path: Path) -> LoadedEncoder:
     try:
         state: dict[str, Any] = checkpoint.load(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
     except checkpoint.DamagedCheckpointError as error:
         raise UserError(f"{path}: {error}") from error
+    newer = [other for other in checkpoint.by_age(path.parent) if checkpoint.step_in_name(other) > state["step"]]
+    # Who names one of the steps means that one; last.pt promises the newest.
+    is_link = path.is_symlink() and newer
+    remark = f"{path.name} points at step {state['step']}, and {newer[0].name} is newer" if is_link else ""
+    return _of_state(path, state, path.name, remark)
+
+
+def _of_state(path: Path, state: dict[str, Any], name: str, remark: str) -> LoadedEncoder:
+    if remark and process_rank() == 0:
+        log.warning("%s: %s", path.parent, remark)
+    if missing := [part for part in ("recipe", "model") if part not in state]:
+        raise UserError(f"{path}: not of a pretraining run, as it holds no {' and no '.join(missing)}")
     recipe = recipe_from_dict(state["recipe"])
     encoder = initial_encoder(recipe)
-    encoder.load_state_dict(_below(state["model"], "encoder."))
+    try:
+        encoder.load_state_dict(_below(state["model"], "encoder."))
+    except RuntimeError as error:
+        raise UserError(f"{path}: its weights are not those of its recipe: {first_line(error)}") from error
     steps_done = int(state["step"])
     return LoadedEncoder(
         encoder=encoder.eval().float(),
         recipe=recipe,
-        source=f"{run or path.name}, step {steps_done}",
+        source=f"{name}, step {steps_done}",
         architecture=Architecture.of_recipe(recipe),
         projection=_projection(recipe, _below(state["model"], HEAD)),
         steps_done=steps_done,
+        not_the_newest=remark,
     )
 
 
@@ -127,23 +150,34 @@ def description_of(path: Path) -> dict[str, Any] | None:
     """What an export says of itself: inside where the format has room, else in the sidecar beside it.
 
     Raises:
-        UserError: written by a newer version of this project, or the sidecar is damaged.
+        UserError: it cannot be read, is of a wrong form, or was written by a newer version of this project.
     """
-    known: dict[str, Any] | None = None
+    known: Any
     if path.suffix == ".safetensors":
         metadata = read_safetensors(path)[1]
-        known = json.loads(metadata[METADATA_KEY]) if METADATA_KEY in metadata else None
+        if METADATA_KEY not in metadata:
+            return None
+        try:
+            known = json.loads(metadata[METADATA_KEY])
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}: its description is no JSON: {first_line(error)}; export it again") from error
     elif (sidecar := sidecar_of(path)).exists():
         try:
-            known = json.loads(sidecar.read_bytes())
-        except (OSError, ValueError) as error:
-            raise UserError(f"{sidecar}: cannot be read; remove it to take {path.name} as a foreign file") from error
+            known, content = json.loads(sidecar.read_bytes()), path.read_bytes()
+        except OSError as error:
+            raise cannot_be_read(Path(error.filename or sidecar), error) from error
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{sidecar}: is no JSON; remove it to take {path.name} as a foreign file") from error
         # A sidecar left behind beside another file describes nothing.
-        if not isinstance(known, dict) or known.get("sha256") != hashlib.sha256(path.read_bytes()).hexdigest():
+        if not isinstance(known, dict) or known.get("sha256") != hashlib.sha256(content).hexdigest():
             return None
-    if known is not None and known.get("format", 0) > FORMAT:
+    else:
+        return None
+    if wrong := wrong_in(known):
+        raise UserError(f"{path}: its description is of a wrong form ({wrong}); export it again")
+    if known["format"] > FORMAT:
         raise UserError(f"{path}: written by a newer simclr_dist (format {known['format']}); update to read it")
-    return known
+    return dict(known)
 
 
 def sidecar_of(path: Path) -> Path:
@@ -174,10 +208,10 @@ def _from_export(path: Path, tensors: Mapping[str, Tensor], known: dict[str, Any
             recipe_known=recipe_known,
             assumed=tuple(known["assumed"]),
         )
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, AssertionError, OverflowError, RuntimeError) as error:
         if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path}: its description and its weights do not fit: {error}") from error
+            raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{path}: its description and its weights do not fit: {first_line(error)}") from error
 
 
 def _recipe_of_export(known: dict[str, Any], architecture: Architecture | None) -> tuple[Recipe, bool]:

@@ -12,6 +12,7 @@ from simclr_dist.config import Config
 from simclr_dist.distributed.collectives import process_rank
 from simclr_dist.evaluation import online
 from simclr_dist.run import checkpoint, checksum
+from simclr_dist.run.newest import load_newest
 from simclr_dist.training.step import TrainingStep
 from tests.support.processes import (
     Running,
@@ -65,7 +66,8 @@ def test_a_run_killed_at_every_kind_of_moment_ends_bit_equal_to_one_that_never_w
         running.processes[rank].join(timeout=60)
         assert running.processes[rank].exitcode == -signal.SIGKILL, moment
         running.kill()  # the other one too, wherever it is
-        path, complaints = checkpoint.newest_intact(tmp_path / "killed" / "checkpoints")
+        found = load_newest(tmp_path / "killed" / "checkpoints")
+        path, complaints = found.path, found.complaints
         assert complaints == [], moment
         step = checkpoint.load(path)["step"] if path else 0
         assert step >= saved, f"{moment}: lost what was saved"

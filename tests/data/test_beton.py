@@ -1,6 +1,7 @@
 """Data in one file: what is read is what was written, damage is never read, ffcv reads and writes the same files."""
 
 import errno
+import hashlib
 import json
 import multiprocessing
 import os
@@ -365,6 +366,26 @@ def test_a_damaged_sidecar_is_refused(written):
     for content in (b"", b"{}", b"[]", b"null", intact[:-40], b"\xff\xfe"):
         path.write_bytes(content)
         assert str(path) in complaint(BetonSource, written)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("classes", 5), ("classes", [1]), ("file_bytes", "much"), ("table_sha256", 7), ("widths", [1]), ("written", []),
+        ("blocks_sha256", ""), ("images", None), ("crc32", "AAA="), ("labelled", "yes"), ("format", []),
+    ],
+)  # fmt: skip
+def test_a_sidecar_of_a_wrong_form_is_refused_though_its_checksum_holds(written, key, value):
+    path = sidecar.path_of(written)
+    content = {**json.loads(path.read_text()), key: value}
+    del content["sha256"]
+    path.write_text(json.dumps({**content, "sha256": hashlib.sha256(json.dumps(content).encode()).hexdigest()}))
+    assert str(path) in complaint(BetonSource, written)
+
+
+def test_a_sidecar_nested_without_end_is_refused(written):
+    sidecar.path_of(written).write_text("[" * 100_000)
+    assert "damaged sidecar" in complaint(BetonSource, written)
 
 
 def test_a_sidecar_of_a_newer_version_asks_for_an_update(written):

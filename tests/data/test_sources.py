@@ -3,6 +3,7 @@
 The data sets are written here in the files that torchvision reads; their checksums are those of the files written.
 """
 
+import errno
 import hashlib
 import os
 import pickle
@@ -19,9 +20,10 @@ from sklearn.datasets import load_digits
 from torchvision import datasets
 
 from simclr_dist.config.recipe import SOURCES, SOURCES_WITHOUT_PATH, Data
-from simclr_dist.data.sources.base import ArraySource, BrokenImageError
+from simclr_dist.data.sources.base import ArraySource, BrokenImageError, Subset
 from simclr_dist.data.sources.decoding import decode, decode_jpeg
 from simclr_dist.data.sources.files import FileSource
+from simclr_dist.data.sources.identity import compare, contents_digest, images_of
 from simclr_dist.data.sources.named import SPLITS, open_source
 from simclr_dist.errors import UserError
 from tests.support.images import COLOR, NOISE, encoded, first_pixel, opened, plain, write_image
@@ -530,6 +532,72 @@ def test_the_fingerprint_of_files_changes_with_a_name_and_not_with_the_place(tmp
     (tmp_path / "there" / "dog" / "2.png").rename(tmp_path / "there" / "dog" / "3.png")
     renamed = opened("folder", tmp_path / "there").fingerprint()
     assert len({here, more, renamed}) == 3
+
+
+def test_a_copy_is_the_same_set_and_a_replaced_file_is_not(tmp_path):
+    for number in range(3):
+        write_image(tmp_path / "here" / "cat" / f"{number}.png")
+    first = opened("folder", tmp_path / "here")
+    known, fingerprint, digest = images_of(first), first.fingerprint(), contents_digest(first)
+    assert compare(known, images_of(first), first) == ("", "")
+    copy = opened("folder", shutil.copytree(tmp_path / "here", tmp_path / "copy", copy_function=shutil.copyfile))
+    assert copy.fingerprint() == fingerprint
+    other, remark = compare(known, images_of(copy), copy)
+    assert not other
+    assert "taken for a copy" in remark
+    assert contents_digest(copy) != digest
+    image = tmp_path / "here" / "cat" / "1.png"
+    image.write_bytes(image.read_bytes() + b"more")
+    assert first.fingerprint() != fingerprint
+    assert "replaced under the same names" in compare(known, images_of(first), first)[0]
+
+
+def test_a_file_replaced_by_one_of_its_size_and_old_time_is_another_content(tmp_path):
+    write_image(tmp_path / "cat" / "1.png")
+    source, image = opened("folder", tmp_path), tmp_path / "cat" / "1.png"
+    digests = [contents_digest(source), contents_digest(Subset(source, np.arange(1)))]
+    then = image.stat()
+    image.write_bytes(bytes(then.st_size))
+    os.utime(image, ns=(then.st_atime_ns, then.st_mtime_ns))
+    again = [contents_digest(source), contents_digest(Subset(source, np.arange(1)))]
+    assert len({*digests, *again}) == 4
+
+
+def test_a_lost_file_may_be_replaced_by_an_empty_one_and_a_set_of_an_earlier_version_is_known_by_its_names(tmp_path):
+    for number in range(3):
+        write_image(tmp_path / "cat" / f"{number}.png")
+    source = opened("folder", tmp_path)
+    known = images_of(source)
+    earlier = {key: known[key] for key in ("count", "fingerprint")}
+    (tmp_path / "cat" / "1.png").write_bytes(b"")
+    assert compare(known, images_of(source), source)[0] == ""
+    assert compare(earlier, images_of(source), source) == ("", "")
+    assert "images differ" in compare(earlier | {"count": 4}, images_of(source), source)[0]
+
+
+def test_files_that_the_system_cannot_ask_about_are_an_error_and_not_another_set(tmp_path, monkeypatch):
+    write_image(tmp_path / "cat" / "1.png")
+    source = opened("folder", tmp_path)
+
+    def stat(path: str) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("simclr_dist.data.sources.identity.os.stat", stat)
+        complaints = []
+        for ask in (images_of, contents_digest):
+            with pytest.raises(UserError) as refused:
+                ask(source)
+            complaints.append(str(refused.value))
+    assert all("1.png: cannot be read: Input/output error" in text for text in complaints)
+
+
+def test_many_files_are_asked_about_in_their_order(tmp_path, monkeypatch):
+    monkeypatch.setattr("simclr_dist.data.sources.identity._MANY", 10)
+    names = [f"{number}.png" for number in range(37)]
+    for number, name in enumerate(names):
+        (tmp_path / name).write_bytes(bytes(number))
+    assert FileSource(tmp_path, names, None, []).states().sizes.tolist() == list(range(37))
 
 
 def test_the_fingerprint_tells_names_apart_that_are_equal_when_joined(tmp_path):

@@ -18,7 +18,7 @@ from simclr_dist.data.sources.named import open_source
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation import fine_tuning, frozen
 from simclr_dist.evaluation.classifiers import chosen_probe
-from simclr_dist.evaluation.features import extract_features, raw_pixels
+from simclr_dist.evaluation.features import Extraction, extract_features, raw_pixels
 from simclr_dist.evaluation.knn import knn_accuracy, knn_scores
 from simclr_dist.evaluation.online import least_squares_accuracy
 from simclr_dist.evaluation.subsets import few_labels, halves, share_of_labels, subset_digest
@@ -26,6 +26,7 @@ from simclr_dist.run.metrics_log import read_metrics
 from simclr_dist.weights.digest import state_digest
 from tests.support.commands import run_command
 from tests.support.evaluation import blobs, small_context
+from tests.support.images import opened, write_image
 from tests.support.processes import assert_bit_equal, final_state, losses, pretrain_here, run_distributed, tiny_config
 
 GENERATOR = np.random.default_rng(0)
@@ -362,3 +363,27 @@ def test_a_wrong_wish_is_one_line_and_status_2(run_dir, capsys, arguments, named
     assert status == 2
     assert named in err
     assert err.count("\n") == 1
+
+
+def test_features_of_images_replaced_under_their_names_are_not_the_kept_ones(tmp_path):
+    for number in range(3):
+        write_image(tmp_path / "images" / "cat" / f"{number}.bmp")
+    source, how = opened("folder", tmp_path / "images"), Extraction(batch_images=2, cache=tmp_path / "kept")
+    extract_features(nn.Flatten(), source, 8, how)
+    replaced = tmp_path / "images" / "cat" / "1.bmp"
+    pixels = np.asarray(Image.open(replaced))
+    Image.fromarray(255 - pixels).save(replaced)
+    kept, anew = (extract_features(nn.Flatten(), source, 8, each) for each in (how, Extraction(batch_images=2)))
+    np.testing.assert_array_equal(kept, anew)
+
+
+def test_kept_features_that_were_cut_off_are_computed_again(tmp_path):
+    source, how = (
+        ArraySource(np.zeros((6, 3, 8, 8), dtype=np.uint8), None, []),
+        Extraction(batch_images=2, cache=tmp_path),
+    )
+    whole = extract_features(nn.Flatten(), source, 8, how)
+    blocks = sorted(tmp_path.rglob("*.npy"))
+    blocks[0].write_bytes(blocks[0].read_bytes()[:-8])
+    blocks[1].write_bytes(b"")
+    np.testing.assert_array_equal(extract_features(nn.Flatten(), source, 8, how), whole)

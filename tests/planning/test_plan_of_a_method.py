@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from simclr_dist.config import Config
 from simclr_dist.config.registry import method_keys
 from simclr_dist.data.loading.batch import blank_batch
+from simclr_dist.data.sources.identity import blank_images
 from simclr_dist.distributed.watchdog.progress import begin_collective
 from simclr_dist.errors import UserError
 from simclr_dist.models.batch_norm import norms_of
@@ -86,7 +87,7 @@ def test_the_checkpoint_holds_the_queue_and_the_bank(config, tmp_path, policy):
     step(blank_batch(config.recipe, 64, CPU), 0)
     if step.rollback_point:
         step.rollback_point.take_when_due(0)
-    written = contents(step.state, config.recipe, {"count": IMAGES, "fingerprint": "0" * 64})
+    written = contents(step.state, config.recipe, blank_images(IMAGES))
     path = checkpoint.save(tmp_path, written, step=1, keep=1)
     assert checkpoint_bytes(config, IMAGES) == path.stat().st_size > 4 * DIM * (QUEUE + IMAGES)
 

@@ -1,5 +1,6 @@
 """The plan: what it predicts is what the real objects are, and what it cannot promise it refuses."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from simclr_dist.config import Config, load_config, to_dict
 from simclr_dist.data.loading.batch import blank_batch
+from simclr_dist.data.sources.identity import blank_images
 from simclr_dist.errors import UserError
 from simclr_dist.methods.build import build_method
 from simclr_dist.models.batch_norm import norms_of
@@ -23,7 +25,7 @@ from simclr_dist.planning.traced_step import traced_step
 from simclr_dist.planning.tracker import StepTracker
 from simclr_dist.run import checkpoint
 from simclr_dist.run.folder import contents
-from simclr_dist.units import parse_bandwidth, parse_bytes, parse_count, parse_flops, show_bytes
+from simclr_dist.units import columns, parse_bandwidth, parse_bytes, parse_count, parse_flops, show_bytes, show_seconds
 from tests.support.commands import run_command
 from tests.support.steps import allocated, bytes_of, optimizer_tensors, training_step
 
@@ -100,7 +102,7 @@ def test_weights_gradients_optimizer_and_checkpoint_are_those_of_the_real_object
             step(blank_batch(config.recipe, 64, torch.device("cpu")), 0)
             if step.rollback_point:
                 step.rollback_point.take_when_due(0)
-            written = contents(step.state, config.recipe, {"count": IMAGES, "fingerprint": "0" * 64})
+            written = contents(step.state, config.recipe, blank_images(IMAGES))
             path = checkpoint.save(tmp_path, written, step=1, keep=1)
             assert checkpoint_bytes(config, IMAGES) == path.stat().st_size
         trace = traced_step(config.recipe, config.machine, 16, 4, IMAGES)
@@ -247,6 +249,51 @@ def test_a_suggestion_loads_beside_its_recipe(config, tmp_path):
     assert (loaded.machine.precision, loaded.machine.keep_checkpoints) == ("bfloat16", 5)
     assert loaded.machine.device == "cuda"
     assert loaded.machine.images_per_chunk == 4
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0, "0 µs"), (2.5e-5, "25 µs"), (0.0032, "3.2 ms"), (0.0814, "81.4 ms"), (0.9997, "1 s"), (1.5, "1.5 s"),
+        (100, "100 s"), (300, "5 min"), (3600, "60 min"), (18_900, "5.25 h"), (400_000, "4.63 days"),
+        (1e9, "11574 days"),
+    ],
+)  # fmt: skip
+def test_seconds_are_shown_as_people_read_them(seconds, shown):
+    assert show_seconds(seconds) == shown
+
+
+def test_columns_are_two_blanks_apart_however_long_a_cell_is():
+    assert columns([["a", "b", "c"], ["1" * 50, "2" * 30, "x"]]) == [
+        f"{'a':<50}  {'b':>30}  c",
+        f"{'1' * 50}  {'2' * 30}  x",
+    ]
+
+
+def test_the_columns_of_a_plan_of_a_tiny_run_are_apart(config):
+    text = report(make_plan(config, 2, 10**9, 64, ASSUMED, others=[1]))
+    assert re.search(r"GPUs +images each +peak +communication +step +whole run +fits", text)
+    assert not re.search(r"[a-zµ%]\d|e-\d", text.partition("GPUs  images each")[2].replace("resnet10", ""))
+
+
+@pytest.mark.parametrize("group", [0, 8])
+@pytest.mark.parametrize("gpus", [1, 4])
+def test_the_largest_number_that_fits_fits(config, group, gpus):
+    config.recipe.batch_norm_group_images = group
+    batch = config.recipe.global_batch_images
+    memory = StepMemory(config.recipe, config.machine, IMAGES, [batch // gpus, 16], batch // gpus)
+    trace = memory.trace(batch // gpus, "none")
+    for usable in (trace.peak_bytes * 0.999, trace.peak_bytes, trace.resting_bytes / 2, 1e12):
+        largest = memory.largest_that_fits(usable, "none")
+        assert largest <= batch
+        assert (largest >= batch // gpus) == (trace.peak_bytes <= usable)
+        assert largest == 0 or usable > trace.resting_bytes
+
+
+def test_where_one_number_was_traced_and_does_not_fit_none_is_named(config):
+    text = report(make_plan(config, 1, 10**6, IMAGES, ASSUMED, others=()))
+    assert "as it is: does not fit" in text
+    assert "largest number of images a GPU at once: none with recompute=none" in text
 
 
 def test_the_command_prints_the_plan_and_draws_it(capsys, tmp_path):

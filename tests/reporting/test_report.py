@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from functools import partial
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,11 @@ from PIL import Image
 
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.reporting.analysis import alignment, confusion, nearest, uniformity, vote
-from simclr_dist.reporting.charts import Series, line_chart, thin, ticks
+from simclr_dist.reporting.answer import answer
+from simclr_dist.reporting.charts import Series, line_chart, matrix, thin, ticks
+from simclr_dist.reporting.facts import Facts, read_facts
 from simclr_dist.reporting.markup import Html, tag
+from simclr_dist.run import checkpoint
 from simclr_dist.training.trainer import pretrain
 from tests.support.processes import tiny_config
 
@@ -216,8 +220,6 @@ def test_a_restart_is_told_with_its_first_step(report, tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "complaint"),
     [
-        ("metrics.jsonl", b'[1]\n{"step": 1}\n', "line 1 is not a step's metrics"),
-        ("metrics.jsonl", b"\xff\xfe", "cannot be read"),
         ("config.yaml", b"{a: [", "cannot be read"),
         ("evaluation_step_1.json", b'{"points": ', "evaluate again"),
         ("checkpoints/step_000000002.pt", b"cut off", "no checksum at its end"),
@@ -230,6 +232,90 @@ def test_a_broken_file_is_one_line_that_names_it_and_status_2(run_dir, report, f
     assert complaint in err
     assert Path(file).name in err
     assert not (run_dir / "report.html").exists()
+
+
+@pytest.mark.parametrize("classes", [3, 10, 12, 25, 40])
+def test_names_of_a_matrix_never_lie_over_each_other(classes):
+    names = [f"category {number}" for number in range(classes)]
+    drawn = matrix(np.eye(classes, dtype=np.int64), names)
+    tags = [dict(re.findall(r'([a-z-]+)="([^"]*)"', found)) for found in re.findall(r"<text ([^>]*)>[^<]*…<", drawn)]
+    columns = [each for each in tags if each["text-anchor"] != "end"]
+    assert len(columns) == classes
+    positions = sorted(float(each["x"]) for each in columns)
+    upright = "transform" in columns[0]
+    apart = min(after - before for before, after in pairwise(positions))
+    size = 9 if 'class="chart matrix small"' in drawn else 11
+    assert apart >= (size - 1 if upright else 9 * 6)
+    # All of a name stands inside the drawing.
+    assert not upright or min(float(each["y"]) for each in columns) >= 9 * 6
+
+
+def facts(**known) -> Facts:
+    empty = {
+        "path": Path("runs/my"), "name": "my", "method": "simclr", "config": {}, "metrics": [], "descriptions": {},
+        "evaluations": [], "health": None, "anomalies": [], "starts": [], "warnings": [],
+    }  # fmt: skip
+    return Facts(**{**empty, **known})
+
+
+def label_curve(steps: int, values: dict[str, float]) -> tuple[str, dict]:
+    points = [
+        {"features": features, "classifier": classifier, "labels_per_class": labels, "mean": value + labels / 1000}
+        for features, value in values.items() for classifier in ("linear probe", "kNN") for labels in (1, 10)
+    ]  # fmt: skip
+    return "evaluation.json", {"steps_done": steps, "points": points}
+
+
+def test_the_first_line_of_a_report_says_how_good_how_healthy_and_how_long():
+    evaluations = [
+        label_curve(5, {"pretrained": 0.9, "untrained": 0.8}), label_curve(7, {"pretrained": 0.5, "untrained": 0.25}),
+    ]  # fmt: skip
+    band = {"metric": "loss", "outcome": "inside"}
+    steps = [{"step": step, "step_seconds": 30.0} for step in range(1, 8)]
+    run = facts(evaluations=evaluations, health={"bands": [band]}, metrics=steps)
+    assert answer(run) == (
+        "51.0 % of held-out images right (linear probe, 10 labels a class), beside 26.0 untrained; healthy: inside "
+        "all 1 health bands that were checked, no anomaly; 7 steps in 3.5 min."
+    )
+
+
+def test_the_first_line_of_a_report_says_what_is_wrong_and_what_is_not_known():
+    assert answer(facts()) == (
+        "Accuracy not known yet (simclr-dist evaluate); no anomaly; no health band was checked; no step is done yet."
+    )
+    bands = [{"metric": "loss", "outcome": outcome} for outcome in ("inside", "outside", "not reached")]
+    said = answer(facts(health={"bands": bands}, anomalies=[{}], metrics=[{"step": 1}]))
+    assert "not healthy: outside 1 of 2 health bands, anomalies: 1; " in said
+    alone = answer(facts(evaluations=[label_curve(1, {"pretrained": 0.5})]))
+    assert "51.0 % of held-out images right (linear probe, 10 labels a class), without a baseline" in alone
+
+
+def test_recipe_and_machine_are_folded(run_dir, report):
+    assert report(run_dir, "--images", 5)[0] == 0
+    content = (run_dir / "report.html").read_text()
+    for key in ("recipe", "machine"):
+        assert section(content, key).count("<details><summary>All keys</summary>") == 1
+
+
+def test_a_page_of_older_weights_says_so(run_dir, report):
+    newest = run_dir / "checkpoints" / "step_000000002.pt"
+    state = checkpoint.load(newest)
+    newest.with_name("step_000000009.pt").write_bytes(b"half")
+    status, _, err = report(run_dir, "--images", 5)
+    assert status == 0
+    for text in (err, (run_dir / "report.html").read_text()):
+        assert "step_000000002.pt is used, which is not the newest" in text
+    assert state["step"] == 2
+    assert newest.with_name("step_000000009.pt").exists()  # who only reads renames nothing
+
+
+def test_lines_of_the_metrics_that_are_no_records_are_left_out_and_said(run_dir):
+    before = read_facts(run_dir, "run")
+    lines = (run_dir / "metrics.jsonl").read_bytes()
+    (run_dir / "metrics.jsonl").write_bytes(b"[1]\n\xff\xfe\n" + lines)
+    after = read_facts(run_dir, "run")
+    assert after.metrics == before.metrics != []
+    assert after.warnings[-1] == "metrics.jsonl: lines that are no records of a step, left out here: 2"
 
 
 def test_a_broken_image_is_one_line_that_names_it_and_status_2(report, tmp_path):

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import simclr_dist
 from simclr_dist.errors import UserError
 from simclr_dist.run import checkpoint
+from simclr_dist.run.newest import load_newest, set_aside
 from tests.support.checkpoints import sealed, state
 from tests.support.processes import assert_bit_equal
 
@@ -77,9 +79,12 @@ def test_of_200_damaged_checkpoints_each_is_set_aside_with_its_reason_and_the_on
         bad.write_bytes(damage(content, ("cut", "flipped", "zeroed", "foreign")[number % 4], where))
         with pytest.raises(checkpoint.DamagedCheckpointError):
             checkpoint.load(bad)
-        path, (complaint,) = checkpoint.newest_intact(tmp_path)
-        assert path == good
+        newest = load_newest(tmp_path)
+        assert newest.path == good
+        (complaint,) = newest.complaints
         assert complaint.startswith(f"{bad}: ")
+        assert bad.exists()  # who only reads renames nothing
+        set_aside(newest.damaged)
         assert aside.exists()
         assert not bad.exists()
         aside.unlink()
@@ -88,7 +93,7 @@ def test_of_200_damaged_checkpoints_each_is_set_aside_with_its_reason_and_the_on
 def test_the_only_checkpoint_is_left_in_place_when_damaged(tmp_path):
     path = checkpoint.save(tmp_path, state(1), 1, keep=3)
     path.write_bytes(b"")
-    assert checkpoint.newest_intact(tmp_path)[0] is None
+    assert load_newest(tmp_path).path is None
     assert path.exists()
 
 
@@ -96,7 +101,7 @@ def test_a_checkpoint_of_a_newer_version_is_refused_with_the_cure(tmp_path, monk
     monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
     path = checkpoint.save(tmp_path, state(1), 1, keep=1)
     monkeypatch.undo()
-    for read in (checkpoint.load, lambda path: checkpoint.newest_intact(path.parent)):
+    for read in (checkpoint.load, lambda path: load_newest(path.parent)):
         with pytest.raises(UserError, match="newer simclr_dist"):
             read(path)
     assert path.exists()
@@ -155,7 +160,8 @@ def test_a_save_that_fails_at_any_point_leaves_an_intact_newest_checkpoint_and_n
         with monkeypatch.context() as patched:
             failing = Failing(patched, first)
             assert "No space left" in complaint_of_a_save(folder, state(2), 2) or not failing.failed
-        newest, complaints = checkpoint.newest_intact(folder)
+        found = load_newest(folder)
+        newest, complaints = found.path, found.complaints
         assert complaints == []
         step = checkpoint.load(newest)["step"]
         assert_bit_equal(checkpoint.load(newest)["model"], state(step)["model"])
@@ -192,7 +198,8 @@ def test_on_a_disk_that_fills_up_anywhere_in_a_save_the_checkpoint_before_stays(
         complaint = complaint_of_a_save(folder, large, 2)
         assert "No space left" in complaint or not complaint
         outcomes.append(1 if complaint else 2)
-        newest, complaints = checkpoint.newest_intact(folder)
+        found = load_newest(folder)
+        newest, complaints = found.path, found.complaints
         loaded = checkpoint.load(newest)
         assert (loaded["step"], complaints) == (outcomes[-1], [])
         assert torch.all(loaded["model"] == outcomes[-1] - 1)
@@ -210,7 +217,7 @@ def test_what_is_not_read_back_as_it_was_written_never_gets_its_name(tmp_path, m
     with pytest.raises(UserError, match="not what is read back"):
         checkpoint.save(tmp_path, state(2), 2, keep=1)
     monkeypatch.undo()
-    assert checkpoint.load(checkpoint.newest_intact(tmp_path)[0])["step"] == 1
+    assert checkpoint.load(load_newest(tmp_path).path)["step"] == 1
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path):
@@ -222,3 +229,122 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
     with pytest.raises(checkpoint.DamagedCheckpointError):
         checkpoint.load(path)
     assert not (tmp_path / "owned").exists()
+
+
+def failing_reads(monkeypatch, path: Path, errors: list[BaseException]) -> None:
+    """The next reads of a file fail, one for each error."""
+    read = Path.read_bytes
+
+    def read_bytes(asked: Path) -> bytes:
+        if asked == path and errors:
+            raise errors.pop(0)
+        return read(asked)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    monkeypatch.setattr(checkpoint, "_SECONDS_BETWEEN_ATTEMPTS", 0)
+
+
+def system_error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ESTALE, errno.EMFILE])
+def test_a_read_that_fails_once_is_tried_again_and_is_no_damage(tmp_path, monkeypatch, number):
+    for step in (1, 2):
+        newest = checkpoint.save(tmp_path, state(step), step, keep=3)
+    failing_reads(monkeypatch, newest, [system_error(number)])
+    assert load_newest(tmp_path).path == newest
+
+
+@pytest.mark.parametrize("error", [system_error(errno.EIO), MemoryError()], ids=repr)
+def test_a_checkpoint_that_cannot_be_read_is_left_alone_and_no_older_one_takes_its_place(tmp_path, monkeypatch, error):
+    for step in (1, 2):
+        newest = checkpoint.save(tmp_path, state(step), step, keep=3)
+    failing_reads(monkeypatch, newest, [error] * 9)
+    with pytest.raises(UserError, match=rf"^{newest}: .*(cannot be read: Input/output error|not enough memory)"):
+        load_newest(tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("step_*")) == ["step_000000001.pt", "step_000000002.pt"]
+
+
+def test_too_little_memory_for_its_tensors_is_no_damage(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, state(1), 1, keep=3)
+
+    def load(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 94371840 bytes")
+
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(UserError, match="not enough memory"):
+        load_newest(tmp_path)
+
+
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_one_without_checkpoints(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, state(1), 1, keep=3)
+
+    def listdir(_: Path) -> list[str]:
+        raise system_error(errno.ESTALE)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    with pytest.raises(UserError, match=f"^{tmp_path}: cannot be read: Stale file handle"):
+        load_newest(tmp_path)
+
+
+def test_a_checkpoint_removed_by_its_run_while_the_folder_is_read_is_looked_for_anew(tmp_path, monkeypatch):
+    first = checkpoint.save(tmp_path, state(1), 1, keep=3)
+
+    def read_bytes(path: Path) -> bytes:
+        monkeypatch.undo()
+        checkpoint.save(tmp_path, state(2), 2, keep=1)
+        return path.read_bytes()
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    assert load_newest(tmp_path).path == checkpoint.path_of(tmp_path, 2)
+    assert not first.exists()
+
+
+def test_a_checkpoint_is_believed_by_its_contents_and_not_by_its_name(tmp_path):
+    checkpoint.save(tmp_path, state(1), 1, keep=3)
+    renamed = tmp_path / "step_000000009.pt"
+    checkpoint.save(tmp_path, state(2), 2, keep=3).rename(renamed)
+    with pytest.raises(UserError, match=r"name says step 9, and it is of step 2; rename it to step_000000002\.pt"):
+        load_newest(tmp_path)
+    renamed.rename(tmp_path / "step_2.pt")
+    assert load_newest(tmp_path).path == tmp_path / "step_2.pt"
+
+
+def test_names_without_leading_zeros_are_ordered_by_their_steps(tmp_path):
+    for step, name in ((9, "step_9.pt"), (10, "step_10.pt")):
+        checkpoint.save(tmp_path, state(step), step, keep=3).rename(tmp_path / name)
+    assert load_newest(tmp_path).state["step"] == 10
+
+
+def test_what_is_passed_over_is_said_even_when_it_was_set_aside_before(tmp_path):
+    for step in (1, 2, 3):
+        path = checkpoint.save(tmp_path, state(step), step, keep=3)
+    assert load_newest(tmp_path).passed_over() == ""
+    path.write_bytes(b"")
+    set_aside(load_newest(tmp_path).damaged)
+    checkpoint.path_of(tmp_path, 2).write_bytes(b"")
+    said = load_newest(tmp_path).passed_over()
+    assert said.startswith("step_000000001.pt is used, which is not the newest: ")
+    assert "step_000000002.pt: no checksum" in said
+    assert "step_000000003.pt.damaged: set aside" in said
+
+
+def test_a_checkpoint_with_code_is_refused_without_the_advice_to_run_it(tmp_path):
+    path = tmp_path / "step_000000001.pt"
+    path.write_bytes(sealed({"format": 1, "step": 1, "path": Path("a")}))
+    with pytest.raises(checkpoint.DamagedCheckpointError, match="code of a file is never run") as refused:
+        checkpoint.load(path)
+    assert "weights_only" not in str(refused.value)
+
+
+def test_a_link_to_an_older_checkpoint_is_said_to_be_older(tmp_path, monkeypatch):
+    for step in (1, 2):
+        checkpoint.save(tmp_path, {"recipe": {}, "model": {}}, step, keep=3)
+    (tmp_path / "last.pt").unlink()
+    (tmp_path / "last.pt").symlink_to("step_000000001.pt")
+    said = []
+    monkeypatch.setattr("simclr_dist.weights.read.log.warning", lambda text, *values: said.append(text % values))
+    with pytest.raises(UserError):  # there is no encoder in it
+        simclr_dist.load_encoder(str(tmp_path / "last.pt"))
+    assert said == [f"{tmp_path}: last.pt points at step 1, and step_000000002.pt is newer"]

@@ -14,6 +14,7 @@ from simclr_dist.run import checkpoint
 from simclr_dist.run import folder as run_folder
 from simclr_dist.run.lock import RunLock
 from simclr_dist.run.metrics_log import MetricsLog, read_metrics
+from simclr_dist.run.newest import Newest, load_newest
 from simclr_dist.run.state_copy import StateCopy
 from simclr_dist.run.writer import Saver
 from simclr_dist.storage import appended_file
@@ -52,7 +53,7 @@ def test_the_step_waits_for_a_copy_only_and_what_is_written_is_the_state_of_that
     expected = StateCopy().of(state)
     saver.begin(state, 1)
     step()  # the disk is not done with the first one yet
-    assert checkpoint.newest_intact(tmp_path) == (None, [])
+    assert load_newest(tmp_path) == Newest()
     may_continue.set()
     saver.wait()
     loaded = checkpoint.load(checkpoint.path_of(tmp_path, 1))

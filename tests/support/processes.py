@@ -19,6 +19,7 @@ from simclr_dist.distributed.processes import Processes
 from simclr_dist.run import checkpoint
 from simclr_dist.run.lock import RunLock
 from simclr_dist.run.metrics_log import read_metrics
+from simclr_dist.run.newest import load_newest
 from simclr_dist.stop_signals import StopSignals
 from simclr_dist.training.trainer import Outcome, Trainer
 
@@ -135,7 +136,8 @@ def losses(run_dir: str | Path) -> list[float]:
 
 def final_state(run_dir: str | Path) -> dict[str, Any]:
     """The newest checkpoint of a run."""
-    path, complaints = checkpoint.newest_intact(Path(run_dir) / "checkpoints")
+    found = load_newest(Path(run_dir) / "checkpoints")
+    path, complaints = found.path, found.complaints
     assert path is not None, complaints
     return checkpoint.load(path)
 

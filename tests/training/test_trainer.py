@@ -1,7 +1,9 @@
 """The trainer's promises beside exactness: what it refuses, what it survives, what it writes."""
 
+import errno
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from PIL import Image
 from simclr_dist.config import Config
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.errors import UserError
-from simclr_dist.run.metrics_log import MetricsLog, read_metrics
+from simclr_dist.run.metrics_log import MetricsLog, last_metrics, read_metrics
 from simclr_dist.training import trainer
 from tests.support.processes import final_state, losses, pretrain_here, run_distributed, tiny_config
 
@@ -194,3 +196,36 @@ def test_metrics_of_steps_after_the_checkpoint_and_half_lines_are_dropped(tmp_pa
     written = read_metrics(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in written] == [1, 2, 3, 4, 5, 6]
     assert written[-1]["loss"] is None
+    assert not (tmp_path / "metrics.jsonl.damaged").exists()
+
+
+GARBAGE = [
+    b"\xff\xfe\x80garbage", b"5", b"null", b'{"a": 1}', b'{"step": "7"}', b'{"step": true}',
+    b'{"step": 7, "loss": "x"}',
+    b"[" * 100_000, b'{"step": 4, "lo{"step": 5, "loss": 1.0}', b'{"step": ' + b"9" * 5000 + b"}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("at", [0, 3, 5])
+def test_a_line_of_the_metrics_that_is_no_record_is_set_aside_alone(tmp_path, at):
+    good = [json.dumps({"step": step, "loss": 1.0}).encode() for step in range(1, 6)]
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"\n".join([*good[:at], *GARBAGE, *good[at:]]) + b"\n")
+    assert last_metrics(path)["step"] == 5
+    MetricsLog(tmp_path, steps_done=5).close()
+    assert path.read_bytes().splitlines() == good
+    assert (tmp_path / "metrics.jsonl.damaged").read_bytes().splitlines() == GARBAGE
+
+
+def test_metrics_that_cannot_be_read_now_stop_the_start_and_lose_no_line(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n')
+
+    def read_bytes(_: Path) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", read_bytes)
+        with pytest.raises(UserError, match=f"^{path}: cannot be read: Input/output error"):
+            MetricsLog(tmp_path, steps_done=1)
+    assert read_metrics(path) == [{"step": 1}]

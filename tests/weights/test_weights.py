@@ -1,12 +1,18 @@
 """Weights in and out: exports compute what we compute in other programs, foreign files what their networks compute."""
 
+import errno
 import json
+import os
 import pickle
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
@@ -14,6 +20,7 @@ from simclr_dist.config.loading import to_dict
 from simclr_dist.errors import UserError
 from simclr_dist.methods.build import build_method
 from simclr_dist.run import checkpoint
+from simclr_dist.storage.temporary import temporary_name
 from simclr_dist.weights import formats
 from simclr_dist.weights.architecture import build_encoder
 from simclr_dist.weights.export import compare, export
@@ -70,6 +77,14 @@ def runs(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture
 def run(runs) -> Path:
     return runs["resnet10 of width 0.25 with a small stem"]
+
+
+@pytest.fixture(scope="module")
+def exported(runs, tmp_path_factory) -> Path:
+    """A file of safetensors that describes itself."""
+    out = tmp_path_factory.mktemp("exported") / "encoder.safetensors"
+    loaded = load_encoder(runs["resnet10 of width 0.25 with a small stem"])
+    return export(loaded, "safetensors", out).path
 
 
 def refusal(capsys, *arguments: object) -> str:
@@ -247,6 +262,7 @@ def test_neither_file_is_overwritten(capsys, run, tmp_path, there):
     (tmp_path / there).write_text("mine")
     line = refusal(capsys, "export", run, "--to", "torchvision", "--out", tmp_path / "encoder.pth")
     assert f"{there}: is there already" in line
+    assert "--" not in line  # import, which says the same, has no option for it
     assert [path.name for path in tmp_path.iterdir()] == [there]
     assert (tmp_path / there).read_text() == "mine"
 
@@ -575,6 +591,72 @@ def test_a_file_that_is_cut_off_is_refused_with_one_line(capsys, run, tmp_path, 
     whole.write_bytes(content[: int(share * len(content))])
     assert name in refusal(capsys, "import", whole, tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
+
+
+WRONG_DESCRIPTIONS: list[object] = [
+    5, [], {}, "x", {"format": "1"}, {"format": 1}, ("architecture", 5), ("architecture", {"name": 5}), ("mean", [0.5]),
+    ("mean", "abc"), ("std", [0, 1, 1]), ("recipe", 7), ("recipe", {"epochs": []}), ("image_size", "32"),
+    ("head", None), ("assumed", 3), ("steps_done", "many"), ("source", None), ("format", True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG_DESCRIPTIONS, ids=str)
+def test_a_description_of_a_wrong_form_is_one_line_that_names_the_file(exported, tmp_path, wrong):
+    with safe_open(exported, framework="pt") as file:
+        tensors, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+    known = {**json.loads(metadata["simclr_dist"]), wrong[0]: wrong[1]} if isinstance(wrong, tuple) else wrong
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(save(tensors, metadata={"simclr_dist": json.dumps(known)}))
+    with pytest.raises(UserError, match=f"^{path}: ") as refused:
+        load_encoder(path)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{", "no"], ids=len)
+def test_a_description_that_is_no_json_is_one_line(exported, tmp_path, text):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(save({"a": torch.zeros(1)}, metadata={"simclr_dist": text}))
+    with pytest.raises(UserError, match=r"its description is no JSON"):
+        load_encoder(path)
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next_one_and_what_lives_is_left(exported, tmp_path):
+    loaded = load_encoder(str(exported))
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    other = tmp_path / "other.safetensors"
+    own = temporary_name(other, suffix_last=True), temporary_name(other)
+    of_dead = [path.with_name(path.name.replace(f"_{os.getpid()}_", f"_{dead.pid}_")) for path in own]
+    of_others = [path.with_name(re.sub(r"[0-9a-f]{8}_\d+_", "00000000_1_", path.name)) for path in own]
+    earlier = tmp_path / ".tmp.17.x.safetensors"
+    mine = tmp_path / ".notes.tmp"
+    for path in (*own, *of_dead, *of_others, earlier, mine):
+        path.write_text("half")
+    for old in (*own, of_others[0], earlier, mine):
+        os.utime(old, (1, 1))
+    export(loaded, "safetensors", str(tmp_path / "again.safetensors"))
+    left = {path for path in (*own, *of_dead, *of_others, earlier, mine) if path.exists()}
+    assert left == {*own, of_others[1], mine}
+
+
+def test_a_string_is_a_path_and_an_unknown_format_is_refused(exported, tmp_path):
+    loaded = load_encoder(str(exported))
+    assert export(loaded, "timm", str(tmp_path / "x.safetensors")).path == tmp_path / "x.safetensors"
+    with pytest.raises(UserError, match="'tensorflow' is no format"):
+        export(loaded, "tensorflow", tmp_path / "x.y")
+
+
+def test_a_file_that_cannot_be_read_now_is_not_taken_for_another_projects(exported, tmp_path, monkeypatch):
+    opened = Path.open
+
+    def failing(path, *arguments, **named):
+        if path == exported:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return opened(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", failing)
+    with pytest.raises(UserError, match=f"^{exported}: cannot be read: Input/output error; "):
+        load_encoder(exported)
 
 
 def test_a_checkpoint_with_a_flipped_byte_is_refused(capsys, run, tmp_path):

@@ -32,7 +32,7 @@ class ImageSource(Protocol):
         """
 
     def fingerprint(self) -> str:
-        """Changes when the set of images changes: of names for files, of a sample of pixels for arrays."""
+        """Changes when the set of images changes, not with a copy: of files' names and sizes, of a sample of pixels."""
 
 
 class ArraySource:

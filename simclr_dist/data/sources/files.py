@@ -13,6 +13,7 @@ from torch import Tensor
 
 from simclr_dist.data.sources.base import BrokenImageError
 from simclr_dist.data.sources.decoding import check_beginning, decode
+from simclr_dist.data.sources.identity import FileStates
 from simclr_dist.errors import UserError, first_line
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
@@ -92,7 +93,24 @@ class FileSource:
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
     def fingerprint(self) -> str:
+        """Of names and sizes: a copy has the same.
+
+        Raises:
+            UserError: the file system does not answer.
+        """
+        return hashlib.sha256(self.names_fingerprint().encode() + self.states().sizes.tobytes()).hexdigest()
+
+    def names_fingerprint(self) -> str:
+        """Of the names alone, as earlier versions had it."""
         return hashlib.sha256(self._ends.tobytes() + self._names.tobytes()).hexdigest()
+
+    def states(self) -> FileStates:
+        """Sizes and times of the files, asked now.
+
+        Raises:
+            UserError: the file system does not answer.
+        """
+        return FileStates.of(self.root, [self.name(sample) for sample in range(len(self))])
 
     def _broken(self, sample: int, error: Exception) -> BrokenImageError:
         return BrokenImageError(f"{self.printable_name(sample)}: {type(error).__name__}: {_reason(error)}")

@@ -115,6 +115,7 @@ def load_sidecar(beton: Path) -> Sidecar:
             raise UserError(f"{path}: written by a newer simclr_dist (format {content['format']}); update to read it")
         if content.pop("sha256") != _digest(content):
             raise ValueError("its checksum does not match its contents")
+        _check_form(content)
         digests = base64.b64decode(content.pop("blocks_sha256"))
         return Sidecar(
             file_bytes=content.pop("file_bytes"),
@@ -134,7 +135,7 @@ def load_sidecar(beton: Path) -> Sidecar:
         raise UserError(f"{path}: cannot be read: {error.strerror}; check its permissions") from error
     except UserError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path}: a damaged sidecar ({first_line(error)}); bring it again, or write the file again with: "
             "simclr-dist data write"
@@ -147,6 +148,33 @@ def block_digest(file: int, number: int) -> bytes:
     for at in range(end - BLOCK_BYTES, end, _READ_BYTES):
         digest.update(os.pread(file, min(_READ_BYTES, end - at), at))
     return digest.digest()
+
+
+def _check_form(content: dict[str, Any]) -> None:
+    """A checksum says that nobody changed the file, not that its writer knew the form."""
+
+    def are(key: str, kind: type, count: int | None = None) -> bool:
+        values = content[key]
+        return (
+            isinstance(values, list) and len(values) == (count or len(values)) and all(type(v) is kind for v in values)
+        )
+
+    right = {
+        "classes": are("classes", str),
+        "file_bytes": type(content["file_bytes"]) is int,
+        "table_sha256": isinstance(content["table_sha256"], str),
+        "images": type(content["images"]) is int,
+        "jpegs": type(content["jpegs"]) is int,
+        "labelled": isinstance(content["labelled"], bool),
+        "widths": are("widths", int, 2),
+        "heights": are("heights", int, 2),
+        "written": isinstance(content["written"], dict),
+    }
+    if wrong := [key for key, is_right in right.items() if not is_right]:
+        raise ValueError(f"of a wrong form: {', '.join(wrong)}")
+    blocks = len(base64.b64decode(content["blocks_sha256"])) / _DIGEST_BYTES
+    if blocks != -(-content["file_bytes"] // BLOCK_BYTES):
+        raise ValueError(f"{blocks:g} checksums of blocks for {content['file_bytes']} bytes")
 
 
 def _digest(content: dict[str, Any]) -> str:
