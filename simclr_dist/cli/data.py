@@ -63,12 +63,16 @@ def write(
     """
     loaded = load_config(config, overrides)
     recipe = loaded.recipe
+    from simclr_dist.data.sources.base import pixel_rule_of
     from simclr_dist.data.sources.beton.writer import write_beton
     from simclr_dist.data.sources.named import open_source
+    from simclr_dist.data.sources.pixels import PixelRule
     from simclr_dist.distributed.processes import usable_cores
 
     signal.signal(signal.SIGTERM, _exit)
     source = open_source(recipe.data, split)
+    rule = pixel_rule_of(source)
+    pixels = rule.as_dict() if isinstance(rule, PixelRule) else {}
     out = out / f"{split}.beton" if out.is_dir() else out
     side = default_max_side(recipe.data.image_size) if max_side is None else max_side
     with showing_progress(len(source)) as progress:
@@ -78,7 +82,7 @@ def write(
             Encoding(max_side=side, **encoding),
             workers=usable_cores() if workers is None else workers,
             max_broken_share=loaded.machine.max_broken_image_share if skip_broken else None,
-            note={"source": recipe.data.source, "split": split},
+            note={"source": recipe.data.source, "split": split, **pixels},
             progress=progress,
         )
     for reason in written.left_out[:_NAMES_SHOWN]:

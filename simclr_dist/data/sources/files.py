@@ -13,6 +13,7 @@ from torch import Tensor
 
 from simclr_dist.data.sources.base import BrokenImageError
 from simclr_dist.data.sources.decoding import check_beginning, decode
+from simclr_dist.data.sources.pixels import PixelRule
 from simclr_dist.errors import UserError, first_line
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
@@ -36,10 +37,17 @@ class FileSource:
     into every loader worker as its reference counts are touched.
     """
 
-    def __init__(self, root: Path, names: list[str], labels: list[int] | None, classes: list[str]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        names: list[str],
+        labels: list[int] | None,
+        classes: list[str],
+        rule: PixelRule | None = None,
+    ) -> None:
         """``names`` are paths below ``root``."""
         encoded = [os.fsencode(name) for name in names]
-        self.root = root
+        self.root, self.rule = root, rule or PixelRule()
         self._names = np.frombuffer(b"".join(encoded), dtype=np.uint8)
         self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
         self.labels: NDArray[np.int64] | None = None if labels is None else np.asarray(labels, dtype=np.int64)
@@ -84,7 +92,7 @@ class FileSource:
         """
         content = self.content(sample)
         try:
-            pixels = decode(content)
+            pixels = decode(content, self.rule)
         except MemoryError as error:
             raise _too_little_memory(os.path.join(self.root, self.name(sample))) from error
         except Exception as error:  # Pillow's decoders raise almost anything on damaged input

@@ -17,11 +17,13 @@ from simclr_dist.data.sources.base import ArraySource, BrokenImageError, ImageSo
 from simclr_dist.data.sources.beton.source import open_beton
 from simclr_dist.data.sources.files import IMAGE_SUFFIXES, FileSource, find_images
 from simclr_dist.data.sources.outside import open_outside
+from simclr_dist.data.sources.pixels import PixelRule
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.random.permutation import permute
 
 __all__ = ["ArraySource", "BrokenImageError", "FileSource", "ImageSource", "open_for_pretraining", "open_source"]
 
+Opener = Callable[[Path, str, PixelRule], ImageSource]
 SPLITS = ("pretrain", "train", "test")
 DIGITS_TRAIN = 1437
 
@@ -34,7 +36,7 @@ def open_source(data: Data, split: str = "pretrain") -> ImageSource:
     """
     if ":" in data.source:
         return open_outside(data, split)
-    opened: ImageSource = _OPENERS[data.source](Path(data.path).expanduser(), split)
+    opened: ImageSource = _OPENERS[data.source](Path(data.path).expanduser(), split, PixelRule.of(data))
     return opened
 
 
@@ -54,7 +56,7 @@ def open_for_pretraining(recipe: Recipe) -> ImageSource:
     return source
 
 
-def _open_digits(_: Path, split: str) -> ImageSource:
+def _open_digits(_: Path, split: str, __: PixelRule) -> ImageSource:
     """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels; 360 of them, drawn once and for all, are held out."""
     from sklearn.datasets import load_digits
 
@@ -66,7 +68,7 @@ def _open_digits(_: Path, split: str) -> ImageSource:
     return ArraySource(images, digits.target[part].astype(np.int64), [str(name) for name in digits.target_names])
 
 
-def _open_folder(path: Path, split: str) -> ImageSource:
+def _open_folder(path: Path, split: str, rule: PixelRule) -> ImageSource:
     """Every image below a folder, at any depth, in the order of their names.
 
     When the folder holds ``train`` and ``test`` (or ``val``), the splits are these; otherwise pretraining takes it
@@ -84,7 +86,7 @@ def _open_folder(path: Path, split: str) -> ImageSource:
     if not names:
         raise UserError(f"recipe.data.path: no images in {root} (looked for {', '.join(IMAGE_SUFFIXES)})")
     if any("/" not in name for name in names):
-        return FileSource(root, names, None, [])
+        return FileSource(root, names, None, [], rule)
     folders = {name.partition("/")[0] for name in names}
     if split != "pretrain" and held_out:
         # Numbered over both splits: a class that one of them lacks must not shift the others.
@@ -92,30 +94,30 @@ def _open_folder(path: Path, split: str) -> ImageSource:
         folders |= {name.partition("/")[0] for name in other if "/" in name}
     classes = sorted(folders)
     number = {name: index for index, name in enumerate(classes)}
-    return FileSource(root, names, [number[name.partition("/")[0]] for name in names], classes)
+    return FileSource(root, names, [number[name.partition("/")[0]] for name in names], classes, rule)
 
 
-def _open_cifar(reader: type[datasets.CIFAR10]) -> Callable[[Path, str], ImageSource]:
-    def open_cifar(path: Path, split: str) -> ImageSource:
+def _open_cifar(reader: type[datasets.CIFAR10]) -> Opener:
+    def open_cifar(path: Path, split: str, _: PixelRule) -> ImageSource:
         found = _through_torchvision(lambda: reader(path, train=split != "test"), reader.__name__, path)
         return ArraySource(found.data.transpose(0, 3, 1, 2), np.asarray(found.targets, dtype=np.int64), found.classes)
 
     return open_cifar
 
 
-def _open_stl10(path: Path, split: str) -> ImageSource:
+def _open_stl10(path: Path, split: str, _: PixelRule) -> ImageSource:
     part = "unlabeled" if split == "pretrain" else split
     found = _through_torchvision(lambda: datasets.STL10(path, split=part), "STL10", path)
     labels = None if split == "pretrain" else found.labels.astype(np.int64)
     return ArraySource(found.data, labels, getattr(found, "classes", []))
 
 
-def _open_imagenet(path: Path, split: str) -> ImageSource:
+def _open_imagenet(path: Path, split: str, rule: PixelRule) -> ImageSource:
     part = "val" if split == "test" else "train"
     found = _through_torchvision(lambda: datasets.ImageNet(path, split=part), "ImageNet", path)
     root = path / part
     names = [str(Path(name).relative_to(root)) for name, _ in found.samples]
-    return FileSource(root, names, found.targets, [words[0] for words in found.classes])
+    return FileSource(root, names, found.targets, [words[0] for words in found.classes], rule)
 
 
 def _through_torchvision(read: Callable[[], datasets.VisionDataset], name: str, path: Path) -> datasets.VisionDataset:
@@ -134,7 +136,7 @@ def _require_folder(path: Path, source: str) -> None:
         raise UserError(f"recipe.data.path: {path} is not a folder; give the folder of the {source} images")
 
 
-_OPENERS: dict[str, Callable[[Path, str], ImageSource]] = {
+_OPENERS: dict[str, Opener] = {
     "digits": _open_digits,
     "folder": _open_folder,
     "cifar10": _open_cifar(datasets.CIFAR10),
