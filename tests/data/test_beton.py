@@ -27,7 +27,8 @@ from simclr_dist.data.sources.beton.encoding import MODES, Encoding
 from simclr_dist.data.sources.beton.format import HEADER, PAGE_BYTES, read_table
 from simclr_dist.data.sources.beton.source import BetonSource
 from simclr_dist.data.sources.beton.writer import write_beton
-from simclr_dist.data.sources.files import FileSource, find_images
+from simclr_dist.data.sources.files import FileSource
+from simclr_dist.data.sources.folders import find_images
 from simclr_dist.data.sources.named import open_source
 from simclr_dist.errors import UserError
 
@@ -54,7 +55,7 @@ def jpeg(path: Path, width: int, height: int, seed: int = 0, **options: object) 
 
 
 def folder_source(root: Path) -> FileSource:
-    return FileSource(root, find_images(root), None, [])
+    return FileSource(root, find_images(root).names, None, [])
 
 
 def complaint(function, *arguments, **options) -> str:
