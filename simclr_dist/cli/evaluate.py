@@ -88,6 +88,7 @@ def evaluate(command: click.Context, /, run: Path, words: tuple[str, ...], **opt
     elif device.type == "cuda":
         set_kernels(torch.get_num_threads(), True, here.local_count)
     with process_group(here, device):
+        from simclr_dist.data.sources.summary import say_what_was_found
         from simclr_dist.distributed.agreement import all_or_none
         from simclr_dist.evaluation.context import EvaluationContext
         from simclr_dist.evaluation.features import Extraction
@@ -104,6 +105,8 @@ def evaluate(command: click.Context, /, run: Path, words: tuple[str, ...], **opt
                 run_dir.mkdir(exist_ok=True)
             data = chosen_data(pretrained.recipe.data, options["on"], overrides)
             context = EvaluationContext(pretrained, data, how, Unfinished(run_dir / "unfinished"))
+        if here.is_first:
+            say_what_was_found(*context.summaries())
         context.choose_workers(options["workers"], here.local_count)
         status = 0
         try:

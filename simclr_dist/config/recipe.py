@@ -33,6 +33,12 @@ class Data:
     """Subtracted from each colour channel (images in 0..1) before the encoder."""
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     """Divides each colour channel after `mean` was subtracted."""
+    transparent_ground: str = one_of("white", ("white", "black", "grey", "none"))
+    """What is seen through the transparent parts of an image. `none`: the colours stored below them, which nobody has
+    seen and which are often all black (versions before these keys did so)."""
+    apply_orientation: bool = True
+    """Turn an image as its EXIF orientation says. A phone stores a portrait photo lying and notes how it was held, and
+    every viewer turns it. false: the pixels as they are stored (as versions before, and torchvision's own readers)."""
 
 
 @dataclass(kw_only=True)

@@ -10,6 +10,7 @@ from torch import nn
 from simclr_dist.config.recipe import Data
 from simclr_dist.data.loading.order import SampleOrder
 from simclr_dist.data.sources.named import open_source
+from simclr_dist.data.sources.summary import summary
 from simclr_dist.distributed.processes import worker_count
 from simclr_dist.errors import AgreedError
 from simclr_dist.evaluation.feature_blocks import FeatureMatrix
@@ -60,6 +61,13 @@ class EvaluationContext:
     @cached_property
     def test_features(self) -> FeatureMatrix:
         return feature_matrix(self.pretrained.encoder, self.test, self.data.image_size, self.how)
+
+    def summaries(self) -> tuple[str, str]:
+        """What was found of the training and of the test images, and what was left out."""
+        return (
+            f"training images: {summary(self.train, self.data.source)}",
+            f"test images: {summary(self.test, self.data.source)}",
+        )
 
     def choose_workers(self, requested: int, local_processes: int) -> None:
         """Set the processes that read images: as requested, or (-1) none for small sets, else one a core."""

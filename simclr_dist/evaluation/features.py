@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from simclr_dist.data.loading.plain import PlainBatches
 from simclr_dist.data.loading.workers import load_steps
-from simclr_dist.data.sources.base import ImageSource, Subset
+from simclr_dist.data.sources.base import ImageSource, Subset, pixel_rule_of
 from simclr_dist.data.sources.identity import contents_digest
 from simclr_dist.distributed.agreement import all_or_none, decided_by_first
 from simclr_dist.distributed.collectives import gather_stacked, maximum, process_count, process_rank
@@ -161,6 +161,6 @@ def features_digest(encoder: nn.Module, source: ImageSource, image_size: int, ho
     contents = decided_by_first(lambda: contents_digest(source))
     facts = (
         state_digest([encoder]), pixels, contents, len(source), image_size, how.batch_images,
-        how.device.type, torch.__version__,
+        how.device.type, torch.__version__, repr(pixel_rule_of(source)),
     )  # fmt: skip
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]

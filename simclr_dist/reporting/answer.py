@@ -35,7 +35,7 @@ def _accuracy(run: Facts) -> str:
         for (classifier, features), line in label_lines(content).items():
             for labels, value in line:
                 if value is not None:
-                    accuracies.setdefault((classifier, labels), {})[features] = value
+                    accuracies.setdefault((classifier, int(labels)), {})[features] = value
         for (classifier, labels), by_features in accuracies.items():
             if _OURS in by_features:
                 others = [f"{value:.1f} {name}" for name, value in by_features.items() if name != _OURS]

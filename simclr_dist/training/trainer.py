@@ -15,6 +15,7 @@ from simclr_dist.data.loading.broken import BrokenImages
 from simclr_dist.data.loading.order import build_order
 from simclr_dist.data.loading.workers import load_steps
 from simclr_dist.data.sources.named import open_for_pretraining
+from simclr_dist.data.sources.summary import summary
 from simclr_dist.distributed.agreement import all_or_none
 from simclr_dist.distributed.collectives import gather_objects, maximum
 from simclr_dist.distributed.processes import Processes, choose_device, process_group, set_kernels, worker_count
@@ -116,6 +117,7 @@ class Trainer:
         broken = BrokenImages(self.folder.path, len(self.source), machine.max_broken_image_share)
         signal = 0
         if self.processes.is_first:
+            log.info("%s", summary(self.source, self.config.recipe.data.source))
             log.info("step %d of %d, %d processes, %s", self.steps_done, total, self.processes.count, self.device.type)
             if machine.compile and machine.debug_numerics:
                 log.warning("machine.compile: nothing is compiled, as machine.debug_numerics looks at every layer")

@@ -110,7 +110,7 @@ def test_the_page_of_a_run_has_every_section_and_refers_to_nothing_outside_itsel
     rows = [{"name": "linear probe, pretrained", "labels": "10 a class", "images": 100, "top1": [0.8], "mean": 0.8}]
     (run_dir / "evaluation_step_000000002_lowshot_x.json").write_text(json.dumps({"method": "lowshot", "rows": rows}))
     status, out, err = report(run_dir, "--images", 60)
-    assert (status, err) == (0, "")
+    assert (status, [line for line in err.splitlines() if " images " not in line]) == (0, [])
     assert str(run_dir / "report.html") in out
     content = (run_dir / "report.html").read_text()
     page = Page(content)
@@ -146,7 +146,7 @@ def test_names_from_files_are_text_on_the_page_and_never_markup(report, tmp_path
         tmp_path / "<b>one", "recipe.data.source=folder", f"recipe.data.path={data}", "recipe.global_batch_images=4"
     )
     status, _, err = report(run)
-    assert (status, err) == (0, "")
+    assert (status, [line for line in err.splitlines() if " images " not in line]) == (0, [])
     content = (run / "report.html").read_text()
     page = Page(content)
     assert page.tags.count("script") == 1
@@ -162,7 +162,7 @@ def test_unlabelled_images_without_held_out_ones_are_told_in_sentences(report, t
     (run / "config.yaml").unlink()
     shutil.rmtree(run / "tensorboard")
     status, _, err = report(run)
-    assert (status, err) == (0, "")
+    assert (status, [line for line in err.splitlines() if " images " not in line]) == (0, [])
     content = (run / "report.html").read_text()
     Page(content)
     assert "6 of 6 pretraining images (there are no held-out ones)" in content
@@ -193,7 +193,7 @@ def test_two_runs_show_the_keys_that_differ_and_their_curves_together(run_dir, r
         config.replace("temperature: 0.5", "temperature: 0.1").replace("numba", "torchvision")
     )
     status, out, err = report(run_dir, other, "--images", 20)
-    assert (status, err) == (0, "")
+    assert (status, [line for line in err.splitlines() if " images " not in line]) == (0, [])
     assert str(run_dir / "comparison.html") in out
     content = (run_dir / "comparison.html").read_text()
     page = Page(content)
@@ -338,7 +338,7 @@ def test_a_folder_that_is_no_run_is_refused(report, tmp_path):
 def test_tensorboard_gets_the_features_with_their_classes_and_nothing_twice(run_dir, report):
     for _ in range(2):
         status, _, err = report(run_dir, "--images", 30, "--tensorboard")
-        assert (status, err) == (0, "")
+        assert (status, [line for line in err.splitlines() if " images " not in line]) == (0, [])
     folder = run_dir / "tensorboard" / "report"
     assert len(next(folder.rglob("tensors.tsv")).read_text().splitlines()) == 30
     assert len(next(folder.rglob("metadata.tsv")).read_text().splitlines()) == 30
