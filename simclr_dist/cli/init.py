@@ -27,6 +27,8 @@ def init(folder: Path, hours: float, out: Path) -> None:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: is not a folder; give the one that holds the pictures")
+    if out.suffix == ".png":
+        raise UserError(f"--out: {out} is the name of a picture; give one that ends in .yaml")
     for path in (out, out.with_suffix(".png")):
         if path.exists() or path.is_symlink():
             raise UserError(f"{path}: is there already; give another name with --out, or remove it")

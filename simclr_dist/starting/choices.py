@@ -124,7 +124,8 @@ def choices(found: Found, rung: Rung, timing: Timing) -> list[Choice]:
     epochs = max(1, min(MOST_EPOCHS, int(fitting)))
     steps = pictures.count // batch
     per_second = 1 / found.seconds_an_image(timing.seconds_an_image)
-    time = f"{per_second:,.0f} pictures/s measured here, {found.hours:g} h"
+    speed = f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:.2g}"
+    time = f"{speed} pictures/s measured here, {found.hours:g} h"
     why_epochs = (
         f"what fits: {time}" if fitting < MOST_EPOCHS else f"as many as the paper's longest run; {time} allow more"
     )
@@ -194,10 +195,19 @@ def _machine(found: Found, epochs: int, steps: int) -> list[Choice]:
         chosen.append(Choice("machine.channels_last", True, "faster convolutions on GPUs"))
     every = max(10, min(500, epochs * steps // 10))
     chosen.append(Choice("machine.save_every_steps", every, f"steps; the run has {epochs * steps:,}"))
+    chosen.append(_broken(pictures))
     if pictures.held_out and len(pictures.classes) > 1 and min(pictures.classes.values()) >= 5:
         often = max(1, epochs // 10)
         chosen.append(Choice("machine.evaluate_every_epochs", often, "kNN on training pictures, for the report"))
     return chosen
+
+
+def _broken(pictures: Pictures) -> Choice:
+    """Those that are broken below their headers were not seen: the run goes on with more than were found."""
+    found = len(pictures.unreadable)
+    share = min(1.0, round(0.01 + 2 * found / pictures.looked_at, 4))
+    why = f"unreadable pictures are left out up to this share; {found} of {pictures.looked_at:,} looked at were"
+    return Choice("machine.max_broken_image_share", share, why)
 
 
 def _why_batch(batch: int, steps: int, host: Host) -> str:

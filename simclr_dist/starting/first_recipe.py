@@ -1,9 +1,11 @@
 """From a folder of pictures to a config that trains on it here: look, measure, choose, write, say what comes next."""
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -12,7 +14,7 @@ from simclr_dist.data.loading.batches import build_batches
 from simclr_dist.data.loading.order import build_order
 from simclr_dist.data.loading.throughput import stage_seconds
 from simclr_dist.data.preview import contact_sheet
-from simclr_dist.data.sources.base import BrokenImageError, ImageSource
+from simclr_dist.data.sources.base import BrokenImageError, ImageSource, Subset
 from simclr_dist.data.sources.files import printable
 from simclr_dist.distributed.processes import set_kernels
 from simclr_dist.errors import UserError
@@ -26,6 +28,7 @@ from simclr_dist.units import show_bytes
 
 _TIMED_IMAGES = {"cpu": 32, "cuda": 128}
 _READ_IMAGES = 16
+_ROWS = 8
 
 
 def write_first_recipe(folder: Path, out: Path, hours: float, say: Callable[[str], None]) -> None:
@@ -42,7 +45,7 @@ def write_first_recipe(folder: Path, out: Path, hours: float, say: Callable[[str
     """
     sheet = out.with_suffix(".png")
     with ticking(f"looking at the pictures in {printable(str(folder))}"):
-        pictures, source = look_at_pictures(folder.absolute())
+        pictures, source = look_at_pictures(folder.resolve() if ".." in folder.parts else folder.absolute())
     host = host_for(pictures.count, host_here())
     heading = [*described(pictures), _host_line(host)]
     for line in heading:
@@ -149,10 +152,18 @@ def _write(out: Path, sheet: Path, text: str, config: Config, source: ImageSourc
 
 
 def _drawn(source: ImageSource, config: Config) -> torch.Tensor:
-    rows: Sequence[int] = (8, 4, 2, 1)  # other rows are other pictures: one that is broken may not be among fewer
-    for count in rows:
-        try:
-            return contact_sheet(source, config.recipe, min(count, len(source)), renderer=config.machine.renderer)
-        except BrokenImageError as error:
-            broken = error
-    raise UserError(f"no views can be drawn, the pictures tried are broken: {broken}")
+    whole = readable(source, _ROWS)
+    if not len(whole):
+        raise UserError(f"{printable(config.recipe.data.path)}: no views can be drawn, the pictures tried are broken")
+    return contact_sheet(whole, config.recipe, len(whole), renderer=config.machine.renderer)
+
+
+def readable(source: ImageSource, most: int) -> Subset:
+    """Up to ``most`` pictures, spread over the set, that can be decoded; tried are ten times as many."""
+    found: list[int] = []
+    for sample in np.random.default_rng(0).permutation(len(source))[: 10 * most].tolist():
+        if len(found) < most:
+            with suppress(BrokenImageError):
+                source.read(sample)
+                found.append(sample)
+    return Subset(source, np.array(sorted(found), dtype=np.int64))

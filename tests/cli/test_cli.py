@@ -64,6 +64,7 @@ MISTAKES = [
     (["init"], "FOLDER"),
     (["init", "nowhere"], "nowhere"),
     (["init", ".", "--hours", "0"], "--hours"),
+    (["init", ".", "--out", "my.png"], ".yaml"),
     (["init", ".", "--out", "nowhere/my.yaml"], "nowhere"),
     (["preview", "digits_demo", "--images", "0"], "--images"),
     (["preview", "digits_demo", "--out", "."], "--out"),

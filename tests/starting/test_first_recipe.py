@@ -10,11 +10,11 @@ from simclr_dist.config import load_config
 from simclr_dist.errors import UserError
 from simclr_dist.progress_bar import ticking
 from simclr_dist.starting.choices import Choice, Found, Rung, batch_images, choices, chosen_rung, host_for, rungs
-from simclr_dist.starting.first_recipe import next_commands
+from simclr_dist.starting.first_recipe import next_commands, readable
 from simclr_dist.starting.pictures import Pictures, look_at_pictures
 from simclr_dist.starting.speed import Host, Timing
 from simclr_dist.starting.written import as_yaml, loaded
-from tests.support.images import write_image
+from tests.support.images import opened, write_image
 
 CPU = Host(cores=2, gpus=0)
 GPUS = Host(cores=32, gpus=8, gpu="some GPU", gpu_bytes=80 * 10**9, half="bfloat16")
@@ -89,6 +89,15 @@ def test_a_folder_with_a_single_picture_or_none_that_can_be_read_is_refused(tmp_
     (tmp_path / "one" / "a.png").unlink()
     with pytest.raises(UserError, match="no picture of those tried can be read"):
         look_at_pictures(tmp_path)
+
+
+def test_the_views_are_drawn_of_pictures_that_can_be_read_wherever_broken_ones_stand(tmp_path):
+    for number in range(9):
+        write_image(tmp_path / "a" / f"{number}.png")
+    for number in (0, 4, 8):
+        (tmp_path / "a" / f"{number}.png").write_bytes(b"broken")
+    whole = readable(opened("folder", tmp_path), most=8)
+    assert whole.indices.tolist() == [1, 2, 3, 5, 6, 7]
 
 
 # ---------------------------------------------------------------------------------------------- what follows
@@ -166,6 +175,12 @@ def test_grey_pictures_get_no_colour_and_small_ones_larger_crops(tmp_path):
     coloured = chosen(found_of(tmp_path))
     assert "recipe.views.hue" not in coloured
     assert "recipe.views.crop_area_min" not in coloured
+
+
+@pytest.mark.parametrize(("broken", "share"), [(0, 0.01), (90, 0.11), (1800, 1.0)])
+def test_broken_pictures_that_were_found_do_not_end_the_run(tmp_path, broken, share):
+    keys = chosen(found_of(tmp_path, unreadable=["a/b.png: damaged"] * broken))
+    assert keys["machine.max_broken_image_share"] == share
 
 
 def test_large_pictures_on_gpus_get_the_papers_values_for_imagenet(tmp_path):
@@ -256,9 +271,11 @@ def test_the_first_recipe_of_a_folder_loads_plans_and_trains_as_it_is(run, tmp_p
         folder = tmp_path / "photos #2" / f"class {number % 3}"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(folder / f"{number}.png")
+    (tmp_path / "photos #2" / "class 0" / "0.png").write_bytes(b"broken")  # the first of the set
     status, out, err = run("init", "photos #2", "--hours", "0.01")
     assert status == 0, err
     assert "40 pictures to pretrain on, 3 classes: class 0 14, class 1 13, class 2 13" in out
+    assert "1 cannot be read, the first: class 0/0.png" in out
     assert "simclr-dist pretrain my.yaml" in out
     assert Image.open("my.png").size[0] > 100
     config = load_config("my.yaml")
