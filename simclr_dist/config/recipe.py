@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from simclr_dist.config.anomalies import Anomalies
-from simclr_dist.config.fields import number, one_of
+from simclr_dist.config.fields import FOLLOWS, number, number_that_follows, one_of
 from simclr_dist.config.method import MethodKeys
 from simclr_dist.config.registry import method_class, method_keys
 from simclr_dist.config.views import ViewGroup
@@ -80,7 +80,7 @@ class Recipe:
     """Seeds the initial weights, the order of the images and every random choice of every view."""
     epochs: int = number(100, low=1)
     """Passes over the images. An epoch drops the images that do not fill a global batch (others each time)."""
-    warmup_epochs: float = number(10.0, low=0.0)
+    warmup_epochs: float = number_that_follows("a tenth of recipe.epochs, at most 10", low=0.0)
     """Linear warm-up of the learning rate from 0, in epochs; then a cosine to 0."""
     global_batch_images: int = number(4096, low=2)
     """Images in a step over all processes."""
@@ -95,4 +95,11 @@ class Recipe:
     anomalies: Anomalies = field(default_factory=Anomalies)
 
     def __post_init__(self) -> None:
+        if self.warmup_epochs == FOLLOWS:
+            self.warmup_epochs = usual_warmup(self.epochs)
         self.views = self.views or method_class(self.method.name).views(self.method)
+
+
+def usual_warmup(epochs: int) -> float:
+    """Epochs of warm-up where none are given: the paper's 10 from 100 epochs on, a tenth of shorter runs."""
+    return min(10.0, epochs / 10)
