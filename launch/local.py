@@ -8,6 +8,7 @@ launcher itself is killed its processes stop at the next step.
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from types import FrameType
 from torch._C._distributed_c10d import TCPStore
 
 from simclr_dist.stop_signals import NOTICES, STOP_SIGNALS
+from simclr_dist.terminal import say
 
 _LAUNCHER = "SIMCLR_DIST_LAUNCHER"
 _GRACE_SECONDS = 10.0
@@ -28,7 +30,7 @@ def run_processes(count: int, arguments: Sequence[str]) -> int:
     Returns:
         0 when all returned 0; otherwise the status of the first that did not (128 + number for a signal).
     """
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = _loopback_store()
     shared = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(store.port),
@@ -68,6 +70,14 @@ def run_processes(count: int, arguments: Sequence[str]) -> int:
             signal.signal(number, handler)
 
 
+def _loopback_store() -> TCPStore:
+    """A store that this machine alone can reach: whoever reaches one may read and write it, and torch's own socket
+    listens on every interface, whatever the host's name."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
+        port = listening.getsockname()[1]
+        return TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach())
+
+
 def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
     """Until all have ended, or ``_GRACE_SECONDS`` after the first failure."""
     failed, since = 0, 0.0
@@ -77,10 +87,10 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
                 failed, since = process.returncode, time.monotonic()
                 if failed < 0:
                     name = signal.Signals(-failed).name
-                    print(
+                    say(
                         f"simclr-dist: process {rank} was killed by {name}; start the same command again to resume "
                         "from the last checkpoint",
-                        file=sys.stderr,
+                        err=True,
                     )
         if failed and time.monotonic() > since + _GRACE_SECONDS:
             break

@@ -1,5 +1,7 @@
 """The exceptions that reach a user as a single line."""
 
+import re
+
 
 class UserError(ValueError):
     """Something that the user can put right: the message says what is wrong and what to do.
@@ -22,6 +24,20 @@ def nearest(word: str, known: list[str]) -> str:
 
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def code_in_file(error: BaseException) -> str:
+    """The code that a file would run when read, as torch.load(weights_only=True) names it; "" where it names none.
+
+    torch's own message goes on with the advice to read the file without that protection.
+    """
+    named = re.search(r"GLOBAL (\S+) (?:was not|whose)", str(error))
+    return named[1] if named else ""
+
+
+def in_one_line(message: str) -> str:
+    """A message whose lines are joined; the blanks within a line may be those of a file's name."""
+    return " ".join(line.strip() for line in message.splitlines() if line.strip())
 
 
 def first_line(error: BaseException) -> str:

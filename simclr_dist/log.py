@@ -4,6 +4,8 @@ import logging
 import sys
 from pathlib import Path
 
+from simclr_dist.terminal import printable
+
 log = logging.getLogger("simclr_dist")
 
 
@@ -12,10 +14,19 @@ def log_to(run_dir: Path) -> None:
     log.setLevel(logging.INFO)
     log.propagate = False
     log.handlers.clear()
-    log.addHandler(logging.StreamHandler())
+    terminal = logging.StreamHandler()
+    terminal.setFormatter(_Printable())
+    log.addHandler(terminal)
     file = _LogFile(run_dir / "log.txt", encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s  %(message)s"))
+    file.setFormatter(_Printable("%(asctime)s  %(message)s"))
     log.addHandler(file)
+
+
+class _Printable(logging.Formatter):
+    """A line of the log may hold a name of a file, or what another host has said."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), keep="\n\t")
 
 
 class _LogFile(logging.FileHandler):

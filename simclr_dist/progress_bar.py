@@ -8,13 +8,15 @@ from contextlib import contextmanager
 
 import click
 
+from simclr_dist.terminal import printable, say
+
 _SECONDS_BETWEEN_LINES = 30.0
 
 
 @contextmanager
 def said_when_slow(what: str, after_seconds: float = 1.5) -> Iterator[None]:
     """Say on a terminal what takes so long, once it has taken ``after_seconds``."""
-    timer = threading.Timer(after_seconds, lambda: click.echo(f"{what} ...", err=True))
+    timer = threading.Timer(after_seconds, lambda: say(f"{what} ...", err=True))
     timer.daemon = True
     if sys.stderr.isatty():
         timer.start()
@@ -49,7 +51,7 @@ def showing_progress(
             last_line, rate = now, done / (now - started)
             left = (total - done) / rate / 60
             start = f"{label}: " if label else ""
-            click.echo(f"{start}{done} of {total} {unit}, {rate:.0f} {unit}/s, {left:.1f} minutes left", err=True)
+            say(f"{start}{done} of {total} {unit}, {rate:.0f} {unit}/s, {left:.1f} minutes left", err=True)
 
     yield update
 
@@ -58,6 +60,7 @@ def showing_progress(
 def ticking(label: str) -> Iterator[None]:
     """Say at once what is done now, and every second that it still is: the seconds on a terminal, else a dot."""
     ended, started, on_terminal = threading.Event(), time.monotonic(), sys.stderr.isatty()
+    label = printable(label)  # click, not say: the carriage return is meant
 
     def tick() -> None:
         while not ended.wait(1.0):

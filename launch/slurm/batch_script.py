@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from simclr_dist.errors import UserError, first_line
+from simclr_dist.launch.slurm.quoting import for_line, for_list, for_pattern, for_shell
 from simclr_dist.launch.slurm.resources import Resources
 
 # A notice that comes before the process listens would end it, and the job with it: until then it waits. bash can only
@@ -23,10 +24,16 @@ exec {python} -S -c "$hold" {python} -u -P -m simclr_dist "$@"
 REQUEUE_STATUS = 75
 """Status of a process that has saved and whose job is to be queued again: EX_TEMPFAIL of sysexits.h."""
 
-# In a container there is no scontrol. Outside, process 0 has done it, and the job is RUNNING no more.
+# In a container there is no scontrol. Outside, process 0 has done it, and the job is RUNNING no more; or the controller
+# did not answer it, and may be away still.
 _QUEUE_AGAIN = f"""status=$?
-if [ "$status" = {REQUEUE_STATUS} ] && scontrol show job "$SLURM_JOB_ID" | grep -q JobState=RUNNING; then
-    scontrol requeue "$SLURM_JOB_ID"
+if [ "$status" = {REQUEUE_STATUS} ]; then
+    for _ in $(seq 30); do
+        if state=$(scontrol show job "$SLURM_JOB_ID"); then
+            case $state in *JobState=RUNNING*) scontrol requeue "$SLURM_JOB_ID" && break ;; *) break ;; esac
+        fi
+        sleep 2
+    done
 fi
 exit "$status\""""
 
@@ -35,7 +42,7 @@ _BY_THE_SAME_NAME = ("partition", "time", "account", "qos", "constraint", "exclu
 
 def start_script(folder: Path, code: Path, python: str) -> str:
     """Text of the script that starts one process; in ``folder`` the processes meet."""
-    return _START.format(code=shlex.quote(str(code)), folder=shlex.quote(str(folder)), python=python)
+    return _START.format(code=for_shell(for_list(code, "PYTHONPATH")), folder=for_shell(folder), python=python)
 
 
 def batch_script(wanted: Resources, *, name: str, folder: Path, arguments: str, mounts: list[Path], tasks: int) -> str:
@@ -50,34 +57,45 @@ def batch_script(wanted: Resources, *, name: str, folder: Path, arguments: str, 
         tasks: of a job array; 0: no array.
 
     Raises:
-        UserError: submitit is not installed, or refuses an option.
+        UserError: submitit is not installed, or refuses an option, or a name cannot stand in such a script.
     """
     try:
         from submitit.slurm.slurm import _make_sbatch_string
     except ImportError as error:
         raise UserError("submit needs submitit: pip install 'simclr_dist[slurm]'") from error
-    extra: dict[str, Any] = {"requeue": True, **dict(_pair(word) for word in wanted.sbatch)}
+    for_line("machine.run_dir", for_list(folder, "PYTHONPATH"))  # the code stands in it
+    log = f"{for_pattern(folder)}/{'%A_%a' if tasks else '%j'}_%t_log.out"
+    extra: dict[str, Any] = {
+        "requeue": True,
+        "output": f"{log.removesuffix('%t_log.out')}0_log.out",
+        **dict(_pair(word) for word in wanted.sbatch),
+    }
     options: dict[str, Any] = {
         "job_name": name,
         "nodes": wanted.nodes,
         "ntasks_per_node": wanted.processes_per_node,
-        "gpus_per_node": wanted.gpus_per_node or None,
+        "gpus_per_node": None if wanted.names_gpus_itself else wanted.gpus_per_node or None,
         "cpus_per_task": wanted.cpus_per_task or None,
         "setup": list(wanted.setup) or None,
         "teardown": [_QUEUE_AGAIN],
         "wckey": None,
         **{key: getattr(wanted, key) or None for key in _BY_THE_SAME_NAME},
     }
+    for key, value in {**options, **extra}.items():
+        if key not in ("setup", "teardown"):
+            for_line(key.replace("_", "-"), str(value))
+    command = for_shell(folder / "start")
+    srun = shlex.join(["srun", "--unbuffered", "--output", log, *_srun(wanted, mounts)])
     try:
         text: str = _make_sbatch_string(
-            f"{_inside(wanted.container, mounts)}{shlex.quote(str(folder / 'start'))} {arguments}",
+            f"{srun} {_inside(wanted.container, mounts)}{command} {arguments}",
             folder,
             **options,  # None leaves an option out; for time submitit itself has five minutes
             signal_delay_s=wanted.notice_seconds,
             stderr_to_stdout=True,
             map_count=tasks or None,
             additional_parameters=extra,
-            srun_args=_srun(wanted, mounts),
+            use_srun=False,  # its own would replace %j and %t in the folder's name too
         )
     except (TypeError, ValueError) as error:
         raise UserError(f"submitit refuses these options: {first_line(error)}") from error
@@ -86,7 +104,7 @@ def batch_script(wanted: Resources, *, name: str, folder: Path, arguments: str, 
 
 def python_command(wanted: Resources) -> str:
     """What starts Python on the nodes, ready for the shell."""
-    return wanted.python or ("python3" if wanted.container else shlex.quote(sys.executable))
+    return wanted.python or ("python3" if wanted.container else for_shell(sys.executable))
 
 
 def _srun(wanted: Resources, mounts: list[Path]) -> list[str]:
@@ -97,14 +115,15 @@ def _srun(wanted: Resources, mounts: list[Path]) -> list[str]:
         words.append(f"--cpus-per-task={wanted.cpus_per_task}")
     if wanted.container and not _is_apptainer(wanted.container):
         words += [f"--container-image={wanted.container}", f"--container-workdir={Path.cwd()}"]
-        words.append(f"--container-mounts={','.join(f'{path}:{path}' for path in mounts)}")
+        inside = [for_list(path, "pyxis") for path in mounts]
+        words.append(f"--container-mounts={','.join(f'{path}:{path}' for path in inside)}")
     return words
 
 
 def _inside(container: str, mounts: list[Path]) -> str:
     if not _is_apptainer(container):
         return ""
-    binds = [word for path in mounts for word in ("--bind", str(path))]
+    binds = [word for path in mounts for word in ("--bind", for_list(path, "apptainer"))]
     return shlex.join(["apptainer", "exec", "--nv", *binds, container]) + " "
 
 

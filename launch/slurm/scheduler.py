@@ -3,12 +3,17 @@
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from simclr_dist.errors import UserError
 from simclr_dist.stop_signals import NOTICES
+
+PATIENCE_SECONDS = 60.0
+"""How long a controller is waited for that is being restarted; the default notice comes 120 s before the end."""
+RETRY_SECONDS = 2.0
 
 LIVING = ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "STOPPED")
 """States of a job that has not ended."""
@@ -67,34 +72,57 @@ class Job:
         return f"{self.state}{why}{where}{took}{again}{status}"
 
 
+class ControllerAwayError(UserError):
+    """SLURM's controller does not answer: nothing is known of any job."""
+
+
 def call(*command: str) -> str:
     """What a command of SLURM prints.
 
     Raises:
+        ControllerAwayError: the controller does not answer.
         UserError: it is not installed here, or refuses; in its own words.
     """
     done = _run(command)
     if done.returncode:
+        _refuse_away(done)
         raise UserError(f"{command[0]} refuses: {complaint(done.stderr or done.stdout)}")
     return done.stdout
 
 
-def check_only(script: Path) -> None:
+def check_only(script: Path) -> str:
     """Ask SLURM whether it would take a batch script, without submitting it.
 
+    While nodes are drained or down, the answer is that of nodes that are not there at all, though sbatch takes the job
+    and lets it wait for them: only sbatch itself can judge then.
+
+    Returns:
+        Why the job may have to wait for nodes that are away; "" when it need not.
+
     Raises:
+        ControllerAwayError: the controller does not answer.
         UserError: it would not, and why.
     """
     done = _run(("sbatch", "--test-only", str(script)))
-    if done.returncode or "to start at" not in done.stderr:
-        raise UserError(f"SLURM would refuse this job: {complaint(done.stderr)}{_what_there_is()}")
+    if done.returncode == 0 and "to start at" in done.stderr:
+        return ""
+    _refuse_away(done)
+    if away := _nodes_away():
+        return f"{complaint(done.stderr)}; it waits for nodes that are away now: {away}"
+    raise UserError(f"SLURM would refuse this job: {complaint(done.stderr)}{_what_there_is()}")
 
 
 def jobs(ids: Sequence[str]) -> list[Job]:
-    """Those of the jobs that SLURM remembers; an array's id stands for all its tasks."""
+    """Those of the jobs that SLURM remembers; an array's id stands for all its tasks.
+
+    Raises:
+        ControllerAwayError: the controller does not answer.
+    """
     found: list[Job] = []
     for each in ids:
-        here = list(_of_scontrol(_run(("scontrol", "--oneliner", "show", "job", each)).stdout))
+        done = _run(("scontrol", "--oneliner", "show", "job", each))
+        _refuse_away(done)
+        here = list(_of_scontrol(done.stdout))
         found += here or list(_of_sacct(each))
     return found
 
@@ -103,7 +131,10 @@ def has_ended(job: str) -> bool:
     """Whether SLURM says that a job is over; False when it does not know, or cannot be asked here."""
     if shutil.which("scontrol") is None:
         return False
-    found = jobs([job])
+    try:
+        found = jobs([job])
+    except ControllerAwayError:
+        return False
     return bool(found) and not any(each.lives for each in found)
 
 
@@ -112,21 +143,41 @@ def should_requeue(job: str, number: int) -> bool:
 
     A notice says that its time is nearly up. SIGTERM comes from scancel, from scontrol requeue, or before a preemption;
     only in the last case, which leaves the job RUNNING, does SLURM take a job whose processes end for a failed one.
-    Without scontrol, in a container, it is left to the batch script to ask.
+    Without scontrol, in a container, it is left to the batch script to ask. A controller that does not answer is waited
+    for; one that stays away is taken for scancel's, which alone must never bring a job back.
     """
     if number in NOTICES or shutil.which("scontrol") is None:
         return True
-    return any(each.state == "RUNNING" and each.preempted for each in jobs([job]))
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return any(each.state == "RUNNING" and each.preempted for each in jobs([job]))
+        except ControllerAwayError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(RETRY_SECONDS)
 
 
-def requeue_if_possible(job: str) -> None:
-    """Put a running job back into the queue; in a container the batch script does it.
+def requeue_if_possible(job: str) -> str:
+    """Put a running job back into the queue; in a container, or when SLURM does not, the batch script asks again.
 
-    Raises:
-        UserError: SLURM refuses.
+    A controller that does not answer is asked again and again for ``PATIENCE_SECONDS``.
+
+    Returns:
+        Why SLURM has not done it; "" when it has, or cannot be asked here.
     """
-    if shutil.which("scontrol"):
-        call("scontrol", "requeue", job)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while shutil.which("scontrol"):
+        try:
+            call("scontrol", "requeue", job)
+            break
+        except ControllerAwayError as away:
+            if time.monotonic() > deadline:
+                return str(away)
+            time.sleep(RETRY_SECONDS)
+        except UserError as refused:
+            return str(refused)
+    return ""
 
 
 def cancel(ids: Sequence[str]) -> None:
@@ -151,6 +202,30 @@ def _run(command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
             "processes here with: simclr-dist pretrain CONFIG --processes N"
         )
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+_AWAY = re.compile(
+    r"unable to contact slurm controller|connect failure|connection refused|timed out|zero bytes were transmitted"
+    r"|in standby mode|unable to establish controller machine", re.IGNORECASE
+)  # fmt: skip
+
+
+def _refuse_away(done: "subprocess.CompletedProcess[str]") -> None:
+    if done.returncode and _AWAY.search(done.stderr or done.stdout):
+        raise ControllerAwayError(
+            f"SLURM's controller does not answer ({complaint(done.stderr or done.stdout)}); it may be restarting: try "
+            "again in a minute"
+        )
+
+
+def _nodes_away() -> str:
+    """Nodes that take no job at present, with their states; "" when all do."""
+    done = _run(("sinfo", "--noheader", "--format", "%T %N"))
+    found = [line.split() for line in done.stdout.splitlines()]
+    return "; ".join(f"{names} {state}" for state, names in found if re.match(_UNUSABLE, state) or "*" in state)
+
+
+_UNUSABLE = r"drain|down|fail|maint|reserved|reboot"
 
 
 def _what_there_is() -> str:

@@ -13,7 +13,9 @@ from simclr_dist.errors import UserError
 from simclr_dist.launch.slurm import records, scheduler
 from simclr_dist.launch.slurm.batch_script import batch_script, python_command, start_script
 from simclr_dist.launch.slurm.code_copy import code_version, copy_code
+from simclr_dist.launch.slurm.quoting import for_shell
 from simclr_dist.launch.slurm.resources import Resources
+from simclr_dist.log import log
 from simclr_dist.storage.atomic import write_atomically
 
 
@@ -35,12 +37,14 @@ class Submission:
 
     def script(self, folder: Path) -> str:
         """The batch script, for a submission's folder."""
-        config = f"{folder}/config_$SLURM_ARRAY_TASK_ID.yaml" if self.is_array else f"{folder}/config.yaml"
+        config = for_shell(folder / "config.yaml")
+        if self.is_array:
+            config = f'{for_shell(folder / "config_")}"$SLURM_ARRAY_TASK_ID".yaml'
         return batch_script(
             self.wanted,
             name=self.name,
             folder=folder,
-            arguments=f'pretrain "{config}"',
+            arguments=f"pretrain {config}",
             mounts=self._mounts(),
             tasks=len(self.configs) if self.is_array else 0,
         )
@@ -54,7 +58,8 @@ class Submission:
         folder = records.new_folder(self.base)
         try:
             script = self._write(folder)
-            scheduler.check_only(script)
+            if why := scheduler.check_only(script):
+                log.warning("%s", why)
             answer = scheduler.call("sbatch", "--parsable", str(script))
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -99,18 +104,21 @@ class Submission:
         return [path for path in found if not any(path != other and path.is_relative_to(other) for other in found)]
 
 
-def runs_of(config: str, overrides: Sequence[str], sweep: Sequence[str]) -> tuple[Path, tuple[Config, ...]]:
+def runs_of(
+    config: str, overrides: Sequence[str], sweep: Sequence[str] = (), base: Path | None = None
+) -> tuple[Path, tuple[Config, ...]]:
     """The configs to run, with absolute paths, and the folder over them; one config without a sweep.
 
     Args:
         config: as ``pretrain`` takes it.
         overrides: likewise.
         sweep: ``key=a,b,c``; several make all combinations, each in a folder named by its values.
+        base: the folder, whatever the config says; None: what it says.
 
     Raises:
         UserError: a config is wrong, or a sweep has no values.
     """
-    base = Path(load_config(config, overrides).machine.run_dir).expanduser().absolute()
+    base = base or Path(load_config(config, overrides).machine.run_dir).expanduser().absolute()
     choices = [_values(word) for word in sweep]
     found = []
     for chosen in itertools.product(*choices):

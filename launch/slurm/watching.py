@@ -11,6 +11,9 @@ from simclr_dist.run.console import duration
 from simclr_dist.run.descriptions import read_method, read_metric_descriptions
 from simclr_dist.run.metrics_log import last_metrics, read_run_facts
 
+UNKNOWN = "UNKNOWN"
+"""State of a job while SLURM's controller does not answer."""
+
 
 def find_run(word: str) -> Path:
     """The run folder of RUN or JOB.
@@ -79,7 +82,7 @@ def follow(run_dir: Path, rank: int, every_seconds: float = 1.0) -> Iterator[str
     path, reported, offset = record.log_of(rank), "", 0
     while True:
         state, text = _state(record)
-        lives = state in scheduler.LIVING
+        lives = state in (*scheduler.LIVING, UNKNOWN)
         if state != reported and (state == "PENDING" or reported):
             yield f"-- job {record.job}: {text}\n"
         reported = state
@@ -110,7 +113,10 @@ def written(run_dir: Path, rank: int) -> str:
 
 def _state(record: records.JobRecord) -> tuple[str, str]:
     """One word, and a line."""
-    found = scheduler.jobs([record.job])
+    try:
+        found = scheduler.jobs([record.job])
+    except scheduler.ControllerAwayError as away:
+        return UNKNOWN, str(away)
     if not found:
         return "FORGOTTEN", "SLURM does not remember it any more: it has ended"
     return found[-1].state, found[-1].description()

@@ -10,6 +10,7 @@ import click
 from simclr_dist.cli.options import with_config, with_debug
 from simclr_dist.errors import UserError
 from simclr_dist.launch.slurm.resources import Resources, from_record, resources
+from simclr_dist.terminal import say
 
 _at_least_1 = click.IntRange(min=1)
 _OPTIONS = (
@@ -66,7 +67,7 @@ def submit(
     wanted, path = resources(profile, _given(options))
     base, configs = runs_of(config, overrides, sweep)
     if path is not None:
-        click.echo(f"profile {path}", err=True)
+        say(f"profile {path}", err=True)
     _submit(Submission(name=Path(config).stem, configs=configs, wanted=wanted, base=base), options)
 
 
@@ -93,7 +94,7 @@ def resume(run: str, overrides: tuple[str, ...], new_code: bool, profile: str | 
     wrong = [word for word in overrides if not word.startswith("machine.")]
     if wrong:
         raise UserError(f"{wrong[0]}: a run keeps its recipe; only machine.KEY=VALUE may change")
-    base, configs = runs_of(config, [*overrides, f"machine.run_dir={run_dir}"], ())
+    base, configs = runs_of(config, overrides, base=run_dir)
     given = _given(options)
     if found and profile is None:
         wanted = from_record(found[-1].resources, given)
@@ -115,7 +116,7 @@ def status(runs: tuple[str, ...]) -> None:
     found = [each for word in runs for each in _runs_of(word)] if runs else records.runs_under(Path())
     if not found:
         raise UserError("status: no run below this folder was submitted; give a run's folder")
-    click.echo(watching.describe(found[0]) if len(found) == 1 else watching.table(found))
+    say(watching.describe(found[0]) if len(found) == 1 else watching.table(found))
 
 
 @click.command()
@@ -130,9 +131,9 @@ def logs(run: str, rank: int, follow: bool) -> None:
     run_dir = watching.find_run(run)
     if follow:
         for text in watching.follow(run_dir, rank):
-            click.echo(text, nl=False)
+            say(text, nl=False)
     else:
-        click.echo(watching.written(run_dir, rank), nl=False)
+        say(watching.written(run_dir, rank), nl=False)
 
 
 @click.command()
@@ -146,12 +147,12 @@ def cancel(runs: tuple[str, ...]) -> None:
         numbers = [record.job for record in records.records_of(run_dir)]
         living = [job.id for job in scheduler.jobs(numbers) if job.lives]
         if not living:
-            click.echo(f"{run_dir}: no job of it waits or runs")
+            say(f"{run_dir}: no job of it waits or runs")
             continue
         scheduler.cancel(living)
         while any(job.lives for job in scheduler.jobs(living)):
             time.sleep(0.5)
-        click.echo(f"{run_dir}: job {', '.join(living)} ended; resume it with: simclr-dist resume {run_dir}")
+        say(f"{run_dir}: job {', '.join(living)} ended; resume it with: simclr-dist resume {run_dir}")
 
 
 def _runs_of(word: str) -> list[Path]:
@@ -171,14 +172,14 @@ def _submit(submission: Any, options: dict[str, Any]) -> None:
     from simclr_dist.launch.slurm.submission import check
 
     if options["dry_run"]:
-        click.echo(submission.script(submission.base / "jobs" / "NNN"), nl=False)
+        say(submission.script(submission.base / "jobs" / "NNN"), nl=False)
         return
     check(submission.configs, submission.wanted, data=not options["no_data_check"])
     submitted = submission.submit()
     base = submission.base
     job = submitted[0][1].job.partition("_")[0]
     count = f", {len(submitted)} runs" if len(submitted) > 1 else ""
-    click.echo(
+    say(
         f"job {job}{count}: {submission.wanted.processes} processes each on {submission.wanted.nodes} nodes\n"
         f"run     {base}\n"
         f"follow  simclr-dist logs {submitted[0][0]} --follow\n"
@@ -189,5 +190,5 @@ def _submit(submission: Any, options: dict[str, Any]) -> None:
     if options["follow"]:
         for run_dir, _ in submitted:
             for text in watching.follow(run_dir, 0):
-                click.echo(text, nl=False)
-        click.echo(watching.table([run_dir for run_dir, _ in submitted]))
+                say(text, nl=False)
+        say(watching.table([run_dir for run_dir, _ in submitted]))

@@ -6,6 +6,7 @@ from simclr_dist.cli.options import with_debug
 from simclr_dist.config import load_config, to_yaml
 from simclr_dist.errors import UserError
 from simclr_dist.progress_bar import said_when_slow
+from simclr_dist.terminal import say
 
 
 @click.command("config")
@@ -24,4 +25,4 @@ def show_config(config: str | None, overrides: tuple[str, ...], explain: bool) -
             text = explained(config or "simclr") + "\n"
         else:
             text = to_yaml(load_config(config or "", overrides))
-    click.echo(text, nl=False)
+    say(text, nl=False)

@@ -11,6 +11,7 @@ from simclr_dist.cli.options import with_config, with_debug, with_overrides
 from simclr_dist.config import load_config
 from simclr_dist.data.sources.beton.encoding import CHROMA, MODES, Encoding, default_max_side
 from simclr_dist.progress_bar import showing_progress
+from simclr_dist.terminal import say
 
 _NAMES_SHOWN = 20
 _beton = click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
@@ -88,10 +89,10 @@ def write(
             progress=progress,
         )
     for reason in written.left_out[:_NAMES_SHOWN]:
-        click.echo(f"left out, broken: {reason}", err=True)
+        say(f"left out, broken: {reason}", err=True)
     if len(written.left_out) > _NAMES_SHOWN:
-        click.echo(f"left out, broken: {len(written.left_out)} in all, named in {out}.json", err=True)
-    click.echo(f"{out}: {_summary(written.sidecar.facts, written.sidecar.file_bytes)}")
+        say(f"left out, broken: {len(written.left_out)} in all, named in {out}.json", err=True)
+    say(f"{out}: {_summary(written.sidecar.facts, written.sidecar.file_bytes)}")
 
 
 @data.command()
@@ -104,7 +105,7 @@ def check(file: Path, full: bool) -> None:
 
     table, sidecar = check_file(file, full=full)
     whole = full or table.file_bytes <= QUICK_BYTES
-    click.echo(
+    say(
         f"{file}: intact, {_summary(sidecar.facts, sidecar.file_bytes)}"
         + ("" if whole else "; its size, table, first and last block were compared, all of it with --full")
     )
@@ -118,12 +119,12 @@ def info(file: Path) -> None:
     from simclr_dist.data.sources.beton.sidecar import load_sidecar
 
     sidecar = load_sidecar(file)
-    click.echo(f"{file}: {_summary(sidecar.facts, sidecar.file_bytes)}")
+    say(f"{file}: {_summary(sidecar.facts, sidecar.file_bytes)}")
     if sidecar.classes:
-        click.echo(f"{len(sidecar.classes)} classes: {', '.join(sidecar.classes[:_NAMES_SHOWN])}")
+        say(f"{len(sidecar.classes)} classes: {', '.join(sidecar.classes[:_NAMES_SHOWN])}")
     for key, value in sidecar.facts["written"].items():
-        click.echo(f"{key}: {len(value) if isinstance(value, list) else value}")
-    click.echo(f"fingerprint: {sidecar.content_sha256()}")
+        say(f"{key}: {len(value) if isinstance(value, list) else value}")
+    say(f"fingerprint: {sidecar.content_sha256()}")
 
 
 @data.command()
@@ -134,7 +135,7 @@ def seal(file: Path) -> None:
     from simclr_dist.data.sources.beton.check import seal_file
 
     sidecar = seal_file(file)
-    click.echo(f"{file}: sealed, {_summary(sidecar.facts, sidecar.file_bytes)}")
+    say(f"{file}: sealed, {_summary(sidecar.facts, sidecar.file_bytes)}")
 
 
 @data.command()
@@ -160,7 +161,7 @@ def bench(config: str, overrides: tuple[str, ...], images: int, seconds: float) 
     batches = build_batches(loaded, source, build_order(loaded.recipe, len(source)))
     workers = worker_count(loaded.machine.loader_workers, 1)
     first, rate = loader_rate(batches, workers, seconds)
-    click.echo(
+    say(
         f"{loaded.recipe.data.source}, two views of {loaded.recipe.data.image_size} px, {loaded.machine.renderer}"
         f"{', colours left to the device' if loaded.machine.views_on_device else ''}\n"
         f"{stage_table(batches, images)}\n"

@@ -6,6 +6,7 @@ import click
 
 from simclr_dist.cli.options import with_debug
 from simclr_dist.launch.relaunch import relaunch, stop_with_launcher
+from simclr_dist.terminal import say
 
 
 @click.command()
@@ -30,5 +31,5 @@ def doctor(folder: Path, processes: int | None, device: str, json_file: Path | N
         stop_with_launcher()
     text, status = examine(folder, device, json_file)
     if text:
-        click.echo(text)
+        say(text)
     return status

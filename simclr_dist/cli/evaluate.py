@@ -10,6 +10,7 @@ from simclr_dist.cli.options import with_debug
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation.choices import chosen_data, chosen_method, percentages, refuse_foreign, whole_numbers
 from simclr_dist.launch.relaunch import relaunch, stop_with_launcher
+from simclr_dist.terminal import say
 
 _at_least_1 = click.IntRange(min=1)
 
@@ -117,7 +118,7 @@ def evaluate(command: click.Context, /, run: Path, words: tuple[str, ...], **opt
         except TrainingStoppedError as stopped:
             found, status = str(stopped), 128 + stopped.signal
     if here.is_first:
-        click.echo(found)
+        say(found)
     return status
 
 

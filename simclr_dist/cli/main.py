@@ -29,7 +29,8 @@ from simclr_dist.cli.report import report
 from simclr_dist.cli.verify import verify
 from simclr_dist.cli.weights import export_weights, import_weights
 from simclr_dist.distributed.launchers import rank_here
-from simclr_dist.errors import AgreedError, UserError, first_line
+from simclr_dist.errors import AgreedError, UserError, first_line, in_one_line
+from simclr_dist.terminal import say
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -40,12 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         status = command.main(arguments, prog_name="simclr-dist", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
+        say(error.format_message(), err=True)
         status = 2
     except (UserError, click.ClickException) as error:
         message = error.format_message() if isinstance(error, click.ClickException) else str(error)
         if not isinstance(error, AgreedError) or rank_here() == 0:
-            _complain(" ".join(message.split()), debug)
+            _complain(in_one_line(message), debug)
         elif "SLURM_JOB_ID" in os.environ:
             time.sleep(1)  # SLURM ends the others with this process: not before process 0 has printed it
         status = 2
@@ -62,9 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _complain(message: str, debug: bool) -> None:
     if debug:
-        traceback.print_exc()
+        say(traceback.format_exc(), err=True)
     where = f" (process {rank_here()})" if rank_here() else ""
-    print(f"simclr-dist{where}: {message}", file=sys.stderr)
+    say(f"simclr-dist{where}: {message}", err=True)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)

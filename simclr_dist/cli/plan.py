@@ -7,6 +7,7 @@ import click
 
 from simclr_dist.cli.options import with_config, with_debug
 from simclr_dist.config import load_config
+from simclr_dist.terminal import say
 
 
 @click.command()
@@ -25,4 +26,4 @@ def plan(config: str, overrides: tuple[str, ...], **options: Any) -> None:
     """Predict, without a GPU, whether the run fits, what it sends and how long it might take."""
     from simclr_dist.planning.answer import plan_run
 
-    click.echo(plan_run(load_config(config, overrides), **options))
+    say(plan_run(load_config(config, overrides), **options))

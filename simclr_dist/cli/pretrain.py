@@ -12,6 +12,7 @@ from simclr_dist.launch.relaunch import relaunch_checked, stop_with_launcher
 from simclr_dist.launch.slurm import scheduler
 from simclr_dist.launch.slurm.batch_script import REQUEUE_STATUS
 from simclr_dist.stop_signals import hold_notices
+from simclr_dist.terminal import say
 
 
 @click.command()
@@ -46,13 +47,14 @@ def _report(outcome: Any, config: Config, is_first: bool) -> int:
         # SLURM ends a job when one of its processes fails: not before process 0 may have put it back into the queue.
         return 128 + outcome.signal if outcome.signal and not job else 0
     if finished:
-        click.echo(f"finished: {outcome.steps_done} steps; evaluate with: simclr-dist evaluate {run_dir}")
+        say(f"finished: {outcome.steps_done} steps; evaluate with: simclr-dist evaluate {run_dir}")
         return 0
     why = f" by {signal.Signals(outcome.signal).name}" if outcome.signal else ""
     stopped = f"stopped{why} after step {outcome.steps_done} of {outcome.total_steps}, saved in {run_dir}"
     if job and outcome.signal and scheduler.should_requeue(job, outcome.signal):
-        click.echo(f"{stopped}; job {job} goes back into the queue and resumes from there")
-        scheduler.requeue_if_possible(job)
+        say(f"{stopped}; job {job} goes back into the queue and resumes from there")
+        if why := scheduler.requeue_if_possible(job):
+            say(f"job {job} is not in the queue yet: {why}; the batch script asks again", err=True)
         return int(REQUEUE_STATUS)
-    click.echo(f"{stopped}; start the same command again to resume")
+    say(f"{stopped}; start the same command again to resume")
     return 128 + outcome.signal if outcome.signal else 0

@@ -7,6 +7,7 @@ import click
 from simclr_dist.cli.options import with_config, with_debug
 from simclr_dist.config import load_config
 from simclr_dist.errors import UserError, first_line
+from simclr_dist.terminal import say
 
 
 @click.command()
@@ -37,4 +38,4 @@ def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> 
         raise UserError(
             f"--out: cannot write {out}: {first_line(error)}; give a PNG in a folder that is there"
         ) from error
-    click.echo(f"{out}: each row an image and its views in three epochs")
+    say(f"{out}: each row an image and its views in three epochs")

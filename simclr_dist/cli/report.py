@@ -8,6 +8,7 @@ import click
 
 from simclr_dist.cli.options import with_debug
 from simclr_dist.errors import UserError
+from simclr_dist.terminal import say
 
 
 @click.command()
@@ -43,8 +44,8 @@ def report(run_dirs: tuple[Path, ...], out: Path | None, images: int, tensorboar
         from simclr_dist.reporting.tensorboard import write_tensorboard
 
         for run in runs:
-            click.echo(write_tensorboard(run, images))
-    click.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, made in {time.monotonic() - started:.0f} s")
+            say(write_tensorboard(run, images))
+    say(f"{out}: {out.stat().st_size / 1e6:.1f} MB, made in {time.monotonic() - started:.0f} s")
 
 
 def _names(run_dirs: Sequence[Path]) -> list[str]:

@@ -5,6 +5,7 @@ import click
 from simclr_dist.cli.options import with_debug
 from simclr_dist.config import load_config
 from simclr_dist.launch.relaunch import relaunch_checked, stop_with_launcher
+from simclr_dist.terminal import say
 
 
 @click.command()
@@ -32,5 +33,5 @@ def verify(config: str, overrides: tuple[str, ...], processes: int | None) -> in
     with process_group(here, device):
         checks = certify(loaded.recipe, here, device)
     if here.is_first:
-        click.echo(table(checks, f"{here.count} processes, {device.type}"))
+        say(table(checks, f"{here.count} processes, {device.type}"))
     return 0 if all(check.holds for check in checks) else 1

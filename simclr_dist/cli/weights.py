@@ -7,6 +7,7 @@ import click
 
 from simclr_dist.cli.options import with_debug
 from simclr_dist.errors import UserError
+from simclr_dist.terminal import say
 
 if TYPE_CHECKING:
     from simclr_dist.weights.export import Exported
@@ -32,7 +33,7 @@ def export_weights(run: Path, to: str, out: Path | None, with_head: bool) -> Non
 
     loaded = load_encoder(run)
     out = out or (run if run.is_dir() else run.parent) / default_name(loaded.steps_done, with_head, to)
-    click.echo(_summary(export(loaded, to, out, with_head=with_head)))
+    say(_summary(export(loaded, to, out, with_head=with_head)))
 
 
 @click.command("import")
@@ -58,7 +59,7 @@ def import_weights(file: Path, out: Path, mean: str | None, std: str | None, **h
 
     loaded = load_encoder(file, **hints)
     assumptions = "".join(f"\n  assumed: {line}" for line in loaded.assumed)
-    click.echo(f"{loaded.source}: {loaded.architecture}{assumptions}\n{_summary(export(loaded, 'safetensors', out))}")
+    say(f"{loaded.source}: {loaded.architecture}{assumptions}\n{_summary(export(loaded, 'safetensors', out))}")
 
 
 def default_name(steps_done: int | None, with_head: bool, to: str) -> str:

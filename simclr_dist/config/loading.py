@@ -1,21 +1,24 @@
 """From YAML and ``key=value`` to a checked ``Config``, and back.
 
-OmegaConf parses; this module turns whatever is wrong into one line that names the file, the key, the value and the
-cure.
+Text stays as it was written, in a file and behind ``key=``. OmegaConf merges and fills in ``${...}``; this module turns
+whatever is wrong into one line that names the file, the key, the value and the cure.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
+from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
 
 from simclr_dist.config.fields import FOLLOWS
 from simclr_dist.config.filling import fill_recipe, filled, method_name, refuse_config, refuse_recipe
 from simclr_dist.config.health import Bands
+from simclr_dist.config.key_types import type_of
 from simclr_dist.config.machine import Machine
 from simclr_dist.config.moved import migrated
 from simclr_dist.config.recipe import Recipe, usual_warmup
@@ -23,17 +26,23 @@ from simclr_dist.config.registry import method_keys
 from simclr_dist.config.schema import Config
 from simclr_dist.config.values import takes_bands
 from simclr_dist.errors import UserError, first_line, nearest
+from simclr_dist.storage.yaml_text import MOST_CHARACTERS, load_yaml
 
 
-def load_config(config: str, overrides: Sequence[str] = ()) -> Config:
+def load_config(config: str, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> Config:
     """The config of a YAML file, or of a shipped recipe by name, with ``key=value`` overrides.
+
+    Args:
+        config: the file or the name.
+        overrides: as a user types them.
+        values: nested keys that take the place of the file's, as they are.
 
     Raises:
         UserError: no such file or recipe, bad YAML, unknown key, wrong type, value out of range, impossible
             combination.
     """
     path = find_config(config)
-    parsed = _parse(path, overrides)
+    parsed = _parse(path, overrides, values or {})
     try:
         refuse_config(OmegaConf.to_container(parsed))  # type: ignore[arg-type]
         given = _resolved(parsed)
@@ -41,6 +50,7 @@ def load_config(config: str, overrides: Sequence[str] = ()) -> Config:
         machine = filled(Machine, given.get("machine", {}), "machine.")
         loaded = Config(recipe=fill_recipe(given.get("recipe", {})), machine=machine, health=health)
         loaded.check()
+        _refuse_variables(loaded)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
     loaded.machine.run_dir = loaded.machine.run_dir or f"runs/{path.stem}"
@@ -86,7 +96,7 @@ def to_dict(node: Any) -> dict[str, Any]:
 
 def to_yaml(config: Config) -> str:
     """The resolved config as YAML that :func:`load_config` reads back to the same config."""
-    return OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
+    return OmegaConf.to_yaml(OmegaConf.create(_literal(to_dict(config))))
 
 
 def fields_of(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field[Any]]]:
@@ -107,26 +117,27 @@ def leaves_of(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclass
             yield key, value, entry, type(node)
 
 
-def _parse(path: Path, overrides: Sequence[str]) -> Any:
-    """The mapping that the file and the overrides give, its interpolations as they are written."""
+def _parse(path: Path, overrides: Sequence[str], values: Mapping[str, Any]) -> Any:
+    """The mapping that the file, the values and the overrides give, its interpolations as they are written."""
     needs = f"{path}: must be a mapping with the keys 'recipe' and 'machine', and perhaps 'health'"
     node: Any
     try:
-        node = OmegaConf.load(path)
+        with path.open(encoding="utf-8") as file:
+            node = load_yaml(file.read(MOST_CHARACTERS + 1), type_of, loader=get_yaml_loader())
+        if not isinstance(node, dict | None):
+            raise UserError(needs)
+        node = OmegaConf.merge(OmegaConf.create(node or {}), OmegaConf.create(_literal(dict(values))))
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {_one_line(error)}") from error
     except OSError as error:
-        if error.strerror is None:  # OmegaConf's own, for a file that holds a single value
-            raise UserError(needs) from error
         raise UserError(f"{path}: cannot be read: {error.strerror}; check the path and its permissions") from error
-    if not OmegaConf.is_dict(node):
-        raise UserError(needs)
     for override in overrides:
-        key, equals, _ = override.partition("=")
+        key, equals, text = override.partition("=")
         if not equals or not key:
             raise UserError(f"{override}: not an override; write key=value, for example recipe.epochs=100")
         try:
-            value = OmegaConf.from_dotlist([override])
+            value = OmegaConf.create()
+            OmegaConf.update(value, key, _value(key, text))
         except (yaml.YAMLError, OmegaConfBaseException) as error:
             raise UserError(f"{override}: cannot be read as key=value: {_one_line(error)}") from error
         try:
@@ -134,6 +145,35 @@ def _parse(path: Path, overrides: Sequence[str]) -> Any:
         except (OmegaConfBaseException, TypeError) as error:
             raise UserError(f"{override}: does not fit {path}, where '{key}' has keys below it or has none") from error
     return node
+
+
+def _refuse_variables(config: Config) -> None:
+    """A shell replaces $HOME, a config does not: a folder of that very name is meant only where it is there already."""
+    for key, text in (("machine.run_dir", config.machine.run_dir), ("recipe.data.path", config.recipe.data.path)):
+        found = re.search(r"\$\{?([A-Za-z_]\w*)", text)
+        if found and not Path(text).expanduser().exists():
+            raise UserError(
+                f"{key}: '{text}': ${found[1]} is not replaced here; give the path itself or, in a file, "
+                f"${{oc.env:{found[1]}}} (a folder of that very name must be there already)"
+            )
+
+
+def _value(key: str, text: str) -> Any:
+    """What stands behind ``key=``: of a text key the word as it is, of any other what YAML reads."""
+    quoted = text[:1] in ("'", '"')
+    if type_of(key) is str:
+        if quoted and len(text) > 1 and text[-1] == text[0]:
+            raise UserError(f"{key}: {text} stands in quotes, which text needs no more here; leave them out")
+        return _literal(text)
+    value = load_yaml(text, lambda inner: None if inner == key else type_of(inner), key, get_yaml_loader())
+    return text if isinstance(value, str) and not quoted else value
+
+
+def _literal(value: Any) -> Any:
+    """Every text in ``value`` so that OmegaConf leaves it as it is: a ``${`` of its own is no interpolation."""
+    if isinstance(value, dict):
+        return {key: _literal(each) for key, each in value.items()}
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
 def _resolved(parsed: Any) -> dict[str, Any]:

@@ -29,8 +29,7 @@ def checked(name: str, value: Any, field: dataclasses.Field[Any]) -> Any:
     elif field.type is bool:
         expected, fits = "true or false", isinstance(value, bool)
     elif field.type is str:
-        value = str(value) if whole else value  # machine.run_dir=2026 is meant as a name
-        expected, fits = "text (other numbers that are meant as text need quotes)", isinstance(value, str)
+        expected, fits = "text (numbers that are meant as text need quotes)", isinstance(value, str)
         if "choices" in limits:
             expected = (
                 f"one of {', '.join(limits['choices'])}{' and no package.module:Name' if limits.get('outside') else ''}"
@@ -40,6 +39,8 @@ def checked(name: str, value: Any, field: dataclasses.Field[Any]) -> Any:
         value = [float(number) for number in value] if fits else value
     if not fits:
         raise UserError(f"{name}: {value!r} is not {expected}")
+    if isinstance(value, str) and "\0" in value:
+        raise UserError(f"{name}: {value!r} holds a character that no path or name can have (NUL); remove it")
     if "choices" in limits and value not in limits["choices"] and not (limits.get("outside") and ":" in value):
         raise UserError(f"{name}: {value!r} is not {expected}{nearest(value, list(limits['choices']))}")
     if "rule" in limits and value == FOLLOWS:

@@ -77,8 +77,7 @@ def chosen_data(own: Data, on: str | None, overrides: list[str]) -> Data:
         start = {**asdict(own), "source": "folder", "path": on}
     else:
         return load_config(on, overrides).recipe.data
-    keys = [f"recipe.data.{key}={value}" for key, value in start.items() if value != ""]
     try:
-        return load_config("digits_demo", [*keys, *overrides]).recipe.data
+        return load_config("digits_demo", overrides, {"recipe": {"data": start}}).recipe.data
     except UserError as error:  # its name means nothing to who evaluates another run
         raise UserError(str(error).partition(".yaml: ")[2] or str(error)) from error

@@ -18,6 +18,7 @@ from simclr_dist.guards.health_bands import FILE, read_record
 from simclr_dist.run.descriptions import method_of, read_metric_descriptions
 from simclr_dist.run.metrics_log import read_records
 from simclr_dist.storage.reading import cannot_be_read
+from simclr_dist.storage.yaml_text import load_yaml
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def _config(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path}: cannot be read: {first_line(error)}") from error
     if not isinstance(content, dict):

@@ -8,6 +8,7 @@ point leaves the old checkpoints and perhaps a temporary file, which the next sa
 
 import io
 import os
+import pickle
 import re
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from simclr_dist.errors import UserError, first_line
+from simclr_dist.errors import UserError, code_in_file, first_line
 from simclr_dist.run.checksum import COMMENT_BYTES, MARK, checked_bytes, verify, write_with_checksum
 from simclr_dist.run.checksum import DamagedCheckpointError as DamagedCheckpointError
 from simclr_dist.storage.atomic import write_atomically
@@ -151,10 +152,11 @@ def load(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises whatever its parsers meet
         if isinstance(error, MemoryError) or "allocate memory" in str(error):
             raise _too_little_memory(path) from error
-        # torch's own advice, to run whatever is in the file, is not passed on.
-        code = re.search(r"GLOBAL (\S+) was not", str(error))
-        what = f"holds more than data ({code[1]}), and code of a file is never run" if code else first_line(error)
-        raise DamagedCheckpointError(f"not a checkpoint of simclr_dist: {what}") from error
+        if code := code_in_file(error):
+            raise DamagedCheckpointError(f"holds code beside its data ({code}), which is never run") from error
+        if isinstance(error, pickle.UnpicklingError):  # torch's words end with the advice to run what is in it
+            raise DamagedCheckpointError("cannot be read: its parts are not those of a checkpoint") from error
+        raise DamagedCheckpointError(f"cannot be read: {first_line(error)}") from error
     if not isinstance(state, dict) or type(state.get("format")) is not int or type(state.get("step")) is not int:
         raise DamagedCheckpointError("not a checkpoint of simclr_dist")
     if state["format"] > FORMAT:

@@ -10,6 +10,7 @@ from simclr_dist.config.metric import ONLINE, Metric
 from simclr_dist.config.registry import method_class
 from simclr_dist.errors import UserError
 from simclr_dist.run.metrics_log import read_run_facts
+from simclr_dist.storage.yaml_text import load_yaml
 
 
 def method_of(recipe: Any) -> str:
@@ -25,7 +26,7 @@ def method_of(recipe: Any) -> str:
 def read_method(run_dir: Path) -> str:
     """The name of the method in a run folder's config.yaml; "" when there is none that can be read."""
     try:
-        content: Any = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
+        content: Any = load_yaml((run_dir / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return ""
     return method_of(content.get("recipe")) if isinstance(content, dict) else ""

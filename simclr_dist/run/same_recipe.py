@@ -13,6 +13,7 @@ from simclr_dist.config.moved import migrated
 from simclr_dist.config.registry import method_keys
 from simclr_dist.errors import UserError
 from simclr_dist.run import checkpoint
+from simclr_dist.storage.yaml_text import load_yaml
 
 LOCATION_KEYS = ("data.path",)
 """Keys that say where the images are: elsewhere, perhaps, on another host or after a restart. What they are is compared
@@ -73,7 +74,7 @@ def refuse_folder_of_other(run_dir: Path, recipe: Recipe) -> None:
     if not checkpoint.by_age(run_dir / "checkpoints"):
         return  # nothing was computed there yet
     try:
-        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+        stored = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return  # the job reads the checkpoint itself, and will say so
     if isinstance(stored, dict) and isinstance(stored.get("recipe"), dict):

@@ -15,7 +15,6 @@ from simclr_dist.data.loading.order import build_order
 from simclr_dist.data.loading.throughput import stage_seconds
 from simclr_dist.data.preview import contact_sheet
 from simclr_dist.data.sources.base import BrokenImageError, ImageSource, Subset
-from simclr_dist.data.sources.files import printable
 from simclr_dist.distributed.processes import set_kernels
 from simclr_dist.errors import UserError
 from simclr_dist.progress_bar import ticking
@@ -24,6 +23,7 @@ from simclr_dist.starting.choices import Choice, Found, Rung, batch_images, choi
 from simclr_dist.starting.pictures import Pictures, look_at_pictures
 from simclr_dist.starting.speed import Host, Timing, host_here, time_step
 from simclr_dist.starting.written import as_yaml, loaded
+from simclr_dist.terminal import printable
 from simclr_dist.units import show_bytes
 
 _TIMED_IMAGES = {"cpu": 32, "cuda": 128}

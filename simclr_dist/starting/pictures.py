@@ -13,9 +13,10 @@ from PIL import Image
 from simclr_dist.config.recipe import Data
 from simclr_dist.data.sources.base import BrokenImageError, ImageSource
 from simclr_dist.data.sources.decoding import check_beginning
-from simclr_dist.data.sources.files import FileSource, printable
+from simclr_dist.data.sources.files import FileSource
 from simclr_dist.data.sources.named import open_source
 from simclr_dist.errors import UserError, first_line
+from simclr_dist.terminal import printable
 
 MOST_HEADERS = 1000
 MOST_PIXELS_READ = 24

@@ -1,6 +1,5 @@
 """Other projects' files: tensors out of them without running any code, and what their makers left unsaid."""
 
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simclr_dist.errors import UserError, first_line
+from simclr_dist.errors import UserError, code_in_file, first_line
 from simclr_dist.storage.reading import cannot_be_read
 from simclr_dist.weights.architecture import IMAGENET_MEAN, IMAGENET_STD, Architecture, architecture_of
 from simclr_dist.weights.layouts import Found, find_network
@@ -56,9 +55,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # torch raises whatever its parsers meet
         if isinstance(error, MemoryError) or "allocate memory" in str(error):
             raise UserError(f"{path}: not enough memory to read it") from error
-        if named := re.search(r"GLOBAL (\S+) was not", str(error)):
+        if code := code_in_file(error):
             raise UserError(
-                f"{path}: holds more than tensors ({named[1]}), and code of a file is never run; where it can be "
+                f"{path}: holds more than tensors ({code}), and code of a file is never run; where it can be "
                 "trusted, load it there and save its state dict alone: torch.save(model.state_dict(), FILE)"
             ) from error
         raise UserError(f"{path}: cut off, or neither a file of torch.save nor of safetensors") from error

@@ -216,13 +216,107 @@ def test_a_file_goes_before_a_shipped_recipe_of_the_same_name(tmp_path, monkeypa
         ("recipe.data={image_size: 32}", "recipe.data.image_size", 32),
         ("machine.compile=true", "machine.compile", True),
         ("machine.run_dir=a=b", "machine.run_dir", "a=b"),
-        ("machine.run_dir=12", "machine.run_dir", "12"),
+        ("recipe={data: {source: folder, path: 010}}", "recipe.data.path", "010"),
+        ("recipe.encoder={name: a.b:C}", "recipe.encoder.name", "a.b:C"),
         ("machine.stop_after_steps=${recipe.global_batch_images}", "machine.stop_after_steps", 4096),
     ],
 )
 def test_an_override_is_read_as_its_key_is_typed(minimal, override, key, value):
     read = leaf(load_config(minimal, [override]), key)
     assert (read, type(read)) == (value, type(value))
+
+
+# Of the first YAML would make 20261126, 1, 750, 16, "exp", 511, 1e5, True, a date, None, a list, a mapping.
+TYPED = ["2026_11_26", "001", "12:30", "0x10", "exp #3", "0777", "1e5", "yes", "2026-11-26", "null", "[1, 2]",
+         "{a: 1}", "&a x", "*a", "a: b", "#", "%", " x ", "=", "x\\", "it's", "50%j", "`touch x`", "$(touch x)",
+         "\x1b[31m"]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", TYPED)
+@pytest.mark.parametrize("key", ["machine.run_dir", "recipe.data.path", "health.online_knn_top1.source"])
+def test_a_text_key_is_the_word_behind_the_equals_sign_to_the_letter(minimal, tmp_path, key, text):
+    loaded = load_config(minimal, ["recipe.data.source=folder", "recipe.data.path=x", f"{key}={text}"])
+    assert leaf(loaded, key) == text
+    again = tmp_path / "again.yaml"
+    again.write_text(to_yaml(loaded), encoding="utf-8")
+    assert load_config(str(again)) == loaded
+
+
+@pytest.mark.parametrize("text", ["2026_11_26", "001", "12:30", "0x10", "0777", "1.50", "yes", "2026-11-26", "+1_0.0"])
+@pytest.mark.parametrize(
+    "form", ["machine: {{run_dir: {}}}", "machine:\n  run_dir: {} # note\n", "machine: {{run_dir: '{}'}}"]
+)
+def test_a_text_key_of_a_file_is_what_stands_there_and_no_number(tmp_path, form, text):
+    path = tmp_path / "c.yaml"
+    path.write_text(f"{MINIMAL}{form.format(text)}")
+    assert load_config(str(path)).machine.run_dir == text
+
+
+@pytest.mark.parametrize("text", ["'a b'", '"x"', "''"])
+def test_a_text_key_in_quotes_of_its_own_is_refused_and_not_taken_apart(minimal, text):
+    assert f"machine.run_dir: {text} stands in quotes" in complaint(minimal, f"machine.run_dir={text}")
+
+
+@pytest.mark.parametrize("text", ["$HOME/x", "a$USER", "${HOME}/x", "${recipe.seed}", "$NO_SUCH_VARIABLE/x"])
+@pytest.mark.parametrize("key", ["machine.run_dir", "recipe.data.path"])
+def test_a_variable_of_the_shell_is_refused_unless_a_folder_of_that_very_name_is_there(
+    minimal, tmp_path, monkeypatch, key, text
+):
+    monkeypatch.chdir(tmp_path)
+    given = ["recipe.data.source=folder", "recipe.data.path=x", f"{key}={text}"]
+    assert f"{key}: '{text}': $" in complaint(minimal, *given)
+    Path(text).mkdir(parents=True)
+    loaded = load_config(minimal, given)
+    assert text in (loaded.machine.run_dir, loaded.recipe.data.path)
+    (tmp_path / "again.yaml").write_text(to_yaml(loaded), encoding="utf-8")
+    assert load_config("again.yaml") == loaded
+
+
+def test_a_variable_of_the_shell_in_a_file_is_refused_and_its_cure_works(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    path = tmp_path / "c.yaml"
+    path.write_text(f"{MINIMAL}machine: {{run_dir: $HOME/runs}}")
+    assert "${oc.env:HOME}" in complaint(str(path))
+    path.write_text(f"{MINIMAL}machine: {{run_dir: '${{oc.env:HOME}}/runs'}}")
+    assert load_config(str(path)).machine.run_dir == "/home/ada/runs"
+
+
+@pytest.mark.parametrize("key", ["machine", "health", "recipe.method", "recipe.views", "recipe.views.global"])
+def test_a_part_whose_keys_are_all_commented_out_has_its_defaults(tmp_path, key):
+    lines = [f"{'  ' * depth}{part}:" for depth, part in enumerate(key.split("."))]
+    path = tmp_path / "c.yaml"
+    if key.startswith("recipe"):
+        lines.insert(1, "  data: {source: digits}")
+    else:
+        lines.insert(0, "recipe: {data: {source: digits}}")
+    path.write_text("\n".join([*lines, "    # size: 32", ""]))
+    assert load_config(str(path)).machine.device == "auto"
+
+
+def bomb(first: str, other: str) -> str:
+    lines = [f"a0: &a0 {first}", *(f"a{n}: &a{n} {other.format(','.join([f'*a{n - 1}'] * 10))}" for n in range(1, 9))]
+    return "\n".join(lines) + "\nrecipe: {seed: 1}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (bomb("[x]", "[{}]"), "aliases make more than"),
+        (bomb("{x: 1}", "{{<<: [{}]}}"), "aliases make more than"),
+        ("recipe: &a {data: *a}\n", "aliases make more than"),
+        ("recipe: " + "[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("#" * 2_000_000, "longer than"),
+        (f"recipe: {{seed: {'9' * 5000}}}\n", "a value cannot be read"),
+        ("recipe: {seed: !!bool x}\n", "a value cannot be read"),
+    ],
+    ids=["lists", "merged mappings", "a mapping inside itself", "depth", "length", "digits", "tag"],
+)
+def test_a_file_that_would_grow_without_end_is_refused_before_it_does(minimal, tmp_path, text, reason):
+    path = tmp_path / "bomb.yaml"
+    path.write_text(text)
+    assert reason in complaint(str(path))
+    if len(text) < 1000 and text.startswith("recipe: &a"):
+        assert reason in complaint(minimal, f"recipe={text.removeprefix('recipe: ').strip()}")
 
 
 def test_an_override_goes_before_the_file_and_the_last_one_before_others(minimal):
@@ -301,8 +395,10 @@ def test_a_key_that_is_no_word_is_refused(tmp_path, key):
         ("recipe.method.temperature=true", "recipe.method.temperature", "True is not a finite number"),
         ("machine.compile=maybe", "machine.compile", "true or false"),
         ("machine.compile=[1]", "machine.compile", "true or false"),
-        ("machine.run_dir=[1]", "machine.run_dir", "text"),
-        ("recipe.data.path={a: 1}", "recipe.data.path", "text"),
+        ("machine.run_dir.a=1", "machine.run_dir", "text"),
+        ("machine={run_dir: [1]}", "machine.run_dir", "text"),
+        ("recipe.data={path: {a: 1}}", "recipe.data.path", "text"),
+        ("recipe.encoder={name: null}", "recipe.encoder.name", "resnet50"),
         ("recipe.data.mean=3", "recipe.data.mean", "three numbers"),
         ("recipe.data.mean={a: 1}", "recipe.data.mean", "three numbers"),
         ("recipe.data.mean.x=3", "recipe.data.mean", "three numbers"),
@@ -355,8 +451,6 @@ def test_a_band_on_the_command_line_replaces_that_of_the_file(minimal):
         ("recipe.epochs", "whole number"),
         ("recipe.method.temperature", "number"),
         ("machine.compile", "true or false"),
-        ("recipe.data.path", "text"),
-        ("recipe.encoder.name", "resnet50"),
         ("recipe.data.mean", "three numbers"),
         ("recipe.data", "keys below it"),
         ("recipe", "keys below it"),

@@ -36,6 +36,7 @@ from simclr_dist.data.sources.decoding import MAX_PIXELS
 from simclr_dist.data.sources.files import MAX_FILE_BYTES, FileSource
 from simclr_dist.errors import UserError
 from simclr_dist.log import log
+from simclr_dist.terminal import printable
 from tests.support.images import COLOR, NOISE, encoded, first_pixel, opened, plain, write_image
 from tests.support.processes import TINY
 
@@ -458,10 +459,10 @@ def test_a_run_names_every_bad_file_once_over_its_starts_and_stops_beyond_the_sh
     assert not first.startswith("stopped")
 
     listed = [line.split("\t") for line in (tmp_path / "bad run" / "broken_images.txt").read_text().splitlines()]
-    names = [ascii(os.fsdecode(name))[1:-1] for name in bad]
+    names = [printable(os.fsdecode(name)) for name in bad]
     assert sorted(reason.rpartition(": ")[0].partition(": ")[0] for _, reason in listed) == sorted(names)
     assert len({number for number, _ in listed}) == len(bad)
-    assert all(reason.isprintable() and reason.isascii() for _, reason in listed)
+    assert all(reason.isprintable() for _, reason in listed)
     assert "Warning" not in done.stderr
     told = [line for line in done.stderr.splitlines() if line.startswith("broken image, ")]
     assert sorted(told[: len(bad)]) == sorted(f"broken image, another is drawn in its place: {r}" for _, r in listed)
@@ -475,7 +476,7 @@ def test_data_write_counts_and_names_the_same_files(tmp_path, no_waiting, worker
     folder, bad = bad_folder(tmp_path / "bad")
     source = opened("folder", folder)
     written = write_beton(source, tmp_path / "a.beton", Encoding(), workers=workers, max_broken_share=0.3)
-    assert [reason.partition(": ")[0] for reason in written.left_out] == [ascii(os.fsdecode(n))[1:-1] for n in bad]
+    assert [reason.partition(": ")[0] for reason in written.left_out] == [printable(os.fsdecode(n)) for n in bad]
     assert written.sidecar.facts["images"] == len(source) - len(bad)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.distributed import TCPStore
 
 from simclr_dist.launch import local
 from simclr_dist.run.metrics_log import read_metrics
@@ -139,6 +140,33 @@ def test_a_process_that_is_killed_is_named_and_ends_the_others(tmp_path):
         ((status, complaints),) = launcher.results()
     assert status == 128 + signal.SIGKILL
     assert "process 1 was killed by SIGKILL" in complaints
+
+
+def listening(pid: int) -> set[str]:
+    """Addresses, as the kernel writes them, on which a process waits for connections."""
+    sockets = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed meanwhile
+            sockets.add(os.readlink(entry).removeprefix("socket:[").removesuffix("]"))
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, address, _, state, *rest = line.split()
+            if state == "0A" and rest[5] in sockets:
+                found.add(address.partition(":")[0])
+    return found
+
+
+def test_the_store_of_the_launcher_waits_for_connections_from_this_machine_alone(tmp_path):
+    with stand_ins(tmp_path) as launcher:
+        pid = launcher.processes[0].pid
+        assert listening(pid) == {"0100007F"}
+        port = next(value for value in environment(workers_of(tmp_path)[0]) if value.startswith(b"MASTER_PORT="))
+        client = TCPStore("127.0.0.1", int(port.partition(b"=")[2]), is_master=False)
+        client.set("a", "b")
+        assert client.get("a") == b"b"
+        os.kill(pid, signal.SIGTERM)
+        launcher.results()
 
 
 def environment(pid: int) -> list[bytes]:

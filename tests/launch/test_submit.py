@@ -1,8 +1,15 @@
 """What is submitted, without SLURM: the batch script, profiles and what is wrong in them."""
 
+import os
+import shlex
+import signal
+import subprocess
+
 import pytest
 
 from simclr_dist.errors import UserError
+from simclr_dist.launch.slurm import records, scheduler, watching
+from simclr_dist.launch.slurm.batch_script import start_script
 from simclr_dist.launch.slurm.resources import Resources, resources
 from simclr_dist.launch.slurm.submission import check
 from tests.support.commands import run_command
@@ -33,7 +40,7 @@ def test_the_script_asks_for_what_was_asked_and_starts_one_process_a_gpu(capsys,
     assert "module load cuda" in lines
     (start,) = [line for line in lines if line.startswith("srun")]
     assert "--kill-on-bad-exit=1 --cpus-per-task=12" in start
-    assert f'{folder}/runs/my/jobs/NNN/start pretrain "{folder}/runs/my/jobs/NNN/config.yaml"' in start
+    assert f"{folder}/runs/my/jobs/NNN/start pretrain {folder}/runs/my/jobs/NNN/config.yaml" in start
     assert not (folder / "runs").exists()
 
 
@@ -59,10 +66,183 @@ def test_a_container_sees_the_run_and_the_data(capsys, folder, image, expected):
     assert expected.format(folder) in start
 
 
+SRUN = """#!/bin/bash
+[ -n "$REACHED" ] && { printf '%s\\0' "$@" > "$REACHED"; exit 0; }
+"""
+
+
+def reached(tmp_path, script: str) -> list[str]:
+    """The words that srun gets when bash runs a batch script."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "srun").write_text(SRUN)
+    (tmp_path / "bin" / "srun").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "HOME": "/elsewhere"}
+    environment |= {"REACHED": str(tmp_path / "words"), "SLURM_ARRAY_TASK_ID": "1"}
+    done = subprocess.run(["bash", "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    return (tmp_path / "words").read_text().split("\0")[:-1]
+
+
+NAMES = ["r$(touch OWNED)", "`touch OWNED`", "a b", "it's", '"', "#1", "x; touch OWNED", "*", "!x", "50%j", "%%",
+         "100%t", "~x", "-x", "&", "\N{HIRAGANA LETTER HI}", "a$HOME"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("sweep", [[], ["--sweep=recipe.seed=0,1"]], ids=["one", "array"])
+def test_the_batch_script_names_the_run_folder_as_it_is_whatever_it_is_called(capsys, folder, name, sweep):
+    (folder / "x" / name).mkdir(parents=True)
+    text = "\n".join(script(capsys, f"machine.run_dir={folder}/x/{name}", *sweep))
+    jobs = f"{folder}/x/{name}/jobs/NNN"
+    *before, start, command, config = reached(folder, text)
+    assert (start, command, config) == (f"{jobs}/start", "pretrain", f"{jobs}/config{'_1' if sweep else ''}.yaml")
+    assert not (folder / "OWNED").exists()
+    number = "%A_%a" if sweep else "%j"
+    assert before[before.index("--output") + 1] == f"{jobs.replace('%', '%%')}/{number}_%t_log.out"
+    (output,) = [line for line in text.splitlines() if line.startswith("#SBATCH --output=")]
+    assert shlex.split(output[8:]) == [f"--output={jobs.replace('%', '%%')}/{number}_0_log.out"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_start_script_names_code_and_folder_as_they_are(tmp_path, name):
+    jobs = tmp_path / name / "jobs"
+    told = 'echo "$PYTHONPATH|$SIMCLR_DIST_RENDEZVOUS"; :'
+    script = start_script(jobs, jobs / "code", "python3").replace("exec python3", told)
+    command, path = ["bash", "-c", script], {"PATH": os.defpath}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=path)
+    assert (done.stdout, done.stderr) == (f"{jobs}/code|{jobs}\n", "")
+    assert not (tmp_path / "OWNED").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["machine.run_dir=a\\b"], "a name with a backslash"),
+        (["machine.run_dir=12:30"], "PYTHONPATH takes a colon"),
+        (["machine.run_dir=a\ntouch x"], "a touch x/jobs/NNN' holds an end of line"),
+        (["--partition=gpu\ntouch x"], "partition: 'gpu"),
+        (["--sbatch=comment=a\ntouch x"], "comment: 'a"),
+        (["--container=x.sif", "recipe.data.path=/a:b"], "apptainer takes a colon or a comma"),
+        (["--container=x", "recipe.data.path=/a,b"], "pyxis takes a colon or a comma"),
+        (["--sbatch=gpus=4"], "--sbatch gpus=4: it decides how many processes"),
+        (["--sbatch=--ntasks-per-node=4"], "an option of its own for it, --tasks-per-node"),
+        (["--sbatch=cpus_per_task=4"], "an option of its own for it, --cpus-per-task"),
+        (["--sbatch=output=x"], "submit sets it"),
+        (["--sbatch=gres=gpu:2", "--gpus-per-node=4"], "differ; give one of them"),
+    ],
+)
+def test_what_cannot_stand_in_a_batch_script_or_asks_twice_is_refused_by_name(capsys, words, complaint):
+    status, out, err = run_command(capsys, "submit", "my.yaml", "--dry-run", *words)
+    assert (status, out) == (2, "")
+    assert complaint in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("gres", "processes"),
+    [("gpu:2", 2), ("gpu", 1), ("gpu:a100:4", 4), ("gpu:a100", 1), ("shm:1,gpu:v100:8(S:0-1)", 8), ("gres/gpu:2", 2)],
+)
+def test_gpus_asked_for_by_gres_are_asked_for_once_and_have_a_process_each(capsys, gres, processes):
+    lines = script(capsys, f"--sbatch=gres={gres}")
+    assert shlex.split(next(line for line in lines if "--gres=" in line)[8:]) == [f"--gres={gres}"]
+    assert not [line for line in lines if "--gpus" in line]
+    assert f"#SBATCH --ntasks-per-node={processes}" in lines
+
+
+def test_a_gres_without_gpus_stands_beside_the_gpus(capsys):
+    lines = script(capsys, "--sbatch=gres=shm:2", "--gpus-per-node=3")
+    assert {"#SBATCH --gres=shm:2", "#SBATCH --gpus-per-node=3", "#SBATCH --ntasks-per-node=3"} <= set(lines)
+
+
+AWAY = "slurm_requeue error: Unable to contact slurm controller (connect failure)"
+
+
+@pytest.fixture
+def slurm(folder, monkeypatch):
+    """A stand-in for SLURM's commands: each is a shell script; ``asked`` counts the requeues."""
+
+    def answers(**scripts: str) -> None:
+        for name, text in scripts.items():
+            (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+            (folder / name).chmod(0o755)
+
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setattr(scheduler, "RETRY_SECONDS", 0.01)
+    return answers
+
+
+def test_a_requeue_is_asked_for_again_while_the_controller_is_away(slurm, folder):
+    slurm(scontrol=f'echo x >> asked; [ $(wc -l < asked) -ge 3 ] || {{ echo "{AWAY}" >&2; exit 1; }}')
+    assert scheduler.requeue_if_possible("29") == ""
+    assert (folder / "asked").read_text() == "x\n" * 3
+
+
+def test_a_requeue_that_is_refused_or_never_answered_is_left_to_the_batch_script(slurm, folder, monkeypatch):
+    slurm(scontrol='echo x >> asked; echo "slurm_requeue error: Requested operation is disabled" >&2; exit 1')
+    assert "Requested operation is disabled" in scheduler.requeue_if_possible("29")
+    assert (folder / "asked").read_text() == "x\n"
+    monkeypatch.setattr(scheduler, "PATIENCE_SECONDS", 0.0)
+    slurm(scontrol=f'echo "{AWAY}" >&2; exit 1')
+    assert "Unable to contact slurm controller" in scheduler.requeue_if_possible("29")
+
+
+def test_the_batch_script_asks_again_while_the_controller_is_away(slurm, folder, capsys):
+    slurm(
+        srun="exit 75", sleep="",
+        scontrol=f"""echo "$1" >> asked
+case $(wc -l < asked) in 1|3) echo '{AWAY}' >&2; exit 1;; esac
+[ "$1" = show ] && echo JobState=RUNNING; true""",
+    )  # fmt: skip
+    text = "\n".join(script(capsys))
+    done = subprocess.run(
+        ["bash", "-c", text], cwd=folder, env={**os.environ, "SLURM_JOB_ID": "29"}, capture_output=True
+    )
+    assert done.returncode == 75
+    assert (folder / "asked").read_text().split() == ["show", "show", "requeue", "show", "requeue"]
+
+
+def test_a_preemption_is_seen_once_the_controller_answers_again(slurm, monkeypatch):
+    slurm(
+        scontrol=f'echo x >> asked; [ $(wc -l < asked) -ge 3 ] || {{ echo "{AWAY}" >&2; exit 1; }}\n'
+        'echo "JobId=29 JobState=RUNNING PreemptTime=2026-01-01T00:00:00"'
+    )
+    assert scheduler.should_requeue("29", signal.SIGTERM)
+    monkeypatch.setattr(scheduler, "PATIENCE_SECONDS", 0.0)
+    slurm(scontrol=f'echo "{AWAY}" >&2; exit 1')
+    assert not scheduler.should_requeue("29", signal.SIGTERM)  # it may be scancel's
+
+
+def test_of_a_controller_that_is_away_nobody_says_that_a_job_has_ended(slurm, folder, capsys):
+    jobs = records.new_folder(folder / "run")
+    record = records.JobRecord(
+        job="29", folder=str(jobs), config="c", code="c", version="1", submitted_at="now", resources={}, processes=1
+    )
+    records.write(jobs, record)
+    slurm(scontrol=f'echo "{AWAY}" >&2; exit 1', scancel="exit 1")
+    assert not scheduler.has_ended("29")
+    assert "UNKNOWN" not in watching.table([folder / "run"]).splitlines()[0]
+    assert "SLURM's controller does not answer" in run_command(capsys, "status", "run")[1]
+    assert "does not answer" in run_command(capsys, "cancel", "run")[2]
+    following = watching.follow(folder / "run", 0, every_seconds=0)
+    record.log_of(0).write_text("a line")
+    assert next(following) == "a line"
+    slurm(scontrol='echo "JobId=29 JobState=COMPLETED"')
+    assert "COMPLETED" in "".join(following)
+
+
+@pytest.mark.parametrize("state", ["drained", "down*", "maint", "idle*"])
+def test_a_job_that_waits_for_nodes_that_are_away_is_left_to_sbatch_to_judge(slurm, folder, state):
+    slurm(sbatch='echo "allocation failure: Requested node configuration is not available" >&2; exit 1',
+          sinfo=f'[[ "$*" == *%T* ]] && echo "{state} n[1-2]"; true')  # fmt: skip
+    assert f"away now: n[1-2] {state}" in scheduler.check_only(folder / "batch.sh")
+    slurm(sinfo='[[ "$*" == *%T* ]] && echo "idle n[1-2]"; true')
+    with pytest.raises(UserError, match=r"SLURM would refuse this job: .*not available"):
+        scheduler.check_only(folder / "batch.sh")
+
+
 def test_a_sweep_is_an_array_of_all_combinations(capsys):
     lines = script(capsys, "--sweep=recipe.method.temperature=0.1,0.5", "--sweep=recipe.seed=0,1,2")
     assert "#SBATCH --array=0-5%6" in lines
-    assert any("config_$SLURM_ARRAY_TASK_ID.yaml" in line for line in lines)
+    assert any('config_"$SLURM_ARRAY_TASK_ID".yaml' in line for line in lines)
 
 
 def test_a_profile_keeps_a_clusters_settings_and_the_command_line_wins(folder, capsys):
@@ -75,12 +255,21 @@ def test_a_profile_keeps_a_clusters_settings_and_the_command_line_wins(folder, c
     assert resources(str(profile), {})[0].processes == 8
 
 
+def test_the_texts_of_a_profile_are_what_stands_there_and_no_numbers(folder):
+    (folder / "c.yaml").write_text(
+        "account: 0123\ntime: 1:00:00\nqos: on\nexclude: 1_0\nnodes: 2\nsbatch: {comment: 007, exclusive: }\n"
+    )
+    read, _ = resources(str(folder / "c.yaml"), {})
+    assert (read.account, read.time, read.qos, read.exclude, read.nodes) == ("0123", "1:00:00", "on", "1_0", 2)
+    assert read.sbatch == ("comment=007", "exclusive")
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
         ("partitoin: gpu", "unknown key 'partitoin' .did you mean 'partition'"),
         ("nodes: many", "nodes is 'many'; give a whole number"),
-        ("time: 1:00:00", "put it in quotes"),
+        ("partition:", "partition has no value"),
         ("- partition", "KEY: VALUE"),
         ("partition: [a", "cannot be read as YAML"),
         ("partition: {a: b}", "give one word"),

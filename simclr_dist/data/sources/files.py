@@ -17,6 +17,7 @@ from simclr_dist.data.sources.decoding import check_beginning, decode
 from simclr_dist.data.sources.identity import FileStates
 from simclr_dist.data.sources.pixels import PixelRule
 from simclr_dist.errors import UserError, first_line
+from simclr_dist.terminal import printable
 
 MAX_FILE_BYTES = 2**30
 """The largest picture of decoding.MAX_PIXELS, as it is without any compression, has half of that."""
@@ -159,11 +160,6 @@ def read_image_file(path: str) -> bytes:
     finally:
         os.close(descriptor)
     return b"".join(parts)
-
-
-def printable(path: str) -> str:
-    """A path in one line of ASCII."""
-    return ascii(path)[1:-1]
 
 
 def reason_of(error: Exception) -> str:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from simclr_dist.data.sources.files import printable, reason_of
+from simclr_dist.data.sources.files import reason_of
 from simclr_dist.errors import UserError
+from simclr_dist.terminal import printable
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff",

@@ -15,7 +15,7 @@ from simclr_dist.config.recipe import Data, Recipe
 from simclr_dist.config.registry import method_class
 from simclr_dist.data.sources.base import ArraySource, BrokenImageError, ImageSource
 from simclr_dist.data.sources.beton.source import open_beton
-from simclr_dist.data.sources.files import FileSource, printable
+from simclr_dist.data.sources.files import FileSource
 from simclr_dist.data.sources.folders import (
     HELD_OUT_OF,
     IMAGE_SUFFIXES,
@@ -30,6 +30,7 @@ from simclr_dist.data.sources.pixels import PixelRule
 from simclr_dist.data.sources.summary import summary
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.random.permutation import permute
+from simclr_dist.terminal import printable
 
 __all__ = ["ArraySource", "BrokenImageError", "FileSource", "ImageSource", "open_for_pretraining", "open_source"]
 

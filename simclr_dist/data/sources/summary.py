@@ -6,7 +6,8 @@ import numpy as np
 
 from simclr_dist.data.sources.base import ImageSource
 from simclr_dist.data.sources.beton.source import BetonSource
-from simclr_dist.data.sources.files import FileSource, printable
+from simclr_dist.data.sources.files import FileSource
+from simclr_dist.terminal import printable
 
 
 def summary(source: ImageSource, name: str) -> str:

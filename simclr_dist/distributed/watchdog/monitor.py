@@ -7,7 +7,6 @@ diagnosis (diagnosis.py) and raises it; whoever fails after that, because the fi
 
 import os
 import re
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from simclr_dist.distributed.watchdog import progress
 from simclr_dist.distributed.watchdog.diagnosis import diagnose, ended, is_lost, store_lost
 from simclr_dist.distributed.watchdog.heartbeats import CUT_OFF, LEFT, TIMED_OUT, WORKS, Heartbeat, HeartbeatStore
 from simclr_dist.errors import AgreedError, UserError, first_line
+from simclr_dist.terminal import say
 
 Answer = TypeVar("Answer")
 
@@ -131,7 +131,7 @@ class LostProcesses:
                 since += self.timeout_seconds / 4  # all are busy with long work of their own
             elif progress.current() == seen and not self._left.is_set():
                 where = f" (process {self.rank})" if self.rank else ""
-                print(f"simclr-dist{where}: {self._publish(line)}", file=sys.stderr, flush=True)
+                say(f"simclr-dist{where}: {self._publish(line)}", err=True)
                 os._exit(2)
 
     def _line(self, question: Callable[[], Answer]) -> Answer | str:

@@ -2,7 +2,6 @@
 
 import os
 import stat
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numba
+
+from simclr_dist.terminal import say
 
 _config: Any = numba.config
 
@@ -45,10 +46,10 @@ def find_folder() -> Path | None:
         ours = False
     where = f"kept in {folder}" if ours else "not kept, and every process compiles its own for some seconds"
     if os.environ.get("RANK", "0") == "0":
-        print(
+        say(
             f"simclr-dist: compiled loops are {where}: NUMBA_CACHE_DIR, the program's folder and ~/.cache/numba cannot "
             "be written; set NUMBA_CACHE_DIR to a folder that can",
-            file=sys.stderr,
+            err=True,
         )
     return folder if ours else None
 

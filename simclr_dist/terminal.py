@@ -1,0 +1,44 @@
+"""The one way of text to a terminal, which obeys: names, descriptions and messages may be anybody's.
+
+A file's description can hold the escapes that clear a screen, retitle a window or write a command into the next line.
+"""
+
+import sys
+import unicodedata
+
+import click
+
+# Control characters, halves of characters (bytes of a name that are no UTF-8), and separators of lines; then those that
+# turn the direction of what follows, so that a name reads as another one.
+_UNSEEN = ("Cc", "Cs", "Zl", "Zp")
+_TURNING = {*map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A))}
+
+
+def printable(text: str, keep: str = "") -> str:
+    """``text`` as it may be shown: what a terminal would obey is spelt, as ``\\x1b``; every letter stays what it is.
+
+    Args:
+        text: anybody's.
+        keep: control characters that are meant, such as the ends of lines of a table.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character in keep or not _is_obeyed(character) else _spelt(character) for character in text
+    )
+
+
+def say(text: object, *, err: bool = False, nl: bool = True) -> None:
+    """Print to the terminal, or with ``err`` to its stream of errors; lines and tabs stay."""
+    stream = sys.stderr if err else sys.stdout
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    shown = printable(str(text), keep="\n\t")
+    click.echo(shown.encode(encoding, "backslashreplace").decode(encoding), err=err, nl=nl)
+
+
+def _is_obeyed(character: str) -> bool:
+    return unicodedata.category(character) in _UNSEEN or character in _TURNING
+
+
+def _spelt(character: str) -> str:
+    return character.encode("unicode_escape").decode()
