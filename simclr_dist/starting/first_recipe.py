@@ -73,7 +73,7 @@ def described(pictures: Pictures) -> list[str]:
     lines = [
         f"{pictures.count:,} pictures to pretrain on, "
         + (f"{len(pictures.classes)} classes: {classes}{more}" if classes else "no classes (not all are in folders)"),
-        f"a held-out split of {pictures.held_out:,} pictures" if pictures.held_out else "no held-out split",
+        f"{pictures.held_out:,} pictures to evaluate on" if pictures.held_out else "no held-out split to evaluate on",
         f"short sides {low:,} to {high:,} px, median {middle:,} (headers of {pictures.looked_at:,} read)",
         f"{'grey' if pictures.grey else 'coloured'}; {pictures.alpha:.0%} with transparency, {pictures.turned:.0%} "
         "with an EXIF orientation that turns them",

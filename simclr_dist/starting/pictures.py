@@ -36,7 +36,7 @@ class Pictures:
     classes: dict[str, int]
     """Class -> pictures of it among these; empty: no labels."""
     held_out: int
-    """Pictures of a split of its own for evaluation; 0: there is none."""
+    """Pictures that evaluation asks about; 0: there is no such split."""
     looked_at: int
     """Pictures whose headers were read."""
     short_sides: tuple[int, int, int]

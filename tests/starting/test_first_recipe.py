@@ -58,7 +58,7 @@ def test_headers_show_sizes_transparency_and_orientation_and_broken_pictures_are
     found, _ = look_at_pictures(tmp_path)
     assert (found.count, found.classes, found.looked_at) == (6, {"a": 2, "b": 4}, 6)
     assert found.short_sides == (20, 80, 80)
-    assert (found.alpha, found.turned, found.grey, found.held_out) == (0.25, 0.25, False, 0)
+    assert (found.alpha, found.turned, found.grey) == (0.25, 0.25, False)
     assert sorted(line.partition(":")[0] for line in found.unreadable) == ["b/empty.png", "b/pipe.png"]
 
 
