@@ -4,6 +4,7 @@ What a user can cause is one line and status 2; ``--debug`` adds the traceback. 
 subcommands, so that ``--help`` and bad input are answered at once.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -32,6 +33,8 @@ from simclr_dist.distributed.launchers import rank_here
 from simclr_dist.errors import AgreedError, UserError, first_line, in_one_line
 from simclr_dist.terminal import say
 
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit with its status."""
@@ -55,6 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         status = 0
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            where = error.filename or "a file of this command"
+            _complain(f"{where} cannot be written: {error.strerror}; make room there, then start again", debug)
+            sys.exit(2)
         found = f"{type(error).__name__}: {first_line(error)}"
         _complain(f"{found}; unexpected error, probably a bug; --debug shows the traceback", debug)
         status = 1
