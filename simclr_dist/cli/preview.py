@@ -26,7 +26,6 @@ def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> 
     from simclr_dist.data.sources.summary import say_what_was_found, summary
 
     source = open_for_pretraining(loaded.recipe)
-    say_what_was_found(summary(source, loaded.recipe.data.source))
     try:
         sheet = contact_sheet(source, loaded.recipe, images, renderer=loaded.machine.renderer)
         Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(out)
@@ -38,4 +37,5 @@ def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> 
         raise UserError(
             f"--out: cannot write {out}: {first_line(error)}; give a PNG in a folder that is there"
         ) from error
+    say_what_was_found(summary(source, loaded.recipe.data.source))
     say(f"{out}: each row an image and its views in three epochs")

@@ -163,7 +163,7 @@ def test_a_rank_that_is_no_number_is_no_traceback(run, monkeypatch, arguments):
 @pytest.mark.parametrize("subcommand", SUBCOMMANDS)
 def test_every_subcommand_explains_itself(run, subcommand, option):
     status, out, err = run(subcommand, option)
-    assert (status, [line for line in err.splitlines() if " images " not in line]) == (0, [])
+    assert (status, err) == (0, "")
     assert out.startswith(f"Usage: simclr-dist {subcommand} ")
     assert len(command.commands[subcommand].help or "") > 20
 
@@ -188,7 +188,7 @@ def test_the_version_is_the_packages(run):
 
 def test_config_prints_the_resolved_config_as_yaml_that_loads_to_the_same(run):
     status, out, err = run("config", "digits_demo", "recipe.epochs=7")
-    assert (status, [line for line in err.splitlines() if " images " not in line]) == (0, [])
+    assert (status, err) == (0, "")
     assert yaml.safe_load(out) == to_dict(load_config("digits_demo", ["recipe.epochs=7"]))
     Path("again.yaml").write_text(out)
     assert run("config", "again.yaml")[1] == out
