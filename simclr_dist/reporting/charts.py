@@ -133,9 +133,9 @@ def matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> Html:
         name, middle = _short(classes[row]), left + (row + 0.5) * cell
         parts.append(_text(left - 5, top + (row + 0.65) * cell, name, "end"))
         if upright:
-            foot = (round(middle + 4, 1), top - 5)
-            turn = f"rotate(-90 {foot[0]} {foot[1]})"
-            parts.append(tag("text", name, x=foot[0], y=foot[1], text_anchor="start", transform=turn))
+            at, above = round(middle + 4, 1), top - 5
+            turned = f"rotate(-90 {at} {above})"
+            parts.append(tag("text", name, x=at, y=above, text_anchor="start", transform=turned))
         else:
             parts.append(_text(middle, top - 6, name, "middle"))
         for column in range(n):

@@ -21,7 +21,6 @@ from simclr_dist.reporting.answer import answer
 from simclr_dist.reporting.charts import Series, line_chart, matrix, thin, ticks
 from simclr_dist.reporting.facts import Facts, read_facts
 from simclr_dist.reporting.markup import Html, tag
-from simclr_dist.run import checkpoint
 from simclr_dist.training.trainer import pretrain
 from tests.support.processes import tiny_config
 
@@ -295,18 +294,6 @@ def test_recipe_and_machine_are_folded(run_dir, report):
     content = (run_dir / "report.html").read_text()
     for key in ("recipe", "machine"):
         assert section(content, key).count("<details><summary>All keys</summary>") == 1
-
-
-def test_a_page_of_older_weights_says_so(run_dir, report):
-    newest = run_dir / "checkpoints" / "step_000000002.pt"
-    state = checkpoint.load(newest)
-    newest.with_name("step_000000009.pt").write_bytes(b"half")
-    status, _, err = report(run_dir, "--images", 5)
-    assert status == 0
-    for text in (err, (run_dir / "report.html").read_text()):
-        assert "step_000000002.pt is used, which is not the newest" in text
-    assert state["step"] == 2
-    assert newest.with_name("step_000000009.pt").exists()  # who only reads renames nothing
 
 
 def test_lines_of_the_metrics_that_are_no_records_are_left_out_and_said(run_dir):
