@@ -424,3 +424,14 @@ def test_neighbours_votes_and_confusions_of_a_case_by_hand():
     assert vote(found, np.array([0, 1, 1]), 2).tolist() == [0, 1]
     assert confusion(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist() == [[1, 1], [0, 1]]
     assert nearest(bank, bank, 5, same=True, rows=2).indices.tolist() == [[1, 2], [0, 2], [1, 0]]
+
+
+def test_a_page_of_older_weights_says_so(run_dir, report):
+    newer = run_dir / "checkpoints" / "step_000000009.pt"
+    newer.write_bytes(b"half")
+    try:
+        assert report(run_dir, "--images", 5)[0] == 0
+        assert "step_000000002.pt is used, which is not the newest" in (run_dir / "report.html").read_text()
+        assert newer.exists()  # who only reads renames nothing
+    finally:
+        newer.unlink()
