@@ -88,7 +88,7 @@ def batch_script(wanted: Resources, *, name: str, folder: Path, arguments: str, 
     srun = shlex.join(["srun", "--unbuffered", "--output", log, *_srun(wanted, mounts)])
     try:
         text: str = _make_sbatch_string(
-            f"{srun} {_inside(wanted.container, mounts)}{command} {arguments}",
+            f"{srun} \\\n    {_inside(wanted.container, mounts)}{command} {arguments}",
             folder,
             **options,  # None leaves an option out; for time submitit itself has five minutes
             signal_delay_s=wanted.notice_seconds,
