@@ -17,7 +17,7 @@ from types import FrameType
 
 from torch._C._distributed_c10d import TCPStore
 
-from simclr_dist.stop_signals import NOTICES, STOP_SIGNALS
+from simclr_dist.stop_signals import NOTICES, handle_stop_signals
 from simclr_dist.terminal import say
 
 _LAUNCHER = "SIMCLR_DIST_LAUNCHER"
@@ -53,7 +53,7 @@ def run_processes(count: int, arguments: Sequence[str]) -> int:
                 process.send_signal(number if number in NOTICES else signal.SIGTERM)
 
     # Before there are processes: a signal must not end the launcher and leave them alone.
-    before = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
+    before = handle_stop_signals(pass_on)
     try:
         for rank in range(count):
             environment = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}

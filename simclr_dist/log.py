@@ -9,14 +9,19 @@ from simclr_dist.terminal import printable
 log = logging.getLogger("simclr_dist")
 
 
-def log_to(run_dir: Path) -> None:
-    """Send the project's log lines to the terminal and, with the time, to run_dir/log.txt."""
+def log_to_terminal() -> None:
+    """Send the project's log lines to the terminal alone, until there is a run folder."""
     log.setLevel(logging.INFO)
     log.propagate = False
     log.handlers.clear()
     terminal = logging.StreamHandler()
     terminal.setFormatter(_Printable())
     log.addHandler(terminal)
+
+
+def log_to(run_dir: Path) -> None:
+    """Send the project's log lines to the terminal and, with the time, to run_dir/log.txt."""
+    log_to_terminal()
     file = _LogFile(run_dir / "log.txt", encoding="utf-8")
     file.setFormatter(_Printable("%(asctime)s  %(message)s"))
     log.addHandler(file)

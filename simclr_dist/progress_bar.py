@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from simclr_dist.terminal import say
+import click
+
+from simclr_dist.terminal import printable, say
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -52,3 +54,24 @@ def showing_progress(
             say(f"{start}{done} of {total} {unit}, {rate:.0f} {unit}/s, {left:.1f} minutes left", err=True)
 
     yield update
+
+
+@contextmanager
+def ticking(label: str) -> Iterator[None]:
+    """Say at once what is done now, and every second that it still is: the seconds on a terminal, else a dot."""
+    ended, started, on_terminal = threading.Event(), time.monotonic(), sys.stderr.isatty()
+    label = printable(label)  # click, not say: the carriage return is meant
+
+    def tick() -> None:
+        while not ended.wait(1.0):
+            click.echo(f"\r{label} {time.monotonic() - started:.0f} s" if on_terminal else ".", err=True, nl=False)
+
+    click.echo(f"{label} ...", err=True, nl=False)
+    thread = threading.Thread(target=tick, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        click.echo(err=True)

@@ -147,6 +147,7 @@ def check(configs: Sequence[Config], wanted: Resources, *, data: bool = True) ->
             recipe's, the images cannot be opened, or a run does not fit into the GPUs' memory.
     """
     from simclr_dist.data.sources.named import open_for_pretraining
+    from simclr_dist.data.sources.summary import say_what_was_found, summary
     from simclr_dist.run.same_recipe import refuse_folder_of_other
     from simclr_dist.training.preflight import check_machine
 
@@ -155,7 +156,11 @@ def check(configs: Sequence[Config], wanted: Resources, *, data: bool = True) ->
         refuse_folder_of_other(Path(config.machine.run_dir), config.recipe)
         refuse_running(Path(config.machine.run_dir))
     opened = {_images_of(config): config.recipe for config in configs}
-    counts = {key: len(open_for_pretraining(recipe)) for key, recipe in opened.items()} if data else {}
+    counts = {}
+    for key, recipe in opened.items() if data else ():
+        source = open_for_pretraining(recipe)
+        say_what_was_found(summary(source, recipe.data.source))
+        counts[key] = len(source)
     if wanted.gpu_memory and counts:
         from simclr_dist.planning.answer import refuse_too_large
 

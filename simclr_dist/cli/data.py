@@ -64,12 +64,18 @@ def write(
     """
     loaded = load_config(config, overrides)
     recipe = loaded.recipe
+    from simclr_dist.data.sources.base import pixel_rule_of
     from simclr_dist.data.sources.beton.writer import write_beton
     from simclr_dist.data.sources.named import open_source
+    from simclr_dist.data.sources.pixels import PixelRule
+    from simclr_dist.data.sources.summary import say_what_was_found, summary
     from simclr_dist.distributed.processes import usable_cores
 
     signal.signal(signal.SIGTERM, _exit)
     source = open_source(recipe.data, split)
+    say_what_was_found(summary(source, recipe.data.source))
+    rule = pixel_rule_of(source)
+    pixels = rule.as_dict() if isinstance(rule, PixelRule) else {}
     out = out / f"{split}.beton" if out.is_dir() else out
     side = default_max_side(recipe.data.image_size) if max_side is None else max_side
     with showing_progress(len(source)) as progress:
@@ -79,7 +85,7 @@ def write(
             Encoding(max_side=side, **encoding),
             workers=usable_cores() if workers is None else workers,
             max_broken_share=loaded.machine.max_broken_image_share if skip_broken else None,
-            note={"source": recipe.data.source, "split": split},
+            note={"source": recipe.data.source, "split": split, **pixels},
             progress=progress,
         )
     for reason in written.left_out[:_NAMES_SHOWN]:
@@ -147,9 +153,11 @@ def bench(config: str, overrides: tuple[str, ...], images: int, seconds: float) 
     from simclr_dist.data.loading.order import build_order
     from simclr_dist.data.loading.throughput import loader_rate, stage_table
     from simclr_dist.data.sources.named import open_source
+    from simclr_dist.data.sources.summary import say_what_was_found, summary
     from simclr_dist.distributed.processes import worker_count
 
     source = open_source(loaded.recipe.data)
+    say_what_was_found(summary(source, loaded.recipe.data.source))
     batches = build_batches(loaded, source, build_order(loaded.recipe, len(source)))
     workers = worker_count(loaded.machine.loader_workers, 1)
     first, rate = loader_rate(batches, workers, seconds)

@@ -89,6 +89,7 @@ def evaluate(command: click.Context, /, run: Path, words: tuple[str, ...], **opt
     elif device.type == "cuda":
         set_kernels(torch.get_num_threads(), True, here.local_count)
     with process_group(here, device):
+        from simclr_dist.data.sources.summary import say_what_was_found
         from simclr_dist.distributed.agreement import all_or_none
         from simclr_dist.evaluation.context import EvaluationContext
         from simclr_dist.evaluation.features import Extraction
@@ -105,11 +106,13 @@ def evaluate(command: click.Context, /, run: Path, words: tuple[str, ...], **opt
                 run_dir.mkdir(exist_ok=True)
             data = chosen_data(pretrained.recipe.data, options["on"], overrides)
             context = EvaluationContext(pretrained, data, how, Unfinished(run_dir / "unfinished"))
+        if here.is_first:
+            say_what_was_found(*context.summaries())
         context.choose_workers(options["workers"], here.local_count)
         status = 0
         try:
             if method == "label-curve":
-                found = _label_curve(context, run_dir, numbers or [1, 2, 5, 10, 50], options["splits"] or 5)
+                found = _label_curve(context, run_dir, numbers, options["splits"] or 5)
             else:
                 found = _result(context, method, run_dir, numbers, shares, options)
         except TrainingStoppedError as stopped:
@@ -119,17 +122,21 @@ def evaluate(command: click.Context, /, run: Path, words: tuple[str, ...], **opt
     return status
 
 
-def _label_curve(context: Any, run_dir: Path, counts: list[int], splits: int) -> str:
+def _label_curve(context: Any, run_dir: Path, counts: list[int] | None, splits: int) -> str:
     from simclr_dist.distributed.collectives import process_rank
     from simclr_dist.evaluation.label_curve import label_curve
+    from simclr_dist.evaluation.labelled_images import are_unequal
     from simclr_dist.evaluation.report import table, write_points
 
     points = label_curve(context, counts, splits)
     if process_rank() != 0:
         return ""
     steps = context.steps_done
-    title = f"held-out accuracy in %, mean of {splits} draws of the labels, after {steps} steps"
-    return f"{title}\n{table(points)}\n{write_points(run_dir, steps, points)}"
+    spread = " +- standard deviation" if splits > 1 else ""
+    title = f"held-out accuracy in %, mean{spread} of {splits} draws of the labels, after {steps} steps"
+    return (
+        f"{title}\n{table(points, balanced=are_unequal(context.test_labels))}\n{write_points(run_dir, steps, points)}"
+    )
 
 
 def _result(

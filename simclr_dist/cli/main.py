@@ -4,6 +4,7 @@ What a user can cause is one line and status 2; ``--debug`` adds the traceback. 
 subcommands, so that ``--help`` and bad input are answered at once.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ from simclr_dist.cli.config import show_config
 from simclr_dist.cli.data import data
 from simclr_dist.cli.doctor import doctor
 from simclr_dist.cli.evaluate import evaluate
+from simclr_dist.cli.init import init
 from simclr_dist.cli.options import with_debug
 from simclr_dist.cli.plan import plan
 from simclr_dist.cli.pretrain import pretrain
@@ -30,6 +32,8 @@ from simclr_dist.cli.weights import export_weights, import_weights
 from simclr_dist.distributed.launchers import rank_here
 from simclr_dist.errors import AgreedError, UserError, first_line, in_one_line
 from simclr_dist.terminal import say
+
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -54,6 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         status = 0
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            where = error.filename or "a file of this command"
+            _complain(f"{where} cannot be written: {error.strerror}; make room there, then start again", debug)
+            sys.exit(2)
         found = f"{type(error).__name__}: {first_line(error)}"
         _complain(f"{found}; unexpected error, probably a bug; --debug shows the traceback", debug)
         status = 1
@@ -78,7 +86,7 @@ def command() -> None:
 
 
 for each in (
-    pretrain, show_config, preview, plan, verify, doctor, data, evaluate, report, export_weights, import_weights,
+    init, pretrain, show_config, preview, plan, verify, doctor, data, evaluate, report, export_weights, import_weights,
     submit, status, logs, cancel, resume,
 ):  # fmt: skip
     command.add_command(each)

@@ -8,9 +8,11 @@ import click
 
 from simclr_dist.cli.options import with_config, with_debug
 from simclr_dist.config import Config, load_config
+from simclr_dist.distributed.launchers import rank_here
 from simclr_dist.launch.relaunch import relaunch_checked, stop_with_launcher
 from simclr_dist.launch.slurm import scheduler
 from simclr_dist.launch.slurm.batch_script import REQUEUE_STATUS
+from simclr_dist.log import log, log_to_terminal
 from simclr_dist.stop_signals import hold_notices
 from simclr_dist.terminal import say
 
@@ -27,6 +29,9 @@ def pretrain(config: str, overrides: tuple[str, ...], processes: int | None, deb
     those; --processes N starts them itself.
     """
     hold_notices()
+    if rank_here() == 0:
+        log_to_terminal()
+        log.info("%s: starting%s", config, f" {processes} processes" if processes and processes > 1 else "")
     overrides += ("machine.debug_numerics=true",) if debug_numerics else ()
     loaded = load_config(config, overrides)
     from simclr_dist.distributed.processes import Processes

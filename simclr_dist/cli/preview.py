@@ -23,6 +23,7 @@ def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> 
     from simclr_dist.data.preview import contact_sheet
     from simclr_dist.data.sources.base import BrokenImageError
     from simclr_dist.data.sources.named import open_for_pretraining
+    from simclr_dist.data.sources.summary import say_what_was_found, summary
 
     source = open_for_pretraining(loaded.recipe)
     try:
@@ -36,4 +37,5 @@ def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> 
         raise UserError(
             f"--out: cannot write {out}: {first_line(error)}; give a PNG in a folder that is there"
         ) from error
+    say_what_was_found(summary(source, loaded.recipe.data.source))
     say(f"{out}: each row an image and its views in three epochs")

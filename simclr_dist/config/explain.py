@@ -8,6 +8,7 @@ import textwrap
 from functools import cache
 from typing import Any
 
+from simclr_dist.config.fields import FOLLOWS
 from simclr_dist.config.health import Bands
 from simclr_dist.config.loading import leaves_of
 from simclr_dist.config.recipe import Recipe
@@ -27,7 +28,8 @@ def explain(method: str = "simclr") -> str:
     """
     lines = []
     for key, default, entry, owner in leaves_of(everything(method)):
-        lines.append(f"{key}: {_kind(entry)} = {default!r}{_limits(entry.metadata)}")
+        rule = f" ({FOLLOWS:g}: {entry.metadata['rule']})" if "rule" in entry.metadata else ""
+        lines.append(f"{key}: {_kind(entry)} = {default!r}{rule}{_limits(entry.metadata)}")
         known = next((known for each in owner.__mro__ if entry.name in (known := _documentation(each))), {})
         text = known.get(entry.name, entry.name)
         lines += textwrap.wrap(text, 104, initial_indent="    ", subsequent_indent="    ")

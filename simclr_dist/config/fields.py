@@ -12,3 +12,12 @@ def one_of(default: str, choices: tuple[str, ...], *, outside: bool = False) -> 
 def number(default: float, low: float | None = None, high: float | None = None, above: float | None = None) -> Any:
     """A number, at least ``low``, at most ``high`` and more than ``above``."""
     return field(default=default, metadata={"low": low, "high": high, "above": above})
+
+
+FOLLOWS = -1.0
+"""Stands in a config for: what the field's rule makes of other keys."""
+
+
+def number_that_follows(rule: str, low: float) -> Any:
+    """A number, at least ``low``, or FOLLOWS, the default; ``rule`` says in words what that is."""
+    return field(default=FOLLOWS, metadata={"low": low, "rule": rule})

@@ -15,12 +15,13 @@ from omegaconf import OmegaConf
 from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
 
+from simclr_dist.config.fields import FOLLOWS
 from simclr_dist.config.filling import fill_recipe, filled, method_name, refuse_config, refuse_recipe
 from simclr_dist.config.health import Bands
 from simclr_dist.config.key_types import type_of
 from simclr_dist.config.machine import Machine
 from simclr_dist.config.moved import migrated
-from simclr_dist.config.recipe import Recipe
+from simclr_dist.config.recipe import Recipe, usual_warmup
 from simclr_dist.config.registry import method_keys
 from simclr_dist.config.schema import Config
 from simclr_dist.config.values import takes_bands
@@ -181,8 +182,15 @@ def _resolved(parsed: Any) -> dict[str, Any]:
     # Views stay as they were given: a default in a group would go before a key of all groups.
     defaults = to_dict(Config(recipe=Recipe(method=method_keys(name)))) | {"health": {}}
     defaults["recipe"]["views"] = {}
+    defaults["recipe"]["warmup_epochs"] = FOLLOWS
     try:
-        return OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(defaults), parsed), resolve=True)  # type: ignore[return-value]
+        merged = OmegaConf.merge(OmegaConf.create(defaults), parsed)
+        given: Any = OmegaConf.to_container(merged, resolve=True)
+        if given["recipe"]["warmup_epochs"] == FOLLOWS and isinstance(given["recipe"]["epochs"], int):
+            # Here and not by the recipe alone: what says ${recipe.warmup_epochs} gets the number.
+            OmegaConf.update(merged, "recipe.warmup_epochs", usual_warmup(given["recipe"]["epochs"]))
+            given = OmegaConf.to_container(merged, resolve=True)
+        return given  # type: ignore[no-any-return]
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {_one_line(error)}") from error
 

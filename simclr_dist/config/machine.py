@@ -43,6 +43,9 @@ class Machine:
     collective_timeout_seconds: int = number(600, low=1)
     """After so long without an answer of all other processes, a process ends, and with it the run: one of them hangs.
     Longer than the longest wait that is right, such as that for a slow file system at the start."""
+    batch_timeout_seconds: int = number(1800, low=1)
+    """After so long without a batch from the loader workers the run saves and ends: the storage of the images does not
+    answer. With several processes at most nine tenths of collective_timeout_seconds."""
     compare_every_steps: int = number(100, low=0)
     """Steps between comparisons of weights, optimizer state and sample positions over all processes, which must be the
     same to the bit: a difference stops the run. Also done at the start and before each save. 0: never, but that config

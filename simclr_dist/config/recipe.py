@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from simclr_dist.config.anomalies import Anomalies
-from simclr_dist.config.fields import number, one_of
+from simclr_dist.config.fields import FOLLOWS, number, number_that_follows, one_of
 from simclr_dist.config.method import MethodKeys
 from simclr_dist.config.registry import method_class, method_keys
 from simclr_dist.config.views import ViewGroup
@@ -33,6 +33,12 @@ class Data:
     """Subtracted from each colour channel (images in 0..1) before the encoder."""
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     """Divides each colour channel after `mean` was subtracted."""
+    transparent_ground: str = one_of("white", ("white", "black", "grey", "none"))
+    """What is seen through the transparent parts of an image. `none`: the colours stored below them, which nobody has
+    seen and which are often all black (versions before these keys did so)."""
+    apply_orientation: bool = True
+    """Turn an image as its EXIF orientation says. A phone stores a portrait photo lying and notes how it was held, and
+    every viewer turns it. false: the pixels as they are stored (as versions before, and torchvision's own readers)."""
 
 
 @dataclass(kw_only=True)
@@ -74,7 +80,7 @@ class Recipe:
     """Seeds the initial weights, the order of the images and every random choice of every view."""
     epochs: int = number(100, low=1)
     """Passes over the images. An epoch drops the images that do not fill a global batch (others each time)."""
-    warmup_epochs: float = number(10.0, low=0.0)
+    warmup_epochs: float = number_that_follows("a tenth of recipe.epochs, at most 10", low=0.0)
     """Linear warm-up of the learning rate from 0, in epochs; then a cosine to 0."""
     global_batch_images: int = number(4096, low=2)
     """Images in a step over all processes."""
@@ -89,4 +95,11 @@ class Recipe:
     anomalies: Anomalies = field(default_factory=Anomalies)
 
     def __post_init__(self) -> None:
+        if self.warmup_epochs == FOLLOWS:
+            self.warmup_epochs = usual_warmup(self.epochs)
         self.views = self.views or method_class(self.method.name).views(self.method)
+
+
+def usual_warmup(epochs: int) -> float:
+    """Epochs of warm-up where none are given: the paper's 10 from 100 epochs on, a tenth of shorter runs."""
+    return min(10.0, epochs / 10)

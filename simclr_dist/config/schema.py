@@ -38,7 +38,7 @@ class Config:
         if recipe.warmup_epochs > recipe.epochs:
             raise ValueError(
                 f"recipe.warmup_epochs: {recipe.warmup_epochs:g} is more than recipe.epochs ({recipe.epochs}); "
-                "lower the one or raise the other"
+                "lower the one or raise the other, or set recipe.warmup_epochs=-1 for a tenth of the epochs"
             )
         if recipe.batch_norm_group_images and recipe.global_batch_images % recipe.batch_norm_group_images:
             raise ValueError(

@@ -5,6 +5,7 @@ import math
 import re
 from typing import Any
 
+from simclr_dist.config.fields import FOLLOWS
 from simclr_dist.errors import UserError, nearest
 
 
@@ -42,8 +43,11 @@ def checked(name: str, value: Any, field: dataclasses.Field[Any]) -> Any:
         raise UserError(f"{name}: {value!r} holds a character that no path or name can have (NUL); remove it")
     if "choices" in limits and value not in limits["choices"] and not (limits.get("outside") and ":" in value):
         raise UserError(f"{name}: {value!r} is not {expected}{nearest(value, list(limits['choices']))}")
+    if "rule" in limits and value == FOLLOWS:
+        return value
     if limits.get("low") is not None and value < limits["low"]:
-        raise UserError(f"{name}: {value} is too small; at least {plain_number(limits['low'])}")
+        rule = f", or {FOLLOWS:g} for {limits['rule']}" if "rule" in limits else ""
+        raise UserError(f"{name}: {value} is too small; at least {plain_number(limits['low'])}{rule}")
     if limits.get("high") is not None and value > limits["high"]:
         raise UserError(f"{name}: {value} is too large; at most {plain_number(limits['high'])}")
     if limits.get("above") is not None and value <= limits["above"]:

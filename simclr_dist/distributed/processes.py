@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from simclr_dist.distributed.launchers import ranks_here
-from simclr_dist.distributed.rendezvous import first_holds_store, meeting_point
+from simclr_dist.distributed.rendezvous import check_interface, first_holds_store, meeting_point
 from simclr_dist.distributed.watchdog import progress
 from simclr_dist.distributed.watchdog.heartbeats import HeartbeatStore
 from simclr_dist.distributed.watchdog.monitor import LostProcesses
@@ -100,6 +100,8 @@ def process_group(
     ):
         if ends_itself:
             lost.end_when_waiting_in_vain()
+        if device.type == "cpu":
+            check_interface()
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             store=PrefixStore(f"group {next(_numbers)}", store),

@@ -16,13 +16,14 @@ from torch._C._distributed_c10d import TCPStore
 from torch.distributed import DistError
 from torch.distributed.rendezvous import rendezvous
 
-from simclr_dist.distributed.launchers import launcher_here
-from simclr_dist.errors import UserError
+from simclr_dist.distributed.launchers import host_here, launcher_here
+from simclr_dist.errors import UserError, first_line
 from simclr_dist.storage.atomic import write_atomically
 
 FOLDER = "SIMCLR_DIST_RENDEZVOUS"
 """Variable with a folder that all nodes share; default: the working directory."""
 _SECONDS = 300.0
+_SECONDS_TO_CONNECT = 5.0
 _SHORTEST = timedelta(seconds=60)  # to meet, however short a collective may take: processes do not start at once
 
 
@@ -35,9 +36,13 @@ def meeting_point(rank: int, count: int, timeout: timedelta) -> Iterator[TCPStor
     """
     timeout = max(timeout, _SHORTEST)
     if "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ:
-        with _as_user_error(
-            f"MASTER_ADDR, MASTER_PORT: {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}", timeout
-        ):
+        host, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
+        where = f"MASTER_ADDR, MASTER_PORT: {host}:{port}"
+        if not (port.isdecimal() and int(port) < 2**16):
+            raise UserError(f"{where}: a port is a number up to 65535")
+        if rank or not first_holds_store():
+            _wait_until_open(host, port, where, timeout)
+        with _as_user_error(where, timeout):
             store, _, _ = next(rendezvous("env://", rank, count, timeout=timeout))
         yield store
         return
@@ -52,8 +57,10 @@ def meeting_point(rank: int, count: int, timeout: timedelta) -> Iterator[TCPStor
     file = Path(os.environ.get(FOLDER, ".")).absolute() / f".simclr_dist_{'_'.join(step)}"
     if rank:
         host, port = _wait_for(file)
-        with _as_user_error(f"{file}: {host}:{port}", timeout):
-            store = TCPStore(host, port, count, is_master=False, timeout=timeout)
+        where = f"{file}: {host}:{port}"
+        _wait_until_open(host, port, where, timeout)
+        with _as_user_error(where, timeout):
+            store = TCPStore(host, int(port), count, is_master=False, timeout=timeout)
         yield store
         return
     store = TCPStore("0.0.0.0", 0, count, is_master=True, wait_for_workers=False, timeout=timeout)
@@ -75,10 +82,58 @@ def _as_user_error(where: str, timeout: timedelta) -> Iterator[None]:
     try:
         yield
     except DistError as error:
-        raise UserError(
-            f"{where}: the processes did not meet there in {timeout.total_seconds():.0f} s: one did not come (see "
-            "its log), or does not reach it"
-        ) from error
+        raise UserError(f"{where}: {meeting_failure(str(error), timeout)}") from error
+
+
+_FAILURES = {
+    "EADDRINUSE": "the port is taken by another program on this host, a run that has not ended perhaps; choose another",
+    "EACCES": "the port may not be used by this user; choose one above 1023",
+}
+
+
+def meeting_failure(error: str, timeout: timedelta) -> str:
+    """Why processes do not meet, in words, by what torch's store says."""
+    for name, words in _FAILURES.items():
+        if name in error:
+            return words
+    return (
+        f"the processes did not meet there in {timeout.total_seconds():.0f} s: one did not come (see its log), or does "
+        "not reach it"
+    )
+
+
+def _wait_until_open(host: str, port: str, where: str, timeout: timedelta) -> None:
+    """Until something listens there. torch would wait too, deaf to signals, and end in a page of its C++ stack.
+
+    Raises:
+        UserError: there is no such host, or nothing listened there in time.
+    """
+    deadline = time.monotonic() + timeout.total_seconds()
+    reason = ""
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection((host, int(port)), _SECONDS_TO_CONNECT).close()
+        except OSError as error:  # names are often not known yet when a node has just started
+            reason = error.strerror or first_line(error)
+            time.sleep(0.2)
+        else:
+            return
+    raise UserError(f"{where}: {meeting_failure('', timeout)} ({reason})")
+
+
+def check_interface() -> None:
+    """Look at GLOO_SOCKET_IFNAME, of which gloo complains in C++.
+
+    Raises:
+        UserError: this host has no such network interface.
+    """
+    here = [name for _, name in socket.if_nameindex()]
+    for name in filter(None, os.environ.get("GLOO_SOCKET_IFNAME", "").split(",")):
+        if name not in here:
+            raise UserError(
+                f"GLOO_SOCKET_IFNAME: {host_here()} has no network interface {name} (it has {', '.join(here)}); give "
+                "one of these, or unset it"
+            )
 
 
 def first_holds_store() -> bool:
@@ -96,12 +151,12 @@ def _own_name() -> str:
         return socket.gethostname()
 
 
-def _wait_for(file: Path) -> tuple[str, int]:
+def _wait_for(file: Path) -> tuple[str, str]:
     deadline = time.monotonic() + _SECONDS
     while time.monotonic() < deadline:
         try:
             host, port = file.read_text().split()
-            return host, int(port)
+            return host, port
         except (OSError, ValueError):
             time.sleep(0.1)
     raise UserError(

@@ -6,11 +6,14 @@ Every method but the label curve writes one JSON file into the run folder,
 - ``format``: 1; ``method``: knn, probe, lowshot, finetune, baseline; ``steps_done``: of pretraining;
 - ``encoder_sha256``: of the evaluated weights and running statistics;
 - ``data``: source, image_size, classes, train_images, train_fingerprint, test_images, test_fingerprint;
+- ``unequal_classes``: whether the table shows balanced accuracy; ``data.left_out_test_images``: of classes that the
+  training images lack, only when there are some;
 - ``protocol``: everything that was chosen, seed included; of what is trained by SGD: ``epochs``, ``batch_images``,
   ``base_learning_rate``, ``momentum``, ``optimizer`` (sgd, lars), ``precision`` (float32, bfloat16);
 - ``rows``: a list of objects with ``name`` ("linear probe, pretrained"), ``labels`` ("all", "10 a class", "1 %"),
   ``images`` (with labels, learned from), ``top1`` (a list, one share of the test images for each split, 0..1), ``mean``
-  and ``std`` (over the splits), ``top5`` (a list, empty with five classes or fewer) and ``mean_top5``,
+  and ``std`` (over the splits), ``top5`` (a list, empty with five classes or fewer) and ``mean_top5``, ``balanced``
+  (a list, the mean over the classes of the share that is right) and ``mean_balanced``,
   ``subsets_sha256`` (one for each split), ``details`` (of the method: ``inverse_l2``, ``validation``, ``gain``, ...).
 
 The digits in the name are those of encoder, data and protocol: the same evaluation has the same name. The label curve

@@ -1,17 +1,19 @@
-"""Logistic regression on frozen features."""
+"""Logistic regression on frozen features, and what scores say about it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
+from torch.nn import functional as F
 
 from simclr_dist.evaluation.feature_blocks import Features
+from simclr_dist.evaluation.logistic import LinearModels, regression_path
+from simclr_dist.evaluation.saved_training import Accuracies
 from simclr_dist.evaluation.subsets import Indices, Labels, halves
-from simclr_dist.log import log
+from simclr_dist.progress_bar import showing_progress
 
 INVERSE_L2 = tuple(10.0**power for power in range(-4, 5))
 VALIDATION_SHARE = 0.2
@@ -21,7 +23,9 @@ VALIDATION_SHARE = 0.2
 class Probe:
     """A linear probe and how its L2 was chosen."""
 
-    model: LogisticRegression
+    model: LinearModels
+    classes: NDArray[np.int64]
+    """The labels that it knows."""
     inverse_l2: float
     """scikit-learn's C."""
     validation: dict[float, float]
@@ -31,52 +35,57 @@ class Probe:
 
     def scores(self, features: Features) -> NDArray[np.float64]:
         """Class probabilities, (images, classes); classes without training images get 0."""
-        found = self.model.predict_proba(features)
-        scores = np.zeros((len(features), int(self.model.classes_.max()) + 1))
-        scores[:, self.model.classes_] = found
+        likely = torch.softmax(self.model.scores(torch.from_numpy(features))[0], 1)
+        scores = np.zeros((len(features), int(self.classes.max()) + 1))
+        scores[:, self.classes] = likely.numpy()
         return scores
 
 
-def probe_accuracy(train: Features, train_labels: Labels, test: Features, test_labels: Labels) -> float:
-    """Share of test images that a linear probe gets right: multinomial logistic regression with L2, C = 1.
-
-    The features are taken as they are: standardising them costs raw pixels nine points at one label a class on the
-    digits (their border hardly varies) and would flatter the encoder by that.
-    """
-    return float(LogisticRegression(C=1.0, max_iter=2000).fit(train, train_labels).score(test, test_labels))
-
-
-def chosen_probe(features: Features, labels: Labels, seed: int = 0, inverse_l2: Sequence[float] = INVERSE_L2) -> Probe:
-    """Multinomial logistic regression to convergence, on all the images given.
+def chosen_probe(
+    features: Features,
+    labels: Labels,
+    seed: int = 0,
+    inverse_l2: Sequence[float] = INVERSE_L2,
+    *,
+    talks: bool = False,
+) -> Probe:
+    """Multinomial logistic regression to convergence, on all the images given, of two classes at least.
 
     C is the one with the highest accuracy on a fifth of each class held out, of equals the one with the lowest
     cross-entropy there (few held-out images tie often); then all images are fitted.
     With one image a class there is nothing to hold out: C = 1. Features are taken as they are.
     """
+    classes, numbers = np.unique(labels, return_inverse=True)
+    rows, targets = torch.from_numpy(features), torch.from_numpy(numbers)
     fit, held_out = halves(labels, VALIDATION_SHARE, seed)
     validation: dict[float, tuple[float, float]] = {}
-    if len(held_out):
-        for value in inverse_l2:
-            model = _logistic(value).fit(features[fit], labels[fit])
-            likely = model.predict_proba(features[held_out])
-            right = model.classes_[likely.argmax(1)] == labels[held_out]
-            loss = log_loss(labels[held_out], likely, labels=model.classes_)
-            validation[value] = float(right.mean()), -float(loss)
-    best = max(validation, key=lambda value: validation[value]) if validation else 1.0
-    model = _logistic(best).fit(features, labels)
-    if model.n_iter_.max() >= model.max_iter:
-        log.warning("logistic regression with C = %g had not converged after %d iterations", best, model.max_iter)
-    return Probe(model, best, {value: found[0] for value, found in validation.items()}, held_out)
+    with showing_progress(len(inverse_l2) + 1, "fits", "probe", active=talks) as advance:
+        if len(held_out):
+            asked, answers = rows[held_out], targets[held_out]
+            path = regression_path(rows[fit][None], targets[fit][None], len(classes), inverse_l2)
+            for value, model in zip(inverse_l2, path, strict=True):
+                scores = model.scores(asked)[0]
+                right = (scores.argmax(1) == answers).double().mean()
+                validation[value] = float(right), -float(F.cross_entropy(scores, answers))
+                advance(1)
+        best = max(validation, key=lambda value: validation[value]) if validation else 1.0
+        model = next(regression_path(rows[None], targets[None], len(classes), [best]))
+        advance(1)
+    return Probe(model, classes, best, {value: found[0] for value, found in validation.items()}, held_out)
 
 
-def _logistic(inverse_l2: float) -> LogisticRegression:
-    return LogisticRegression(C=inverse_l2, max_iter=5000)
-
-
-def top_accuracies(scores: NDArray[Any], labels: Labels) -> tuple[float, float | None]:
-    """Top-1 and top-5 accuracy of scores (images, classes); None for the second with five classes or fewer."""
-    top1 = float((scores.argmax(1) == labels).mean())
+def accuracies(scores: NDArray[Any], labels: Labels) -> Accuracies:
+    """Top-1, top-5 (None with five classes or fewer) and balanced accuracy of scores (images, classes)."""
+    chosen = scores.argmax(1)
+    top1, balanced = float((chosen == labels).mean()), balanced_accuracy(chosen, labels)
     if scores.shape[1] <= 5:
-        return top1, None
+        return top1, None, balanced
     best = np.argsort(-scores, axis=1, kind="stable")[:, :5]
-    return top1, float((best == labels[:, None]).any(1).mean())
+    return top1, float((best == labels[:, None]).any(1).mean()), balanced
+
+
+def balanced_accuracy(chosen: NDArray[np.int64], labels: Labels) -> float:
+    """The mean over the classes that are asked about of the share of each that is right."""
+    asked = np.bincount(labels)
+    right = np.bincount(labels[chosen == labels], minlength=len(asked))
+    return float((right[asked > 0] / asked[asked > 0]).mean())

@@ -1,23 +1,27 @@
 """An encoder and the labelled images that it is evaluated on."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
 
+import click
 import numpy as np
 from torch import nn
 
 from simclr_dist.config.recipe import Data
 from simclr_dist.data.loading.order import SampleOrder
 from simclr_dist.data.sources.named import open_source
+from simclr_dist.data.sources.summary import summary
 from simclr_dist.distributed.processes import worker_count
 from simclr_dist.errors import AgreedError
 from simclr_dist.evaluation.feature_blocks import FeatureMatrix
 from simclr_dist.evaluation.features import Extraction, feature_matrix, features_digest
+from simclr_dist.evaluation.labelled_images import are_unequal, look_at_classes
 from simclr_dist.evaluation.protocol import Protocol
 from simclr_dist.evaluation.results import Result, ResultRow
 from simclr_dist.evaluation.saved_training import SavedTraining, Unfinished
-from simclr_dist.evaluation.subsets import Indices, labels_of, subset_digest
+from simclr_dist.evaluation.subsets import Indices, subset_digest
 from simclr_dist.weights.digest import state_digest
 from simclr_dist.weights.loaded import LoadedEncoder
 
@@ -39,7 +43,7 @@ class EvaluationContext:
         The normalisation of the pixels stays the encoder's. ``unfinished``: where trainings are saved (None: nowhere).
 
         Raises:
-            UserError: the images cannot be read, or have no labels.
+            UserError: the images cannot be read, have no labels, or have one class only.
         """
         self.pretrained, self.how, self.unfinished = pretrained, how or Extraction(), unfinished or Unfinished()
         self.recipe = pretrained.recipe
@@ -47,9 +51,12 @@ class EvaluationContext:
         self.steps_done = pretrained.steps_done or 0
         """Of pretraining."""
         self.data = data or self.recipe.data
-        self.train, self.test = open_source(self.data, "train"), open_source(self.data, "test")
-        self.train_labels, self.test_labels = labels_of(self.train), labels_of(self.test)
-        self.classes = int(max(self.train_labels.max(), self.test_labels.max())) + 1
+        found = look_at_classes(open_source(self.data, "train"), open_source(self.data, "test"))
+        self.train, self.train_labels = found.train, found.train_labels
+        self.test, self.test_labels, self.left_out = found.test, found.test_labels, found.left_out
+        self.class_names, self.classes = found.classes, len(found.classes)
+        for notice in found.notices:
+            self._say(notice)
         head = [pretrained.projection] if pretrained.projection is not None else []
         self.encoder_sha256 = state_digest([pretrained.encoder, *head])
 
@@ -61,23 +68,36 @@ class EvaluationContext:
     def test_features(self) -> FeatureMatrix:
         return feature_matrix(self.pretrained.encoder, self.test, self.data.image_size, self.how)
 
+    def summaries(self) -> tuple[str, str]:
+        """What was found of the training and of the test images, and what was left out."""
+        return (
+            f"training images: {summary(self.train, self.data.source)}",
+            f"test images: {summary(self.test, self.data.source)}",
+        )
+
     def choose_workers(self, requested: int, local_processes: int) -> None:
         """Set the processes that read images: as requested, or (-1) none for small sets, else one a core."""
         if requested < 0 and len(self.train) + len(self.test) < _FEW_IMAGES:
             requested = 0
         self.how = replace(self.how, workers=worker_count(requested, local_processes))
 
-    @property
-    def smallest_class(self) -> int:
-        """Training images of the class that has the fewest."""
-        return int(np.bincount(self.train_labels, minlength=self.classes).min())
+    def numbers_of_labels(self, asked: Sequence[int] | None, usual: Sequence[int]) -> list[int]:
+        """Labels a class: as asked; else, and said, the usual numbers as far as every class has so many images.
 
-    def refuse_more_than_there_are(self, labels_per_class: int) -> None:
-        """Raise a UserError when a class has fewer images."""
-        if labels_per_class > self.smallest_class:
-            raise AgreedError(
-                f"--labels: {labels_per_class} labels a class, but a class has {self.smallest_class} images; ask fewer"
-            )
+        Raises:
+            UserError: a class has fewer than asked.
+        """
+        sizes = np.bincount(self.train_labels, minlength=self.classes)
+        least, name = int(sizes.min()), self.class_names[int(sizes.argmin())]
+        there = f"class '{name}' has {least} training image{'s' * (least != 1)}"
+        if asked:
+            if max(asked) > least:
+                raise AgreedError(f"--labels: {max(asked)} labels a class, but {there}; ask for fewer")
+            return list(asked)
+        fitting = [count for count in usual if count <= least] or [least]
+        if len(fitting) < len(usual):
+            self._say(f"labels a class: {', '.join(map(str, fitting))}, no more, as {there}")
+        return fitting
 
     def saved_training(
         self, method: str, classifier: nn.Module, protocol: Protocol, order: SampleOrder, indices: Indices
@@ -93,8 +113,13 @@ class EvaluationContext:
             [subset_digest(numbers) for numbers in (self.train_labels, indices)],
             [state_digest([classifier]), asdict(protocol), asdict(order)],
             asdict(self.recipe)["views"],
+            "with balanced accuracy",  # a save from before that has none is not taken
         ]
         return self.unfinished.training(method, facts)
+
+    def _say(self, notice: str) -> None:
+        if self.how.talks:
+            click.echo(notice, err=True)
 
     def result(self, method: str, protocol: dict[str, Any], rows: list[ResultRow]) -> Result:
         """The rows with all that they depend on."""
@@ -107,11 +132,14 @@ class EvaluationContext:
             "test_images": len(self.test),
             "test_fingerprint": self.test.fingerprint(),
         }
+        if self.left_out:
+            data["left_out_test_images"] = self.left_out
         return Result(
             method=method,
             steps_done=self.steps_done,
             encoder_sha256=self.encoder_sha256,
             data=data,
             protocol=protocol,
+            unequal_classes=are_unequal(self.test_labels),
             rows=tuple(rows),
         )

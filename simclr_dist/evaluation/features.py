@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from simclr_dist.data.loading.plain import PlainBatches
 from simclr_dist.data.loading.workers import load_steps
-from simclr_dist.data.sources.base import ImageSource, Subset
+from simclr_dist.data.sources.base import ImageSource, Subset, pixel_rule_of
 from simclr_dist.data.sources.identity import contents_digest
 from simclr_dist.distributed.agreement import all_or_none, decided_by_first
 from simclr_dist.distributed.collectives import gather_stacked, maximum, process_count, process_rank
@@ -48,6 +48,8 @@ class Extraction:
     """Folder where features are kept, block by block, under a digest of weights, images and batch."""
     talks: bool = False
     """Whether progress is shown."""
+    label: str = ""
+    """Shown beside it."""
     leaves_out_broken: bool = False
     """The features of an image that cannot be read are NaN, and it is no error."""
 
@@ -89,7 +91,9 @@ def feature_matrix(
         closing(loaded) as loader,
         evaluating(encoder.to(how.device)),
         torch.inference_mode(),
-        showing_progress(len(missing) * in_block * how.batch_images, active=how.talks and bool(missing)) as progress,
+        showing_progress(
+            len(missing) * in_block * how.batch_images, label=how.label, active=how.talks and bool(missing)
+        ) as progress,
     ):
         for first in range(0, len(missing), process_count()):
             together = missing[first : first + process_count()]
@@ -131,9 +135,9 @@ def settle_statistics(encoder: nn.Module, source: ImageSource, image_size: int, 
         norm.momentum = momentum
 
 
-def raw_pixels(source: ImageSource, image_size: int) -> Features:
+def raw_pixels(source: ImageSource, image_size: int, how: Extraction | None = None) -> Features:
     """The pixels themselves as features, shape (images, 3 * side * side), in 0..1."""
-    return extract_features(nn.Flatten(), source, image_size) / np.float32(255)
+    return extract_features(nn.Flatten(), source, image_size, how) / np.float32(255)
 
 
 def _gathered(part: Tensor, device: torch.device) -> list[Features]:
@@ -161,6 +165,6 @@ def features_digest(encoder: nn.Module, source: ImageSource, image_size: int, ho
     contents = decided_by_first(lambda: contents_digest(source))
     facts = (
         state_digest([encoder]), pixels, contents, len(source), image_size, how.batch_images,
-        how.device.type, torch.__version__,
+        how.device.type, torch.__version__, repr(pixel_rule_of(source)),
     )  # fmt: skip
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]

@@ -10,12 +10,12 @@ from torch import nn
 
 from simclr_dist.data.sources.base import Subset
 from simclr_dist.errors import AgreedError
-from simclr_dist.evaluation.classifiers import top_accuracies
+from simclr_dist.evaluation.classifiers import accuracies
 from simclr_dist.evaluation.context import EvaluationContext
 from simclr_dist.evaluation.features import extract_features, settle_statistics
 from simclr_dist.evaluation.image_batches import cropped_and_flipped
 from simclr_dist.evaluation.protocol import FINE_TUNING, Protocol
-from simclr_dist.evaluation.results import Result, ResultRow
+from simclr_dist.evaluation.results import Result, ResultRow, accuracy_columns
 from simclr_dist.evaluation.saved_training import Accuracies
 from simclr_dist.evaluation.subsets import Indices, share_of_labels, subset_digest
 from simclr_dist.evaluation.supervised import Classifier, steps_of, total_steps, train_classifier
@@ -80,8 +80,7 @@ def finetune(
                 name=_STARTS[start],
                 labels=f"{100 * share:g} %",
                 images=len(drawn[0]),
-                top1=tuple(top1 for top1, _ in found),
-                top5=tuple(top5 for _, top5 in found if top5 is not None),
+                **accuracy_columns(found),
                 subsets_sha256=tuple(subset_digest(indices) for indices in drawn),
                 details={"epochs": protocol.epochs, "batch_images": min(batch, len(drawn[0]))},
             )
@@ -123,7 +122,7 @@ def _accuracies(
     label = f"{_STARTS[start]}, {100 * share:g} %"
     train_classifier(classifier, protocol, order, batches, how.device, label=label, talks=how.talks, saved=saved)
     scores = extract_features(classifier, context.test, size, replace(how, cache=None))
-    return saved.finish(top_accuracies(scores, context.test_labels), total_steps(protocol, order))
+    return saved.finish(accuracies(scores, context.test_labels), total_steps(protocol, order))
 
 
 def network_body(encoder: nn.Module, projection: nn.Module | None, from_layer: int) -> tuple[nn.Module, int]:

@@ -11,13 +11,13 @@ import numpy as np
 from torch import nn
 
 from simclr_dist.distributed.collectives import process_rank
-from simclr_dist.evaluation.classifiers import VALIDATION_SHARE, Probe, chosen_probe, top_accuracies
+from simclr_dist.evaluation.classifiers import VALIDATION_SHARE, Probe, accuracies, chosen_probe
 from simclr_dist.evaluation.context import EvaluationContext
 from simclr_dist.evaluation.features import extract_features
 from simclr_dist.evaluation.image_batches import cropped_and_flipped, features_as_they_are
 from simclr_dist.evaluation.knn import knn_scores
 from simclr_dist.evaluation.protocol import LINEAR, Protocol
-from simclr_dist.evaluation.results import Result, ResultRow
+from simclr_dist.evaluation.results import Result, ResultRow, accuracy_columns
 from simclr_dist.evaluation.saved_training import Accuracies
 from simclr_dist.evaluation.subsets import few_labels, subset_digest
 from simclr_dist.evaluation.supervised import Classifier, steps_of, total_steps, train_classifier
@@ -37,8 +37,9 @@ def knn(context: EvaluationContext, *, neighbours: int = 20, temperature: float 
         temperature=temperature,
         device=context.how.device,
         distributed=True,
+        talks=context.how.talks,
     )
-    row = _row(context, "kNN, pretrained", top_accuracies(scores, context.test_labels))
+    row = _row(context, "kNN, pretrained", accuracies(scores, context.test_labels))
     return context.result("knn", {"neighbours": neighbours, "temperature": temperature}, [row])
 
 
@@ -89,9 +90,9 @@ def probe(
     train, test = context.train_features, context.test_features
     if process_rank() != 0:
         return None
-    found = chosen_probe(np.asarray(train), context.train_labels, seed)
-    accuracies = top_accuracies(found.scores(np.asarray(test)), context.test_labels)
-    row = _row(context, "linear probe, pretrained", accuracies, _choice(found))
+    found = chosen_probe(np.asarray(train), context.train_labels, seed, talks=context.how.talks)
+    right = accuracies(found.scores(np.asarray(test)), context.test_labels)
+    row = _row(context, "linear probe, pretrained", right, _choice(found))
     return context.result("probe", {"solver": "lbfgs", "validation_share": VALIDATION_SHARE, "seed": seed}, [row])
 
 
@@ -109,9 +110,7 @@ def lowshot(
     Raises:
         UserError: a class has fewer images.
     """
-    smallest = context.smallest_class
-    counts = labels_per_class or [count for count in PUBLISHED_COUNTS if count <= smallest] or [max(1, smallest)]
-    context.refuse_more_than_there_are(max(counts))
+    counts = context.numbers_of_labels(labels_per_class, PUBLISHED_COUNTS)
     train, test = context.train_features, context.test_features
     if process_rank() != 0:
         return None
@@ -119,12 +118,10 @@ def lowshot(
     with showing_progress(len(counts) * splits, "probes", active=context.how.talks) as progress:
         for count in counts:
             drawn = [few_labels(context.train_labels, count, seed + split) for split in range(splits)]
-            top1, top5, chosen = [], [], []
+            right, chosen = [], []
             for indices in drawn:
                 found = chosen_probe(train[indices], context.train_labels[indices], seed)
-                first, fifth = top_accuracies(found.scores(np.asarray(test)), context.test_labels)
-                top1.append(first)
-                top5 += [] if fifth is None else [fifth]
+                right.append(accuracies(found.scores(np.asarray(test)), context.test_labels))
                 chosen.append(found.inverse_l2)
                 progress(1)
             rows.append(
@@ -132,8 +129,7 @@ def lowshot(
                     name="linear probe, pretrained",
                     labels=f"{count} a class",
                     images=len(drawn[0]),
-                    top1=tuple(top1),
-                    top5=tuple(top5),
+                    **accuracy_columns(right),
                     subsets_sha256=tuple(subset_digest(indices) for indices in drawn),
                     details={"inverse_l2": chosen},
                 )
@@ -161,7 +157,7 @@ def _probe_by_sgd(context: EvaluationContext, augment: bool, protocol: Protocol,
             scores = extract_features(classifier, context.test, size, replace(how, cache=None))
         else:
             scores = classifier.scores_of(test)
-        found = saved.finish(top_accuracies(scores, context.test_labels), total_steps(protocol, order))
+        found = saved.finish(accuracies(scores, context.test_labels), total_steps(protocol, order))
     choices = {"solver": "sgd", "augment": augment, **asdict(protocol), "steps_per_epoch": order.steps_per_epoch}
     row = _row(context, "linear probe, pretrained", found)
     return context.result("probe", {**choices, "batch_images": order.global_batch_images, "seed": seed}, [row])
@@ -169,13 +165,11 @@ def _probe_by_sgd(context: EvaluationContext, augment: bool, protocol: Protocol,
 
 def _row(context: EvaluationContext, name: str, found: Accuracies, details: dict[str, Any] | None = None) -> ResultRow:
     """Of a method that learns from all training images."""
-    top1, top5 = found
     return ResultRow(
         name=name,
         labels="all",
         images=len(context.train),
-        top1=(top1,),
-        top5=() if top5 is None else (top5,),
+        **accuracy_columns([found]),
         subsets_sha256=(subset_digest(np.arange(len(context.train))),),
         details=details or {},
     )

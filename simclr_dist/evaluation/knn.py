@@ -1,5 +1,7 @@
 """Weighted nearest neighbours, block by block over both sides, so that a bank of millions needs no large matrix."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,6 +11,7 @@ from torch.nn import functional as F
 from simclr_dist.distributed.collectives import gather_stacked, process_count, process_rank
 from simclr_dist.evaluation.feature_blocks import FeatureMatrix, Features
 from simclr_dist.evaluation.subsets import Labels
+from simclr_dist.progress_bar import showing_progress
 
 _BANK_ROWS, _TEST_ROWS, _VOTING_ROWS = 16384, 1024, 128
 
@@ -37,6 +40,7 @@ def knn_scores(
     temperature: float = 0.1,
     device: torch.device | str = "cpu",
     distributed: bool = False,
+    talks: bool = False,
 ) -> NDArray[np.float32]:
     """Votes for each class, shape (test images, classes).
 
@@ -50,13 +54,16 @@ def knn_scores(
     classes, k = int(train_labels.max()) + 1, min(neighbours, len(train))
     similarities = torch.full((len(test), k), -torch.inf, device=device)
     indices = torch.zeros(len(test), k, dtype=labels.dtype, device=device)
-    for first in range(rank * _BANK_ROWS, len(train), count * _BANK_ROWS):
-        block = _unit(train[first : first + _BANK_ROWS], device)
-        for rows in _slices(len(test), _TEST_ROWS):
-            similarity, index = (_unit(test[rows], device) @ block.T).topk(min(k, len(block)), dim=1)
-            similarities[rows], indices[rows] = _best(
-                k, [similarities[rows], similarity], [indices[rows], index + first]
-            )
+    starts = range(rank * _BANK_ROWS, len(train), count * _BANK_ROWS)
+    with showing_progress(len(starts) * len(test), "searches", "kNN", active=talks) as advance:
+        for first in starts:
+            block = _unit(train[first : first + _BANK_ROWS], device)
+            for rows in _slices(len(test), _TEST_ROWS):
+                similarity, index = (_unit(test[rows], device) @ block.T).topk(min(k, len(block)), dim=1)
+                similarities[rows], indices[rows] = _best(
+                    k, [similarities[rows], similarity], [indices[rows], index + first]
+                )
+                advance(len(similarity))
     scores = np.empty((len(test), classes), dtype=np.float32)
     for rows in _slices(len(test), _VOTING_ROWS):
         nearest = similarities[rows], indices[rows]
@@ -64,6 +71,16 @@ def knn_scores(
             nearest = _best(k, list(gather_stacked(nearest[0])), list(gather_stacked(nearest[1])))
         scores[rows] = votes(nearest[0], labels[nearest[1]], classes, temperature).cpu()
     return scores
+
+
+@torch.inference_mode()
+def knn_votes(
+    train: Features, labels: Labels, test: Features, neighbours: Sequence[int], temperature: float = 0.1
+) -> list[Tensor]:
+    """As :func:`knn_scores` for each number of neighbours, of a few images, which are compared once."""
+    similarity, index = (_unit(test, "cpu") @ _unit(train, "cpu").T).topk(min(max(neighbours), len(train)), dim=1)
+    nearest, classes = torch.from_numpy(labels)[index], int(labels.max()) + 1
+    return [votes(similarity[:, :k], nearest[:, :k], classes, temperature) for k in neighbours]
 
 
 def votes(similarities: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:

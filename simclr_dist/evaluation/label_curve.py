@@ -1,18 +1,34 @@
-"""Accuracy against the number of labels: pretrained features, the same encoder untrained, and raw pixels."""
+"""Accuracy against the number of labels: pretrained features, the same encoder untrained, and raw pixels.
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+Each kind of features is given to each classifier in every form of :mod:`simclr_dist.evaluation.forms` and with every
+strength of the classifier; which of them counts is chosen on training images that are held out, for all kinds alike.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
-from simclr_dist.evaluation.classifiers import probe_accuracy
+from simclr_dist.evaluation.classifiers import VALIDATION_SHARE, balanced_accuracy
 from simclr_dist.evaluation.context import EvaluationContext
+from simclr_dist.evaluation.feature_blocks import Features
 from simclr_dist.evaluation.features import extract_features, raw_pixels, settle_statistics
-from simclr_dist.evaluation.knn import knn_accuracy
-from simclr_dist.evaluation.subsets import few_labels
+from simclr_dist.evaluation.forms import FORMS, forms
+from simclr_dist.evaluation.knn import knn_votes
+from simclr_dist.evaluation.logistic import regression_path
+from simclr_dist.evaluation.subsets import Indices, Labels, few_labels, halves
 from simclr_dist.methods.build import build_encoder
+from simclr_dist.progress_bar import showing_progress
 
-CLASSIFIERS = {"linear probe": probe_accuracy, "kNN": knn_accuracy}
+USUAL_COUNTS = (1, 2, 5, 10, 50)
+_MOST_HELD_OUT, _MOST_LABELLED = 2000, 1000
+_NUMBERS_AT_ONCE = 10**8
+
+Answers = Iterator[tuple[float, NDArray[np.int64]]]
+"""(strength, the classes that are answered, (splits, images)) for each strength."""
 
 
 @dataclass(frozen=True)
@@ -24,38 +40,138 @@ class Point:
     labels_per_class: int
     accuracies: tuple[float, ...]
     """One for each split."""
+    balanced: tuple[float, ...]
+    """Likewise, the mean over the classes of the share that is right."""
+    form: str
+    """Of the features: as they are, centred, whitened."""
+    strength: float
+    """Of the classifier: scikit-learn's C times the features' variance, or the number of neighbours."""
 
     @property
     def mean(self) -> float:
         return float(np.mean(self.accuracies))
 
+    @property
+    def std(self) -> float:
+        """Over the splits, with n - 1; 0 for one."""
+        return float(np.std(self.accuracies, ddof=1)) if len(self.accuracies) > 1 else 0.0
 
-def label_curve(context: EvaluationContext, labels_per_class: Sequence[int], splits: int) -> list[Point]:
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "mean": self.mean, "std": self.std}
+
+
+def _probes(
+    train: Features, labels: Labels, drawn: Sequence[Indices], asked: Features, strengths: Sequence[float]
+) -> Answers:
+    """Logistic regression; strengths are C in units of the features' variance, so that their scale plays no part."""
+    variance = float(np.square(train - train.mean(0)).sum(1).mean()) or 1.0
+    inverse_l2 = [strength / variance for strength in strengths]
+    classes, queries = int(labels.max()) + 1, torch.from_numpy(asked)
+    at_once = max(1, _NUMBERS_AT_ONCE // (len(drawn[0]) * train.shape[1]))
+    parts = [np.stack(drawn[start : start + at_once]) for start in range(0, len(drawn), at_once)]
+    paths = [
+        regression_path(torch.from_numpy(train[part]), torch.from_numpy(labels[part]), classes, inverse_l2)
+        for part in parts
+    ]
+    for strength, *models in zip(strengths, *paths, strict=True):
+        yield strength, torch.cat([model.scores(queries).argmax(2) for model in models]).numpy()
+
+
+def _neighbours(
+    train: Features, labels: Labels, drawn: Sequence[Indices], asked: Features, strengths: Sequence[float]
+) -> Answers:
+    """Nearest neighbours by cosine similarity, as many as each strength."""
+    found = [knn_votes(train[part], labels[part], asked, [int(strength) for strength in strengths]) for part in drawn]
+    for strength, *each in zip(strengths, *found, strict=True):
+        yield strength, torch.stack([scores.argmax(1) for scores in each]).numpy()
+
+
+class _Classifier(NamedTuple):
+    answers: Callable[[Features, Labels, Sequence[Indices], Features, Sequence[float]], Answers]
+    strengths: tuple[float, ...]
+    usual: float
+    """Where there is nothing to choose on."""
+
+
+CLASSIFIERS = {
+    "linear probe": _Classifier(_probes, (0.1, 1.0, 10.0, 100.0, 1000.0), 100.0),
+    "kNN": _Classifier(_neighbours, (1, 5, 20), 20),
+}
+
+
+def label_curve(context: EvaluationContext, labels_per_class: Sequence[int] | None, splits: int) -> list[Point]:
     """Every combination of features, classifier and number of labels; on one process.
 
-    The images with labels of split number s depend on s alone, and fewer labels are a subset of more.
+    The images with labels of split number s depend on s alone, and fewer labels are a subset of more. ``None``: 1, 2,
+    5, 10, 50, as far as every class has them.
 
     Raises:
         UserError: a class has too few images.
     """
+    counts = context.numbers_of_labels(labels_per_class, USUAL_COUNTS)
+    kinds = _kinds(context)
+    points: list[Point] = []
+    with showing_progress(
+        len(kinds) * len(FORMS) * len(CLASSIFIERS) * len(counts), "fits", "label curve", active=context.how.talks
+    ) as advance:
+        for name, features in kinds.items():
+            points += _points(context, name, features, counts, splits, advance)
+    return points
+
+
+def _kinds(context: EvaluationContext) -> dict[str, tuple[Features, Features]]:
     train, test, size = context.train, context.test, context.data.image_size
-    context.refuse_more_than_there_are(max(labels_per_class))
     untrained = build_encoder(context.recipe)
     settle_statistics(untrained, train, size)
-    how = replace(context.how, cache=None)
-    kinds = {
+    how = replace(context.how, cache=None, label="untrained")
+    pixels = replace(how, label="raw pixels")
+    return {
         "pretrained": (np.asarray(context.train_features), np.asarray(context.test_features)),
-        "untrained": tuple(extract_features(untrained, source, size, how) for source in (train, test)),
-        "raw pixels": tuple(raw_pixels(source, size) for source in (train, test)),
+        "untrained": (extract_features(untrained, train, size, how), extract_features(untrained, test, size, how)),
+        "raw pixels": (raw_pixels(train, size, pixels), raw_pixels(test, size, pixels)),
     }
-    points = []
-    for name, (train_features, test_features) in kinds.items():
-        for classifier, accuracy in CLASSIFIERS.items():
-            for count in labels_per_class:
-                chosen = [few_labels(context.train_labels, count, split) for split in range(splits)]
-                values = [
-                    accuracy(train_features[c], context.train_labels[c], test_features, context.test_labels)
-                    for c in chosen
-                ]
-                points.append(Point(name, classifier, count, tuple(values)))
-    return points
+
+
+def _points(
+    context: EvaluationContext,
+    name: str,
+    features: tuple[Features, Features],
+    counts: Sequence[int],
+    splits: int,
+    advance: Callable[[int], None],
+) -> list[Point]:
+    labels, right = context.train_labels, context.test_labels
+    fit, held_out = halves(labels, VALIDATION_SHARE, split=0)
+    held_out = held_out[:: -(-len(held_out) // _MOST_HELD_OUT) or 1]
+    fewest = int(np.bincount(labels[fit]).min())
+    best: dict[tuple[str, int], tuple[float, Point]] = {}
+    for form, train, test in forms(*features):
+        for group, (answers, strengths, usual) in CLASSIFIERS.items():
+            for count in counts:
+                if (form, group) == ("centred", "linear probe"):  # the intercept makes it the same as before
+                    advance(1)
+                    continue
+                strength, validation = usual, 0.0
+                draws = min(splits, max(1, _MOST_LABELLED // (count * context.classes)))
+                if len(held_out):
+                    drawn = [fit[few_labels(labels[fit], min(count, fewest), split)] for split in range(draws)]
+                    for each, found in answers(train, labels, drawn, train[held_out], strengths):
+                        if (accuracy := float((found == labels[held_out]).mean())) > validation:
+                            strength, validation = each, accuracy
+                if (group, count) not in best or validation > best[group, count][0]:
+                    drawn = [few_labels(labels, count, split) for split in range(splits)]
+                    ((_, found),) = answers(train, labels, drawn, test, [strength])
+                    best[group, count] = (
+                        validation,
+                        Point(
+                            name,
+                            group,
+                            count,
+                            tuple(float((each == right).mean()) for each in found),
+                            tuple(balanced_accuracy(each, right) for each in found),
+                            form,
+                            strength,
+                        ),
+                    )
+                advance(1)
+    return [best[group, count][1] for group in CLASSIFIERS for count in counts]

@@ -1,22 +1,40 @@
 """The label curve as a table and as JSON; ``simclr-dist report`` draws it."""
 
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
 
 from simclr_dist.evaluation.label_curve import CLASSIFIERS, Point
 from simclr_dist.evaluation.results import write_numbers
 
 
-def table(points: list[Point]) -> str:
-    """One line a kind of features and classifier, one column a number of labels; mean accuracy in percent."""
+def table(points: list[Point], *, balanced: bool = False) -> str:
+    """One line a kind of features and classifier, one column a number of labels.
+
+    Accuracy in percent, mean and standard deviation (n - 1) of the splits; with ``balanced`` a second table of the
+    balanced accuracy.
+    """
+    shown = _table(points, lambda point: point.accuracies, "labels a class")
+    if balanced:
+        shown += "\n" + _table(points, lambda point: point.balanced, "balanced accuracy")
+    return shown
+
+
+def _table(points: list[Point], values: Callable[[Point], tuple[float, ...]], title: str) -> str:
     counts = sorted({point.labels_per_class for point in points})
-    lines = [f"{'labels a class':<28}" + "".join(f"{count:>8}" for count in counts)]
-    for classifier in CLASSIFIERS:
+    lines = [f"{title:<26}" + "".join(f"{count:>13}" for count in counts)]
+    for classifier in [name for name in CLASSIFIERS if any(point.classifier == name for point in points)]:
         for features in dict.fromkeys(point.features for point in points):
             row = {p.labels_per_class: p for p in points if (p.features, p.classifier) == (features, classifier)}
-            cells = "".join(f"{100 * row[count].mean:>7.1f} " for count in counts)
-            lines.append(f"{classifier + ', ' + features:<28}{cells}")
+            cells = "".join(_cell(values(row[count])) for count in counts)
+            lines.append(f"{classifier + ', ' + features:<26}{cells}")
     return "\n".join(lines)
+
+
+def _cell(accuracies: tuple[float, ...]) -> str:
+    spread = f" +-{100 * np.std(accuracies, ddof=1):>4.1f}" if len(accuracies) > 1 else ""
+    return f"{100 * np.mean(accuracies):.1f}{spread}".rjust(13)
 
 
 def write_points(run_dir: Path, steps_done: int, points: list[Point]) -> Path:
@@ -24,5 +42,5 @@ def write_points(run_dir: Path, steps_done: int, points: list[Point]) -> Path:
 
     Other points than those of an evaluation before (of other images, other numbers of labels) get the next number.
     """
-    content = {"steps_done": steps_done, "points": [{**asdict(point), "mean": point.mean} for point in points]}
+    content = {"steps_done": steps_done, "points": [point.as_dict() for point in points]}
     return write_numbers(run_dir, f"evaluation_step_{steps_done:09d}", content)

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from simclr_dist.evaluation.saved_training import Accuracies
 from simclr_dist.storage.atomic import write_atomically
 
 FORMAT = 1
@@ -27,6 +29,8 @@ class ResultRow:
     """Share of the test images, one for each split."""
     top5: tuple[float, ...] = ()
     """Likewise; empty with five classes or fewer."""
+    balanced: tuple[float, ...] = ()
+    """The mean over the classes of the share that is right, one for each split."""
     subsets_sha256: tuple[str, ...]
     """Of the chosen training images' indices (64-bit little-endian), one for each split."""
     details: dict[str, Any] = field(default_factory=dict)
@@ -43,7 +47,8 @@ class ResultRow:
 
     def as_dict(self) -> dict[str, Any]:
         top5 = {"mean_top5": float(np.mean(self.top5))} if self.top5 else {}
-        return {**asdict(self), "mean": self.mean, "std": self.std, **top5}
+        balanced = {"mean_balanced": float(np.mean(self.balanced))} if self.balanced else {}
+        return {**asdict(self), "mean": self.mean, "std": self.std, **top5, **balanced}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +64,8 @@ class Result:
     """source, image_size, classes, and count and fingerprint of the train and test images."""
     protocol: dict[str, Any]
     """Everything that was chosen: with it, the encoder and the data the result repeats to the digit."""
+    unequal_classes: bool = False
+    """Whether some class has many more test images than another."""
     rows: tuple[ResultRow, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -74,23 +81,41 @@ class Result:
         return write_numbers(folder, self.file_name(), self.as_dict())
 
     def table(self) -> str:
-        """One line a row, in percent of the test images."""
+        """One line a row, in percent of the test images.
+
+        ``std`` is over the splits; without several, ``+-`` is the standard error of a share of so many test images.
+        Where the classes are unequal the balanced accuracy stands beside top-1.
+        """
         width = max(len(row.name) for row in self.rows) + 2
         several, five = any(len(row.top1) > 1 for row in self.rows), any(row.top5 for row in self.rows)
+        uneven = self.unequal_classes and any(row.balanced for row in self.rows)
         lines = [
-            f"{'':<{width}}{'labels':>12}{'images':>9}{'top-1':>8}"
-            + (f"{'std':>7}" if several else "")
+            f"{'':<{width}}{'labels':>12}{'images':>9}{'top-1':>8}{'std' if several else '+-':>7}"
+            + (f"{'balanced':>10}" if uneven else "")
             + (f"{'top-5':>8}" if five else "")
             + (f"{'gain':>8}" if any("gain" in row.details for row in self.rows) else "")
         ]
         for row in self.rows:
             lines.append(
                 f"{row.name:<{width}}{row.labels:>12}{row.images:>9}{100 * row.mean:>8.2f}"
-                + (f"{100 * row.std:>7.2f}" if several else "")
+                + f"{100 * (row.std if several else self._standard_error(row)):>7.2f}"
+                + (f"{100 * np.mean(row.balanced):>10.2f}" if uneven else "")
                 + (f"{100 * np.mean(row.top5):>8.2f}" if row.top5 else "")
                 + (f"{100 * row.details['gain']:>+8.2f}" if "gain" in row.details else "")
             )
         return "\n".join(lines)
+
+    def _standard_error(self, row: ResultRow) -> float:
+        return float(np.sqrt(row.mean * (1 - row.mean) / self.data["test_images"]))
+
+
+def accuracy_columns(splits: Sequence[Accuracies]) -> dict[str, tuple[float, ...]]:
+    """The accuracies of each split as the columns of a :class:`ResultRow`."""
+    return {
+        "top1": tuple(top1 for top1, _, _ in splits),
+        "top5": tuple(top5 for _, top5, _ in splits if top5 is not None),
+        "balanced": tuple(balanced for _, _, balanced in splits),
+    }
 
 
 def write_numbers(folder: Path, name: str, numbers: dict[str, Any]) -> Path:

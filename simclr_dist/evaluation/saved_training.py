@@ -26,7 +26,7 @@ from simclr_dist.stop_signals import StopSignals
 SECONDS_BETWEEN_SAVES = 300.0
 _KEPT = 2
 
-Accuracies = tuple[float, float | None]
+Accuracies = tuple[float, float | None, float]
 """Top-1 and top-5."""
 
 
@@ -55,7 +55,7 @@ class SavedTraining:
     def accuracies(self) -> Accuracies | None:
         """What the training came to, when it has been finished before."""
         found = self._state.get("accuracies")
-        return (found[0], found[1]) if found else None
+        return (found[0], found[1], found[2]) if found else None
 
     def restore(self, state_of: dict[str, Any]) -> int:
         """Load what was saved into the objects of ``state_of`` (name -> module, optimizer); returns the steps done."""

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from simclr_dist.distributed.collectives import gather_stacked, process_count
 from simclr_dist.distributed.watchdog.progress import begin_collective
+from simclr_dist.models.batch_norm_sums import by_group, foldable, gradient_sums, spread, statistics
 from simclr_dist.models.statistics_group import StatisticsGroup
 
 
@@ -55,7 +56,8 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
             ValueError: the rows do not divide into the groups.
         """
         group = self.statistics
-        if not self.training or (group.local_groups == 1 and not group.spans_processes):
+        whole = group.local_groups == 1 and not group.spans_processes
+        if not self.training or (whole and not foldable(x)):
             return self._by_torch(x)
         if len(x) % group.local_groups:
             raise ValueError(f"{len(x)} rows do not divide into {group.local_groups} batch-norm groups")
@@ -67,7 +69,7 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         return y  # type: ignore[no-any-return]
 
     def _by_torch(self, x: Tensor) -> Tensor:
-        """One group that is exactly these rows, or evaluation: torch's own kernel."""
+        """Evaluation, or one group that is exactly these rows where torch's own kernel is exact: that one."""
         if not self.training or (self.seen is None and not self.held):
             return super().forward(x)
         # Stand-ins for the running ones, also when held: a recomputation must save as many tensors as the first pass.
@@ -141,11 +143,11 @@ class _GroupedBatchNorm(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, group: StatisticsGroup
     ) -> tuple[Tensor, Tensor, Tensor]:
-        rows = _by_group(x, group)
-        reduced = _reduced(rows)
+        folded = foldable(x)
+        rows = by_group(x, group.local_groups, folded)
         # Half-precision inputs are summed in float32; float64 stays what it is.
         precision = torch.promote_types(x.dtype, torch.float32)
-        variance, mean = torch.var_mean(rows.to(precision), dim=reduced, correction=0)
+        variance, mean = statistics(rows.to(precision), x.shape[1], folded)
         if group.spans_processes:
             # Chan's rule for equal counts: no sum of squares, so no cancellation when the mean is large.
             both = torch.stack((mean, variance))
@@ -156,47 +158,34 @@ class _GroupedBatchNorm(torch.autograd.Function):
         scale = inverse * weight
         shift = -mean * scale if bias is None else bias - mean * scale
         y = torch.empty_like(x)  # a tensor of its own, not a view of the result: the ReLU that follows works in place
-        torch.addcmul(_spread(shift, rows), rows, _spread(scale, rows), out=_by_group(y, group))
+        torch.addcmul(spread(shift, rows), rows, spread(scale, rows), out=by_group(y, group.local_groups, folded))
         ctx.save_for_backward(x, weight, mean, inverse)
-        ctx.group, ctx.has_bias = group, bias is not None
+        ctx.group, ctx.folded, ctx.has_bias = group, folded, bias is not None
         ctx.mark_non_differentiable(mean, variance)
         return y, mean, variance
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         x, weight, mean, inverse = ctx.saved_tensors
-        rows, grad = _by_group(x, ctx.group), _by_group(gradients[0], ctx.group)
+        group, folded = ctx.group, ctx.folded
+        rows, grad = (by_group(tensor, group.local_groups, folded) for tensor in (x, gradients[0]))
         precision = mean.dtype
         rows, grad = rows.to(precision), grad.to(precision)
-        reduced = _reduced(rows)
-        sum_grad = grad.sum(reduced)
-        sum_grad_x = (grad * (rows - _spread(mean, rows))).sum(reduced) * inverse
+        sum_grad, sum_grad_x = gradient_sums(grad, rows, mean, inverse, folded)
         # Parameters get the sums of this process's rows; DDP joins them. The input needs those of the whole group.
         grad_weight, grad_bias = sum_grad_x.sum(0), sum_grad.sum(0)
-        count = rows[0].numel() // rows.shape[2]
-        if ctx.group.spans_processes:
+        count = x.numel() // x.shape[1] // group.local_groups
+        if group.spans_processes:
             sums = torch.stack((sum_grad, sum_grad_x))
-            gathered = gather_stacked(sums, ctx.group.process_group, label="batch norm (backward pass)")
+            gathered = gather_stacked(sums, group.process_group, label="batch norm (backward pass)")
             (sum_grad, sum_grad_x), count = gathered.sum(0), count * len(gathered)
         scale = weight * inverse
         slope = -scale * inverse * sum_grad_x / count
         shift = -scale * sum_grad / count - slope * mean
-        grad_x = torch.addcmul(_spread(shift, rows), rows, _spread(slope, rows)).addcmul_(grad, _spread(scale, rows))
-        return grad_x.to(x.dtype).view_as(x), grad_weight, grad_bias if ctx.has_bias else None, None, None
-
-
-def _by_group(x: Tensor, group: StatisticsGroup) -> Tensor:
-    """(rows, channels, ...) -> (groups, rows of a group, channels, ...), without a copy."""
-    return x.view(group.local_groups, len(x) // group.local_groups, *x.shape[1:])
-
-
-def _reduced(rows: Tensor) -> list[int]:
-    return [dim for dim in range(rows.dim()) if dim not in (0, 2)]
-
-
-def _spread(values: Tensor, rows: Tensor) -> Tensor:
-    """(groups, channels) so that it broadcasts over ``rows``."""
-    return values.view(values.shape[0], 1, values.shape[1], *(1,) * (rows.dim() - 3))
+        grad_x = torch.empty_like(x, dtype=precision)
+        by_rows = by_group(grad_x, group.local_groups, folded)
+        torch.addcmul(spread(shift, rows), rows, spread(slope, rows), out=by_rows).addcmul_(grad, spread(scale, rows))
+        return grad_x.to(x.dtype), grad_weight, grad_bias if ctx.has_bias else None, None, None
 
 
 def average_running_statistics(module: nn.Module) -> None:

@@ -88,8 +88,11 @@ def _gpus_per_node(gpus: int, nodes: int | None) -> int:
 
 def _images_here(config: Config) -> int:
     from simclr_dist.data.sources.named import open_for_pretraining
+    from simclr_dist.data.sources.summary import say_what_was_found, summary
 
     try:
-        return len(open_for_pretraining(config.recipe))
+        source = open_for_pretraining(config.recipe)
     except UserError as error:
         raise UserError(f"{error}; or give the number of images with --images") from error
+    say_what_was_found(summary(source, config.recipe.data.source))
+    return len(source)

@@ -13,6 +13,7 @@ from simclr_dist.data.rendering.renderers import RENDERERS
 from simclr_dist.data.rendering.torchvision_ import render_plain
 from simclr_dist.data.sources.base import BrokenImageError, ImageSource, Subset
 from simclr_dist.data.sources.named import open_source
+from simclr_dist.data.sources.summary import say_what_was_found, summary
 from simclr_dist.data.views.groups import draw_groups
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation.feature_blocks import Features
@@ -100,6 +101,9 @@ def open_context(run: Facts, images: int) -> ReportContext:
         held_out, bank, same = open_source(recipe.data, "test"), open_source(recipe.data, "train"), False
     except UserError:
         held_out, bank, same = pretraining, pretraining, True
+    if getattr(held_out, "pretrained_on", False):  # a folder without splits: not held out of pretraining
+        held_out, bank, same = pretraining, pretraining, True
+    say_what_was_found(*(summary(each, recipe.data.source) for each in ([held_out] if same else [bank, held_out])))
     shown = Subset(held_out, _spread(len(held_out), images))
     kept = shown if same else Subset(bank, _spread(len(bank), 5 * images))
     remark = (

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -40,7 +41,8 @@ class Reporter:
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
-            self._bar.close()
+            with suppress(OSError):
+                self._bar.close()
         if self._active:
             self._metrics.close()
 
@@ -54,8 +56,9 @@ class Reporter:
         if online := "  ".join(self._shown(values, ONLINE)):
             log.info("step %d of %d  %s", int(values["step"]), self.total, online)
         if self._bar is not None:
-            self._bar.set_postfix_str(text, refresh=False)
-            self._bar.update()
+            with suppress(OSError):  # the terminal is gone
+                self._bar.set_postfix_str(text, refresh=False)
+                self._bar.update()
             return
         now, step = time.monotonic(), int(values["step"])
         if now - self._last_line >= _LINE_EVERY_SECONDS or step == self.total:

@@ -41,7 +41,7 @@ class MetricsLog:
             self._lines = AppendedFile(self.path)
             self._events = open_events(run_dir / "tensorboard", purge_step=steps_done + 1)
         except OSError as error:
-            raise self._cannot_be_written(error) from error
+            raise cannot_be_written(self.path.parent, error) from error
         self._waits = False
 
     def write(self, values: dict[str, float]) -> None:
@@ -56,7 +56,7 @@ class MetricsLog:
             refused = self._lines.write((json.dumps(finite) + "\n").encode())
             refused = self._events.write(scalars(int(values["step"]), numbers)) or refused
         except OSError as error:
-            raise self._cannot_be_written(error) from error
+            raise cannot_be_written(self.path.parent, error) from error
         if refused and not self._waits:
             log.warning("%s: %s; the metrics wait in memory until there is room", self.path, refused.strerror)
         self._waits = refused is not None
@@ -81,11 +81,13 @@ class MetricsLog:
                 file.write(b"".join(line + b"\n" for line in damaged))
             log.warning("%s: lines that are no records of a step: %d; moved to %s", self.path, len(damaged), aside)
 
-    def _cannot_be_written(self, error: OSError) -> UserError:
-        return UserError(
-            f"machine.run_dir: {self.path.parent} cannot be written: {error.strerror}; make room, then start again to "
-            "resume from the last checkpoint"
-        )
+
+def cannot_be_written(run_dir: Path, error: OSError) -> UserError:
+    """What to tell of a run folder that takes no more."""
+    return UserError(
+        f"machine.run_dir: {run_dir} cannot be written: {error.strerror}; make room, then start again to resume from "
+        "the last checkpoint"
+    )
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -140,9 +142,15 @@ def last_metrics(path: Path) -> dict[str, float]:
 def write_run_facts(run_dir: Path, total_steps: int, metrics: Mapping[str, Metric]) -> None:
     """Keep in run.json what the numbers do not say: the length of the run, and what each metric is
     (:mod:`simclr_dist.run.descriptions` reads it).
+
+    Raises:
+        UserError: the disk is full or cannot be written.
     """
     facts = {"total_steps": total_steps, "metrics": {name: asdict(metric) for name, metric in metrics.items()}}
-    write_atomically(run_dir / "run.json", json.dumps(facts).encode())
+    try:
+        write_atomically(run_dir / "run.json", json.dumps(facts).encode())
+    except OSError as error:
+        raise cannot_be_written(run_dir, error) from error
 
 
 def read_run_facts(run_dir: Path) -> dict[str, Any]:

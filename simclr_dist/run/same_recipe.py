@@ -19,11 +19,15 @@ LOCATION_KEYS = ("data.path",)
 """Keys that say where the images are: elsewhere, perhaps, on another host or after a restart. What they are is compared
 by count and fingerprint."""
 
+ALSO_UNTIL_NOW = {"data.transparent_ground": "none", "data.apply_orientation": False}
+"""What versions did that had not these keys. A recipe they stored resumes with it, and with the defaults, which leave
+plain images as they are."""
+
 
 def differences(stored: dict[str, Any], recipe: Recipe) -> list[str]:
     """In words, each value of ``stored`` (a recipe, nested keys as in a file) with which ``recipe`` cannot resume.
 
-    A key that the stored recipe does not know yet counts as its default.
+    A key that the stored recipe does not know yet counts as its default, or as what was done before there was one.
     """
     found = []
     stored = migrated(stored)
@@ -40,6 +44,8 @@ def differences(stored: dict[str, Any], recipe: Recipe) -> list[str]:
         stored = stored | {"views": views}
     for key, here, _ in fields_of(recipe):
         there: Any = stored
+        if key in ALSO_UNTIL_NOW and here == ALSO_UNTIL_NOW[key]:
+            defaults[key] = here
         for part in key.split("."):
             there = there.get(part, defaults.get(key, here)) if isinstance(there, dict) else defaults.get(key, here)
         group, _, last = key.partition(".")

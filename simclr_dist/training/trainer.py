@@ -1,10 +1,11 @@
 """The training loop. It knows no particular method: the seam is :class:`simclr_dist.methods.base.Method`."""
 
+import os
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 import torch
 
@@ -15,10 +16,11 @@ from simclr_dist.data.loading.broken import BrokenImages
 from simclr_dist.data.loading.order import build_order
 from simclr_dist.data.loading.workers import load_steps
 from simclr_dist.data.sources.named import open_for_pretraining
+from simclr_dist.data.sources.summary import summary
 from simclr_dist.distributed.agreement import all_or_none
 from simclr_dist.distributed.collectives import gather_objects, maximum
 from simclr_dist.distributed.processes import Processes, choose_device, process_group, set_kernels, worker_count
-from simclr_dist.distributed.watchdog.progress import begin_step
+from simclr_dist.distributed.watchdog import progress
 from simclr_dist.errors import AgreedError
 from simclr_dist.evaluation.online import OnlineEvaluation
 from simclr_dist.guards.anomalies import AnomalyWatch
@@ -31,6 +33,7 @@ from simclr_dist.run.console import Reporter
 from simclr_dist.run.folder import RunFolder
 from simclr_dist.run.lock import RunLock
 from simclr_dist.stop_signals import StopSignals
+from simclr_dist.training.agreed import Agreed, next_batch, say_received
 from simclr_dist.training.preflight import check_machine
 from simclr_dist.training.step import StoppedByAnomalyError, TrainingStep
 
@@ -57,26 +60,16 @@ def pretrain(config: Config, processes: Processes, job_has_ended: Callable[[str]
     check_machine(config, processes.count)
     device = choose_device(config.machine.device, processes.local_rank)
     set_kernels(config.machine.threads_per_process, config.machine.deterministic, processes.local_count)
+    if processes.is_first and processes.count > 1:
+        log.info("waiting for %d processes to meet", processes.count)
+    say = say_received if processes.is_first else lambda name: None
     with (
-        StopSignals() as stop,
+        # Under SLURM the end of a start that is preempted is SLURM's: the job is queued again.
+        StopSignals(say, ends_before_begin="SLURM_JOB_ID" not in os.environ) as stop,
         process_group(processes, device, config.machine.collective_timeout_seconds),
         RunLock(config.machine.run_dir, job_has_ended) as lock,
     ):
         return Trainer(config, processes, device, lock).train(stop)
-
-
-class Agreed(NamedTuple):
-    """What all processes know at the start of a step, each the largest of any process: one small collective."""
-
-    signal: float
-    """Number of the stop signal that one of them has received; 0: none."""
-    broken: float
-    """Images of the batch that could not be read."""
-    waited: float
-    """Seconds that the slowest waited for its batch."""
-    failed_saves: float
-    run_is_lost: float
-    """1 when another process has taken the run over."""
 
 
 class Trainer:
@@ -86,6 +79,8 @@ class Trainer:
         recipe, machine = config.recipe, config.machine
         self.config, self.processes, self.device = config, processes, device
         refuse_other_configs(config)
+        if processes.is_first:
+            log.info("opening the images of recipe.data (%s %s)", recipe.data.source, recipe.data.path)
         with all_or_none():
             self.source = open_for_pretraining(recipe)
             self.order = build_order(recipe, len(self.source))
@@ -113,14 +108,17 @@ class Trainer:
         """Walk the steps that are left; save as asked, at the end, and when stopped."""
         machine, total = self.config.machine, self.schedule.total_steps
         until = min(total, machine.stop_after_steps or total)
+        stop.has_begun = True
         broken = BrokenImages(self.folder.path, len(self.source), machine.max_broken_image_share)
         signal = 0
         if self.processes.is_first:
+            log.info("%s", summary(self.source, self.config.recipe.data.source))
             log.info("step %d of %d, %d processes, %s", self.steps_done, total, self.processes.count, self.device.type)
             if machine.compile and machine.debug_numerics:
                 log.warning("machine.compile: nothing is compiled, as machine.debug_numerics looks at every layer")
+            log.info("making the first batch; at the first start on a machine the loops that do it are compiled")
         with (
-            closing(self._loader(until)) as batches,
+            closing(self._loader(until, stop)) as batches,
             Reporter(
                 self.folder.path, self.config.metrics, self.steps_done, total, active=self.processes.is_first
             ) as reporter,
@@ -130,15 +128,18 @@ class Trainer:
             self.step.anomalies.begin()
             self.health.begin(self.steps_done, self.online.every_steps)
             while self.steps_done < until and not signal:
-                begin_step(self.steps_done + 1)
+                progress.begin_step(self.steps_done + 1)
                 started = time.perf_counter()
-                batch = next(batches)
+                batch, failure = next_batch(batches)
                 waited = time.perf_counter() - started
                 agreed = self._agreed(stop, batch, waited)
                 signal = int(agreed.signal)
                 if agreed.run_is_lost:
                     raise AgreedError(self.folder.lock.loss())
                 self.folder.check_saves(agreed.failed_saves)
+                if batch is None or agreed.no_batch:
+                    self._stop_if_failed(failure)
+                    break
                 if agreed.broken:
                     self._note(broken, batch)
                 try:
@@ -147,8 +148,8 @@ class Trainer:
                     self._stop(str(stopped))
                 self.steps_done += 1
                 self.drift.after_step(self.steps_done, self.folder.last_checkpoint)
-                progress = self._progress(values, time.perf_counter() - started, waited=agreed.waited)
-                reporter.step(progress | self.online.after_step(self.steps_done, self.step.method.encoder))
+                numbers = self._numbers(values, time.perf_counter() - started, waited=agreed.waited)
+                reporter.step(numbers | self.online.after_step(self.steps_done, self.step.method.encoder))
                 self.health.after_step(self.steps_done)
                 if self.steps_done % machine.save_every_steps == 0:
                     self.drift.compare(self.steps_done, self.folder.last_checkpoint)
@@ -163,14 +164,18 @@ class Trainer:
         """The next step of the recipe, as :class:`TrainingStep` does it."""
         return self.step(batch, self.steps_done)
 
-    def _agreed(self, stop: StopSignals, batch: Batch, waited: float) -> Agreed:
-        folder = self.folder
+    def _agreed(self, stop: StopSignals, batch: Batch | None, waited: float) -> Agreed:
         own = Agreed(
-            stop.received or 0, len(batch.broken), waited, folder.failed_saves, run_is_lost=float(folder.lock.is_lost)
+            signal=stop.received or 0,
+            broken=len(batch.broken) if batch else 0,
+            waited=waited,
+            failed_saves=self.folder.failed_saves,
+            run_is_lost=float(self.folder.lock.is_lost),
+            no_batch=float(batch is None),
         )
         return Agreed(*maximum(list(own), self.device))
 
-    def _loader(self, until: int) -> Generator[Batch, None, None]:
+    def _loader(self, until: int, stop: StopSignals) -> Generator[Batch, None, None]:
         processes, machine = self.processes, self.config.machine
         batches = build_batches(self.config, self.source, self.order, processes.rank, processes.count)
         return load_steps(
@@ -178,6 +183,12 @@ class Trainer:
             range(self.steps_done, until),
             workers=worker_count(machine.loader_workers, processes.local_count),
             pin_memory=self.device.type == "cuda",
+            is_stopped=lambda: stop.received,
+            # Before the other processes give this one up: so that all save together.
+            timeout_seconds=min(
+                machine.batch_timeout_seconds,
+                0.9 * machine.collective_timeout_seconds if processes.count > 1 else machine.batch_timeout_seconds,
+            ),
         )
 
     def _note(self, broken: BrokenImages, batch: Batch) -> None:
@@ -186,14 +197,20 @@ class Trainer:
         if complaint := broken.too_many():
             self._stop(complaint)
 
+    def _stop_if_failed(self, failure: str | None) -> None:
+        for complaint in gather_objects(failure, label="why there is no batch"):
+            if complaint:
+                self._stop(complaint)
+
     def _stop(self, complaint: str) -> NoReturn:
         """End the run, with the state saved, for what all processes have found together."""
         self.drift.compare(self.steps_done, self.folder.last_checkpoint)
-        if self.step.is_finite():  # else the last update has spoilt it, and the checkpoint before is better
+        # Where the last update has spoilt it the checkpoint before is better.
+        if self.steps_done and self.step.is_finite():
             self.folder.finish_save(self.step.state, self.steps_done)
         raise AgreedError(f"{complaint}; {self.folder.last_checkpoint()}")
 
-    def _progress(self, values: dict[str, float], seconds: float, waited: float) -> dict[str, float]:
+    def _numbers(self, values: dict[str, float], seconds: float, waited: float) -> dict[str, float]:
         return {
             "step": self.steps_done,
             "epoch": self.order.epoch(self.steps_done - 1) + 1,

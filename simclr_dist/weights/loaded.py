@@ -11,6 +11,7 @@ from simclr_dist.config import Recipe
 from simclr_dist.config.recipe import Data
 from simclr_dist.config.recipe import Encoder as EncoderKeys
 from simclr_dist.data.loading.plain import GivenImages, PlainBatches
+from simclr_dist.data.sources.pixels import PixelRule
 from simclr_dist.models.encoder import Encoder
 from simclr_dist.models.features import evaluating, features_of
 from simclr_dist.weights.architecture import Architecture
@@ -73,7 +74,7 @@ class LoadedEncoder:
         if not len(images):
             return torch.empty(0, self.encoder.output_dim)
         device = torch.device(device)
-        batches = PlainBatches(GivenImages(images), self.image_size, batch_images)
+        batches = PlainBatches(GivenImages(images, PixelRule.of(self.recipe.data)), self.image_size, batch_images)
         with evaluating(self.encoder.to(device)), torch.inference_mode():
             found = [features_of(self.encoder, batches[number], device).cpu() for number in range(len(batches))]
         return torch.cat(found)[: len(images)].clone()

@@ -58,6 +58,11 @@ def test_explain_lists_every_key_once_and_in_order_with_its_default(explained):
     assert all(f"= {value!r}" in head for head, (_, value, _) in zip(heads, LEAVES, strict=True))
 
 
+def test_explain_says_the_rule_of_a_default_that_follows_from_another_key(explained):
+    (head,) = [line for line in explained if line.startswith("recipe.warmup_epochs:")]
+    assert "(-1: a tenth of recipe.epochs, at most 10)" in head
+
+
 @pytest.mark.parametrize("key", [key for key, _, _ in LEAVES])
 def test_explain_documents_the_key_below_its_name(explained, key):
     (at,) = [number for number, line in enumerate(explained) if line.startswith(f"{key}:")]
@@ -479,8 +484,9 @@ def test_a_number_at_its_limit_is_taken(minimal, key, limit):
 
 @pytest.mark.parametrize(("key", "limit"), BELOW)
 def test_a_number_below_its_limit_is_refused_with_the_limit(minimal, key, limit):
-    message = complaint(minimal, f"{key}={limit - 1}")
-    assert f"{key}: {limit - 1}" in message
+    below = limit - (2 if key == "recipe.warmup_epochs" else 1)  # there -1 has a meaning of its own
+    message = complaint(minimal, f"{key}={below}")
+    assert f"{key}: {below}" in message
     assert f"at least {limit:g}" in message
 
 
@@ -668,3 +674,34 @@ def test_every_optimizer_of_the_schema_is_built_and_named_after_it(name):
 def test_an_optimizer_outside_the_schema_is_refused():
     with pytest.raises(ValueError, match="unknown optimizer 'adagrad'"):
         make_optimizer(nn.Linear(3, 2), Optimizer(name="adagrad"))
+
+
+# ---------------------------------------------------------------------------------------- what follows from others
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [(1, 0.1), (5, 0.5), (100, 10.0), (800, 10.0)])
+@pytest.mark.parametrize("given", ["", ", warmup_epochs: -1"])
+def test_the_warm_up_is_a_tenth_of_the_epochs_and_at_most_ten_and_shown_as_a_number(tmp_path, epochs, warmup, given):
+    file = tmp_path / "short.yaml"
+    file.write_text(f"recipe: {{data: {{source: digits}}, epochs: {epochs}{given}}}\n")
+    loaded = load_config(str(file))
+    assert loaded.recipe.warmup_epochs == warmup
+    assert yaml.safe_load(to_yaml(loaded))["recipe"]["warmup_epochs"] == warmup
+
+
+def test_a_key_that_takes_the_warm_up_takes_its_number(tmp_path):
+    file = tmp_path / "short.yaml"
+    file.write_text("recipe: {data: {source: digits}, epochs: 5, views: {blur_sigma_max: '${..warmup_epochs}'}}\n")
+    assert load_config(str(file)).recipe.views["global"].blur_sigma_max == 0.5
+
+
+def test_a_warm_up_that_is_given_stays_as_it_is_when_the_epochs_change():
+    assert load_config("digits_demo", ["recipe.epochs=30"]).recipe.warmup_epochs == 6
+    assert all(load_config(path.stem).recipe.warmup_epochs == 10 for path in shipped() if path.stem != "digits_demo")
+    stored = to_dict(load_config("digits_demo").recipe) | {"epochs": 20, "warmup_epochs": 12.0}
+    assert recipe_from_dict(stored).warmup_epochs == 12
+
+
+def test_a_warm_up_below_zero_is_refused_with_the_rule(minimal):
+    message = complaint(minimal, "recipe.warmup_epochs=-0.5")
+    assert "at least 0, or -1 for a tenth of recipe.epochs" in message

@@ -1,5 +1,6 @@
 """Batches: the same on any number of workers and processes, from any step, with any images broken."""
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -32,6 +33,7 @@ from simclr_dist.data.sources.files import FileSource
 from simclr_dist.data.sources.named import open_source
 from simclr_dist.data.views.draws import draw_views
 from simclr_dist.errors import UserError
+from simclr_dist.log import log
 from tests.support.two_sizes import NAME
 
 IMAGES, BATCH, SIDE = 30, 8, 12
@@ -398,3 +400,93 @@ def test_a_process_ends_with_its_loaders_still_open():
     """numba's compiler may keep a caller's frame, and with it a loader, beyond the caller's end."""
     done = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_killed_workers_are_replaced_and_no_batch_is_lost_or_changed(running, caplog):
+    iterator, received, workers = running
+    for worker in workers:
+        worker.kill()
+    received += list(iterator)
+    assert_same(received, [batches()[step] for step in range(40)])
+    assert "a loader worker ended, killed by SIGKILL; workers start again from its batch" in caplog.text
+
+
+class Deadly(PartlyBroken):
+    def read(self, sample: int) -> Tensor:
+        os.kill(os.getpid(), signal.SIGSEGV)
+        return super().read(sample)
+
+
+def deadly() -> ViewBatches:
+    made = ViewBatches(Deadly(), RECIPE, ORDER)
+    return replace(made, renderer=RENDERERS["torchvision"])
+
+
+def test_workers_that_die_again_and_again_end_the_batches_with_the_reason():
+    with pytest.raises(UserError, match=r"ended 3 times before a batch was made, the last killed by SIGSEGV"):
+        list(load_steps(deadly(), range(4), workers=1, pin_memory=False))
+    assert multiprocessing.active_children() == []
+
+
+def test_the_death_of_a_worker_interrupts_nothing_but_the_wait_for_a_batch(monkeypatch):
+    monkeypatch.setattr("torch.utils.data._utils.signal_handling._SIGCHLD_handler_set", False)
+    handler = signal.getsignal(signal.SIGCHLD)
+    steps = load_steps(deadly(), range(4), workers=1, pin_memory=False)
+    assert signal.getsignal(signal.SIGCHLD) is handler
+    for worker in multiprocessing.active_children():
+        worker.join()  # torch's own handler would raise here
+    steps.close()
+
+
+class Hanging(PartlyBroken):
+    """A storage that does not answer."""
+
+    def read(self, sample: int) -> Tensor:
+        signal.pause()
+        return super().read(sample)
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["for its time", "until the run shall stop"])
+def test_a_batch_that_never_comes_is_waited_for(stopped):
+    steps = load_steps(
+        ViewBatches(Hanging(), RECIPE, ORDER), range(4), workers=1, pin_memory=False,
+        is_stopped=lambda: stopped, timeout_seconds=60 if stopped else 0.5,
+    )  # fmt: skip
+    if stopped:
+        assert list(steps) == []
+    else:
+        with pytest.raises(UserError, match=r"no batch came in 0 s .*machine\.batch_timeout_seconds"):
+            list(steps)
+    assert multiprocessing.active_children() == []
+
+
+def full(*_: object, **__: object) -> None:
+    raise RuntimeError("unable to write to file: No space left on device (28)")
+
+
+def test_without_room_in_shared_memory_the_same_batches_come_through_files(monkeypatch, tmp_path):
+    expected = loaded(STEPS, 0, SOME)
+    said = logging.FileHandler(tmp_path / "said.txt")
+    monkeypatch.setattr(log, "handlers", [said])
+    monkeypatch.setattr(Tensor, "share_memory_", full)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert_same(loaded(STEPS, 2, SOME), expected)
+    assert [file.name for file in tmp_path.iterdir()] == ["said.txt"]
+    assert (tmp_path / "said.txt").read_text().count("/dev/shm has no room for a batch") == 1
+    said.close()
+
+
+def test_a_batch_that_fits_nowhere_ends_with_the_line(monkeypatch, tmp_path):
+    monkeypatch.setattr(Tensor, "share_memory_", full)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    with pytest.raises(UserError, match=r"^a batch fits neither into /dev/shm \(.*\) nor into .*loader_workers=0$"):
+        loaded(range(2), 1)
+
+
+def test_workers_that_cannot_start_are_told_with_what_may_be_used_up(monkeypatch):
+    def no_room(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("simclr_dist.data.loading.workers.DataLoader", no_room)
+    with pytest.raises(UserError, match=r"loader workers cannot start \(No space left on device\): /dev/shm"):
+        loaded(range(2), 1)

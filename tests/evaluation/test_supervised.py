@@ -237,8 +237,8 @@ def test_a_damaged_save_is_set_aside_for_the_one_before_and_without_one_the_trai
     after(1)
     assert restored() == (1, 1.0)
     assert len(list(folder.glob("*.damaged"))) == 2
-    SavedTraining(folder).finish((0.5, None), 9)
-    assert SavedTraining(folder).accuracies == (0.5, None)
+    SavedTraining(folder).finish((0.5, None, 0.25), 9)
+    assert SavedTraining(folder).accuracies == (0.5, None, 0.25)
 
 
 # --- features on the disk

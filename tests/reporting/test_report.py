@@ -109,7 +109,7 @@ def test_the_page_of_a_run_has_every_section_and_refers_to_nothing_outside_itsel
     rows = [{"name": "linear probe, pretrained", "labels": "10 a class", "images": 100, "top1": [0.8], "mean": 0.8}]
     (run_dir / "evaluation_step_000000002_lowshot_x.json").write_text(json.dumps({"method": "lowshot", "rows": rows}))
     status, out, err = report(run_dir, "--images", 60)
-    assert (status, err) == (0, "")
+    assert (status, [line for line in err.splitlines() if " images " not in line]) == (0, [])
     assert str(run_dir / "report.html") in out
     content = (run_dir / "report.html").read_text()
     page = Page(content)
@@ -145,7 +145,7 @@ def test_names_from_files_are_text_on_the_page_and_never_markup(report, tmp_path
         tmp_path / "<b>one", "recipe.data.source=folder", f"recipe.data.path={data}", "recipe.global_batch_images=4"
     )
     status, _, err = report(run)
-    assert (status, err) == (0, "")
+    assert (status, [line for line in err.splitlines() if " images " not in line]) == (0, [])
     content = (run / "report.html").read_text()
     page = Page(content)
     assert page.tags.count("script") == 1
@@ -161,7 +161,7 @@ def test_unlabelled_images_without_held_out_ones_are_told_in_sentences(report, t
     (run / "config.yaml").unlink()
     shutil.rmtree(run / "tensorboard")
     status, _, err = report(run)
-    assert (status, err) == (0, "")
+    assert (status, [line for line in err.splitlines() if " images " not in line]) == (0, [])
     content = (run / "report.html").read_text()
     Page(content)
     assert "6 of 6 pretraining images (there are no held-out ones)" in content
@@ -192,7 +192,7 @@ def test_two_runs_show_the_keys_that_differ_and_their_curves_together(run_dir, r
         config.replace("temperature: 0.5", "temperature: 0.1").replace("numba", "torchvision")
     )
     status, out, err = report(run_dir, other, "--images", 20)
-    assert (status, err) == (0, "")
+    assert (status, [line for line in err.splitlines() if " images " not in line]) == (0, [])
     assert str(run_dir / "comparison.html") in out
     content = (run_dir / "comparison.html").read_text()
     page = Page(content)
@@ -312,7 +312,7 @@ def test_a_broken_image_is_one_line_that_names_it_and_status_2(report, tmp_path)
     )
     (data / "test" / "a" / "2.png").write_bytes(b"no image")
     status, _, err = report(run)
-    assert (status, len(err.splitlines())) == (2, 1)
+    assert (status, len([line for line in err.splitlines() if " images " not in line])) == (2, 1)
     assert "a/2.png" in err
 
 
@@ -325,7 +325,7 @@ def test_a_folder_that_is_no_run_is_refused(report, tmp_path):
 def test_tensorboard_gets_the_features_with_their_classes_and_nothing_twice(run_dir, report):
     for _ in range(2):
         status, _, err = report(run_dir, "--images", 30, "--tensorboard")
-        assert (status, err) == (0, "")
+        assert (status, [line for line in err.splitlines() if " images " not in line]) == (0, [])
     folder = run_dir / "tensorboard" / "report"
     assert len(next(folder.rglob("tensors.tsv")).read_text().splitlines()) == 30
     assert len(next(folder.rglob("metadata.tsv")).read_text().splitlines()) == 30
@@ -424,3 +424,14 @@ def test_neighbours_votes_and_confusions_of_a_case_by_hand():
     assert vote(found, np.array([0, 1, 1]), 2).tolist() == [0, 1]
     assert confusion(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist() == [[1, 1], [0, 1]]
     assert nearest(bank, bank, 5, same=True, rows=2).indices.tolist() == [[1, 2], [0, 2], [1, 0]]
+
+
+def test_a_page_of_older_weights_says_so(run_dir, report):
+    newer = run_dir / "checkpoints" / "step_000000009.pt"
+    newer.write_bytes(b"half")
+    try:
+        assert report(run_dir, "--images", 5)[0] == 0
+        assert "step_000000002.pt is used, which is not the newest" in (run_dir / "report.html").read_text()
+        assert newer.exists()  # who only reads renames nothing
+    finally:
+        newer.unlink()

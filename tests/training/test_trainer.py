@@ -5,7 +5,10 @@ import json
 import math
 import os
 import shutil
+import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +16,11 @@ import torch
 from PIL import Image
 
 from simclr_dist.config import Config
+from simclr_dist.data.loading.batch import Batch
+from simclr_dist.data.loading.batches import ViewBatches
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.errors import UserError
-from simclr_dist.run.metrics_log import MetricsLog, last_metrics, read_metrics
+from simclr_dist.run.metrics_log import MetricsLog, last_metrics, read_metrics, write_run_facts
 from simclr_dist.training import trainer
 from tests.support.processes import final_state, losses, pretrain_here, run_distributed, tiny_config
 
@@ -229,3 +234,37 @@ def test_metrics_that_cannot_be_read_now_stop_the_start_and_lose_no_line(tmp_pat
         with pytest.raises(UserError, match=f"^{path}: cannot be read: Input/output error"):
             MetricsLog(tmp_path, steps_done=1)
     assert read_metrics(path) == [{"step": 1}]
+
+
+def test_a_disk_that_is_full_at_the_start_is_told_with_the_run_folder(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("simclr_dist.run.metrics_log.write_atomically", full)
+    with pytest.raises(UserError, match=r"^machine\.run_dir: .* cannot be written: No space left on device; make room"):
+        write_run_facts(tmp_path, 5, {})
+
+
+def test_a_batch_that_cannot_be_made_ends_the_run_with_the_steps_done_saved(tmp_path, monkeypatch):
+    read = ViewBatches.__getitem__
+
+    def fails_later(batches: ViewBatches, step: int) -> Batch:
+        if step == 2:
+            raise UserError("the storage fails")
+        return read(batches, step)
+
+    monkeypatch.setattr(ViewBatches, "__getitem__", fails_later)
+    with pytest.raises(UserError, match=r"^the storage fails; .*step_000000002\.pt"):
+        pretrain(tiny_config(tmp_path))
+    assert final_state(tmp_path / "run")["step"] == len(losses(tmp_path / "run")) == 2
+
+
+def test_a_signal_while_a_batch_is_waited_for_ends_the_run_with_the_steps_done_saved(tmp_path, monkeypatch):
+    def stopped_later(batches: ViewBatches, steps: range, *, is_stopped: Any, **_: Any) -> Iterator[Batch]:
+        yield from (batches[step] for step in steps[:2])
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert is_stopped() == signal.SIGTERM
+
+    monkeypatch.setattr(trainer, "load_steps", stopped_later)
+    assert pretrain(tiny_config(tmp_path)) == trainer.Outcome(2, 88, signal.SIGTERM)
+    assert final_state(tmp_path / "run")["step"] == 2

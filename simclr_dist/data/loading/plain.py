@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 
 from simclr_dist.data.rendering.torchvision_ import render_plain
 from simclr_dist.data.sources.base import BrokenImageError, ImageSource
-from simclr_dist.data.sources.decoding import decode, pixels_of
+from simclr_dist.data.sources.decoding import decode
+from simclr_dist.data.sources.pixels import PixelRule, pixels_of
 from simclr_dist.errors import UserError, first_line
 
 
@@ -57,9 +58,12 @@ class GivenImages:
 
     labels: NDArray[np.int64] | None = None
 
-    def __init__(self, images: Sequence[Any]) -> None:
-        """Paths, PIL images, uint8 arrays (height, width, 3) or uint8 tensors (3, height, width), mixed or not."""
-        self.images = images
+    def __init__(self, images: Sequence[Any], rule: PixelRule | None = None) -> None:
+        """Paths, PIL images, uint8 arrays (height, width, 3) or uint8 tensors (3, height, width), mixed or not.
+
+        ``rule`` is that of paths and PIL images; arrays and tensors are pixels already.
+        """
+        self.images, self.rule = images, rule or PixelRule()
         self.classes: list[str] = []
 
     def __len__(self) -> int:
@@ -73,13 +77,15 @@ class GivenImages:
             BrokenImageError: its file cannot be decoded.
         """
         image, where = self.images[sample], f"image {sample}"
-        if isinstance(image, (str, Path)):
+        if isinstance(image, (str, Path, Image.Image)):
+            named = where if isinstance(image, Image.Image) else image
             try:
-                image = decode(Path(image).read_bytes())
+                if isinstance(image, Image.Image):
+                    image = pixels_of(image, self.rule)
+                else:
+                    image = decode(Path(image).read_bytes(), self.rule)
             except Exception as error:  # almost any, as decoders do on damaged input
-                raise BrokenImageError(f"{image}: {first_line(error)}") from error
-        elif isinstance(image, Image.Image):
-            image = pixels_of(image)
+                raise BrokenImageError(f"{named}: {first_line(error)}") from error
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 raise UserError(

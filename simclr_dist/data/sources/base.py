@@ -35,6 +35,12 @@ class ImageSource(Protocol):
         """Changes when the set of images changes, not with a copy: of files' names and sizes, of a sample of pixels."""
 
 
+def pixel_rule_of(source: object) -> object:
+    """The rule for transparency and orientation that a source follows; None: it holds pixels, no pictures."""
+    inner = getattr(source, "source", None)  # of a part of another
+    return getattr(source, "rule", None) or (pixel_rule_of(inner) if inner is not None else None)
+
+
 class ArraySource:
     """Images held in memory as one uint8 array."""
 

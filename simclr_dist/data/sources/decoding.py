@@ -12,6 +12,9 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from simclr_dist.data.sources.orientation import jpeg_orientation, turned
+from simclr_dist.data.sources.pixels import PixelRule, pixels_of
+
 MAX_PIXELS = 178_956_970
 """What Pillow 13 refuses by itself. A header may promise any number in a few bytes, and a decoder would believe it."""
 
@@ -34,21 +37,24 @@ def check_beginning(head: bytes) -> None:
         raise UnidentifiedImageError("empty file" if not head else f"begins like none of {', '.join(_FORMATS)}")
 
 
-def decode(content: bytes) -> NDArray[np.uint8]:
-    """The pixels as RGB, shape (height, width, 3); of several frames the first.
+def decode(content: bytes, rule: PixelRule | None = None) -> NDArray[np.uint8]:
+    """The pixels as RGB by a rule, shape (height, width, 3); of several frames the first.
 
     Raises:
         MemoryError: there is not enough for them.
         Exception: almost any, as Pillow's decoders do on damaged input.
     """
     check_beginning(content)
+    rule = rule or PixelRule()
     pixels = decode_jpeg(content)
-    return _decode_by_pillow(content) if pixels is None else pixels
+    if pixels is None:
+        return _decode_by_pillow(content, rule)
+    return turned(pixels, jpeg_orientation(content)) if rule.apply_orientation else pixels
 
 
 def decode_jpeg(data: bytes | NDArray[np.uint8]) -> NDArray[np.uint8] | None:
-    """Pillow's pixels in half of its time, shape (height, width, 3); None when only Pillow can decode the data or say
-    what is wrong with it: no JPEG, damaged, CMYK, or too large.
+    """Pillow's pixels in half of its time, as they are stored, shape (height, width, 3); None when only Pillow can
+    decode the data or say what is wrong with it: no JPEG, damaged, CMYK, or too large.
     """
     if bytes(data[:2]) != b"\xff\xd8":
         return None
@@ -62,7 +68,7 @@ def decode_jpeg(data: bytes | NDArray[np.uint8]) -> NDArray[np.uint8] | None:
     return pixels
 
 
-def _decode_by_pillow(content: bytes) -> NDArray[np.uint8]:
+def _decode_by_pillow(content: bytes, rule: PixelRule) -> NDArray[np.uint8]:
     with warnings.catch_warnings():
         # Pillow's advice on sizes, palettes and metadata would be printed by every worker of every process.
         warnings.simplefilter("ignore")
@@ -70,15 +76,7 @@ def _decode_by_pillow(content: bytes) -> NDArray[np.uint8]:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{width} x {height} pixels, more than {MAX_PIXELS}")
-            return pixels_of(image)
-
-
-def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
-    """An opened image as RGB, shape (height, width, 3)."""
-    if image.mode.startswith("I"):  # 16-bit grey: Pillow would cut off at 255 instead of scaling
-        grey = (np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+            return pixels_of(image, rule)
 
 
 def _opened(content: bytes) -> Image.Image:

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,10 @@ from torch import Tensor
 from simclr_dist.data.sources.base import BrokenImageError
 from simclr_dist.data.sources.decoding import check_beginning, decode
 from simclr_dist.data.sources.identity import FileStates
+from simclr_dist.data.sources.pixels import PixelRule
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.terminal import printable
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 MAX_FILE_BYTES = 2**30
 """The largest picture of decoding.MAX_PIXELS, as it is without any compression, has half of that."""
 _READ_BYTES = 1 << 16
@@ -38,10 +39,24 @@ class FileSource:
     into every loader worker as its reference counts are touched.
     """
 
-    def __init__(self, root: Path, names: list[str], labels: list[int] | None, classes: list[str]) -> None:
-        """``names`` are paths below ``root``."""
+    def __init__(
+        self,
+        root: Path,
+        names: list[str],
+        labels: list[int] | None,
+        classes: list[str],
+        rule: PixelRule | None = None,
+        remarks: Sequence[str] = (),
+        *,
+        pretrained_on: bool = False,
+    ) -> None:
+        """``names`` are paths below ``root``; ``remarks`` say in words what was left out of them and why.
+
+        ``pretrained_on``: whether pretraining on the same folder sees these images, though they are held out.
+        """
         encoded = [os.fsencode(name) for name in names]
-        self.root = root
+        self.root, self.rule = root, rule or PixelRule()
+        self.remarks, self.pretrained_on = tuple(remarks), pretrained_on
         self._names = np.frombuffer(b"".join(encoded), dtype=np.uint8)
         self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
         self.labels: NDArray[np.int64] | None = None if labels is None else np.asarray(labels, dtype=np.int64)
@@ -86,7 +101,7 @@ class FileSource:
         """
         content = self.content(sample)
         try:
-            pixels = decode(content)
+            pixels = decode(content, self.rule)
         except MemoryError as error:
             raise _too_little_memory(os.path.join(self.root, self.name(sample))) from error
         except Exception as error:  # Pillow's decoders raise almost anything on damaged input
@@ -114,7 +129,7 @@ class FileSource:
         return FileStates.of(self.root, [self.name(sample) for sample in range(len(self))])
 
     def _broken(self, sample: int, error: Exception) -> BrokenImageError:
-        return BrokenImageError(f"{self.printable_name(sample)}: {type(error).__name__}: {_reason(error)}")
+        return BrokenImageError(f"{self.printable_name(sample)}: {type(error).__name__}: {reason_of(error)}")
 
 
 def read_image_file(path: str) -> bytes:
@@ -147,44 +162,17 @@ def read_image_file(path: str) -> bytes:
     return b"".join(parts)
 
 
-def find_images(root: Path) -> list[str]:
-    """Paths below ``root`` of all image files at any depth, sorted; links are followed, but no folder twice.
-
-    Raises:
-        UserError: a folder cannot be listed: which images the set has would depend on who asks.
-    """
-    found: list[str] = []
-    seen: set[str] = set()
-    for folder, folders, files in os.walk(root, followlinks=True, onerror=_refuse_unlisted):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link to a folder above, or a second way to one: an image must not come twice
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if name != "lost+found")  # of a disk's own, and for root alone
-        inside = os.path.relpath(folder, root)
-        found += [
-            os.path.normpath(os.path.join(inside, name)) for name in files if name.lower().endswith(IMAGE_SUFFIXES)
-        ]
-    return sorted(found)
-
-
-def _refuse_unlisted(error: OSError) -> None:
-    raise UserError(
-        f"recipe.data.path: {printable(error.filename)} cannot be listed: {_reason(error)}; make it readable, or move "
-        "it out of the folder of the images"
-    ) from error
-
-
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Of an error in one line, without a path."""
     # The system's own words for its errors: Python's add the path, which is another one on another machine.
     return getattr(error, "strerror", None) or first_line(error)
 
 
 def _not_its_fault(path: str, error: OSError) -> UserError:
     return UserError(
-        f"{printable(path)}: cannot be read: {_reason(error)}; the storage or this machine fails, not the image: start "
-        "again when it is mended. Where only this file is lost, put an empty one in its place: it counts as broken then"
+        f"{printable(path)}: cannot be read: {reason_of(error)}; the storage or this machine fails, not the image: "
+        "start again when it is mended. Where only this file is lost, put an empty one in its place: it counts as "
+        "broken then"
     )
 
 

@@ -15,13 +15,26 @@ from simclr_dist.config.recipe import Data, Recipe
 from simclr_dist.config.registry import method_class
 from simclr_dist.data.sources.base import ArraySource, BrokenImageError, ImageSource
 from simclr_dist.data.sources.beton.source import open_beton
-from simclr_dist.data.sources.files import IMAGE_SUFFIXES, FileSource, find_images
+from simclr_dist.data.sources.files import FileSource
+from simclr_dist.data.sources.folders import (
+    HELD_OUT_OF,
+    IMAGE_SUFFIXES,
+    find_images,
+    halves_by_name,
+    is_foreign,
+    some_of,
+    splits_of,
+)
 from simclr_dist.data.sources.outside import open_outside
+from simclr_dist.data.sources.pixels import PixelRule
+from simclr_dist.data.sources.summary import summary
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.random.permutation import permute
+from simclr_dist.terminal import printable
 
 __all__ = ["ArraySource", "BrokenImageError", "FileSource", "ImageSource", "open_for_pretraining", "open_source"]
 
+Opener = Callable[[Path, str, PixelRule], ImageSource]
 SPLITS = ("pretrain", "train", "test")
 DIGITS_TRAIN = 1437
 
@@ -34,7 +47,7 @@ def open_source(data: Data, split: str = "pretrain") -> ImageSource:
     """
     if ":" in data.source:
         return open_outside(data, split)
-    opened: ImageSource = _OPENERS[data.source](Path(data.path).expanduser(), split)
+    opened: ImageSource = _OPENERS[data.source](Path(data.path).expanduser(), split, PixelRule.of(data))
     return opened
 
 
@@ -44,17 +57,19 @@ def open_for_pretraining(recipe: Recipe) -> ImageSource:
     Raises:
         UserError: as :func:`open_source`, or the method needs labels and there are none.
     """
-    source = open_source(recipe.data)
+    data = recipe.data
+    source = open_source(data)
     for need in sorted(method_class(recipe.method.name).needs):
         if need != "labels" or source.labels is None:
             raise UserError(
-                f"recipe.data.source: {recipe.method.name} needs {need}, and the images of '{recipe.data.source}' "
-                "for pretraining have none; take a source with them, or another method"
+                f"recipe.data.source: {recipe.method.name} needs {need}, and the images of '{data.source}' "
+                "for pretraining have none; take a source with them, or another method "
+                f"({summary(source, data.source)})"
             )
     return source
 
 
-def _open_digits(_: Path, split: str) -> ImageSource:
+def _open_digits(_: Path, split: str, __: PixelRule) -> ImageSource:
     """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels; 360 of them, drawn once and for all, are held out."""
     from sklearn.datasets import load_digits
 
@@ -66,56 +81,85 @@ def _open_digits(_: Path, split: str) -> ImageSource:
     return ArraySource(images, digits.target[part].astype(np.int64), [str(name) for name in digits.target_names])
 
 
-def _open_folder(path: Path, split: str) -> ImageSource:
-    """Every image below a folder, at any depth, in the order of their names.
+def _open_folder(path: Path, split: str, rule: PixelRule) -> ImageSource:
+    """Every image below a folder, at any depth, in the order of their names; docs/data.md tells which files are some.
 
-    When the folder holds ``train`` and ``test`` (or ``val``), the splits are these; otherwise pretraining takes it
-    whole. The class of an image is the first folder below the split's root; images directly in it leave all unlabelled.
+    The splits are folders of the usual names. Where none is held out, pretraining takes the folder whole, and
+    evaluation a fixed fifth of each class as test images. The class of an image is the first folder below the split's
+    root; images directly in it leave all unlabelled for pretraining, and are left out of evaluation.
     """
-    _require_folder(path, "folder")
-    held_out = next((path / name for name in ("test", "val") if (path / name).is_dir()), None)
-    if held_out and (path / "train").is_dir():
-        root = held_out if split == "test" else path / "train"
-    elif split == "pretrain":
-        root = path
-    else:
-        raise UserError(f"recipe.data.path: {path} has no 'train' and 'test' folders; make them to evaluate on it")
-    names = find_images(root)
+    _require_folder(path, "")
+    splits = splits_of(path)
+    in_test = split == "test" and splits.held_out is not None
+    root = splits.held_out if in_test and splits.held_out else splits.train
+    found = find_images(root, () if in_test else splits.besides)
+    names, left_out = found.names, found.left_out()
+    if splits.left_out:
+        left_out.append(f"{some_of([f'{name}/' for name in splits.left_out])}: beside the splits")
+    remarks = [f"held out: {printable(splits.held_out.name)}/"] if splits.held_out and not in_test else []
     if not names:
-        raise UserError(f"recipe.data.path: no images in {root} (looked for {', '.join(IMAGE_SUFFIXES)})")
-    if any("/" not in name for name in names):
-        return FileSource(root, names, None, [])
-    folders = {name.partition("/")[0] for name in names}
-    if split != "pretrain" and held_out:
+        held = f" beside the held-out {printable(splits.held_out.name)}/" if splits.held_out and not in_test else ""
+        raise UserError(
+            f"recipe.data.path: no images in {printable(str(root))}{held} (looked for {', '.join(IMAGE_SUFFIXES)}"
+            f"{'; left out: ' + ', '.join(left_out) if left_out else ''})"
+        )
+    stray = [name for name in names if "/" not in name]
+    is_sorted = len(stray) < len(names)
+    by_name = split != "pretrain" and splits.held_out is None
+    if by_name and not is_sorted:
+        raise UserError(
+            f"recipe.data.path: {printable(str(root))} has no class folders, and no 'train' and 'test' folders with "
+            "some; make a folder for each class to evaluate on it"
+        )
+    if stray and is_sorted:
+        beside = f"{some_of(stray)}: beside the class folders"
+        if split == "pretrain":
+            remarks.append(f"no classes, as {beside.replace(': beside', ' stand beside')}")
+        else:
+            names = [name for name in names if "/" in name]
+            left_out.append(beside)
+    if by_name:
+        names = halves_by_name(names)[split == "test"]
+        remarks.append(f"split by the hash of the names: one image of {HELD_OUT_OF} of each class is a test image")
+    remarks += [f"left out: {', '.join(left_out)}"] if left_out else []
+    if not names:
+        raise UserError(f"recipe.data.path: {printable(str(root))} has one image a class; two are needed to evaluate")
+    if (split == "pretrain" and stray) or not is_sorted:
+        return FileSource(root, names, None, [], rule, remarks)
+    folders = {name.partition("/")[0] for name in found.names if "/" in name}
+    if split != "pretrain" and splits.held_out:
         # Numbered over both splits: a class that one of them lacks must not shift the others.
-        other = find_images(path / "train" if split == "test" else held_out)
-        folders |= {name.partition("/")[0] for name in other if "/" in name}
-    classes = sorted(folders)
-    number = {name: index for index, name in enumerate(classes)}
-    return FileSource(root, names, [number[name.partition("/")[0]] for name in names], classes)
+        other = find_images(splits.train, splits.besides) if in_test else find_images(splits.held_out)
+        folders |= {name.partition("/")[0] for name in other.names if "/" in name}
+    number = {name: index for index, name in enumerate(sorted(folders))}
+    labels = [number[name.partition("/")[0]] for name in names]
+    return FileSource(root, names, labels, list(number), rule, remarks, pretrained_on=by_name)
 
 
-def _open_cifar(reader: type[datasets.CIFAR10]) -> Callable[[Path, str], ImageSource]:
-    def open_cifar(path: Path, split: str) -> ImageSource:
+def _open_cifar(reader: type[datasets.CIFAR10]) -> Opener:
+    def open_cifar(path: Path, split: str, _: PixelRule) -> ImageSource:
         found = _through_torchvision(lambda: reader(path, train=split != "test"), reader.__name__, path)
         return ArraySource(found.data.transpose(0, 3, 1, 2), np.asarray(found.targets, dtype=np.int64), found.classes)
 
     return open_cifar
 
 
-def _open_stl10(path: Path, split: str) -> ImageSource:
+def _open_stl10(path: Path, split: str, _: PixelRule) -> ImageSource:
     part = "unlabeled" if split == "pretrain" else split
     found = _through_torchvision(lambda: datasets.STL10(path, split=part), "STL10", path)
     labels = None if split == "pretrain" else found.labels.astype(np.int64)
     return ArraySource(found.data, labels, getattr(found, "classes", []))
 
 
-def _open_imagenet(path: Path, split: str) -> ImageSource:
+def _open_imagenet(path: Path, split: str, rule: PixelRule) -> ImageSource:
     part = "val" if split == "test" else "train"
     found = _through_torchvision(lambda: datasets.ImageNet(path, split=part), "ImageNet", path)
     root = path / part
-    names = [str(Path(name).relative_to(root)) for name, _ in found.samples]
-    return FileSource(root, names, found.targets, [words[0] for words in found.classes])
+    named = [(Path(name).relative_to(root), label) for name, label in found.samples]
+    kept = [(str(name), label) for name, label in named if not any(is_foreign(part) for part in name.parts)]
+    remarks = [f"left out: {len(named) - len(kept)} hidden files"] if len(kept) < len(named) else []
+    names, labels = [name for name, _ in kept], [label for _, label in kept]
+    return FileSource(root, names, labels, [words[0] for words in found.classes], rule, remarks)
 
 
 def _through_torchvision(read: Callable[[], datasets.VisionDataset], name: str, path: Path) -> datasets.VisionDataset:
@@ -123,18 +167,22 @@ def _through_torchvision(read: Callable[[], datasets.VisionDataset], name: str, 
     try:
         return read()
     except Exception as error:  # torchvision raises what its parsers meet: RuntimeError, KeyError, EOFError, pickle's
+        is_plain = (path / "train").is_dir() and name == "ImageNet"
+        instead = "; class folders below train/ and val/ are read with recipe.data.source=folder" if is_plain else ""
         raise UserError(
             f"recipe.data.path: torchvision cannot read {name} in {path}: {first_line(error)} "
-            "(the files must be there as torchvision downloads them)"
+            f"(the files must be there as torchvision downloads them{instead})"
         ) from error
 
 
 def _require_folder(path: Path, source: str) -> None:
     if not path.is_dir():
-        raise UserError(f"recipe.data.path: {path} is not a folder; give the folder of the {source} images")
+        raise UserError(
+            f"recipe.data.path: {path} is not a folder; give the folder of the {source + ' ' if source else ''}images"
+        )
 
 
-_OPENERS: dict[str, Callable[[Path, str], ImageSource]] = {
+_OPENERS: dict[str, Opener] = {
     "digits": _open_digits,
     "folder": _open_folder,
     "cifar10": _open_cifar(datasets.CIFAR10),

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from simclr_dist.data.sources.beton.format import Table, read_table, refused
+from simclr_dist.data.sources.beton.format import Table, read_table, refuse_odd_images, refused
 from simclr_dist.data.sources.beton.sidecar import (
     BLOCK_BYTES,
     Sidecar,
@@ -30,6 +30,10 @@ def verify(path: Path, table: Table, sidecar: Sidecar, *, full: bool = False) ->
         raise refused(path, f"{table.file_bytes} bytes, but {sidecar.file_bytes} were written: cut off, or another's")
     if table.sha256 != sidecar.table_sha256 or len(table) != len(sidecar.crcs):
         raise refused(path, "its table of images is not the one that was written: damaged, or another file's sidecar")
+    labels = table.labels
+    if sidecar.classes and labels is not None and not (labels.min() >= 0 and labels.max() < len(sidecar.classes)):
+        raise refused(path, f"labels {labels.min()} to {labels.max()}, but {len(sidecar.classes)} names of classes")
+    refuse_odd_images(path, table)
     count = len(sidecar.blocks)
     numbers = range(count) if full or table.file_bytes <= QUICK_BYTES else (0, count - 1)
     try:

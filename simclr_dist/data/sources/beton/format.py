@@ -89,6 +89,13 @@ def refused(path: Path, what: str) -> UserError:
     return UserError(f"{path}: {what}; write it again with: simclr-dist data write")
 
 
+def refuse_odd_images(path: Path, table: Table) -> None:
+    """Raise a UserError when an image is neither a JPEG nor raw, or its raw pixels are not those of its sides."""
+    areas = 3 * table.widths.astype(np.int64) * table.heights
+    if not np.isin(table.modes, (JPEG, RAW)).all() or (areas != table.sizes)[table.modes == RAW].any():
+        raise refused(path, "damaged: the metadata has images of unknown mode or of another size than their payload")
+
+
 def read_table(path: Path) -> Table:
     """The table of a file, its structure checked.
 

@@ -16,13 +16,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simclr_dist.data.sources.beton.format import JPEG, RAW, Table, refused
+from simclr_dist.data.sources.beton.format import JPEG, Table, refuse_odd_images, refused
 from simclr_dist.errors import UserError, first_line
 
 VERSION = 1
 BLOCK_BYTES = 64 << 20
 _READ_BYTES = 1 << 20
 _DIGEST_BYTES = 32
+_FORM: dict[str, type] = {
+    "format": int, "file_bytes": int, "images": int, "labelled": bool, "jpegs": int, "widths": list, "heights": list,
+    "written": dict, "classes": list, "table_sha256": str, "blocks_sha256": str, "crc32": str,
+}  # fmt: skip
+"""Key -> type of its value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +61,7 @@ def describe(path: Path, table: Table, classes: list[str], written: dict[str, An
         UserError: a payload is no JPEG, or not the raw pixels that its metadata says.
         OSError: as the file system says.
     """
-    areas = 3 * table.widths.astype(np.int64) * table.heights
-    if not np.isin(table.modes, (JPEG, RAW)).all() or (areas != table.sizes)[table.modes == RAW].any():
-        raise refused(path, "damaged: the metadata has images of unknown mode or of another size than their payload")
+    refuse_odd_images(path, table)
     blocks, crcs = [], np.zeros(len(table), dtype=np.uint32)
     order = np.argsort(table.pointers, kind="stable")
     # Block by block, so that a payload is still in the system's cache when its turn comes.
@@ -115,7 +118,7 @@ def load_sidecar(beton: Path) -> Sidecar:
             raise UserError(f"{path}: written by a newer simclr_dist (format {content['format']}); update to read it")
         if content.pop("sha256") != _digest(content):
             raise ValueError("its checksum does not match its contents")
-        _check_form(content)
+        _refuse_form(content)
         digests = base64.b64decode(content.pop("blocks_sha256"))
         return Sidecar(
             file_bytes=content.pop("file_bytes"),
@@ -142,39 +145,28 @@ def load_sidecar(beton: Path) -> Sidecar:
         ) from error
 
 
+def _refuse_form(content: dict[str, Any]) -> None:
+    """Raise a ValueError or KeyError for what no version of this project writes: a checksum anyone can compute."""
+    for key, kind in _FORM.items():
+        if type(content[key]) is not kind:
+            raise ValueError(f"its {key} is {type(content[key]).__name__}, not {kind.__name__}")
+    if not all(isinstance(name, str) for name in content["classes"]):
+        raise ValueError("its classes are no list of names")
+    for key in ("widths", "heights"):
+        if [type(side) for side in content[key]] != [int, int]:
+            raise ValueError(f"its {key} are not two numbers")
+    blocks = max(0, -(-content["file_bytes"] // BLOCK_BYTES))
+    for key, size in (("blocks_sha256", blocks * _DIGEST_BYTES), ("crc32", 4 * content["images"])):
+        if len(base64.b64decode(content[key])) != size:
+            raise ValueError(f"its {key} is not of {size} bytes")
+
+
 def block_digest(file: int, number: int) -> bytes:
     """SHA-256 of a block of an open file, given by its descriptor."""
     digest, end = hashlib.sha256(), (number + 1) * BLOCK_BYTES
     for at in range(end - BLOCK_BYTES, end, _READ_BYTES):
         digest.update(os.pread(file, min(_READ_BYTES, end - at), at))
     return digest.digest()
-
-
-def _check_form(content: dict[str, Any]) -> None:
-    """A checksum says that nobody changed the file, not that its writer knew the form."""
-
-    def are(key: str, kind: type, count: int | None = None) -> bool:
-        values = content[key]
-        return (
-            isinstance(values, list) and len(values) == (count or len(values)) and all(type(v) is kind for v in values)
-        )
-
-    right = {
-        "classes": are("classes", str),
-        "file_bytes": type(content["file_bytes"]) is int,
-        "table_sha256": isinstance(content["table_sha256"], str),
-        "images": type(content["images"]) is int,
-        "jpegs": type(content["jpegs"]) is int,
-        "labelled": isinstance(content["labelled"], bool),
-        "widths": are("widths", int, 2),
-        "heights": are("heights", int, 2),
-        "written": isinstance(content["written"], dict),
-    }
-    if wrong := [key for key, is_right in right.items() if not is_right]:
-        raise ValueError(f"of a wrong form: {', '.join(wrong)}")
-    blocks = len(base64.b64decode(content["blocks_sha256"])) / _DIGEST_BYTES
-    if blocks != -(-content["file_bytes"] // BLOCK_BYTES):
-        raise ValueError(f"{blocks:g} checksums of blocks for {content['file_bytes']} bytes")
 
 
 def _digest(content: dict[str, Any]) -> str:

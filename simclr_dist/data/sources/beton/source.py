@@ -14,19 +14,21 @@ from simclr_dist.data.sources.base import BrokenImageError
 from simclr_dist.data.sources.beton.check import check_file
 from simclr_dist.data.sources.beton.format import JPEG, refused
 from simclr_dist.data.sources.decoding import decode_jpeg
+from simclr_dist.data.sources.orientation import jpeg_orientation, turned
+from simclr_dist.data.sources.pixels import PixelRule
 from simclr_dist.errors import UserError
 
 _SPLIT_FILES = ("pretrain.beton", "train.beton", "test.beton")
 
 
-def open_beton(path: Path, split: str) -> "BetonSource":
+def open_beton(path: Path, split: str, rule: PixelRule) -> "BetonSource":
     """The file of a split: ``path`` itself, or SPLIT.beton in the folder ``path`` or beside the file ``path``.
 
     Raises:
         UserError: there is no such file, or it is refused.
     """
     if path.is_file() and split == "pretrain":
-        return BetonSource(path)
+        return BetonSource(path, rule)
     if not path.is_dir() and not path.is_file():
         raise UserError(f"recipe.data.path: {path} is not a .beton file, nor a folder of them; give one")
     folder = path if path.is_dir() else path.parent
@@ -38,7 +40,7 @@ def open_beton(path: Path, split: str) -> "BetonSource":
             f"'{split}' is read from {' or '.join(names)} in a folder; write it with: simclr-dist data write CONFIG "
             f"{folder / names[-1]} --split {names[-1].removesuffix('.beton')}"
         )
-    return BetonSource(found)
+    return BetonSource(found, rule)
 
 
 class BetonSource:
@@ -48,13 +50,16 @@ class BetonSource:
     that is cut or a disk that fails while it is read is an error, not a signal that kills the process.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, rule: PixelRule | None = None) -> None:
         """Open and check a file.
 
         Raises:
-            UserError: it or its sidecar is missing, damaged, or they do not belong together.
+            UserError: it or its sidecar is missing, damaged, or they do not belong together; or it was written by
+                another rule for its pixels.
         """
         table, sidecar = check_file(path)
+        self.rule = rule or PixelRule()
+        _refuse_other_rule(path, sidecar.facts["written"], self.rule)
         self.path, self.classes, self.labels = path, sidecar.classes, table.labels
         self.facts = sidecar.facts
         self._table, self._crcs = table, sidecar.crcs
@@ -99,6 +104,8 @@ class BetonSource:
         pixels = decode_jpeg(payload) if table.modes[sample] == JPEG else payload.reshape(shape)
         if pixels is None or pixels.shape != shape:
             raise BrokenImageError(f"{self.name(sample)}: no JPEG of {shape[1]} x {shape[0]} pixels")
+        if table.modes[sample] == JPEG and self.rule.apply_orientation:
+            pixels = turned(pixels, jpeg_orientation(payload))
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
     def fingerprint(self) -> str:
@@ -112,3 +119,11 @@ class BetonSource:
         if os.fstat(file.fileno()).st_size != self._table.file_bytes:
             raise refused(self.path, "another file has taken its place since it was checked")
         return file
+
+
+def _refuse_other_rule(path: Path, written: dict[str, Any], rule: PixelRule) -> None:
+    """Transparency is laid on its ground, and most images are turned, when they are written: not to be undone."""
+    own = rule.as_dict()
+    if noted := {key: written[key] for key in own if written.get(key, own[key]) != own[key]}:
+        keys = " ".join(f"recipe.data.{key}={str(value).lower()}" for key, value in noted.items())
+        raise UserError(f"{path}: was written with {keys}; give that, or write it again with: simclr-dist data write")

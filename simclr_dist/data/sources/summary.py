@@ -1,0 +1,26 @@
+"""What a command says of the images that it has opened, in one line."""
+
+import sys
+
+import numpy as np
+
+from simclr_dist.data.sources.base import ImageSource
+from simclr_dist.data.sources.beton.source import BetonSource
+from simclr_dist.data.sources.files import FileSource
+from simclr_dist.terminal import printable
+
+
+def summary(source: ImageSource, name: str) -> str:
+    """How many images in how many classes, and what was left out and why.
+
+    ``name`` is that of the source, for images that do not lie in a folder or file of their own.
+    """
+    where = {FileSource: "root", BetonSource: "path"}.get(type(source))
+    place = printable(str(getattr(source, where))) if where else name
+    classes = "without classes" if source.labels is None else f"in {len(np.unique(source.labels)):,} classes"
+    return "; ".join([f"{place}: {len(source):,} images {classes}", *getattr(source, "remarks", ())])
+
+
+def say_what_was_found(*summaries: str) -> None:
+    """One line on the terminal, beside the output of a command."""
+    print(" | ".join(summaries), file=sys.stderr, flush=True)

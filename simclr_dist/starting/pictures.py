@@ -1,0 +1,143 @@
+"""What a folder of pictures holds: how many in which classes, how large, grey, with alpha, turned."""
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from simclr_dist.config.recipe import Data
+from simclr_dist.data.sources.base import BrokenImageError, ImageSource
+from simclr_dist.data.sources.decoding import check_beginning
+from simclr_dist.data.sources.files import FileSource
+from simclr_dist.data.sources.named import open_source
+from simclr_dist.errors import UserError, first_line
+from simclr_dist.terminal import printable
+
+MOST_HEADERS = 1000
+MOST_PIXELS_READ = 24
+"""Pictures that are decoded, to see whether there is colour in them."""
+_MOST_SECONDS = 10.0  # of each of the two looks: a slow disk must not make a newcomer wait
+_ORIENTATION = 0x0112  # EXIF: 1 is upright
+_WITH_EXIF = ("JPEG", "TIFF", "WEBP")  # of a PNG the whole picture would be decoded to find it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """What was found. Shares are of the pictures looked at."""
+
+    path: Path
+    count: int
+    """Pictures that pretraining sees."""
+    classes: dict[str, int]
+    """Class -> pictures of it among these; empty: no labels."""
+    held_out: int
+    """Pictures that evaluation asks about; 0: there is no such split."""
+    looked_at: int
+    """Pictures whose headers were read."""
+    short_sides: tuple[int, int, int]
+    """Pixels of the shorter side: smallest, median, largest."""
+    alpha: float
+    turned: float
+    """Share with an EXIF orientation other than upright."""
+    grey: bool
+    """No colour in any picture that was decoded."""
+    unreadable: list[str]
+    """Name and reason, of those looked at."""
+
+
+@dataclass(frozen=True)
+class _Header:
+    short_side: int
+    alpha: bool
+    turned: bool
+
+
+def look_at_pictures(path: Path, done: Callable[[int], None] = lambda count: None) -> tuple[Pictures, ImageSource]:
+    """What the folder holds, and its pictures as pretraining opens them.
+
+    Args:
+        path: the folder.
+        done: called with the number of pictures just looked at.
+
+    Raises:
+        UserError: there is no such folder, it holds fewer than two pictures, or none that was tried can be read.
+    """
+    data = Data(source="folder", path=str(path))
+    source = open_source(data)
+    assert isinstance(source, FileSource)
+    if len(source) < 2:
+        raise UserError(f"{path}: one picture alone has no negatives; contrastive pretraining needs thousands")
+    headers, unreadable = [], []
+    for sample in _spread(len(source), MOST_HEADERS):
+        try:
+            headers.append(_header(os.path.join(source.root, source.name(sample))))
+        except Exception as error:  # Pillow's parsers raise almost anything on damaged input
+            unreadable.append(f"{source.printable_name(sample)}: {first_line(error)}")
+        done(1)
+    if not headers:
+        raise UserError(f"{printable(str(path))}: no picture of those tried can be read, the first: {unreadable[0]}")
+    sides = sorted(header.short_side for header in headers)
+    numbers = [] if source.labels is None else np.bincount(source.labels, minlength=len(source.classes)).tolist()
+    return Pictures(
+        path=path,
+        count=len(source),
+        classes=dict(zip(source.classes, numbers, strict=True)) if numbers else {},
+        held_out=_held_out(data),
+        looked_at=len(headers) + len(unreadable),
+        short_sides=(sides[0], sides[len(sides) // 2], sides[-1]),
+        alpha=sum(header.alpha for header in headers) / len(headers),
+        turned=sum(header.turned for header in headers) / len(headers),
+        grey=_is_grey(source, done),
+        unreadable=unreadable,
+    ), source  # fmt: skip
+
+
+def _spread(count: int, most: int) -> Iterator[int]:
+    """Up to ``most`` of the numbers below ``count``, evenly spread but in another order: those of the first seconds,
+    when there is no time for all, are then of the whole set too."""
+    chosen = np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
+    until = time.monotonic() + _MOST_SECONDS
+    for number, sample in enumerate(np.random.default_rng(0).permutation(chosen).tolist()):
+        if number and time.monotonic() > until:
+            return
+        yield sample
+
+
+def _header(path: str) -> _Header:
+    if not os.path.isfile(path):
+        raise OSError("not a regular file")
+    with open(path, "rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's advice on sizes that decoding.MAX_PIXELS allows
+        check_beginning(file.read(64))
+        file.seek(0)
+        with Image.open(file) as image:
+            turned = image.format in _WITH_EXIF and image.getexif().get(_ORIENTATION, 1) not in (0, 1)
+            alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+            return _Header(min(image.size), alpha, turned)
+
+
+def _is_grey(source: ImageSource, done: Callable[[int], None]) -> bool:
+    found = 0
+    for sample in _spread(len(source), MOST_PIXELS_READ):
+        try:
+            pixels = source.read(sample).int()
+        except BrokenImageError:
+            continue
+        found += 1
+        done(0)
+        # Two of 255 in the mean: a grey picture that was saved as a colour JPEG is not grey to the last bit.
+        if float((pixels - pixels.roll(1, 0)).abs().float().mean()) > 2:
+            return False
+    return found > 0
+
+
+def _held_out(data: Data) -> int:
+    try:
+        return len(open_source(data, "test"))
+    except UserError:
+        return 0

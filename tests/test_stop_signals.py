@@ -1,0 +1,103 @@
+"""The signals that ask a run to stop: each sets the flag, is said at once, and leaves what it shall leave."""
+
+import hashlib
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from simclr_dist.stop_signals import NOTICES, STOP_SIGNALS, StopSignals, handle_stop_signals
+
+
+@pytest.fixture(autouse=True)
+def handlers_as_before():
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda number: number.name)
+def test_every_stop_signal_sets_the_flag_and_is_said_once_by_its_name(number):
+    said: list[str] = []
+    heard = threading.Event()
+    with StopSignals(lambda name: (said.append(name), heard.set())) as stop:
+        os.kill(os.getpid(), number)
+        assert heard.wait(30)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.received == number
+    assert said == [number.name]
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda number: number.name)
+def test_afterwards_a_notice_is_ignored_and_the_others_do_what_they_did(number):
+    before = signal.getsignal(number)
+    with StopSignals():
+        assert signal.getsignal(number) != before
+    assert signal.getsignal(number) == (signal.SIG_IGN if number in NOTICES else before)
+
+
+def test_a_signal_is_said_while_the_main_thread_is_in_a_librarys_code():
+    flags: list[int | None] = []
+    with StopSignals(lambda name: flags.append(stop.received)) as stop:
+        sender = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM))
+        sender.start()
+        while not flags:
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 1_000_000)
+        sender.join()
+        assert stop.received == signal.SIGTERM
+    assert flags == [None]  # Python had not called the handler yet
+
+
+def test_what_nohup_has_told_to_ignore_stays_ignored():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert signal.SIGHUP not in handle_stop_signals(lambda number, frame: None)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+WAITING = """
+import os, signal, time
+from simclr_dist import stop_signals
+stop_signals._SECONDS_TO_BEGIN = 0.0
+with stop_signals.StopSignals(ends_before_begin=True) as stop:
+    stop.has_begun = BEGUN
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60 if not BEGUN else 0.5)
+"""
+
+
+@pytest.mark.parametrize(("begun", "status"), [("False", 128 + signal.SIGTERM), ("True", 0)])
+def test_a_start_that_waits_in_vain_ends_with_the_signal_and_a_run_that_has_begun_does_not(begun, status):
+    command = [sys.executable, "-c", WAITING.replace("BEGUN", begun)]
+    assert subprocess.run(command, timeout=50, check=False).returncode == status
+
+
+ON_A_TERMINAL = """
+import os, signal, sys, time
+from simclr_dist.stop_signals import StopSignals
+with StopSignals() as stop:
+    print("ready", flush=True)
+    while not stop.received:
+        time.sleep(0.01)
+print("on", flush=True)
+print("on", file=sys.stderr, flush=True)
+open(sys.argv[1], "w").write(signal.Signals(stop.received).name)
+"""
+
+
+def test_when_the_terminal_is_gone_the_process_lives_on_and_may_write(tmp_path: Path):
+    main, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n{ON_A_TERMINAL}",
+         str(tmp_path / "end")], stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+    )  # fmt: skip
+    os.close(terminal)
+    assert b"ready" in os.read(main, 100)
+    os.close(main)  # as when the ssh session ends: SIGHUP, and every write an error
+    assert process.wait(30) == 0
+    assert (tmp_path / "end").read_text() == "SIGHUP"
