@@ -28,11 +28,11 @@ def printable(text: str, keep: str = "") -> str:
     )
 
 
-def say(text: object, *, err: bool = False, nl: bool = True) -> None:
-    """Print to the terminal, or with ``err`` to its stream of errors; lines and tabs stay."""
+def say(text: object, *, err: bool = False, nl: bool = True, keep: str = "\n\t") -> None:
+    """Print to the terminal, or with ``err`` to its stream of errors; lines and tabs (``keep``) stay."""
     stream = sys.stderr if err else sys.stdout
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    shown = printable(str(text), keep="\n\t")
+    shown = printable(str(text), keep=keep)
     click.echo(shown.encode(encoding, "backslashreplace").decode(encoding), err=err, nl=nl)
 
 

@@ -156,16 +156,18 @@ def check(configs: Sequence[Config], wanted: Resources, *, data: bool = True) ->
         refuse_folder_of_other(Path(config.machine.run_dir), config.recipe)
         refuse_running(Path(config.machine.run_dir))
     opened = {_images_of(config): config.recipe for config in configs}
-    counts = {}
+    counts, found = {}, []
     for key, recipe in opened.items() if data else ():
         source = open_for_pretraining(recipe)
-        say_what_was_found(summary(source, recipe.data.source))
+        found.append(summary(source, recipe.data.source))
         counts[key] = len(source)
     if wanted.gpu_memory and counts:
         from simclr_dist.planning.answer import refuse_too_large
 
         for config in configs:
             refuse_too_large(config, wanted.processes, wanted.gpu_memory, counts[_images_of(config)])
+    if found:
+        say_what_was_found(*found)
 
 
 def _images_of(config: Config) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from simclr_dist.launch.relaunch import relaunch_checked, stop_with_launcher
 from simclr_dist.launch.slurm import scheduler
 from simclr_dist.launch.slurm.batch_script import REQUEUE_STATUS
 from simclr_dist.log import log, log_to_terminal
+from simclr_dist.progress_bar import said_when_slow
 from simclr_dist.stop_signals import hold_notices
 from simclr_dist.terminal import say
 
@@ -31,15 +32,16 @@ def pretrain(config: str, overrides: tuple[str, ...], processes: int | None, deb
     hold_notices()
     if rank_here() == 0:
         log_to_terminal()
-        log.info("%s: starting%s", config, f" {processes} processes" if processes and processes > 1 else "")
     overrides += ("machine.debug_numerics=true",) if debug_numerics else ()
-    loaded = load_config(config, overrides)
-    from simclr_dist.distributed.processes import Processes
+    with said_when_slow(f"{config}: starting", write=log.info if rank_here() == 0 else None):
+        loaded = load_config(config, overrides)
+        from simclr_dist.distributed.processes import Processes
 
+        if not (processes and processes > 1):
+            stop_with_launcher()
+            from simclr_dist.training.trainer import pretrain as run
     if processes and processes > 1:
         return relaunch_checked(processes, loaded, ["pretrain", config, *overrides])
-    stop_with_launcher()
-    from simclr_dist.training.trainer import pretrain as run
 
     here = Processes.from_environment()
     return _report(run(loaded, here, scheduler.has_ended), loaded, here.is_first)

@@ -5,7 +5,6 @@ from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
 
-import click
 import numpy as np
 from torch import nn
 
@@ -22,6 +21,7 @@ from simclr_dist.evaluation.protocol import Protocol
 from simclr_dist.evaluation.results import Result, ResultRow
 from simclr_dist.evaluation.saved_training import SavedTraining, Unfinished
 from simclr_dist.evaluation.subsets import Indices, subset_digest
+from simclr_dist.terminal import say
 from simclr_dist.weights.digest import state_digest
 from simclr_dist.weights.loaded import LoadedEncoder
 
@@ -119,7 +119,7 @@ class EvaluationContext:
 
     def _say(self, notice: str) -> None:
         if self.how.talks:
-            click.echo(notice, err=True)
+            say(notice, err=True)
 
     def result(self, method: str, protocol: dict[str, Any], rows: list[ResultRow]) -> Result:
         """The rows with all that they depend on."""

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -29,6 +29,7 @@ from simclr_dist.guards.replicas import DriftCheck
 from simclr_dist.guards.same_config import refuse_other_configs
 from simclr_dist.log import log
 from simclr_dist.optim.schedule import build_schedule
+from simclr_dist.progress_bar import said_when_slow
 from simclr_dist.run.console import Reporter
 from simclr_dist.run.folder import RunFolder
 from simclr_dist.run.lock import RunLock
@@ -60,15 +61,14 @@ def pretrain(config: Config, processes: Processes, job_has_ended: Callable[[str]
     check_machine(config, processes.count)
     device = choose_device(config.machine.device, processes.local_rank)
     set_kernels(config.machine.threads_per_process, config.machine.deterministic, processes.local_count)
-    if processes.is_first and processes.count > 1:
-        log.info("waiting for %d processes to meet", processes.count)
     say = say_received if processes.is_first else lambda name: None
-    with (
+    meeting = f"waiting for {processes.count} processes to meet"
+    with ExitStack() as stack:
         # Under SLURM the end of a start that is preempted is SLURM's: the job is queued again.
-        StopSignals(say, ends_before_begin="SLURM_JOB_ID" not in os.environ) as stop,
-        process_group(processes, device, config.machine.collective_timeout_seconds),
-        RunLock(config.machine.run_dir, job_has_ended) as lock,
-    ):
+        stop = stack.enter_context(StopSignals(say, ends_before_begin="SLURM_JOB_ID" not in os.environ))
+        with said_when_slow(meeting, write=log.info if processes.is_first else None):
+            stack.enter_context(process_group(processes, device, config.machine.collective_timeout_seconds))
+        lock = stack.enter_context(RunLock(config.machine.run_dir, job_has_ended))
         return Trainer(config, processes, device, lock).train(stop)
 
 
@@ -79,9 +79,8 @@ class Trainer:
         recipe, machine = config.recipe, config.machine
         self.config, self.processes, self.device = config, processes, device
         refuse_other_configs(config)
-        if processes.is_first:
-            log.info("opening the images of recipe.data (%s %s)", recipe.data.source, recipe.data.path)
-        with all_or_none():
+        opening = f"opening the images of recipe.data ({recipe.data.source} {recipe.data.path})"
+        with said_when_slow(opening, write=log.info if processes.is_first else None), all_or_none():
             self.source = open_for_pretraining(recipe)
             self.order = build_order(recipe, len(self.source))
             self.online = OnlineEvaluation(recipe, machine.evaluate_every_epochs, self.order.steps_per_epoch, device)

@@ -226,9 +226,11 @@ def test_every_choice_of_every_machine_and_size_loads_with_a_reason_a_line(tmp_p
         "b\\",
     ],
 )
-def test_a_folder_of_any_name_comes_back_from_the_file(name):
-    path = [Choice("recipe.data.source", "folder", "why"), Choice("recipe.data.path", f"/data/{name}", "why")]
-    assert loaded(as_yaml(path), path).recipe.data.path == f"/data/{name}"
+def test_a_folder_of_any_name_comes_back_from_the_file(tmp_path, name):
+    folder = f"{tmp_path}/{name}"
+    os.mkdir(folder)
+    path = [Choice("recipe.data.source", "folder", "why"), Choice("recipe.data.path", folder, "why")]
+    assert loaded(as_yaml(path), path).recipe.data.path == folder
 
 
 def test_a_value_that_does_not_come_back_from_the_file_is_refused():
