@@ -42,6 +42,8 @@ class OnlineEvaluation:
             labels = labels_of(source)
         except UserError as error:
             raise UserError(f"machine.evaluate_every_epochs: needs labels: {error}; set it to 0 without") from error
+        if len(np.unique(labels)) < 2:
+            raise UserError("machine.evaluate_every_epochs: all labelled images are of one class; set it to 0")
         if len(source) > MOST_IMAGES:
             source = Subset(source, share_of_labels(labels, MOST_IMAGES / len(source), split=0))
         bank, queries = halves(labels_of(source), HELD_OUT_SHARE, split=0)

@@ -20,7 +20,7 @@ from simclr_dist.evaluation import fine_tuning, frozen
 from simclr_dist.evaluation.classifiers import chosen_probe
 from simclr_dist.evaluation.features import Extraction, extract_features, raw_pixels
 from simclr_dist.evaluation.knn import knn_accuracy, knn_scores
-from simclr_dist.evaluation.online import least_squares_accuracy
+from simclr_dist.evaluation.online import OnlineEvaluation, least_squares_accuracy
 from simclr_dist.evaluation.subsets import few_labels, halves, share_of_labels, subset_digest
 from simclr_dist.run.metrics_log import read_metrics
 from simclr_dist.weights.digest import state_digest
@@ -294,6 +294,15 @@ def test_a_look_leaves_images_that_cannot_be_read_out_and_evaluation_asks_for_th
     assert len((tmp_path / "run" / "broken_images.txt").read_text().splitlines()) == 3
     with pytest.raises(UserError, match=r"every image is needed, and one is broken: bright/02\.png"):
         extract_features(nn.Flatten(), open_source(tiny_config(tmp_path, *keys).recipe.data, "train"), 8)
+
+
+def test_a_look_at_images_of_one_class_is_refused_when_the_run_starts(tmp_path):
+    for split in ("train", "test"):
+        for number in range(4):
+            write_image(tmp_path / "images" / split / "cat" / f"{number}.png")
+    keys = ("recipe.data.source=folder", f"recipe.data.path={tmp_path / 'images'}", "machine.evaluate_every_epochs=1")
+    with pytest.raises(UserError, match=r"^machine\.evaluate_every_epochs: .* of one class; set it to 0$"):
+        OnlineEvaluation(tiny_config(tmp_path, *keys).recipe, 1, 1, torch.device("cpu"))
 
 
 # --- photographs
