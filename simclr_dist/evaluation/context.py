@@ -82,7 +82,9 @@ class EvaluationContext:
         self.how = replace(self.how, workers=worker_count(requested, local_processes))
 
     def numbers_of_labels(self, asked: Sequence[int] | None, usual: Sequence[int]) -> list[int]:
-        """Labels a class: as asked; else, and said, the usual numbers as far as every class has so many images.
+        """Labels a class: as asked; else the usual numbers as far as half of the classes have so many images.
+
+        A class that has fewer gives all of them: one odd class must not end the curve of the others. Both are said.
 
         Raises:
             UserError: a class has fewer than asked.
@@ -90,13 +92,15 @@ class EvaluationContext:
         sizes = np.bincount(self.train_labels, minlength=self.classes)
         least, name = int(sizes.min()), self.class_names[int(sizes.argmin())]
         there = f"class '{name}' has {least} training image{'s' * (least != 1)}"
+        most = int(np.sort(sizes)[self.classes // 2])
         if asked:
             if max(asked) > least:
                 raise AgreedError(f"--labels: {max(asked)} labels a class, but {there}; ask for fewer")
             return list(asked)
-        fitting = [count for count in usual if count <= least] or [least]
-        if len(fitting) < len(usual):
-            self._say(f"labels a class: {', '.join(map(str, fitting))}, no more, as {there}")
+        fitting = [count for count in usual if count <= most] or [most]
+        if len(fitting) < len(usual) or least < fitting[-1]:
+            short = f"; where a class has fewer, all of them: {there}" if least < fitting[-1] else f", as {there}"
+            self._say(f"labels a class: {', '.join(map(str, fitting))}{short}")
         return fitting
 
     def saved_training(

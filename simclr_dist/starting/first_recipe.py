@@ -72,12 +72,13 @@ def described(pictures: Pictures) -> list[str]:
     more = f", and {len(pictures.classes) - 8} more" if len(pictures.classes) > 8 else ""
     lines = [
         f"{pictures.count:,} pictures to pretrain on, "
-        + (f"{len(pictures.classes)} classes: {classes}{more}" if classes else "no classes (not all are in folders)"),
+        + (f"{len(pictures.classes)} classes: {classes}{more}" if classes else "no classes (not in folders)"),
         f"{pictures.held_out:,} pictures to evaluate on" if pictures.held_out else "no held-out split to evaluate on",
         f"short sides {low:,} to {high:,} px, median {middle:,} (headers of {pictures.looked_at:,} read)",
         f"{'grey' if pictures.grey else 'coloured'}; {pictures.alpha:.0%} with transparency, {pictures.turned:.0%} "
         "with an EXIF orientation that turns them",
     ]
+    lines += pictures.remarks
     if pictures.unreadable:
         lines.append(f"{len(pictures.unreadable)} cannot be read, the first: {pictures.unreadable[0]}")
     return lines
