@@ -17,6 +17,7 @@ from simclr_dist.launch.slurm.quoting import for_shell
 from simclr_dist.launch.slurm.resources import Resources
 from simclr_dist.log import log
 from simclr_dist.storage.atomic import write_atomically
+from simclr_dist.terminal import typed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,8 +182,8 @@ def refuse_running(run_dir: Path) -> None:
         for job in scheduler.jobs([record.job]):
             if job.lives:
                 raise UserError(
-                    f"{run_dir}: job {job.id} is at it already ({job.description()}); see it with simclr-dist status "
-                    f"{run_dir}, end it with simclr-dist cancel {run_dir}"
+                    f"{run_dir}: job {job.id} is at it already ({job.description()}); see it with "
+                    f"{typed('status', run_dir)}, end it with {typed('cancel', run_dir)}"
                 )
 
 

@@ -15,7 +15,7 @@ from simclr_dist.launch.slurm.batch_script import REQUEUE_STATUS
 from simclr_dist.log import log, log_to_terminal
 from simclr_dist.progress_bar import said_when_slow
 from simclr_dist.stop_signals import hold_notices
-from simclr_dist.terminal import say
+from simclr_dist.terminal import say, typed
 
 
 @click.command()
@@ -54,7 +54,7 @@ def _report(outcome: Any, config: Config, is_first: bool) -> int:
         # SLURM ends a job when one of its processes fails: not before process 0 may have put it back into the queue.
         return 128 + outcome.signal if outcome.signal and not job else 0
     if finished:
-        say(f"finished: {outcome.steps_done} steps; evaluate with: simclr-dist evaluate {run_dir}")
+        say(f"finished: {outcome.steps_done} steps; evaluate with: {typed('evaluate', run_dir)}")
         return 0
     why = f" by {signal.Signals(outcome.signal).name}" if outcome.signal else ""
     stopped = f"stopped{why} after step {outcome.steps_done} of {outcome.total_steps}, saved in {run_dir}"

@@ -1,6 +1,5 @@
 """From a folder of pictures to a config that trains on it here: look, measure, choose, write, say what comes next."""
 
-import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +22,7 @@ from simclr_dist.starting.choices import Choice, Found, Rung, batch_images, choi
 from simclr_dist.starting.pictures import Pictures, look_at_pictures
 from simclr_dist.starting.speed import Host, Timing, host_here, time_step
 from simclr_dist.starting.written import as_yaml, loaded
-from simclr_dist.terminal import printable
+from simclr_dist.terminal import printable, typed
 from simclr_dist.units import show_bytes
 
 _TIMED_IMAGES = {"cpu": 32, "cuda": 128}
@@ -86,24 +85,21 @@ def described(pictures: Pictures) -> list[str]:
 
 def next_commands(out: Path, pictures: Pictures, host: Host) -> list[str]:
     """What to type now, with what each is for."""
-    config, run = shlex.quote(str(out)), Path("runs") / out.stem
-    name = shlex.quote(str(run))
-    several = f" --processes {host.gpus}" if host.gpus > 1 else ""
+    run = Path("runs") / out.stem
+    several = ("--processes", host.gpus) if host.gpus > 1 else ()
     commands = [
-        (f"simclr-dist preview {config} --out views.png", "look at the views again after a change"),
-        (f"simclr-dist pretrain {config}{several}", "again to resume after a stop"),
-        (f"simclr-dist evaluate {name}", "few labels, beside raw pixels and the untrained encoder"),
-        (f"simclr-dist report {name}", "one HTML page"),
+        (typed("preview", out, "--out", "views.png"), "look at the views again after a change"),
+        (typed("pretrain", out, *several), "again to resume after a stop"),
+        (typed("evaluate", run), "few labels, beside raw pixels and the untrained encoder"),
+        (typed("report", run), "one HTML page"),
     ]
     why_not = "its pictures are in no class folders" if not pictures.classes else "it has one class alone"
     if len(pictures.classes) < 2:
-        commands[2] = (f"simclr-dist evaluate {name} --on FOLDER", f"FOLDER with labels: {why_not}")
+        commands[2] = (typed("evaluate", run, "--on", "FOLDER"), f"FOLDER with labels: {why_not}")
     width = max(len(command) for command, _ in commands)
     lines = ["next:", *(f"  {command:{width}}  # {what}" for command, what in commands)]
     if checkpoint.by_age(run / "checkpoints"):
-        lines.append(
-            f"{name} holds a run already: pretrain refuses another recipe there; set machine.run_dir in {config}"
-        )
+        lines.append(f"{run} holds a run already: pretrain refuses another recipe there; set machine.run_dir in {out}")
     return lines
 
 
