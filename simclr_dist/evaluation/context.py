@@ -13,7 +13,7 @@ from simclr_dist.config.recipe import Data
 from simclr_dist.data.loading.order import SampleOrder
 from simclr_dist.data.sources.named import open_source
 from simclr_dist.data.sources.summary import summary
-from simclr_dist.distributed.processes import worker_count
+from simclr_dist.distributed.cores import worker_count
 from simclr_dist.errors import AgreedError
 from simclr_dist.evaluation.feature_blocks import FeatureMatrix
 from simclr_dist.evaluation.features import Extraction, feature_matrix, features_digest
@@ -75,11 +75,11 @@ class EvaluationContext:
             f"test images: {summary(self.test, self.data.source)}",
         )
 
-    def choose_workers(self, requested: int, local_processes: int) -> None:
+    def choose_workers(self, requested: int, cores: int) -> None:
         """Set the processes that read images: as requested, or (-1) none for small sets, else one a core."""
         if requested < 0 and len(self.train) + len(self.test) < _FEW_IMAGES:
             requested = 0
-        self.how = replace(self.how, workers=worker_count(requested, local_processes))
+        self.how = replace(self.how, workers=worker_count(requested, cores))
 
     def numbers_of_labels(self, asked: Sequence[int] | None, usual: Sequence[int]) -> list[int]:
         """Labels a class: as asked; else, and said, the usual numbers as far as every class has so many images.

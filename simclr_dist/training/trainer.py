@@ -19,7 +19,8 @@ from simclr_dist.data.sources.named import open_for_pretraining
 from simclr_dist.data.sources.summary import summary
 from simclr_dist.distributed.agreement import all_or_none
 from simclr_dist.distributed.collectives import gather_objects, maximum
-from simclr_dist.distributed.processes import Processes, choose_device, process_group, set_kernels, worker_count
+from simclr_dist.distributed.cores import own_cores, worker_count
+from simclr_dist.distributed.processes import Processes, choose_device, process_group
 from simclr_dist.distributed.watchdog import progress
 from simclr_dist.errors import AgreedError
 from simclr_dist.evaluation.online import OnlineEvaluation
@@ -28,6 +29,7 @@ from simclr_dist.guards.health_bands import HealthCheck
 from simclr_dist.guards.replicas import DriftCheck
 from simclr_dist.guards.same_config import refuse_other_configs
 from simclr_dist.log import log
+from simclr_dist.models.kernels import set_kernels
 from simclr_dist.optim.schedule import build_schedule
 from simclr_dist.run.console import Reporter
 from simclr_dist.run.folder import RunFolder
@@ -59,7 +61,7 @@ def pretrain(config: Config, processes: Processes, job_has_ended: Callable[[str]
     """
     check_machine(config, processes.count)
     device = choose_device(config.machine.device, processes.local_rank)
-    set_kernels(config.machine.threads_per_process, config.machine.deterministic, processes.local_count)
+    set_kernels(deterministic=config.machine.deterministic, precision=config.machine.precision)
     if processes.is_first and processes.count > 1:
         log.info("waiting for %d processes to meet", processes.count)
     say = say_received if processes.is_first else lambda name: None
@@ -69,15 +71,27 @@ def pretrain(config: Config, processes: Processes, job_has_ended: Callable[[str]
         process_group(processes, device, config.machine.collective_timeout_seconds),
         RunLock(config.machine.run_dir, job_has_ended) as lock,
     ):
-        return Trainer(config, processes, device, lock).train(stop)
+        cores = own_cores()
+        torch.set_num_threads(config.machine.threads_per_process or cores)
+        return Trainer(config, processes, device, lock, cores=cores).train(stop)
 
 
 class Trainer:
     """A run: its objects, restored from the newest checkpoint of the run folder, and the loop over its steps."""
 
-    def __init__(self, config: Config, processes: Processes, device: torch.device, lock: RunLock | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        processes: Processes,
+        device: torch.device,
+        lock: RunLock | None = None,
+        *,
+        cores: int = 1,
+    ) -> None:
+        """``cores`` are this process's own, for loader workers where the config gives no number."""
         recipe, machine = config.recipe, config.machine
         self.config, self.processes, self.device = config, processes, device
+        self.cores = cores
         refuse_other_configs(config)
         if processes.is_first:
             log.info("opening the images of recipe.data (%s %s)", recipe.data.source, recipe.data.path)
@@ -181,7 +195,7 @@ class Trainer:
         return load_steps(
             batches,
             range(self.steps_done, until),
-            workers=worker_count(machine.loader_workers, processes.local_count),
+            workers=worker_count(machine.loader_workers, self.cores),
             pin_memory=self.device.type == "cuda",
             is_stopped=lambda: stop.received,
             # Before the other processes give this one up: so that all save together.
