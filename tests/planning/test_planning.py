@@ -92,9 +92,9 @@ def test_a_line_goes_through_its_points():
 
 
 def test_weights_gradients_optimizer_and_checkpoint_are_those_of_the_real_objects(config, tmp_path):
-    for name in ("lars", "adamw"):
+    for name, policies in (("lars", ("stop", "go_back")), ("lamb", ("stop",)), ("adamw", ("go_back",))):
         config.recipe.optimizer.name = name
-        for policy in ("stop", "go_back"):
+        for policy in policies:
             config.recipe.anomalies.on_not_finite = policy
             step = training_step(config, IMAGES)
             for number in range(150):
