@@ -98,7 +98,7 @@ class Trainer:
         with all_or_none():
             self.source = open_for_pretraining(recipe)
             self.order = build_order(recipe, len(self.source))
-            self.online = OnlineEvaluation(recipe, machine.evaluate_every_epochs, self.order.steps_per_epoch, device)
+            self.online = OnlineEvaluation(recipe, machine, self.order.steps_per_epoch, device, cores=cores)
         self.folder = RunFolder(config, self.source, lock)
         self.schedule = build_schedule(recipe, self.order)
         steps = (self.schedule.total_steps, self.order.steps_per_epoch)
