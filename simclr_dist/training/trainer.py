@@ -36,6 +36,7 @@ from simclr_dist.run.folder import RunFolder
 from simclr_dist.run.lock import RunLock
 from simclr_dist.stop_signals import StopSignals
 from simclr_dist.training.agreed import Agreed, next_batch, say_received
+from simclr_dist.training.peak_memory import PeakMemory
 from simclr_dist.training.preflight import check_machine
 from simclr_dist.training.step import StoppedByAnomalyError, TrainingStep
 
@@ -124,6 +125,7 @@ class Trainer:
         until = min(total, machine.stop_after_steps or total)
         stop.has_begun = True
         broken = BrokenImages(self.folder.path, len(self.source), machine.max_broken_image_share)
+        peak = PeakMemory(self.device, active=self.processes.is_first)
         signal = 0
         if self.processes.is_first:
             log.info("%s", summary(self.source, self.config.recipe.data.source))
@@ -161,6 +163,7 @@ class Trainer:
                 except StoppedByAnomalyError as stopped:
                     self._stop(str(stopped))
                 self.steps_done += 1
+                peak.after_step()
                 self.drift.after_step(self.steps_done, self.folder.last_checkpoint)
                 numbers = self._numbers(values, time.perf_counter() - started, waited=agreed.waited)
                 reporter.step(numbers | self.online.after_step(self.steps_done, self.step.method.encoder))
