@@ -12,10 +12,9 @@ from simclr_dist.config.recipe import Data
 from simclr_dist.data.loading.order import SampleOrder
 from simclr_dist.data.sources.named import open_source
 from simclr_dist.data.sources.summary import summary
-from simclr_dist.distributed.processes import worker_count
 from simclr_dist.errors import AgreedError
 from simclr_dist.evaluation.feature_blocks import FeatureMatrix
-from simclr_dist.evaluation.features import Extraction, feature_matrix, features_digest
+from simclr_dist.evaluation.features import Extraction, feature_matrix, features_digest, reading_workers
 from simclr_dist.evaluation.labelled_images import are_unequal, look_at_classes
 from simclr_dist.evaluation.protocol import Protocol
 from simclr_dist.evaluation.results import Result, ResultRow
@@ -24,8 +23,6 @@ from simclr_dist.evaluation.subsets import Indices, subset_digest
 from simclr_dist.terminal import say
 from simclr_dist.weights.digest import state_digest
 from simclr_dist.weights.loaded import LoadedEncoder
-
-_FEW_IMAGES = 5000
 
 
 class EvaluationContext:
@@ -75,11 +72,10 @@ class EvaluationContext:
             f"test images: {summary(self.test, self.data.source)}",
         )
 
-    def choose_workers(self, requested: int, local_processes: int) -> None:
-        """Set the processes that read images: as requested, or (-1) none for small sets, else one a core."""
-        if requested < 0 and len(self.train) + len(self.test) < _FEW_IMAGES:
-            requested = 0
-        self.how = replace(self.how, workers=worker_count(requested, local_processes))
+    def choose_workers(self, requested: int, cores: int) -> None:
+        """Set the processes that read images: as requested, or (-1) by the number of images."""
+        images = len(self.train) + len(self.test)
+        self.how = replace(self.how, workers=reading_workers(requested, cores, images))
 
     def numbers_of_labels(self, asked: Sequence[int] | None, usual: Sequence[int]) -> list[int]:
         """Labels a class: as asked; else the usual numbers as far as half of the classes have so many images.

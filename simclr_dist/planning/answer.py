@@ -8,7 +8,7 @@ from simclr_dist.planning.communication import Assumptions
 from simclr_dist.units import parse_bandwidth, parse_bytes, parse_count, parse_flops
 
 # Guesses for a ResNet on a data-centre GPU: far below its peak, as batch norm and ReLU wait for memory.
-_FLOPS_PER_SECOND = {"bfloat16": 30e12, "float16": 30e12, "float32": 10e12, "float64": 5e12}
+_FLOPS_PER_SECOND = {"bfloat16": 30e12, "float16": 30e12, "tf32": 15e12, "float32": 10e12, "float64": 5e12}
 _GPUS_PER_NODE = 8
 
 

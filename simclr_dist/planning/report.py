@@ -39,7 +39,7 @@ def _head(plan: Plan) -> list[str]:
     group = recipe.batch_norm_group_images or recipe.global_batch_images
     wide = f" {recipe.encoder.width:g}x" if recipe.encoder.width != 1 else ""
     sizes = " and ".join(str(size) for size in {view.side(recipe.data.image_size): 0 for view in recipe.views.values()})
-    kept = machine.keep_checkpoints
+    kept, left = machine.keep_checkpoints, show_bytes(plan.gpu_memory_bytes - plan.usable_bytes)
     return [
         "predicted from a traced step and the assumptions below; nothing here was measured",
         f"recipe      {recipe.method.name}, {recipe.encoder.name}{wide} at {sizes} px, global batch "
@@ -51,8 +51,8 @@ def _head(plan: Plan) -> list[str]:
         f"assumed     {show_rate(assumed.flops_per_second, 'FLOP')} sustained a GPU; {show_rate(assumed.bandwidth)} "
         f"between nodes of {assumed.gpus_per_node} GPUs, {show_rate(assumed.node_bandwidth)} inside; "
         f"{show_seconds(assumed.latency_seconds)} a collective;",
-        f"            nothing sent while computing; {100 * assumed.memory_margin:.0f} % of {_gpu(plan)} left to CUDA, "
-        f"NCCL, cuDNN and the allocator: {show_bytes(plan.usable_bytes)} for tensors",
+        f"            nothing sent while computing; {left} of {_gpu(plan)} left to CUDA, NCCL, cuDNN and the "
+        f"allocator: {show_bytes(plan.usable_bytes)} for tensors",
     ]
 
 

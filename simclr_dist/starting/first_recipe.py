@@ -14,8 +14,8 @@ from simclr_dist.data.loading.order import build_order
 from simclr_dist.data.loading.throughput import stage_seconds
 from simclr_dist.data.preview import contact_sheet
 from simclr_dist.data.sources.base import BrokenImageError, ImageSource, Subset
-from simclr_dist.distributed.processes import set_kernels
 from simclr_dist.errors import UserError
+from simclr_dist.models.kernels import set_kernels
 from simclr_dist.progress_bar import ticking
 from simclr_dist.run import checkpoint
 from simclr_dist.starting.choices import Choice, Found, Rung, batch_images, choices, chosen_rung, host_for, rungs
@@ -49,7 +49,8 @@ def write_first_recipe(folder: Path, out: Path, hours: float, say: Callable[[str
     heading = [*described(pictures), _host_line(host)]
     for line in heading:
         say(line)
-    set_kernels(0, True, max(1, host.gpus))
+    set_kernels(deterministic=True)
+    torch.set_num_threads(max(1, host.cores // max(1, host.gpus)))
     start = _as_config(pictures, host, rungs(pictures, host)[0])
     with ticking("making the first views (at the very first start loops are compiled)"):
         read_seconds = _read_seconds(start, source)
