@@ -6,13 +6,15 @@ float32) below. See docs/design/pair_kernel.md.
 
 import math
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from simclr_dist.errors import first_line
+from simclr_dist.log import log
 from simclr_dist.losses.tiles import FLOAT32_LIMIT, PairSums, positive_similarities
 
 _TWO_PIECES_FROM = 0.1
@@ -46,12 +48,30 @@ def pieces_for(temperature: float) -> int:
 
 
 def available(columns: Tensor, temperature: float) -> bool:
-    """Whether the programs are proved for these columns (2 B, d): no :func:`refusal`, on compute capability 9.0."""
+    """Whether the programs are proved for these columns (2 B, d): no :func:`refusal`, on compute capability 9.0.
+
+    And Triton can start programs on this machine: up to version 3.6 it asks a C compiler and Python.h for that.
+    """
     return (
         columns.device.type == "cuda"
         and not refusal(columns, temperature)
         and torch.cuda.get_device_capability(columns.device) == (9, 0)
+        and _can_start()
     )
+
+
+@cache
+def _can_start() -> bool:
+    """Asked once, as the answer is a line of the log."""
+    try:
+        from triton.runtime import driver
+
+        driver.active.get_current_target()
+    except Exception as error:  # of any kind: what Triton calls is the machine's
+        log.warning("the loss goes by eager tiles, as Triton cannot start programs here: %s", first_line(error))
+        return False
+    log.info("the loss goes by a Triton kernel; compiling it takes some seconds, once on a machine")
+    return True
 
 
 def refusal(columns: Tensor, temperature: float) -> str:
@@ -88,7 +108,8 @@ class KernelPairs:
             raise ValueError(f"no kernel for these pairs: {reason}")
         from simclr_dist.losses import pair_programs as programs  # only now: Triton need not be there
 
-        self.columns, self.rows = columns, columns[first : first + count]
+        self.columns = columns = columns.contiguous()
+        self.rows = columns[first : first + count]
         self.temperature, self.count = temperature, count
         self.factor = math.log2(math.e) / temperature
         self.mean = columns.mean(0)
@@ -124,9 +145,9 @@ class KernelPairs:
         """The sums over all columns of every row."""
         similarities = positive_similarities(self.rows)
         own = (similarities - self.a).float()
-        found = self.columns.new_empty(2, self.shares, self.count)
-        self._pair_sums(*self._own, own, self.pieces, self.b, *found, *self._last)
-        negatives, rank = found.sum(1)
+        negatives, rank = (self.columns.new_empty(self.shares, self.count) for _ in range(2))
+        self._pair_sums(*self._own, own, self.pieces, self.b, negatives, rank, *self._last)
+        negatives, rank = negatives.sum(0), rank.sum(0)
         return PairSums(negatives, similarities.div_(self.temperature).exp_().float(), rank)
 
     def gradient(self, sums: PairSums, all_sums: PairSums) -> Tensor:

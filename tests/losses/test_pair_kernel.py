@@ -81,6 +81,7 @@ def test_the_kernel_is_chosen_on_a_gpu_that_it_was_compiled_for(monkeypatch):
     with FakeTensorMode():
         columns = torch.empty(64, 128, device="cuda")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    monkeypatch.setattr(pair_kernel, "_can_start", lambda: True)
     assert pair_kernel.available(columns, 0.1)
     assert not pair_kernel.available(torch.empty(64, 128), 0.1)
     assert not pair_kernel.available(columns, 1 / 61)
@@ -88,6 +89,16 @@ def test_the_kernel_is_chosen_on_a_gpu_that_it_was_compiled_for(monkeypatch):
     assert not pair_kernel.available(columns, 0.1)
     monkeypatch.setattr(pair_kernel, "find_spec", lambda _: None)
     assert pair_kernel.refusal(columns, 0.1) == "Triton is not installed"
+
+
+@needs_triton
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton can start programs here")
+def test_where_triton_cannot_start_programs_the_tiles_are_taken_and_one_line_says_why(logged):
+    pair_kernel._can_start.cache_clear()
+    assert not pair_kernel._can_start()
+    assert not pair_kernel._can_start()
+    assert [line for line in logged if "eager tiles" in line and "active drivers" in line] == logged
+    assert len(logged) == 1
 
 
 @needs_triton
