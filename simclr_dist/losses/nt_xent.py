@@ -7,19 +7,24 @@ rows (Chen et al. 2020, equation 1, averaged over all rows):
 
 p_ji needs only s_ji = s_ij and row j's log-sum-exp, so two gathers in the forward pass (the rows; then a few numbers a
 row) give each process the whole gradient of its own rows, and the backward pass needs no communication. Both passes
-stream over tiles (``tiles.py``) in O(B d) memory. The negatives are summed apart from the positive: 1 - p_pos =
+stream over tiles in O(B d) memory: by a kernel (``pair_kernel.py``) on a GPU that it is proved for, else by torch's own
+operations (``tiles.py``). The negatives are summed apart from the positive: 1 - p_pos =
 negatives / (negatives + positive), so nothing cancels when the pairs are well separated.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from simclr_dist.distributed.collectives import gather_stacked, process_count, process_rank
+from simclr_dist.losses.pair_kernel import KernelPairs, available
 from simclr_dist.losses.tiles import Pairs, PairSums
+
+Way = Literal["auto", "kernel", "tiles"]
+"""What sums over pairs: the kernel where it is :func:`available` and tiles elsewhere, or one of them whatever."""
 
 _SMALLEST_NORM = 1e-12  # as torch's normalize: an embedding of zeros stays zeros
 
@@ -48,12 +53,12 @@ class NTXentLoss(nn.Module):
     processes, and the gradient is the exact one under DistributedDataParallel, which averages gradients.
     """
 
-    def __init__(self, temperature: float = 0.1, group: dist.ProcessGroup | None = None) -> None:
+    def __init__(self, temperature: float = 0.1, group: dist.ProcessGroup | None = None, pairs: Way = "auto") -> None:
         """Raises ValueError for a temperature below 1/700, where float64 overflows."""
         super().__init__()
         if not temperature >= 1 / 700:
             raise ValueError(f"temperature must be at least 1/700, got {temperature}")
-        self.temperature, self.group = temperature, group
+        self.temperature, self.group, self.pairs = temperature, group, pairs
         self._agreed_rows: int | None = None
 
     def forward(self, z_1: Tensor, z_2: Tensor) -> Tensor:
@@ -65,20 +70,22 @@ class NTXentLoss(nn.Module):
         if self._agreed_rows is None:
             _require_equal_rows(z_1, self.group)
             self._agreed_rows = len(z_1)
-        return nt_xent(z_1, z_2, self.temperature, self.group).loss
+        return nt_xent(z_1, z_2, self.temperature, self.group, self.pairs).loss
 
 
-def nt_xent(z_1: Tensor, z_2: Tensor, temperature: float, group: dist.ProcessGroup | None = None) -> NTXentResult:
+def nt_xent(
+    z_1: Tensor, z_2: Tensor, temperature: float, group: dist.ProcessGroup | None = None, pairs: Way = "auto"
+) -> NTXentResult:
     """As :class:`NTXentLoss`, with the metrics; all processes must give the same number of rows.
 
     Raises:
-        ValueError: z_1 and z_2 are not two matrices of one shape.
+        ValueError: z_1 and z_2 are not two matrices of one shape, or ``pairs`` is "kernel" and it cannot sum these.
     """
     if z_1.dim() != 2 or z_1.shape != z_2.shape:
         raise ValueError(f"z_1 and z_2 must be of one shape (images, d), got {tuple(z_1.shape)} and {tuple(z_2.shape)}")
     with torch.autocast(z_1.device.type, enabled=False):
         precision = torch.promote_types(z_1.dtype, torch.float32)
-        loss, rank, std = _NTXent.apply(torch.cat((z_1, z_2)).to(precision), temperature, group)
+        loss, rank, std = _NTXent.apply(torch.cat((z_1, z_2)).to(precision), temperature, group, pairs)
     return NTXentResult(loss, (rank < 1).double().mean(), (rank < 5).double().mean(), rank.double().mean(), std)
 
 
@@ -96,7 +103,7 @@ class _NTXent(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, raw: Tensor, temperature: float, group: dist.ProcessGroup | None) -> Any:
+    def forward(ctx: Any, raw: Tensor, temperature: float, group: dist.ProcessGroup | None, pairs: Way) -> Any:
         # Divided in float64, so that rows are rounded once; in parts, as torch makes a float64 copy of what it divides.
         ctx.norm = torch.linalg.vector_norm(raw, dim=1, keepdim=True, dtype=torch.float64).clamp_min_(_SMALLEST_NORM)
         rows = torch.empty_like(raw)
@@ -107,7 +114,9 @@ class _NTXent(torch.autograd.Function):
         # No temporary of the size of the batch: all that counts here is memory.
         variance = torch.linalg.vector_norm(columns, dim=0).square() / len(columns) - columns.mean(0).square()
         std = variance.clamp_min(0).sqrt().mean() * columns.shape[1] ** 0.5
-        ctx.pairs = Pairs(columns, process_rank(group) * len(rows), len(rows), temperature)
+        by_kernel = pairs == "kernel" or (pairs == "auto" and available(columns, temperature))
+        way = KernelPairs if by_kernel else Pairs
+        ctx.pairs = way(columns, process_rank(group) * len(rows), len(rows), temperature)
         ctx.sums = ctx.pairs.forward()
         parts = torch.stack((ctx.sums.negatives, ctx.sums.positives, ctx.sums.rank))
         gathered = gather_stacked(parts, group, label="sums of the loss")
@@ -121,9 +130,9 @@ class _NTXent(torch.autograd.Function):
         return loss, everyone.rank, std
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor, None, None, None]:
         gradient = ctx.pairs.gradient(ctx.sums, ctx.all_sums).to(grad_loss.dtype)
         # Through z = x / |x|: what is along z is lost.
         rows = ctx.pairs.rows.to(grad_loss.dtype)
         gradient.addcmul_(rows, torch.linalg.vecdot(gradient, rows)[:, None], value=-1)
-        return gradient.div_(ctx.norm).mul_(grad_loss * ctx.processes / len(ctx.pairs.columns)), None, None
+        return gradient.div_(ctx.norm).mul_(grad_loss * ctx.processes / len(ctx.pairs.columns)), None, None, None

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_FLOAT32_LIMIT = 60.0
+FLOAT32_LIMIT = 60.0
+"""The largest 1/T whose exponentials are summed in float32 without a shift."""
 _CPU_TILE, _DEVICE_TILE = 768, 4096
 
 
@@ -31,6 +32,18 @@ class PairSums:
     """How many negatives are more similar than the positive."""
 
 
+def positive_similarities(rows: Tensor) -> Tensor:
+    """z_i.z_pos(i) of unit rows (count, d), view 1 before view 2, in float64.
+
+    Its error is that of exp(s) times T, and the loss is a ratio to exp(s).
+    """
+    found = [
+        torch.linalg.vecdot(one.double(), other.double())
+        for one, other in zip(*(half.split(4096) for half in rows.chunk(2)), strict=True)
+    ]
+    return torch.cat(found).repeat(2)
+
+
 class Pairs:
     """The pairs (row of this process, column of the global batch).
 
@@ -42,10 +55,10 @@ class Pairs:
     """
 
     def __init__(self, columns: Tensor, first: int, count: int, temperature: float) -> None:
-        self.wide = columns.dtype == torch.float32 and 1 / temperature > _FLOAT32_LIMIT
+        self.wide = columns.dtype == torch.float32 and 1 / temperature > FLOAT32_LIMIT
         # The product takes this factor for nothing and is s_ij in base 2 then; exp2 takes half of exp's time on a CPU.
         self.factor = math.log2(math.e) / temperature
-        self.positives = self._positives(columns[first : first + count], temperature)
+        self.positives = positive_similarities(columns[first : first + count]).div_(temperature).exp_()
         self.columns = columns.double() if self.wide else columns
         self.rows = self.columns[first : first + count]
         self.first, self.half, self.temperature = first, count // 2, temperature
@@ -66,15 +79,6 @@ class Pairs:
                 negatives[k].addmv_(pairs.T, ones[: len(pairs)])
                 rank[k].addmv_(torch.gt(pairs, positives[k], out=more).T, ones[: len(pairs)])
         return PairSums(negatives, positives, rank)
-
-    @staticmethod
-    def _positives(rows: Tensor, temperature: float) -> Tensor:
-        """exp(s_i,pos(i)) in float64: its relative error is that of s times s, and the loss is a ratio to it."""
-        found = [
-            torch.linalg.vecdot(one.double(), other.double())
-            for one, other in zip(*(half.split(4096) for half in rows.chunk(2)), strict=True)
-        ]
-        return torch.cat(found).div_(temperature).exp_().repeat(2)
 
     def gradient(self, sums: PairSums, all_sums: PairSums) -> Tensor:
         """sum over j of (p_ij + p_ji - 2 [j = pos(i)]) z_j for every row of this process, times 1/T.
