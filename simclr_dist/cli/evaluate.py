@@ -78,7 +78,8 @@ def evaluate(command: click.Context, /, run: Path, words: tuple[str, ...], **opt
         return _relaunch(options["processes"], [str(run), *words], {name: options[name] for name in given})
     import torch
 
-    from simclr_dist.distributed.processes import Processes, choose_device, process_group, set_kernels
+    from simclr_dist.distributed.devices import choose_device
+    from simclr_dist.distributed.processes import Processes, process_group, set_kernels
     from simclr_dist.weights.read import load_encoder
 
     here = Processes.from_environment()

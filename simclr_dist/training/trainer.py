@@ -19,7 +19,8 @@ from simclr_dist.data.sources.named import open_for_pretraining
 from simclr_dist.data.sources.summary import summary
 from simclr_dist.distributed.agreement import all_or_none
 from simclr_dist.distributed.collectives import gather_objects, maximum
-from simclr_dist.distributed.processes import Processes, choose_device, process_group, set_kernels, worker_count
+from simclr_dist.distributed.devices import choose_device
+from simclr_dist.distributed.processes import Processes, process_group, set_kernels, worker_count
 from simclr_dist.distributed.watchdog import progress
 from simclr_dist.errors import AgreedError
 from simclr_dist.evaluation.online import OnlineEvaluation
@@ -66,7 +67,12 @@ def pretrain(config: Config, processes: Processes, job_has_ended: Callable[[str]
     with (
         # Under SLURM the end of a start that is preempted is SLURM's: the job is queued again.
         StopSignals(say, ends_before_begin="SLURM_JOB_ID" not in os.environ) as stop,
-        process_group(processes, device, config.machine.collective_timeout_seconds),
+        process_group(
+            processes,
+            device,
+            config.machine.collective_timeout_seconds,
+            is_stopped=lambda: stop.has_arrived,
+        ),
         RunLock(config.machine.run_dir, job_has_ended) as lock,
     ):
         return Trainer(config, processes, device, lock).train(stop)
@@ -173,7 +179,7 @@ class Trainer:
             run_is_lost=float(self.folder.lock.is_lost),
             no_batch=float(batch is None),
         )
-        return Agreed(*maximum(list(own), self.device))
+        return Agreed(*maximum(list(own)))
 
     def _loader(self, until: int, stop: StopSignals) -> Generator[Batch, None, None]:
         processes, machine = self.processes, self.config.machine
