@@ -15,14 +15,15 @@ def relaunch(count: int, arguments: Sequence[str], device: str, check: Callable[
     Raises:
         UserError: a launcher has started several processes already, or what ``check`` refuses.
     """
-    from simclr_dist.distributed.processes import Processes, choose_device
+    from simclr_dist.distributed.devices import require_devices
+    from simclr_dist.distributed.processes import Processes
     from simclr_dist.launch import local
 
     if Processes.from_environment().count > 1:
         raise UserError("--processes: torchrun has started the processes already; leave it out")
     if check:
         check()
-    choose_device(device, count - 1)
+    require_devices(device, count)
     return int(local.run_processes(count, [*arguments, *(["--debug"] if "--debug" in sys.argv else [])]))
 
 

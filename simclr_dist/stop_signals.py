@@ -61,6 +61,8 @@ class StopSignals:
         self.received: int | None = None
         """Number of the first signal that came."""
         self.has_begun = False
+        self.has_arrived = False
+        """Whether a signal other than a notice has come: known at once, in a thread, wherever the main thread is."""
         self._say, self._ends_before_begin = say, ends_before_begin
         self._at = 0.0
         self._over = threading.Event()
@@ -99,6 +101,7 @@ class StopSignals:
             for number in os.read(self._reader, 64):
                 if number == signal.SIGHUP:
                     _leave_lost_terminal()
+                self.has_arrived |= number in STOP_SIGNALS and number not in NOTICES
                 if number in STOP_SIGNALS and not first:
                     first = number
                     self._say(signal.Signals(number).name)

@@ -30,6 +30,7 @@ def test_every_stop_signal_sets_the_flag_and_is_said_once_by_its_name(number):
     with StopSignals(lambda name: (said.append(name), heard.set())) as stop:
         os.kill(os.getpid(), number)
         assert heard.wait(30)
+        assert stop.has_arrived == (number not in NOTICES)
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.received == number
     assert said == [number.name]
@@ -44,15 +45,15 @@ def test_afterwards_a_notice_is_ignored_and_the_others_do_what_they_did(number):
 
 
 def test_a_signal_is_said_while_the_main_thread_is_in_a_librarys_code():
-    flags: list[int | None] = []
-    with StopSignals(lambda name: flags.append(stop.received)) as stop:
+    flags: list[tuple[int | None, bool]] = []
+    with StopSignals(lambda name: flags.append((stop.received, stop.has_arrived))) as stop:
         sender = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM))
         sender.start()
         while not flags:
             hashlib.pbkdf2_hmac("sha256", b"", b"", 1_000_000)
         sender.join()
         assert stop.received == signal.SIGTERM
-    assert flags == [None]  # Python had not called the handler yet
+    assert flags == [(None, True)]  # Python had not called the handler yet
 
 
 def test_what_nohup_has_told_to_ignore_stays_ignored():

@@ -79,9 +79,9 @@ def evaluate(command: click.Context, /, run: Path, words: tuple[str, ...], **opt
     import torch
 
     from simclr_dist.distributed.cores import own_cores
-    from simclr_dist.distributed.processes import Processes, choose_device, process_group
+    from simclr_dist.distributed.devices import choose_device
+    from simclr_dist.distributed.processes import Processes, process_group
     from simclr_dist.models.kernels import set_kernels
-    from simclr_dist.weights.read import load_encoder
 
     here = Processes.from_environment()
     device = choose_device("cpu" if method == "label-curve" else options["device"], here.local_rank)
@@ -93,22 +93,13 @@ def evaluate(command: click.Context, /, run: Path, words: tuple[str, ...], **opt
         cores = own_cores()
         torch.set_num_threads(cores if here.count > 1 else torch.get_num_threads())
         from simclr_dist.data.sources.summary import say_what_was_found
-        from simclr_dist.distributed.agreement import all_or_none
-        from simclr_dist.evaluation.context import EvaluationContext
         from simclr_dist.evaluation.features import Extraction
-        from simclr_dist.evaluation.saved_training import TrainingStoppedError, Unfinished
+        from simclr_dist.evaluation.saved_training import TrainingStoppedError
 
         run_dir = run if run.is_dir() else run.with_name(f"{run.name}.evaluation")
         cache = run_dir / "features" if options["cache"] and method != "label-curve" else None
         how = Extraction(batch_images=options["batch_at_once"], device=device, cache=cache, talks=here.is_first)
-        with all_or_none():
-            pretrained = load_encoder(run)
-            if run_dir != run:
-                if options["on"] is None:
-                    raise UserError(f"{run}: a file of weights knows no labelled images; give --on")
-                run_dir.mkdir(exist_ok=True)
-            data = chosen_data(pretrained.recipe.data, options["on"], overrides)
-            context = EvaluationContext(pretrained, data, how, Unfinished(run_dir / "unfinished"))
+        context = _opened(run, run_dir, how, options["on"], overrides)
         if here.is_first:
             say_what_was_found(*context.summaries())
         context.choose_workers(options["workers"], cores)
@@ -123,6 +114,22 @@ def evaluate(command: click.Context, /, run: Path, words: tuple[str, ...], **opt
     if here.is_first:
         say(found)
     return status
+
+
+def _opened(run: Path, run_dir: Path, how: Any, on: str | None, overrides: list[str]) -> Any:
+    from simclr_dist.distributed.agreement import all_or_none
+    from simclr_dist.evaluation.context import EvaluationContext
+    from simclr_dist.evaluation.saved_training import Unfinished
+    from simclr_dist.weights.read import load_encoder
+
+    with all_or_none():
+        pretrained = load_encoder(run)
+        if run_dir != run:
+            if on is None:
+                raise UserError(f"{run}: a file of weights knows no labelled images; give --on")
+            run_dir.mkdir(exist_ok=True)
+        data = chosen_data(pretrained.recipe.data, on, overrides)
+        return EvaluationContext(pretrained, data, how, Unfinished(run_dir / "unfinished"))
 
 
 def _label_curve(context: Any, run_dir: Path, counts: list[int] | None, splits: int) -> str:

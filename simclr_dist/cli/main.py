@@ -29,6 +29,7 @@ from simclr_dist.cli.preview import preview
 from simclr_dist.cli.report import report
 from simclr_dist.cli.verify import verify
 from simclr_dist.cli.weights import export_weights, import_weights
+from simclr_dist.distributed.ending import end_process
 from simclr_dist.distributed.launchers import rank_here
 from simclr_dist.errors import AgreedError, UserError, first_line, in_one_line
 from simclr_dist.terminal import say
@@ -61,11 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
             where = error.filename or "a file of this command"
             _complain(f"{where} cannot be written: {error.strerror}; make room there, then start again", debug)
-            sys.exit(2)
+            end_process(2)
         found = f"{type(error).__name__}: {first_line(error)}"
         _complain(f"{found}; unexpected error, probably a bug; --debug shows the traceback", debug)
         status = 1
-    sys.exit(status if isinstance(status, int) else 0)
+    end_process(status if isinstance(status, int) else 0)
 
 
 def _complain(message: str, debug: bool) -> None:

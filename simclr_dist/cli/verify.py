@@ -23,7 +23,8 @@ def verify(config: str, overrides: tuple[str, ...], processes: int | None) -> in
     if processes and processes > 1:
         return relaunch_checked(processes, loaded, ["verify", config, *overrides])
     stop_with_launcher()
-    from simclr_dist.distributed.processes import Processes, choose_device, process_group
+    from simclr_dist.distributed.devices import choose_device
+    from simclr_dist.distributed.processes import Processes, process_group
     from simclr_dist.models.kernels import set_kernels
     from simclr_dist.training.preflight import check_machine
     from simclr_dist.verification.certificate import certify, table

@@ -83,14 +83,14 @@ def from_first(value: Value, *, label: str = "a value of process 0") -> Value:
     return first
 
 
-def maximum(
-    values: list[float], device: torch.device, *, label: str = "the agreement at the start of a step"
-) -> list[float]:
-    """Element by element, the largest over all ranks: one collective, and every rank gets the same answer."""
+def maximum(values: list[float], *, label: str = "the agreement at the start of a step") -> list[float]:
+    """Element by element, the largest over all ranks: one collective, and every rank gets the same answer.
+
+    On the CPU, whatever the training device: in every step the host would wait there for all that a GPU has to do.
+    """
     if process_count() == 1:
         return values
     begin_collective(label)
-    # float32 because not every backend's devices have float64; the values are flags, counts and seconds.
-    tensor = torch.tensor(values, dtype=torch.float32, device=device)
+    tensor = torch.tensor(values, dtype=torch.float64)
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return [float(value) for value in tensor.tolist()]

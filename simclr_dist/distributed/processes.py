@@ -2,8 +2,8 @@
 
 import itertools
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -11,14 +11,20 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
+from simclr_dist.distributed.collectives import process_rank
+from simclr_dist.distributed.devices import refuse_shared_gpus
+from simclr_dist.distributed.ending import abandon_group
 from simclr_dist.distributed.launchers import ranks_here
 from simclr_dist.distributed.rendezvous import check_interface, first_holds_store, meeting_point
+from simclr_dist.distributed.subgroups import patience_of_groups
 from simclr_dist.distributed.watchdog import progress
+from simclr_dist.distributed.watchdog.guard import end_when_waiting_in_vain
 from simclr_dist.distributed.watchdog.heartbeats import HeartbeatStore
 from simclr_dist.distributed.watchdog.monitor import LostProcesses
 from simclr_dist.errors import UserError
 
 _numbers = itertools.count()  # of groups in one store: none reads what an earlier one left there
+_open: list[ExitStack] = []  # the group that this process is in, if process_group made it
 
 
 @dataclass(frozen=True)
@@ -45,71 +51,91 @@ class Processes:
         return cls(*ranks_here())
 
 
-def choose_device(requested: str, local_rank: int) -> torch.device:
-    """The device of this process: its own GPU, or the CPU.
-
-    Raises:
-        UserError: CUDA was asked for and is not there, or there are more processes than GPUs.
-    """
-    if requested == "cpu" or (requested == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise UserError("machine.device: 'cuda' was asked for, but torch sees no GPU; set machine.device=cpu")
-    if "SLURM_GPUS_PER_TASK" in os.environ and torch.cuda.device_count() == 1:
-        return torch.device("cuda", 0)  # srun shows each task its own GPU alone
-    if local_rank >= torch.cuda.device_count():
-        raise UserError(
-            f"machine.device: local process {local_rank} has no GPU of its own ({torch.cuda.device_count()} on this "
-            "node); start one process a GPU"
-        )
-    return torch.device("cuda", local_rank)
-
-
 @contextmanager
 def process_group(
-    processes: Processes, device: torch.device, timeout_seconds: int = 600, *, ends_itself: bool | None = None
+    processes: Processes,
+    device: torch.device,
+    timeout_seconds: int = 600,
+    *,
+    ends_itself: bool | None = None,
+    is_stopped: Callable[[], object] = lambda: False,
 ) -> Iterator[None]:
-    """The default process group for as long as the block runs: NCCL on CUDA, gloo on the CPU; none for one process.
+    """The default process group for as long as the block runs; none for one process.
+
+    gloo carries what is on the CPU (flags, objects), so that nothing waits for a GPU to agree with the others; NCCL
+    what is on GPUs.
 
     Args:
         processes: this process's rank, and how many there are.
         device: its device.
         timeout_seconds: how long a collective waits for the other processes.
-        ends_itself: whether a thread ends this process, with the line, when it waits for one that is lost; otherwise
-            the collective raises. None: where the backend raises nothing, as NCCL.
+        ends_itself: whether a thread ends this process, with the line, when it waits for one that is lost, and an
+            error leaves the group without waiting for the others (:func:`ending.end_process` then ends the process);
+            otherwise the collective raises. None: where the backend raises nothing, as NCCL.
+        is_stopped: whether a signal has asked this process to stop; asked by that thread.
 
     Raises:
         UserError: the processes do not find each other, or one of them hangs or is gone; it is named.
     """
-    if device.type == "cuda":
+    on_gpu = device.type == "cuda"
+    if on_gpu:
         torch.cuda.set_device(device)
     if processes.count == 1:
         yield
         return
     if ends_itself is None:
-        ends_itself = device.type == "cuda"
+        ends_itself = on_gpu
     timeout = timedelta(seconds=timeout_seconds)
     # The backend's own watchdog comes second.
     patience = timeout + timedelta(minutes=1) if ends_itself else timeout
+    if on_gpu:
+        _leave_judgement_to_guard()
     progress.begin()
-    with (
-        meeting_point(processes.rank, processes.count, timeout) as store,
-        _lost_processes(store, processes, timeout_seconds) as lost,
-        _group_destroyed(),
-        lost.named(),
-    ):
+    with ExitStack() as stack:
+        store = stack.enter_context(meeting_point(processes.rank, processes.count, timeout))
+        lost = stack.enter_context(_lost_processes(store, processes, timeout_seconds))
+        stack.enter_context(_group_ended(abandoned_at_errors=ends_itself))
+        stack.enter_context(patience_of_groups(patience))
+        stack.enter_context(lost.named())
         if ends_itself:
-            lost.end_when_waiting_in_vain()
-        if device.type == "cpu":
-            check_interface()
+            end_when_waiting_in_vain(lost, device, is_stopped)
+        check_interface()
         dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
+            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
             store=PrefixStore(f"group {next(_numbers)}", store),
             rank=processes.rank,
             world_size=processes.count,
             timeout=patience,
         )
-        yield
+        if on_gpu:
+            refuse_shared_gpus(device)
+        _open.append(stack)
+        try:
+            yield
+        finally:
+            _open.remove(stack)
+
+
+def first_goes_on() -> bool:
+    """End the group, all processes together, and say whether this is process 0.
+
+    Every process calls it where the rest is process 0's alone: in a group the others would wait for it, with their
+    GPUs, and longer perhaps than a collective may take.
+    """
+    is_first = process_rank() == 0
+    if _open:
+        _open[-1].close()
+    return is_first
+
+
+def _leave_judgement_to_guard() -> None:
+    """torch's watchdog of NCCL would end the process by an abort and a C++ stack, without saying who is lost.
+
+    1 is what torchrun sets where the user has set nothing.
+    """
+    name, by_torchrun = "TORCH_NCCL_ASYNC_ERROR_HANDLING", "TORCHELASTIC_RUN_ID" in os.environ
+    if name not in os.environ or (by_torchrun and os.environ[name] == "1"):
+        os.environ[name] = "0"
 
 
 @contextmanager
@@ -127,9 +153,15 @@ def _lost_processes(store: TCPStore, processes: Processes, timeout_seconds: int)
 
 
 @contextmanager
-def _group_destroyed() -> Iterator[None]:
+def _group_ended(*, abandoned_at_errors: bool) -> Iterator[None]:
     try:
         yield
-    finally:
+    except BaseException:
         if dist.is_initialized():
-            dist.destroy_process_group()
+            if abandoned_at_errors:
+                abandon_group(dist.distributed_c10d._abort_process_group)
+            else:
+                dist.destroy_process_group()
+        raise
+    if dist.is_initialized():
+        dist.destroy_process_group()

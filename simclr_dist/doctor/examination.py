@@ -53,7 +53,8 @@ def _of_host(folder: Path) -> list[Finding]:
 def _with_others(own: list[Finding], device: str, folder: Path) -> list[Finding]:
     """With the findings of the other hosts, and those about the processes together."""
     from simclr_dist.distributed.collectives import gather_objects
-    from simclr_dist.distributed.processes import Processes, choose_device, process_group
+    from simclr_dist.distributed.devices import choose_device
+    from simclr_dist.distributed.processes import Processes, process_group
     from simclr_dist.doctor import network
 
     here = Processes.from_environment()

@@ -155,7 +155,7 @@ def raw_pixels(source: ImageSource, image_size: int, how: Extraction | None = No
 
 def _gathered(part: Tensor, device: torch.device) -> list[Features]:
     """The block of every process; blocks may differ in length, and a process may have none."""
-    shape = maximum([float(size) for size in part.shape], device, label="shapes of the features")
+    shape = maximum([float(size) for size in part.shape], label="shapes of the features")
     rows, columns = (int(size) for size in shape)
     padded = torch.zeros(rows, columns, device=device)
     padded[: part.shape[0], : part.shape[1]] = part

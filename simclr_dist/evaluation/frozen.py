@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from simclr_dist.distributed.collectives import process_rank
+from simclr_dist.distributed.processes import first_goes_on
 from simclr_dist.evaluation.classifiers import VALIDATION_SHARE, Probe, accuracies, chosen_probe
 from simclr_dist.evaluation.context import EvaluationContext
 from simclr_dist.evaluation.features import extract_features
@@ -88,7 +88,7 @@ def probe(
     if solver == "sgd":
         return _probe_by_sgd(context, augment, LINEAR.with_choices(**chosen), seed)
     train, test = context.train_features, context.test_features
-    if process_rank() != 0:
+    if not first_goes_on():
         return None
     found = chosen_probe(np.asarray(train), context.train_labels, seed, talks=context.how.talks)
     right = accuracies(found.scores(np.asarray(test)), context.test_labels)
@@ -112,7 +112,7 @@ def lowshot(
     """
     counts = context.numbers_of_labels(labels_per_class, PUBLISHED_COUNTS)
     train, test = context.train_features, context.test_features
-    if process_rank() != 0:
+    if not first_goes_on():
         return None
     rows = []
     with showing_progress(len(counts) * splits, "probes", active=context.how.talks) as progress:

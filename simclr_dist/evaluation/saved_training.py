@@ -14,8 +14,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from simclr_dist.distributed.agreement import decided_by_first
 from simclr_dist.distributed.collectives import maximum
 from simclr_dist.log import log
@@ -74,7 +72,7 @@ class SavedTraining:
         if self.folder:
             self._stop.__exit__()
 
-    def after_step(self, state_of: dict[str, Any], step: int, total: int, device: torch.device) -> None:
+    def after_step(self, state_of: dict[str, Any], step: int, total: int) -> None:
         """Save ``state_of`` after ``step`` of ``total`` steps, if it is time or a signal came on some process.
 
         Raises:
@@ -84,7 +82,7 @@ class SavedTraining:
         if not self.folder:
             return
         due = time.monotonic() - self._saved_at >= self.every_seconds
-        number, due_somewhere = maximum([self._stop.received or 0, due], device)
+        number, due_somewhere = maximum([self._stop.received or 0, due])
         if number or due_somewhere:
             self._save({name: target.state_dict() for name, target in state_of.items()}, step)
             self._saved_at = time.monotonic()

@@ -156,7 +156,7 @@ def train_classifier(
             backward(inputs, labels)
             optimizer.step()
             advance(1)
-            saved.after_step(state, step + 1, total, device)
+            saved.after_step(state, step + 1, total)
     if not all(bool(parameter.isfinite().all()) for parameter in classifier.trained.parameters()):
         decided_by_first(saved.remove)  # it would only diverge again
         raise AgreedError("--learning-rate: the training diverged (weights are not finite); lower it")

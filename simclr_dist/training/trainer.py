@@ -20,7 +20,8 @@ from simclr_dist.data.sources.summary import summary
 from simclr_dist.distributed.agreement import all_or_none
 from simclr_dist.distributed.collectives import gather_objects, maximum
 from simclr_dist.distributed.cores import own_cores, worker_count
-from simclr_dist.distributed.processes import Processes, choose_device, process_group
+from simclr_dist.distributed.devices import choose_device
+from simclr_dist.distributed.processes import Processes, process_group
 from simclr_dist.distributed.watchdog import progress
 from simclr_dist.errors import AgreedError
 from simclr_dist.evaluation.online import OnlineEvaluation
@@ -69,8 +70,9 @@ def pretrain(config: Config, processes: Processes, job_has_ended: Callable[[str]
     with ExitStack() as stack:
         # Under SLURM the end of a start that is preempted is SLURM's: the job is queued again.
         stop = stack.enter_context(StopSignals(say, ends_before_begin="SLURM_JOB_ID" not in os.environ))
+        patience = config.machine.collective_timeout_seconds
         with said_when_slow(meeting, write=log.info if processes.is_first else None):
-            stack.enter_context(process_group(processes, device, config.machine.collective_timeout_seconds))
+            stack.enter_context(process_group(processes, device, patience, is_stopped=lambda: stop.has_arrived))
         lock = stack.enter_context(RunLock(config.machine.run_dir, job_has_ended))
         cores = own_cores()
         torch.set_num_threads(config.machine.threads_per_process or cores)
@@ -189,7 +191,7 @@ class Trainer:
             run_is_lost=float(self.folder.lock.is_lost),
             no_batch=float(batch is None),
         )
-        return Agreed(*maximum(list(own), self.device))
+        return Agreed(*maximum(list(own)))
 
     def _loader(self, until: int, stop: StopSignals) -> Generator[Batch, None, None]:
         processes, machine = self.processes, self.config.machine

@@ -23,9 +23,9 @@ def certify(recipe: Recipe, processes: Processes, device: torch.device, precisio
     """
     small = Miniature(recipe, processes, device)
     found = [*method_checks(small), *part_checks(small), *kernel_checks(small, precision), *data_checks(small)]
-    # As numbers that every backend compares alike: float32, and not a number is the largest.
+    # Every backend must take what is not a number for the largest.
     errors = [check.error if math.isfinite(check.error) else 1e30 for check in found]
-    together = maximum(errors, device, label="errors of the certificate")
+    together = maximum(errors, label="errors of the certificate")
     return [check._replace(error=error) for check, error in zip(found, together, strict=True)]
 
 

@@ -1,11 +1,9 @@
 """A process that hangs or dies is named by the others, which end in time; so is one that fails by itself."""
 
-import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from simclr_dist.data.loading.batch import blank_batch
 from simclr_dist.distributed.agreement import all_or_none, decided_by_first
 from simclr_dist.distributed.collectives import gather_stacked, maximum
 from simclr_dist.distributed.processes import Processes, process_group
-from simclr_dist.distributed.watchdog import monitor, progress
+from simclr_dist.distributed.watchdog import progress
 from simclr_dist.distributed.watchdog.diagnosis import diagnose, is_lost, store_lost
 from simclr_dist.distributed.watchdog.heartbeats import LEFT, TIMED_OUT, WORKS, Heartbeat, HeartbeatStore
 from simclr_dist.distributed.watchdog.monitor import LostProcesses
@@ -28,58 +26,12 @@ from simclr_dist.methods.build import build_method
 from simclr_dist.models.batch_norm import GroupedBatchNorm, average_running_statistics
 from simclr_dist.models.statistics_group import divide_batch_norm
 from simclr_dist.training.gradients import compute_gradients
+from tests.support.groups import die, hang, started, wait_until_heard, written
 from tests.support.processes import Running, pretrain_here, run_distributed, tiny_config
 
 CPU = torch.device("cpu")
 TIMEOUT_SECONDS = 4
 STEP = 3  # in which the victim is lost
-written: list[Progress] = []  # by this process to the heartbeat store
-
-
-@contextmanager
-def started(count: int, function: Any, *arguments: Any, folder: Path | None = None) -> Iterator[list[Running]]:
-    """``function(rank, count, *arguments)`` in processes that meet at a launcher's store, or as srun's in a folder."""
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    if folder is not None:
-        shared = {"SIMCLR_DIST_RENDEZVOUS": str(folder), "SLURM_STEP_NUM_TASKS": str(count), "SLURM_LOCALID": "0"}
-    processes = [
-        Running(1, _in_place, shared | {"SLURM_PROCID": str(rank)}, function, rank, count, *arguments)
-        for rank in range(count)
-    ]
-    try:
-        yield processes
-    finally:
-        for process in processes:
-            process.kill()
-
-
-def _in_place(variables: dict[str, str], function: Any, rank: int, *arguments: Any) -> Any:
-    os.environ.update(variables | {"SLURMD_NODENAME": f"node{rank}", "SLURM_STEP_TASKS_PER_NODE": "1"})
-    monitor._OBSERVED_SECONDS = monitor._PATIENCE_SECONDS = 1.5
-    write = HeartbeatStore.write
-
-    def noting(store: HeartbeatStore, rank: int, heartbeat: Heartbeat) -> None:
-        write(store, rank, heartbeat)
-        written.append(heartbeat.progress)
-
-    HeartbeatStore.write = noting  # type: ignore[method-assign]
-    return function(rank, *arguments)
-
-
-def wait_until_heard() -> None:
-    """Until the others can have read that this process is here."""
-    while written.count(progress.current()) < 4:
-        time.sleep(0.01)
-
-
-def hang() -> None:
-    while True:
-        time.sleep(0.05)
-
-
-def die(number: int) -> None:
-    os.kill(os.getpid(), number)
 
 
 def boom() -> None:
@@ -192,7 +144,7 @@ def leave_together(rank: int, count: int) -> tuple[list[str], bool, str | None]:
     heard: list[str | None] = []
     publish, leave = HeartbeatStore.publish, LostProcesses.leave
     HeartbeatStore.publish = lambda store, line: published.append(line) or publish(store, line)  # type: ignore[method-assign]
-    LostProcesses.leave = lambda lost: heard.append(lost._heard) or leave(lost)  # type: ignore[method-assign]
+    LostProcesses.leave = lambda lost: heard.append(lost.heard) or leave(lost)  # type: ignore[method-assign]
     here = Processes(rank, count, 0, 1)
 
     def meet(then: Callable[[], None]) -> None:
@@ -216,51 +168,6 @@ def leave_together(rank: int, count: int) -> tuple[list[str], bool, str | None]:
 def test_agreed_errors_and_normal_ends_are_nobodys_loss_and_the_next_group_begins_with_no_diagnosis():
     with started(2, leave_together) as processes:
         assert [process.results() for process in processes] == [[([], True, None)]] * 2
-
-
-def wait_in_vain(rank: int, count: int, folder: Path) -> None:
-    sys.stderr = (folder / f"errors_{rank}").open("w")
-    with process_group(Processes(rank, count, 0, 1), CPU, 2, ends_itself=True):
-        progress.begin_step(1)
-        gather_stacked(torch.ones(2), label="rows of the loss")
-        if rank == 0:  # a collective of NCCL: it raises nothing, whoever is lost
-            progress.begin_collective("sums of the loss")
-        hang()
-
-
-def test_where_the_backend_raises_nothing_a_thread_ends_the_process_with_the_line(tmp_path):
-    with started(2, wait_in_vain, tmp_path) as processes:
-        for process in processes:  # that which hangs, too
-            process.processes[0].join(60)
-        assert [process.processes[0].exitcode for process in processes] == [2, 2]
-    first, second = (tmp_path / "errors_0").read_text(), (tmp_path / "errors_1").read_text()
-    assert first.startswith("simclr-dist: process 1 on node1 has not answered for 2 s")
-    assert "it gives signs of life but hangs; it is in step 1, its last collective 'rows of the loss'" in first
-    assert second == first.replace("simclr-dist:", "simclr-dist (process 1):")
-    assert len(first.splitlines()) == 1
-
-
-def work_alone(rank: int, count: int) -> int:
-    """Is as far as the others until the thread has diagnosed, twice as long as a collective may wait."""
-    diagnoses = []
-    diagnose_ = LostProcesses._diagnose
-
-    def counted(lost: Any, **options: Any) -> str | None:
-        diagnoses.append(diagnose_(lost, **options))
-        return diagnoses[-1]
-
-    LostProcesses._diagnose = counted  # type: ignore[method-assign]
-    with process_group(Processes(rank, count, 0, 1), CPU, 2, ends_itself=True):
-        gather_stacked(torch.ones(2))
-        while not diagnoses:
-            time.sleep(0.05)
-        gather_stacked(torch.ones(2))
-    return len([line for line in diagnoses if line is None])
-
-
-def test_the_thread_leaves_processes_alone_that_are_all_busy_with_equal_progress():
-    with started(2, work_alone) as processes:
-        assert all(process.results()[0] >= 1 for process in processes)
 
 
 def beats(beat: int, begun: int = 5, state: str = WORKS, rank: int = 0) -> Heartbeat:
@@ -335,7 +242,7 @@ def labels_of_collectives() -> tuple[list[str], Progress]:
     rows = norm(torch.randn(16, 4)).double()
     NTXentLoss(0.5)(rows[:8], rows[8:]).backward()
     average_running_statistics(norm)
-    maximum([1.0], CPU)
+    maximum([1.0])
     with all_or_none():
         pass
     decided_by_first(lambda: 1)
@@ -354,7 +261,7 @@ def test_every_collective_is_named_and_counted_alike_on_all_processes():
 def test_one_process_counts_no_collectives():
     progress.begin()
     gather_stacked(torch.ones(2))
-    maximum([1.0], CPU)
+    maximum([1.0])
     assert progress.current() == Progress()
 
 

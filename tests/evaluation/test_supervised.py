@@ -160,11 +160,11 @@ def test_a_stopped_command_tells_how_to_go_on_repeats_nothing_finished_and_ends_
 ):
     trained_steps, after_step = [], SavedTraining.after_step
 
-    def note_and_stop(self, state_of, step, total, device):
+    def note_and_stop(self, state_of, step, total):
         trained_steps.append((total, step))
         if trained_steps[-1] == (10, 3) and trained_steps.count((10, 3)) == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        after_step(self, state_of, step, total, device)
+        after_step(self, state_of, step, total)
 
     monkeypatch.setattr(SavedTraining, "after_step", note_and_stop)
 
@@ -224,7 +224,7 @@ def test_a_damaged_save_is_set_aside_for_the_one_before_and_without_one_the_trai
     def after(step):
         with SavedTraining(folder, every_seconds=0) as saved:
             module.weight.data.fill_(step)
-            saved.after_step({"model": module}, step, 9, CPU)
+            saved.after_step({"model": module}, step, 9)
 
     def restored():
         return SavedTraining(folder).restore({"model": module}), float(module.weight.detach())

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from simclr_dist.distributed.watchdog.heartbeats import LEFT, TIMED_OUT, Heartbeat
+from simclr_dist.distributed.watchdog.progress import Progress
 
 Heartbeats = Sequence[Heartbeat | None]
 """By rank; None: it has written none."""
@@ -17,8 +18,24 @@ def is_lost(before: Heartbeats, after: Heartbeats, own: int) -> bool:
     return _lost(before, after, own)[0] in (_SILENT, _BEHIND)
 
 
-def diagnose(before: Heartbeats, after: Heartbeats, own: int, *, seconds: float, timeout_seconds: int) -> str:
-    """The line, from process ``own``, whose collective has failed; ``seconds`` lie between the two moments."""
+def is_silent(before: Heartbeats, after: Heartbeats, own: int) -> bool:
+    """Whether a process writes nothing, however far it is."""
+    return _lost(before, after, own)[0] == _SILENT
+
+
+def diagnose(
+    before: Heartbeats,
+    after: Heartbeats,
+    own: int,
+    *,
+    seconds: float,
+    timeout_seconds: int,
+    silent_seconds: float = 0.0,
+) -> str:
+    """The line, from process ``own``, whose collective has failed; ``seconds`` lie between the two moments.
+
+    ``silent_seconds``: how long one has been silent already, where none has failed yet.
+    """
     how, ranks = _lost(before, after, own)
     timed_out = any(each is not None and each.state == TIMED_OUT for each in after)
     unanswered = _unanswered(timeout_seconds)
@@ -32,6 +49,8 @@ def diagnose(before: Heartbeats, after: Heartbeats, own: int, *, seconds: float,
         )
     if how == _LEFT:
         what = "has ended without an error before the others"
+    elif how == _SILENT and silent_seconds:
+        what = f"gave no sign of life for {silent_seconds + seconds:.0f} s: it is stopped, or its node or it is gone"
     elif how == _SILENT and timed_out:
         what = f"{unanswered} and gave no sign of life for {seconds:.0f} s: it is stopped, or its node or it is gone"
     elif how == _SILENT:
@@ -58,6 +77,14 @@ def store_lost(first: Heartbeat | None, timeout_seconds: int, *, holder_ended: b
         )
     name = f"process 0 on {first.host}" if first else "process 0"
     return f"{name} {what}, as the store that it holds shows; {_last(first)}. See its log; {_AGAIN}"
+
+
+def device_stands(rank: int, host: str, at: Progress, seconds: float) -> str:
+    """The line when all processes are equally far and this one's GPU does nothing more."""
+    return (
+        f"process {rank} on {host} has waited {at.waiting} for {seconds:.0f} s and its GPU does nothing, though no "
+        f"process is silent or behind: a collective or a kernel hangs; {_AGAIN}"
+    )
 
 
 def ended(rank: int, host: str, why: str) -> str:

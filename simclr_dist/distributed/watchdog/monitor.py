@@ -5,8 +5,6 @@ thread is (progress.py). Whoever's collective fails reads all heartbeats twice, 
 diagnosis (diagnosis.py) and raises it; whoever fails after that, because the first one left, repeats it.
 """
 
-import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,10 +15,10 @@ import torch.distributed as dist
 
 from simclr_dist.distributed.launchers import host_here
 from simclr_dist.distributed.watchdog import progress
-from simclr_dist.distributed.watchdog.diagnosis import diagnose, ended, is_lost, store_lost
-from simclr_dist.distributed.watchdog.heartbeats import CUT_OFF, LEFT, TIMED_OUT, WORKS, Heartbeat, HeartbeatStore
-from simclr_dist.errors import AgreedError, UserError, first_line
-from simclr_dist.terminal import say
+from simclr_dist.distributed.watchdog.diagnosis import Heartbeats, diagnose, ended, store_lost
+from simclr_dist.distributed.watchdog.failures import how_it_failed, reason_of
+from simclr_dist.distributed.watchdog.heartbeats import LEFT, WORKS, Heartbeat, HeartbeatStore
+from simclr_dist.errors import AgreedError, UserError
 
 Answer = TypeVar("Answer")
 
@@ -28,18 +26,6 @@ _BEAT_SECONDS = 0.25
 _BEATS_PER_SECOND = 1000  # of all processes together: what the store is asked to bear
 _OBSERVED_SECONDS = 3.0
 _PATIENCE_SECONDS = 5.0  # with a store that does not answer
-
-
-def how_it_failed(error: BaseException) -> str | None:
-    """Whether a collective has timed out or was cut off, by what the backends raise; None: it is another error."""
-    text = str(error)
-    if not isinstance(error, RuntimeError):
-        return None
-    if re.search(r"timed out|timeout", text, re.IGNORECASE):
-        return TIMED_OUT
-    if isinstance(error, dist.DistError) or re.search(r"[Cc]onnection (closed|reset)|[Bb]roken pipe", text):
-        return CUT_OFF
-    return None
 
 
 class LostProcesses:
@@ -55,9 +41,13 @@ class LostProcesses:
         self.state = WORKS
         self.beat_seconds = max(_BEAT_SECONDS, count / _BEATS_PER_SECOND)
         self.observed_seconds = max(_OBSERVED_SECONDS, 3 * self.beat_seconds)
-        self._failed_itself = False
+        self.heard: str | None = None
+        """What another process has said of its end, or of one that is lost."""
+        self._failed_itself = self._fails = False
         self._first: Heartbeat | None = None
-        self._heard: str | None = None
+        self._watches = False
+        self._beat_of_next: int | None = None
+        self._silent_beats = 0
         self._answered = time.monotonic()
         self._left = threading.Event()
         self._beating = threading.Thread(target=self._beat, name="signs of life", daemon=True)
@@ -73,31 +63,69 @@ class LostProcesses:
         try:
             yield
         except BaseException as error:
+            self._fails = True
             self._failed_itself = not isinstance(error, AgreedError)
-            failure = how_it_failed(error)
+            failure, of_backend = how_it_failed(error), isinstance(error, dist.DistBackendError)
             if failure is not None:
                 self.state = failure
-                raise UserError(self._line(self._found_out)) from error
+                said = f" ({reason_of(error)})" if of_backend else ""
+                raise UserError(self._line(self._found_out) + said) from error
             if self._failed_itself:
                 kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-                self._publish(ended(self.rank, self.host, kind + first_line(error)))
+                self.publish(ended(self.rank, self.host, kind + reason_of(error)))
+            if of_backend:
+                raise UserError(
+                    f"process {self.rank} on {self.host}: {reason_of(error)}; NCCL_DEBUG=WARN says more, and "
+                    "`simclr-dist doctor` under the same launcher tries the processes together"
+                ) from error
             raise
 
     def leave(self) -> None:
         """The group is over for this process."""
-        if self._failed_itself and self.held_by_first and self.rank == 0:
+        holds_store = self.held_by_first and self.rank == 0
+        if self._failed_itself and holds_store:
             time.sleep(3 * self.beat_seconds)  # the store goes with this process: not before the others have read why
         self.state = LEFT
         self._left.set()
         self._beating.join(1.0)
+        if self._watches and holds_store:
+            time.sleep(3 * self.beat_seconds)  # nor before they have read that it left
         self.store.close()
 
-    def end_when_waiting_in_vain(self) -> None:
-        """From now on a thread ends the process once its main thread waits in vain for one that is lost.
+    def watch_next(self) -> None:
+        """From now on see whether the next process by rank writes heartbeats.
 
-        For NCCL, whose watchdog ends the process before Python could say a word. Never run on a GPU.
+        Each watches one, however many they are: of processes that are lost together the first is seen by the one
+        before it.
         """
-        threading.Thread(target=self._guard, name="guard", daemon=True).start()
+        self._watches = True
+
+    @property
+    def next_silent_seconds(self) -> float:
+        """How long the next process has written nothing, in beats of this process: when all were stopped together,
+        as by a debugger or a suspended job, none was silent."""
+        return self._silent_beats * self.beat_seconds
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the group ends for this process, by an error that it is about to say or in peace."""
+        return self._fails or self._left.is_set()
+
+    @property
+    def holder_is_gone(self) -> bool:
+        """Whether the process that holds the store has ended, other than by leaving the group."""
+        left = self._first is not None and self._first.state == LEFT
+        return self.store.is_gone and not (self.held_by_first and left)
+
+    def holder_lost(self) -> str:
+        """The line when the store does not answer."""
+        return self.heard or store_lost(
+            self._first, self.timeout_seconds, holder_ended=self.store.is_gone, held_by_first=self.held_by_first
+        )
+
+    def wait_for_end(self) -> bool:
+        """Whether the group is over for this process; waits for a beat to see."""
+        return self._left.wait(self.beat_seconds)
 
     def _beat(self) -> None:
         beat = 0
@@ -106,7 +134,9 @@ class LostProcesses:
             try:
                 self.store.write(self.rank, Heartbeat(beat, self.host, progress.current(), self.state))
                 self._first = self.store.read(0) or self._first
-                self._heard = self._heard or self.store.diagnosis()
+                self.heard = self.heard or self.store.diagnosis()
+                if self._watches:
+                    self._watch()
                 self._answered = time.monotonic()
             except (ConnectionError, dist.DistNetworkError):
                 return
@@ -117,45 +147,38 @@ class LostProcesses:
             beat += 1
             self._left.wait(self.beat_seconds)
 
-    def _guard(self) -> None:
-        seen, since = progress.current(), time.monotonic()
-        while not self._left.wait(self.beat_seconds):
-            if progress.current() != seen:
-                seen, since = progress.current(), time.monotonic()
-            if time.monotonic() < since + self.timeout_seconds:
-                continue
-            self.state = TIMED_OUT
-            line = self._line(lambda: self._diagnose(only_if_lost=True))
-            self.state = WORKS
-            if line is None:
-                since += self.timeout_seconds / 4  # all are busy with long work of their own
-            elif progress.current() == seen and not self._left.is_set():
-                where = f" (process {self.rank})" if self.rank else ""
-                say(f"simclr-dist{where}: {self._publish(line)}", err=True)
-                os._exit(2)
+    def _watch(self) -> None:
+        there = self.store.read((self.rank + 1) % self.count)
+        beat = there.beat if there is not None and there.state != LEFT else None
+        self._silent_beats = self._silent_beats + 1 if beat is not None and beat == self._beat_of_next else 0
+        self._beat_of_next = beat
+
+    def find(self, is_found: Callable[[Heartbeats, Heartbeats, int], bool], silent_seconds: float = 0.0) -> str | None:
+        """The line, when by two readings of the heartbeats ``is_found``; None: it is not."""
+        return self._line(lambda: self._diagnose(is_found, silent_seconds))
 
     def _line(self, question: Callable[[], Answer]) -> Answer | str:
         """What has happened, by the heartbeats or, where the store does not answer, by who holds it."""
         try:
             return self._asked(question)
         except ConnectionError:
-            return self._heard or store_lost(
-                self._first, self.timeout_seconds, holder_ended=self.store.is_gone, held_by_first=self.held_by_first
-            )
+            return self.holder_lost()
 
     def _found_out(self) -> str:
-        line = self._diagnose(only_if_lost=False)
+        line = self._diagnose(None)
         assert line is not None
         return self.store.publish(line)
 
-    def _publish(self, line: str) -> str:
+    def publish(self, line: str) -> str:
         """The line that holds on all processes: this one, or one that another published before."""
         with suppress(ConnectionError):
             return self._asked(lambda: self.store.publish(line))
         return line
 
-    def _diagnose(self, *, only_if_lost: bool) -> str | None:
-        """What has happened; None: no process is lost.
+    def _diagnose(
+        self, is_found: Callable[[Heartbeats, Heartbeats, int], bool] | None, silent_seconds: float = 0.0
+    ) -> str | None:
+        """What has happened; None: not what ``is_found`` looks for (None: whatever it is).
 
         One process diagnoses for all: all of them at once would be a load for the store.
         """
@@ -167,17 +190,20 @@ class LostProcesses:
             if diagnosing == self.rank or time.monotonic() > deadline:
                 break
             if not self.store.claimed_by(diagnosing):  # it has found nobody
-                if only_if_lost:
+                if is_found is not None:
                     return None
                 break
             time.sleep(0.2)
         before = [self.store.read(rank) for rank in range(self.count)]
         time.sleep(self.observed_seconds)
         after = [self.store.read(rank) for rank in range(self.count)]
-        if only_if_lost and not is_lost(before, after, self.rank):
+        if is_found is not None and not is_found(before, after, self.rank):
             self.store.release()
             return None
-        return diagnose(before, after, self.rank, seconds=self.observed_seconds, timeout_seconds=self.timeout_seconds)
+        seconds, timeout = self.observed_seconds, self.timeout_seconds
+        return diagnose(
+            before, after, self.rank, seconds=seconds, timeout_seconds=timeout, silent_seconds=silent_seconds
+        )
 
     def _asked(self, question: Callable[[], Answer]) -> Answer:
         """The answer to a question to the store.
