@@ -5,7 +5,7 @@ refuses CPU tensors and knows only whole processes. Here groups and processes ar
 device, around the device's own kernels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -149,3 +149,14 @@ def average_running_statistics(module: nn.Module) -> None:
     dist.all_reduce(flat)
     for buffer, mean in zip(buffers, (flat / process_count()).split([b.numel() for b in buffers]), strict=True):
         buffer.copy_(mean.view_as(buffer))
+
+
+def copy_all(into: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Copy buffers, which may be none, into others of the same types.
+
+    One call a type: torch copies a list in a few kernels only where all of it is of one type, and beside the float32
+    statistics stand whole numbers of batches.
+    """
+    for dtype in {tensor.dtype for tensor in into}:
+        pairs = [pair for pair in zip(into, values, strict=True) if pair[0].dtype == dtype]
+        torch._foreach_copy_([place for place, _ in pairs], [value for _, value in pairs])
