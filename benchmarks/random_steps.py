@@ -19,10 +19,10 @@ def random_batch(recipe: Recipe) -> Batch:
     return replace(blank, views=views)
 
 
-def make_trainer(folder: str, options: argparse.Namespace) -> Trainer:
+def make_trainer(folder: str, options: argparse.Namespace, *more: str, device: str = "cpu") -> Trainer:
     """A trainer in one process that saves into ``folder``.
 
-    ``options`` hold ``encoder``, ``images``, ``side`` and ``threads``.
+    ``options`` hold ``encoder``, ``images``, ``side`` and ``threads``; ``more`` are further overrides of the config.
     """
     torch.set_num_threads(options.threads)
     file = Path(folder) / "bench.yaml"
@@ -33,5 +33,5 @@ def make_trainer(folder: str, options: argparse.Namespace) -> Trainer:
         "recipe.data.image_size": options.side,
         "machine.run_dir": folder,
     }
-    config = load_config(str(file), [f"{key}={value}" for key, value in overrides.items()])
-    return Trainer(config, Processes(), torch.device("cpu"))
+    config = load_config(str(file), [*(f"{key}={value}" for key, value in overrides.items()), *more])
+    return Trainer(config, Processes(), torch.device(device))

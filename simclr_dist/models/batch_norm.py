@@ -1,22 +1,21 @@
 """Batch norm whose statistics are taken over a stated number of images, wherever these images are.
 
 A group may be a part of a process's rows, exactly its rows, or the rows of several processes. torch's SyncBatchNorm
-refuses CPU tensors and knows only whole processes; this one is the same code on every backend, so what the tests prove
-with gloo is what runs with NCCL.
+refuses CPU tensors and knows only whole processes. Here groups and processes are joined by the same code on every
+device, around the device's own kernels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from simclr_dist.distributed.collectives import gather_stacked, process_count
+from simclr_dist.distributed.collectives import process_count
 from simclr_dist.distributed.watchdog.progress import begin_collective
-from simclr_dist.models.batch_norm_sums import by_group, foldable, gradient_sums, spread, statistics
+from simclr_dist.models.batch_norm_function import BatchNormOfGroups, elements_of_group, is_exact_by_torch
 from simclr_dist.models.statistics_group import StatisticsGroup
 
 
@@ -57,14 +56,14 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         """
         group = self.statistics
         whole = group.local_groups == 1 and not group.spans_processes
-        if not self.training or (whole and not foldable(x)):
+        if not self.training or (whole and is_exact_by_torch(x)):
             return self._by_torch(x)
         if len(x) % group.local_groups:
             raise ValueError(f"{len(x)} rows do not divide into {group.local_groups} batch-norm groups")
         weight = torch.ones_like(self.running_mean) if self.weight is None else self.weight
-        y, mean, variance = _GroupedBatchNorm.apply(x, weight, self.bias, self.eps, group)
+        y, mean, variance = BatchNormOfGroups.apply(x, weight, self.bias, self.eps, group)
         with torch.no_grad():
-            count = x.numel() // x.shape[1] // group.local_groups * _processes(group)
+            count = elements_of_group(x, group)
             self._meet(mean.mean(0), variance.mean(0) * (count / max(1, count - 1)))
         return y  # type: ignore[no-any-return]
 
@@ -134,60 +133,6 @@ def statistics_of_one_pass(module: nn.Module, chunks: int) -> Iterator[None]:
                 norm._meet(*(torch.stack(values).mean(0) for values in zip(*of_call, strict=True)))
 
 
-def _processes(group: StatisticsGroup) -> int:
-    return process_count(group.process_group) if group.spans_processes else 1
-
-
-class _GroupedBatchNorm(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, group: StatisticsGroup
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        folded = foldable(x)
-        rows = by_group(x, group.local_groups, folded)
-        # Half-precision inputs are summed in float32; float64 stays what it is.
-        precision = torch.promote_types(x.dtype, torch.float32)
-        variance, mean = statistics(rows.to(precision), x.shape[1], folded)
-        if group.spans_processes:
-            # Chan's rule for equal counts: no sum of squares, so no cancellation when the mean is large.
-            both = torch.stack((mean, variance))
-            gathered = gather_stacked(both, group.process_group, label="batch norm (forward pass)")
-            means, variances = gathered[:, 0], gathered[:, 1]
-            mean, variance = means.mean(0), variances.mean(0) + means.var(0, correction=0)
-        inverse = torch.rsqrt(variance + eps)
-        scale = inverse * weight
-        shift = -mean * scale if bias is None else bias - mean * scale
-        y = torch.empty_like(x)  # a tensor of its own, not a view of the result: the ReLU that follows works in place
-        torch.addcmul(spread(shift, rows), rows, spread(scale, rows), out=by_group(y, group.local_groups, folded))
-        ctx.save_for_backward(x, weight, mean, inverse)
-        ctx.group, ctx.folded, ctx.has_bias = group, folded, bias is not None
-        ctx.mark_non_differentiable(mean, variance)
-        return y, mean, variance
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
-        x, weight, mean, inverse = ctx.saved_tensors
-        group, folded = ctx.group, ctx.folded
-        rows, grad = (by_group(tensor, group.local_groups, folded) for tensor in (x, gradients[0]))
-        precision = mean.dtype
-        rows, grad = rows.to(precision), grad.to(precision)
-        sum_grad, sum_grad_x = gradient_sums(grad, rows, mean, inverse, folded)
-        # Parameters get the sums of this process's rows; DDP joins them. The input needs those of the whole group.
-        grad_weight, grad_bias = sum_grad_x.sum(0), sum_grad.sum(0)
-        count = x.numel() // x.shape[1] // group.local_groups
-        if group.spans_processes:
-            sums = torch.stack((sum_grad, sum_grad_x))
-            gathered = gather_stacked(sums, group.process_group, label="batch norm (backward pass)")
-            (sum_grad, sum_grad_x), count = gathered.sum(0), count * len(gathered)
-        scale = weight * inverse
-        slope = -scale * inverse * sum_grad_x / count
-        shift = -scale * sum_grad / count - slope * mean
-        grad_x = torch.empty_like(x, dtype=precision)
-        by_rows = by_group(grad_x, group.local_groups, folded)
-        torch.addcmul(spread(shift, rows), rows, spread(slope, rows), out=by_rows).addcmul_(grad, spread(scale, rows))
-        return grad_x.to(x.dtype), grad_weight, grad_bias if ctx.has_bias else None, None, None
-
-
 def average_running_statistics(module: nn.Module) -> None:
     """Give all processes the mean of their running statistics, in one collective.
 
@@ -204,3 +149,14 @@ def average_running_statistics(module: nn.Module) -> None:
     dist.all_reduce(flat)
     for buffer, mean in zip(buffers, (flat / process_count()).split([b.numel() for b in buffers]), strict=True):
         buffer.copy_(mean.view_as(buffer))
+
+
+def copy_all(into: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Copy buffers, which may be none, into others of the same types.
+
+    One call a type: torch copies a list in a few kernels only where all of it is of one type, and beside the float32
+    statistics stand whole numbers of batches.
+    """
+    for dtype in {tensor.dtype for tensor in into}:
+        pairs = [pair for pair in zip(into, values, strict=True) if pair[0].dtype == dtype]
+        torch._foreach_copy_([place for place, _ in pairs], [value for _, value in pairs])

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch.distributed as dist
+from torch import Tensor
 
 from simclr_dist.distributed.subgroups import new_group
 
@@ -58,3 +59,14 @@ def divide_batch_norm(
     own = made[dist.get_rank() // members]
     assert own is not None
     return StatisticsGroup(spans_processes=True, process_group=own)
+
+
+def join_statistics(means: Tensor, variances: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of all parts along ``dim``, which are equally many rows each (Chan et al. 1979).
+
+    No sum of squares, so no cancellation when the mean is large.
+    """
+    mean = means.mean(dim)
+    if means.shape[dim] == 1:
+        return mean, variances.mean(dim)
+    return mean, variances.mean(dim) + (means - mean.unsqueeze(dim)).square().mean(dim)

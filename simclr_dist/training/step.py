@@ -16,7 +16,7 @@ from simclr_dist.guards.nonfinite import NumericsWatch, where_not_finite
 from simclr_dist.guards.rollback import RollbackPoint
 from simclr_dist.methods.base import Method, Moment
 from simclr_dist.methods.build import build_method
-from simclr_dist.models.batch_norm import average_running_statistics, norms_of
+from simclr_dist.models.batch_norm import average_running_statistics, copy_all, norms_of
 from simclr_dist.models.precision import AUTOCAST
 from simclr_dist.models.statistics_group import divide_batch_norm
 from simclr_dist.optim import make_optimizer
@@ -100,8 +100,7 @@ class TrainingStep:
         """
         if self.rollback_point and self.anomalies.is_healthy:
             self.rollback_point.take_when_due(steps_done)
-        if self._buffers:  # a method without batch norm has none
-            torch._foreach_copy_(self._buffers_before, self._buffers)
+        copy_all(self._buffers_before, self._buffers)
         batch = batch.to(self.device)
         watch = NumericsWatch(self.method) if self.config.machine.debug_numerics else None
         with watch or nullcontext():
@@ -172,8 +171,7 @@ class TrainingStep:
             StoppedByAnomalyError: the recipe stops.
         """
         where = "" if anomaly.value is not None else where_not_finite(self.method, lambda: self._again(batch), watch)
-        if self._buffers:  # torch refuses an empty list
-            torch._foreach_copy_(self._buffers, self._buffers_before)
+        copy_all(self._buffers, self._buffers_before)
         self.anomalies.answered(anomaly, where)
         if anomaly.action == STOP:
             self.optimizer.zero_grad()

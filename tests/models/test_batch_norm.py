@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from simclr_dist.models.batch_norm import GroupedBatchNorm, average_running_statistics
+from simclr_dist.models.batch_norm import GroupedBatchNorm, average_running_statistics, copy_all
 from simclr_dist.models.statistics_group import StatisticsGroup, divide_batch_norm
 from tests.support.processes import relative_error, run_distributed
 
@@ -172,3 +172,16 @@ def test_a_number_of_rows_that_nothing_divides_is_normalised_too():
     x = torch.randn(1009, CHANNELS, generator=torch.Generator().manual_seed(0))
     made, expected = float32_and_float64(x, x.sin(), 1)
     assert relative_error(made["output"], expected["output"]) < 2e-7
+
+
+def test_buffers_are_copied_in_one_call_a_type(monkeypatch):
+    copy, calls = torch._foreach_copy_, []
+    monkeypatch.setattr(torch, "_foreach_copy_", lambda into, values: calls.append(into) or copy(into, values))
+    norms = nn.ModuleList(GroupedBatchNorm(CHANNELS) for _ in range(3))
+    buffers = list(norms.buffers())
+    copies = [torch.full_like(buffer, 7) for buffer in buffers]
+    copy_all(buffers, copies)
+    assert all(torch.equal(*pair) for pair in zip(buffers, copies, strict=True))
+    assert sorted(len(into) for into in calls) == [3, 6]
+    assert all(len({tensor.dtype for tensor in into}) == 1 for into in calls)
+    copy_all([], [])
