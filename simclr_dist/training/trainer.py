@@ -19,6 +19,7 @@ from simclr_dist.data.sources.named import open_for_pretraining
 from simclr_dist.data.sources.summary import summary
 from simclr_dist.distributed.agreement import all_or_none
 from simclr_dist.distributed.collectives import gather_objects, maximum
+from simclr_dist.distributed.nccl import warn_of_nvls
 from simclr_dist.distributed.processes import Processes, choose_device, process_group, set_kernels, worker_count
 from simclr_dist.distributed.watchdog import progress
 from simclr_dist.errors import AgreedError
@@ -61,6 +62,8 @@ def pretrain(config: Config, processes: Processes, job_has_ended: Callable[[str]
     device = choose_device(config.machine.device, processes.local_rank)
     set_kernels(config.machine.threads_per_process, config.machine.deterministic, processes.local_count)
     if processes.is_first and processes.count > 1:
+        if device.type == "cuda" and config.machine.deterministic:
+            warn_of_nvls()
         log.info("waiting for %d processes to meet", processes.count)
     say = say_received if processes.is_first else lambda name: None
     with (
