@@ -43,9 +43,9 @@ setup(
         "scikit-learn>=1.4",
         "simplejpeg>=1.8",
         "tensorboard>=2.16",
-        "torch>=2.14",
+        "torch>=2.11",
         "torch-optimizer>=0.3",
-        "torchvision>=0.29",
+        "torchvision>=0.26",
         "tqdm>=4.66",
     ],
     extras_require={
