@@ -43,8 +43,8 @@ setup(
         "scikit-learn>=1.4",
         "simplejpeg>=1.8",
         "tensorboard>=2.16",
-        "torch>=2.14",
-        "torchvision>=0.29",
+        "torch>=2.11",
+        "torchvision>=0.26",
         "tqdm>=4.66",
     ],
     extras_require={

@@ -8,6 +8,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
+from simclr_dist import compat
+
 TEMPERATURE = 0.1
 
 
@@ -64,7 +66,7 @@ def autograd_gather(gather: Callable[[Tensor], Tensor] | None = None) -> Callabl
         @staticmethod
         def forward(ctx, rows):  # type: ignore[no-untyped-def]
             everyone = rows.new_empty(dist.get_world_size() * rows.numel())
-            dist.all_gather_single(everyone, rows.view(-1))
+            compat.all_gather_single(everyone, rows.view(-1))
             return everyone.view(-1, rows.shape[1])
 
         @staticmethod

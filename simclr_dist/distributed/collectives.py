@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from simclr_dist import compat
 from simclr_dist.distributed.watchdog.progress import begin_collective
 
 Value = TypeVar("Value")
@@ -58,7 +59,7 @@ def gather_stacked(tensor: Tensor, group: dist.ProcessGroup | None = None, *, la
         return tensor.unsqueeze(0)
     begin_collective(label)
     gathered = tensor.new_empty((process_count(group) * tensor.numel(),))
-    dist.all_gather_single(gathered, tensor.contiguous().view(-1), group=group)
+    compat.all_gather_single(gathered, tensor.contiguous().view(-1), group=group)
     return gathered.view(-1, *tensor.shape)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from simclr_dist.compat import BUFFERS_STAY
 from simclr_dist.distributed.collectives import process_count
 
 
@@ -19,8 +20,8 @@ def data_parallel(module: nn.Module, device: torch.device) -> nn.Module:
     return DistributedDataParallel(
         module,
         device_ids=[device.index] if device.type == "cuda" else None,
-        forward_sync_buffers=False,
         gradient_as_bucket_view=True,
+        **BUFFERS_STAY,
     )
 
 

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import platform
+import re
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +14,8 @@ from simclr_dist.doctor.findings import NOTE, PROBLEM, Finding
 _AREA = "versions"
 _IMPORTED = ("numpy", "torch", "torchvision", "numba")
 """Compiled packages that may be there and yet not load."""
+OLDEST = {"python": (3, 11), "torch": (2, 11)}
+"""As setup.py; a checkout may run uninstalled, and then pip has not looked."""
 _NEEDED = {
     "pillow": "PIL", "simplejpeg": "simplejpeg", "scikit-learn": "sklearn", "omegaconf": "omegaconf",
     "tensorboard": "tensorboard", "matplotlib": "matplotlib", "safetensors": "safetensors",
@@ -30,9 +33,8 @@ _OPTIONAL = {
 
 def findings() -> Iterator[Finding]:
     """Python, this package, what it needs and what it may use."""
-    too_old = sys.version_info < (3, 11)
     where = f"{platform.python_version()} at {sys.executable}"
-    yield Finding(_AREA, "python", where, *((PROBLEM, "install Python 3.11 or newer") if too_old else ()))
+    yield Finding(_AREA, "python", where, *too_old("python", platform.python_version()))
     yield Finding(_AREA, "simclr_dist", __version__)
     for name in _IMPORTED:
         yield _imported(name)
@@ -46,6 +48,14 @@ def findings() -> Iterator[Finding]:
             yield Finding(_AREA, name, _version(name))
         else:
             yield Finding(_AREA, name, "not installed", NOTE, cost)
+
+
+def too_old(name: str, found: str) -> tuple[str, str] | tuple[()]:
+    """The mark and the cure of a version that is older than the oldest tested one; nothing of another."""
+    oldest, parts = OLDEST.get(name, (0,)), tuple(map(int, re.findall(r"\d+", found)))
+    if not parts or parts >= oldest:
+        return ()
+    return PROBLEM, f"install {name} {'.'.join(map(str, oldest))} or newer"
 
 
 def is_there(module: str) -> bool:
@@ -75,7 +85,7 @@ def _imported(name: str) -> Finding:
             _AREA, name, "not installed" if missing else why, PROBLEM,
             f"no run starts without it: pip install {name}, of a build for this Python and these GPUs",
         )  # fmt: skip
-    return Finding(_AREA, name, _version(name))
+    return Finding(_AREA, name, _version(name), *too_old(name, _version(name)))
 
 
 def _version(name: str) -> str:

@@ -21,6 +21,7 @@ from simclr_dist.distributed.agreement import all_or_none
 from simclr_dist.distributed.collectives import gather_objects, maximum
 from simclr_dist.distributed.cores import own_cores, worker_count
 from simclr_dist.distributed.devices import choose_device
+from simclr_dist.distributed.nccl import warn_of_nvls
 from simclr_dist.distributed.processes import Processes, process_group
 from simclr_dist.distributed.watchdog import progress
 from simclr_dist.errors import AgreedError
@@ -65,6 +66,8 @@ def pretrain(config: Config, processes: Processes, job_has_ended: Callable[[str]
     check_machine(config, processes.count)
     device = choose_device(config.machine.device, processes.local_rank)
     set_kernels(deterministic=config.machine.deterministic, precision=config.machine.precision)
+    if processes.is_first and processes.count > 1 and device.type == "cuda" and config.machine.deterministic:
+        warn_of_nvls()
     say = say_received if processes.is_first else lambda name: None
     meeting = f"waiting for {processes.count} processes to meet"
     with ExitStack() as stack:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from simclr_dist import __version__
 from simclr_dist.errors import UserError
 from simclr_dist.weights import loading
 from simclr_dist.weights.architecture import Architecture
@@ -134,6 +135,9 @@ class Safetensors(Format):
             raise UserError(
                 f"--with-head: the encoder itself has weights named {HEAD}*; leave it out, or take --to onnx"
             )
+
+    def library(self) -> str:
+        return f"simclr_dist {__version__}"  # which may run from a checkout, uninstalled
 
     def lines(self, loaded: LoadedEncoder) -> list[str]:
         return loading.own_lines()

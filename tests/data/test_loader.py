@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -410,6 +411,24 @@ def test_killed_workers_are_replaced_and_no_batch_is_lost_or_changed(running, ca
     received += list(iterator)
     assert_same(received, [batches()[step] for step in range(40)])
     assert "a loader worker ended, killed by SIGKILL; workers start again from its batch" in caplog.text
+
+
+class Opened(PartlyBroken):
+    """Holds what no pickle takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+def test_workers_begin_as_copies_of_the_process_whatever_python_starts_by_default():
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("forkserver", force=True)  # Python 3.14's own choice
+    try:
+        steps = load_steps(ViewBatches(Opened(), RECIPE, ORDER), range(2), workers=1, pin_memory=False)
+        assert_same(list(steps), loaded(range(2), workers=0))
+    finally:
+        multiprocessing.set_start_method(before, force=True)
 
 
 class Deadly(PartlyBroken):

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from simclr_dist import compat
 from simclr_dist.data.loading.batch import blank_batch
 from simclr_dist.distributed.agreement import all_or_none, decided_by_first
 from simclr_dist.distributed.collectives import gather_stacked, maximum
@@ -229,14 +230,15 @@ def test_a_launchers_store_that_is_gone_says_nothing_but_that():
 def labels_of_collectives() -> tuple[list[str], Progress]:
     """What each collective is for, as noted when the backend is called; and the progress at the end."""
     noted: list[str] = []
-    for name in ("all_gather_single", "all_reduce", "all_gather_object", "broadcast_object_list"):
-        call = getattr(dist, name)
+    reduces = ("all_reduce", "all_gather_object", "broadcast_object_list")
+    for module, name in ((compat, "all_gather_single"), *((dist, name) for name in reduces)):
+        call = getattr(module, name)
 
         def noting(*arguments: Any, call: Any = call, **options: Any) -> Any:
             noted.append(progress.current().collective)
             return call(*arguments, **options)
 
-        setattr(dist, name, noting)
+        setattr(module, name, noting)
     progress.begin()
     norm = GroupedBatchNorm(4, statistics=divide_batch_norm(16, 16, 2))
     rows = norm(torch.randn(16, 4)).double()

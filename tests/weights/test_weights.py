@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import subprocess
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from safetensors.torch import save
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
+from simclr_dist import __version__
 from simclr_dist.config.loading import to_dict
 from simclr_dist.errors import UserError
 from simclr_dist.methods.build import build_method
@@ -692,3 +694,11 @@ def test_a_head_that_is_not_there_cannot_be_exported(capsys, tmp_path):
     out = tmp_path / "x.pth"
     line = refusal(capsys, "export", tmp_path / "foreign.pth", "--to", "torchvision", "--out", out, "--with-head")
     assert "has no projection head" in line
+
+
+def test_our_own_format_needs_no_installed_package_to_say_its_version(monkeypatch):
+    def not_installed(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", not_installed)
+    assert FORMATS["safetensors"].library() == f"simclr_dist {__version__}"

@@ -111,6 +111,7 @@ class _Loader(Generic[Item]):
                         sampler=steps,
                         collate_fn=Transport() if workers else _as_it_is,
                         num_workers=workers,
+                        multiprocessing_context="fork" if workers else None,  # Python 3.14 would not copy this process
                         pin_memory=pin_memory,
                         prefetch_factor=2 if workers else None,
                         worker_init_fn=_ignore_signals if workers else None,
