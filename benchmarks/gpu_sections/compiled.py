@@ -1,7 +1,7 @@
 """torch.compile (``machine.compile``), and CUDA graphs, which are measured here and used nowhere.
 
-In the rehearsal the head alone is traced and run by torch's own kernels: the rest would take a minute, inductor's C++
-several.
+In the rehearsal the head alone is traced, for its gradient, and run by torch's own kernels; nothing else is compiled,
+which would take minutes.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,27 +22,18 @@ def rows(here: Here) -> Iterator[Row]:
         here.size("resnet18", "resnet10"), here.size(256, 8), here.size(32, 8), stem="small",
         width=here.size(1.0, 0.25), precision="bfloat16", channels_last=True,
     )  # fmt: skip
-    contenders: list[tuple[str, Callable[[], Iterator[Row]]]] = [
-        ("the compiled step's gradient", lambda: _same_gradient(small, here)),
-    ]
-    if here.on_gpu:
-        large = config_for(here)
-        bare = yield from measured("small images: bare torch", small, here, bare_step(small, here))
-        yield from measured("small images: trainer", small, here, trainer_step(small, here), bare)
-        contenders += [
-            ("small images: trainer, compiled", lambda: _trainer(small, here, "default", bare)),
-            ("small images: trainer, CUDA graphs", lambda: _trainer(small, here, _GRAPHS, bare)),
-            ("trainer, compiled", lambda: _trainer(large, here, "default", None)),
-            (
-                "bare torch, compiled",
-                lambda: _bare(large, here, "default"),
-            ),
-            (
-                "bare torch, CUDA graphs",
-                lambda: _bare(large, here, _GRAPHS),
-            ),
-        ]
-    for what, run in contenders:
+    large = config_for(here)
+    bare = yield from measured("small images: bare torch", small, here, bare_step(small, here))
+    yield from measured("small images: trainer", small, here, trainer_step(small, here), bare)
+    contenders: dict[str, Callable[[], Iterator[Row]]] = {
+        "the compiled step's gradient": lambda: _same_gradient(small, here),
+        "trainer, compiled": lambda: _trainer(large, here, "default", None),
+        "small images: trainer, CUDA graphs": lambda: _trainer(small, here, _GRAPHS, bare),
+        "bare torch, compiled": lambda: _bare(large, here, "default"),
+        "small images: trainer, compiled": lambda: _trainer(small, here, "default", bare),
+        "bare torch, CUDA graphs": lambda: _bare(large, here, _GRAPHS),
+    }
+    for what, run in contenders.items():
         try:
             yield from run()
         except Exception as error:  # one contender's failure is one row
@@ -63,7 +54,7 @@ def _compiled_step(config: Config, here: Here, mode: str) -> Callable[[], Any]:
     """As the trainer's step with machine.compile, in a mode of torch.compile."""
     step, batch = training_step(config, here), random_batch(config.recipe, here)
     for part in step.method.children():
-        part.compile(mode=mode)
+        part.compile(mode=mode, disable=not here.on_gpu)
     return lambda: step(batch, 1)
 
 

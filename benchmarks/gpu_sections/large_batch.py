@@ -32,7 +32,7 @@ def rows(here: Here) -> Iterator[Row]:
         threads_per_process=here.threads,
     )  # fmt: skip
     config.recipe.data = Data(source="folder", path=str(patches), image_size=side)
-    config.recipe.epochs = here.size(25, 10)
+    config.recipe.epochs, config.recipe.warmup_epochs = here.size((25, 5), (10, 1))
     pretrain(config, Processes())
     yield _pretraining(run, images, chunk, here)
     how = Extraction(batch_images=here.size(512, 8), device=here.device, talks=False)

@@ -54,7 +54,7 @@ def _config(here: Here, folder: Path, steps: int, machine: dict[str, Any]) -> Co
     config = config_of(
         here.size("resnet18", "resnet10"), here.size(128, 32), here.size(32, 8), stem="small", group=16,
         width=here.size(1.0, 0.25), run_dir=str(folder), device=here.device.type, loader_workers=here.size(1, 0),
-        stop_after_steps=steps, save_every_steps=2, threads_per_process=1, **machine,
+        stop_after_steps=steps, save_every_steps=here.size(4, 2), threads_per_process=1, **machine,
     )  # fmt: skip
     if not here.on_gpu:  # the device's renderer without its colours is the fast way of tiny images
         config.machine = replace(config.machine, views_on_device=False)

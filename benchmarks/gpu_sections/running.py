@@ -42,6 +42,8 @@ class Running:
         self._rows.write_text("")
         folder = here.folder / section.name
         folder.mkdir()
+        # A rehearsal may have to share its cores with anything.
+        self._seconds = section.seconds * here.size(1, 10)
         self._begun = time.monotonic()
         self._process = CONTEXT.Process(
             target=_measure, args=(section.name, Here(here.on_gpu, folder), self._rows, self._log)
@@ -50,8 +52,8 @@ class Running:
 
     def finish(self, until: float) -> Found:
         """What it has found when it ends, or is ended at ``until``."""
-        found, limit = self.found, min(until, self._begun + self.found.section.seconds)
-        self._process.join(max(0.0, limit - time.monotonic()))
+        found = self.found
+        self._process.join(max(0.0, min(until, self._begun + self._seconds) - time.monotonic()))
         if self._process.is_alive():
             found.state = f"was ended after {time.monotonic() - self._begun:.0f} s; what it had found is kept"
         else:

@@ -80,7 +80,9 @@ def bare_step(config: Config, here: Here, compile_mode: str | None = None) -> Ca
     for group in optimizer.param_groups:
         group["lr"] = 0.01
     batch = random_batch(recipe, here)
-    embed = torch.compile(method.embed, mode=compile_mode) if compile_mode else method.embed
+    embed = method.embed
+    if compile_mode:
+        embed = torch.compile(embed, mode=compile_mode, disable=not here.on_gpu)
 
     def step() -> None:
         own = batch.to(here.device)

@@ -28,7 +28,7 @@ def row(what, figure, numbers=None, wanted="", holds=None):
 
 
 def test_the_rehearsal_goes_through_every_section(gpu, tmp_path):
-    command = [sys.executable, "benchmarks/gpu.py", "--rehearsal", "--out", str(tmp_path)]
+    command = [sys.executable, "benchmarks/gpu.py", "--rehearsal", "--minutes", "30", "--out", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -73,7 +73,7 @@ def test_a_section_that_fails_dies_or_hangs_keeps_its_rows_and_harms_no_other(gp
         module = ModuleType(f"gpu_sections.{rows.__name__}")
         module.rows = rows
         monkeypatch.setitem(sys.modules, module.__name__, module)
-        sections.append(gpu.gpu_sections.Section(rows.__name__, rows.__name__, 1.0, timed=rows is works))
+        sections.append(gpu.gpu_sections.Section(rows.__name__, rows.__name__, 0.1, timed=rows is works))
     monkeypatch.setattr(gpu.gpu_sections, "SECTIONS", tuple(sections))
     assert gpu.main(["--rehearsal", "--out", str(tmp_path)]) == 1
     found = json.loads((tmp_path / "gpu.json").read_text())["sections"]
