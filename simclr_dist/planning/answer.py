@@ -50,12 +50,15 @@ def plan_run(
         node_bandwidth=parse_bandwidth(node_bandwidth, "--node-bandwidth"),
         gpus_per_node=_gpus_per_node(gpus, nodes),
     )
-    count = parse_count(images, "--images") if images else _images_here(config)
+    count, found = (parse_count(images, "--images"), "") if images else _images_here(config)
     # Only now what imports torch: a mistake in an option is answered at once.
+    from simclr_dist.data.sources.summary import say_what_was_found
     from simclr_dist.planning.plan import make_plan
     from simclr_dist.planning.report import report, suggestion
 
     plan = make_plan(config, gpus, memory_bytes, count, assumed)
+    if found:  # only now: a mistake is answered in one line
+        say_what_was_found(found)
     text = report(plan)
     if suggest:
         text += f"\n\n{suggestion(plan).rstrip()}"
@@ -112,13 +115,13 @@ def _gpus_per_node(gpus: int, nodes: int | None) -> int:
     return gpus // nodes
 
 
-def _images_here(config: Config) -> int:
+def _images_here(config: Config) -> tuple[int, str]:
+    """How many there are, and what is said of them."""
     from simclr_dist.data.sources.named import open_for_pretraining
-    from simclr_dist.data.sources.summary import say_what_was_found, summary
+    from simclr_dist.data.sources.summary import summary
 
     try:
         source = open_for_pretraining(config.recipe)
     except UserError as error:
         raise UserError(f"{error}; or give the number of images with --images") from error
-    say_what_was_found(summary(source, config.recipe.data.source))
-    return len(source)
+    return len(source), summary(source, config.recipe.data.source)

@@ -120,7 +120,8 @@ def _parts(row: Row, assumed: Assumptions) -> list[str]:
     if row.compute_seconds is None:
         cells.append([*of_norms, "", ""])
     else:
-        share = f"communication {100 * row.communication_share:.0f} % of it" if row.traffic else ""
+        waits_for_loader = (row.loader_seconds or 0.0) >= row.step_seconds
+        share = "" if waits_for_loader else f"communication {100 * row.communication_share:.0f} % of it"
         cells.append(["computation", "", "", show_seconds(row.compute_seconds), ""])
         cells.append([*of_norms, show_seconds(norms) if norms else "", ""])
         if row.loader_seconds:
