@@ -12,7 +12,6 @@ import statistics
 from collections.abc import Callable
 
 import torch
-import torch_optimizer
 from side_by_side import in_turn, ratio
 from torch import Tensor
 from torchvision.models import resnet50
@@ -74,6 +73,8 @@ def ours(parameters: list[Tensor], classic_momentum: bool) -> LARS:
 
 
 def torch_optimizers(parameters: list[Tensor]) -> torch.optim.Optimizer:
+    import torch_optimizer
+
     groups = [
         {"params": [p for p in parameters if p.ndim > 1]},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},  # which also turns adaptation off

@@ -32,7 +32,7 @@ def cross_entropy() -> Callable[[Tensor, Tensor], Tensor]:
         z = F.normalize(torch.cat((z_1, z_2)), dim=1)
         similarity = (z @ z.T).div_(TEMPERATURE)
         similarity.fill_diagonal_(-math.inf)
-        return F.cross_entropy(similarity, torch.arange(len(z)).roll(len(z) // 2))
+        return F.cross_entropy(similarity, torch.arange(len(z), device=z.device).roll(len(z) // 2))
 
     return loss
 

@@ -14,6 +14,12 @@ _LONGEST = ("test_quick_start.py", "test_slurm.py", "test_launch.py", "test_exac
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if marked := [item for item in items if item.get_closest_marker("cuda")]:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
     items.sort(key=lambda item: _LONGEST.index(item.path.name) if item.path.name in _LONGEST else len(_LONGEST))
 
 

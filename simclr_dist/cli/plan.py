@@ -7,18 +7,31 @@ import click
 
 from simclr_dist.cli.options import with_config, with_debug
 from simclr_dist.config import load_config
+from simclr_dist.planning.cards import CARDS
 from simclr_dist.terminal import say
 
 
 @click.command()
 @with_config
 @click.option("--gpus", type=click.IntRange(min=1), required=True, help="GPUs of the run, one process each.")
-@click.option("--gpu-memory", required=True, metavar="SIZE", help="Memory of a GPU, such as 80GB or 80GiB.")
+@click.option("--card", type=click.Choice(list(CARDS)), help="The GPU: its memory, and rates published of it.")
+@click.option("--gpu-memory", metavar="SIZE", help="Memory of a GPU, such as 80GB or 80GiB; else the card's.")
 @click.option("--nodes", type=click.IntRange(min=1), help="Machines that the GPUs are in; else 8 GPUs a node.")
 @click.option("--bandwidth", default="200Gb/s", show_default=True, help="Between two nodes, one way (b: bits).")
 @click.option("--node-bandwidth", default="200GB/s", show_default=True, help="Between two GPUs of a node, one way.")
 @click.option("--images", metavar="COUNT", help="Images of the data set, when it is not here.")
-@click.option("--flops-per-second", metavar="RATE", help="Sustained by one GPU, such as 60T; else a usual rate.")
+@click.option(
+    "--rate",
+    metavar="RATE",
+    help="Measured on one of your GPUs: views/s of ResNet-50 at 224 px, such as 3100, or operations: 60TFLOP/s.",
+)
+@click.option(
+    "--core-rate",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="IMAGES",
+    help="Images/s that one core loads, as data bench prints it.",
+)
+@click.option("--cores", type=click.IntRange(min=1), help="Cores of the loader for each GPU.")
 @click.option("--suggest", is_flag=True, help="Print the machine half that fits, as YAML.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write a picture (PNG) too.")
 @with_debug

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from simclr_dist.config import Config, Machine
+from simclr_dist.config import Config
 from simclr_dist.errors import UserError
+from simclr_dist.planning.cards import CARDS, FLOPS_A_VIEW, rate_of
 from simclr_dist.planning.communication import Assumptions
 from simclr_dist.units import parse_bandwidth, parse_bytes, parse_count, parse_flops
 
-# Guesses for a ResNet on a data-centre GPU: far below its peak, as batch norm and ReLU wait for memory.
-_FLOPS_PER_SECOND = {"bfloat16": 30e12, "float16": 30e12, "tf32": 15e12, "float32": 10e12, "float64": 5e12}
 _GPUS_PER_NODE = 8
 
 
@@ -16,12 +15,15 @@ def plan_run(
     config: Config,
     *,
     gpus: int,
-    gpu_memory: str,
+    card: str | None,
+    gpu_memory: str | None,
     nodes: int | None,
     bandwidth: str,
     node_bandwidth: str,
     images: str | None,
-    flops_per_second: str | None,
+    rate: str | None,
+    core_rate: float | None,
+    cores: int | None,
     suggest: bool,
     out: Path | None,
 ) -> str:
@@ -31,19 +33,32 @@ def plan_run(
         UserError: an option cannot be read, the GPUs cannot compute the recipe, the data is not here and ``images`` is
             not given.
     """
-    memory_bytes = parse_bytes(gpu_memory, "--gpu-memory")
+    if gpu_memory:
+        memory_bytes = parse_bytes(gpu_memory, "--gpu-memory")
+    elif card:
+        memory_bytes = CARDS[card].memory_bytes
+    else:
+        raise UserError(f"--gpu-memory: give a GPU's memory, such as 80GB, or --card: {', '.join(CARDS)}")
+    flops_per_second, source = _rate(config.machine.precision, card, rate)
     assumed = Assumptions(
-        flops_per_second=_rate(config.machine, flops_per_second),
+        flops_per_second=flops_per_second,
+        rate_source=source,
+        memory_bandwidth=CARDS[card].memory_bandwidth if card else None,
+        core_images_per_second=core_rate,
+        cores=cores,
         bandwidth=parse_bandwidth(bandwidth, "--bandwidth"),
         node_bandwidth=parse_bandwidth(node_bandwidth, "--node-bandwidth"),
         gpus_per_node=_gpus_per_node(gpus, nodes),
     )
-    count = parse_count(images, "--images") if images else _images_here(config)
+    count, found = (parse_count(images, "--images"), "") if images else _images_here(config)
     # Only now what imports torch: a mistake in an option is answered at once.
+    from simclr_dist.data.sources.summary import say_what_was_found
     from simclr_dist.planning.plan import make_plan
     from simclr_dist.planning.report import report, suggestion
 
     plan = make_plan(config, gpus, memory_bytes, count, assumed)
+    if found:  # only now: a mistake is answered in one line
+        say_what_was_found(found)
     text = report(plan)
     if suggest:
         text += f"\n\n{suggestion(plan).rstrip()}"
@@ -59,7 +74,6 @@ def refuse_too_large(config: Config, gpus: int, gpu_memory: str, images: int) ->
     """Raise a UserError when the run, as its machine half says, does not fit into the GPUs."""
     memory_bytes = parse_bytes(gpu_memory, "--gpu-memory")
     assumed = Assumptions(
-        flops_per_second=_rate(config.machine, None),
         bandwidth=parse_bandwidth("200Gb/s", "--bandwidth"),
         node_bandwidth=parse_bandwidth("200GB/s", "--node-bandwidth"),
         gpus_per_node=_gpus_per_node(gpus, None),
@@ -74,8 +88,23 @@ def refuse_too_large(config: Config, gpus: int, gpu_memory: str, images: int) ->
         )
 
 
-def _rate(machine: Machine, given: str | None) -> float:
-    return parse_flops(given, "--flops-per-second") if given else _FLOPS_PER_SECOND[machine.precision]
+def _rate(precision: str, card: str | None, given: str | None) -> tuple[float | None, str]:
+    """(operations a second of a GPU, whose rate it is); None, and why there is none."""
+    if given:
+        number = given.removesuffix("views/s").strip()
+        try:
+            flops = float(number) * FLOPS_A_VIEW
+        except ValueError:
+            flops = parse_flops(given, "--rate")
+        if not 0 < flops < 1e30:
+            raise UserError(f"--rate: '{given}' is no rate; give views a second, such as 3100, or 60TFLOP/s")
+        return flops, "as given"
+    if not card:
+        return None, "--card or --rate gives one"
+    rate = rate_of(card, precision)
+    if not rate:
+        return None, f"none is published of {card} in {precision}; --rate gives one"
+    return rate.flops_per_second, f"{card}: {rate.source}"
 
 
 def _gpus_per_node(gpus: int, nodes: int | None) -> int:
@@ -86,13 +115,13 @@ def _gpus_per_node(gpus: int, nodes: int | None) -> int:
     return gpus // nodes
 
 
-def _images_here(config: Config) -> int:
+def _images_here(config: Config) -> tuple[int, str]:
+    """How many there are, and what is said of them."""
     from simclr_dist.data.sources.named import open_for_pretraining
-    from simclr_dist.data.sources.summary import say_what_was_found, summary
+    from simclr_dist.data.sources.summary import summary
 
     try:
         source = open_for_pretraining(config.recipe)
     except UserError as error:
         raise UserError(f"{error}; or give the number of images with --images") from error
-    say_what_was_found(summary(source, config.recipe.data.source))
-    return len(source)
+    return len(source), summary(source, config.recipe.data.source)

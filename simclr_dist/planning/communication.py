@@ -12,8 +12,16 @@ from simclr_dist.planning.tracker import Sent
 class Assumptions:
     """What a plan takes for granted about the machines. None of it is measured."""
 
-    flops_per_second: float
-    """Sustained rate of one GPU in this kind of step, not its peak."""
+    flops_per_second: float | None = None
+    """Sustained rate of one GPU in this kind of step, not its peak. None: none is known, and there are no times."""
+    rate_source: str = ""
+    """Whose rate that is; where there is none, why."""
+    memory_bandwidth: float | None = None
+    """Bytes per second of a GPU's memory. None: not known."""
+    core_images_per_second: float | None = None
+    """Images that one core of the loader makes views of, as ``data bench`` prints it. None: not known."""
+    cores: int | None = None
+    """Cores of the loader for each GPU. None: as many as it needs."""
     bandwidth: float
     """Bytes per second between two nodes, in one direction, all network cards of a node together."""
     node_bandwidth: float

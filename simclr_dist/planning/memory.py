@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from simclr_dist.config import Machine, Recipe
 from simclr_dist.models.statistics_group import divide_batch_norm
 from simclr_dist.planning.line import Line
+from simclr_dist.planning.norm_traffic import with_chunks
 from simclr_dist.planning.traced_step import StepTrace, traced_step
 
 # Below it a line's offset would be fitted to rounding: the loss's tiles, for one, are then smaller than a tile.
@@ -94,6 +95,12 @@ class StepMemory:
             return images / chunk * (self.flops(chunk, Variant(variant.recompute)) + again(chunk))
         points = [(t.local_images, t.flops) for t in self._fitted(images, variant.recompute)]
         return Line.fit(points)(images)
+
+    def norm_bytes(self, images: int, variant: Variant) -> float:
+        """Bytes that batch norm moves in a step of ``images`` a process."""
+        trace = self._fitted(images, variant.recompute)[0]
+        moved = trace.norm_bytes / trace.local_images * images
+        return with_chunks(moved) if 0 < variant.images_per_chunk < images else moved
 
     def lines(self, images: int, recompute: str) -> tuple[Line, Line]:
         """Peak bytes of the passes and of the update against images a process, for the batch norm of ``images``."""

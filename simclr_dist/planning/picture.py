@@ -21,16 +21,18 @@ def draw(plan: Plan, path: Path) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    figure, (memory, time) = pyplot.subplots(1, 2, figsize=(13, 5), layout="constrained")
+    timed = bool(plan.assumed.flops_per_second)
+    figure, axes = pyplot.subplots(1, 1 + timed, figsize=(13 if timed else 7, 5), layout="constrained", squeeze=False)
     recipe = plan.config.recipe
     figure.suptitle(
         f"Predicted: {recipe.encoder.name} at {recipe.data.image_size} px, global batch {recipe.global_batch_images}, "
         f"{plan.config.machine.precision}, GPUs of {plan.gpu_memory_bytes / 1e9:.0f} GB"
     )
-    _draw_memory(memory, plan)
-    _draw_time(time, plan)
+    _draw_memory(axes[0, 0], plan)
+    if timed:
+        _draw_time(axes[0, 1], plan)
     counts = [row.gpus for row in plan.rows]
-    for axis in (memory, time):
+    for axis in axes[0]:
         axis.set_xscale("log", base=2)
         axis.set_xticks(counts, [str(count) for count in counts], rotation=45 if len(counts) > 9 else 0)
         axis.set_xlabel("GPUs")
@@ -67,7 +69,7 @@ def _draw_memory(axis: Any, plan: Plan) -> None:
 
 def _draw_time(axis: Any, plan: Plan) -> None:
     counts = [row.gpus for row in plan.rows]
-    compute = [row.hours * (1 - row.communication_share) for row in plan.rows]
+    compute = [row.hours * (row.compute_seconds or 0.0) / row.step_seconds for row in plan.rows]
     for row in plan.rows:
         color = _BLUE if row.fits else _RED
         axis.plot(row.gpus, row.hours, "o", color=color, markersize=8)

@@ -30,10 +30,14 @@ class Row:
     peak_bytes: float
     fits: bool
     traffic: list[Traffic]
-    compute_seconds: float
-    """Of a step."""
+    norm_bytes: float
+    """That batch norm moves through memory in a step, a part of ``compute_seconds``."""
+    compute_seconds: float | None
+    """Of a step; None: no rate is known, and so no other time but the links'."""
+    loader_seconds: float | None
+    """That the loader's cores take to make a step's images; None: they or their rate are not known."""
     hours: float
-    """Of the whole run."""
+    """Of the whole run; 0 without a rate."""
 
     @property
     def communication_seconds(self) -> float:
@@ -42,7 +46,12 @@ class Row:
 
     @property
     def communication_share(self) -> float:
-        return self.communication_seconds / (self.communication_seconds + self.compute_seconds)
+        return self.communication_seconds / (self.communication_seconds + (self.compute_seconds or 0.0))
+
+    @property
+    def step_seconds(self) -> float:
+        """The loader works beside the GPU, the links do not."""
+        return max((self.compute_seconds or 0.0) + self.communication_seconds, self.loader_seconds or 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,18 +174,24 @@ class _Planner:
         traffic = []
         if gpus > 1:
             traffic = step_traffic(self.memory.traces_alike(images, variant.recompute), images, self.assumed)
-        compute = self.memory.flops(images, variant) / self.assumed.flops_per_second
-        seconds = compute + sum(kind.seconds for kind in traffic)
-        return Row(
+        assumed, compute, loader = self.assumed, None, None
+        if assumed.flops_per_second:
+            compute = self.memory.flops(images, variant) / assumed.flops_per_second
+        if assumed.core_images_per_second and assumed.cores:
+            loader = images / (assumed.core_images_per_second * assumed.cores)
+        row = Row(
             gpus=gpus,
             images=images,
             variant=variant,
             peak_bytes=peak,
             fits=peak <= self.usable_bytes(images),
             traffic=traffic,
+            norm_bytes=self.memory.norm_bytes(images, variant),
             compute_seconds=compute,
-            hours=self.steps * seconds / 3600,
+            loader_seconds=loader,
+            hours=0.0,
         )
+        return replace(row, hours=self.steps * row.step_seconds / 3600 if compute else 0.0)
 
     def _chunks(self, images: int) -> list[int]:
         """Chunks that keep batch-norm groups whole, the largest first; none with batch norm over the global batch."""

@@ -6,6 +6,9 @@ from dataclasses import asdict, fields
 import yaml
 
 from simclr_dist.config import Machine
+from simclr_dist.planning.bottleneck import bottleneck, loader_demand, norm_seconds
+from simclr_dist.planning.cards import FLOPS_A_VIEW
+from simclr_dist.planning.communication import Assumptions
 from simclr_dist.planning.plan import Plan, Row
 from simclr_dist.units import columns, show_bytes, show_rate, show_seconds
 
@@ -20,6 +23,7 @@ def suggestion(plan: Plan) -> str:
     variant, machine = plan.suggested.variant, plan.config.machine
     changed = asdict(machine)
     changed |= {"device": "cuda", "recompute": variant.recompute, "images_per_chunk": variant.images_per_chunk}
+    changed["compile"] &= variant.recompute == "none"  # which torch.compile cannot trace
     defaults, always = Machine(), ("device", "precision", "images_per_chunk", "recompute")
     # run_dir was filled in from the file's name; a suggestion must not carry it into another file.
     kept = {
@@ -48,12 +52,26 @@ def _head(plan: Plan) -> list[str]:
         f"{plan.total_steps} steps",
         f"checkpoint  {show_bytes(plan.checkpoint_bytes)}, {kept} kept: {show_bytes(kept * plan.checkpoint_bytes)}, "
         "and one more while it is written",
-        f"assumed     {show_rate(assumed.flops_per_second, 'FLOP')} sustained a GPU; {show_rate(assumed.bandwidth)} "
-        f"between nodes of {assumed.gpus_per_node} GPUs, {show_rate(assumed.node_bandwidth)} inside; "
-        f"{show_seconds(assumed.latency_seconds)} a collective;",
-        f"            nothing sent while computing; {left} of {_gpu(plan)} left to CUDA, NCCL, cuDNN and the "
-        f"allocator: {show_bytes(plan.usable_bytes)} for tensors",
+        *textwrap.wrap(
+            f"{_speed(assumed)}; {show_rate(assumed.bandwidth)} between nodes of {assumed.gpus_per_node} GPUs, "
+            f"{show_rate(assumed.node_bandwidth)} inside; {show_seconds(assumed.latency_seconds)} a collective; "
+            f"nothing sent while computing; {left} of {_gpu(plan)} left to CUDA, NCCL, "
+            f"cuDNN and the allocator: {show_bytes(plan.usable_bytes)} for tensors",
+            118,
+            initial_indent="assumed     ",
+            subsequent_indent=" " * 12,
+        ),
     ]
+
+
+def _speed(assumed: Assumptions) -> str:
+    if not assumed.flops_per_second:
+        return f"no rate of a GPU, so no times ({assumed.rate_source})"
+    views = assumed.flops_per_second / FLOPS_A_VIEW
+    return (
+        f"{views:,.0f} views/s of ResNet-50 at 224 px a GPU ({assumed.rate_source}), which is "
+        f"{show_rate(assumed.flops_per_second, 'FLOP')}, by which other networks are scaled"
+    )
 
 
 def _gpu(plan: Plan) -> str:
@@ -89,36 +107,40 @@ def _chosen(plan: Plan) -> list[str]:
         lines.append(
             f"  (a line stands for the numbers of images not traced; where it was checked: off by {100 * worst:.1f} %)"
         )
-    return [*lines, *_traffic(row)]
+    return [*lines, *_parts(row, plan.assumed)]
 
 
-def _traffic(row: Row) -> list[str]:
+def _parts(row: Row, assumed: Assumptions) -> list[str]:
     cells = [["a step, a GPU", "calls", "sends", "time", ""]]
     for kind in row.traffic:
         what = f"{kind.sent.collective}: {kind.sent.label}"
         cells.append([what, str(kind.calls), show_bytes(kind.wire_bytes), show_seconds(kind.seconds), ""])
-    total = row.compute_seconds + row.communication_seconds
-    share = f"communication {100 * row.communication_share:.0f} % of it"
-    cells.append(["computation", "", "", show_seconds(row.compute_seconds), ""])
-    cells.append(["step", "", "", show_seconds(total), share])
-    return [f"  {line}" for line in columns(cells)]
+    norms = norm_seconds(row, assumed)
+    of_norms = ["  of it batch norm, through memory", "", show_bytes(row.norm_bytes)]
+    if row.compute_seconds is None:
+        cells.append([*of_norms, "", ""])
+    else:
+        waits_for_loader = (row.loader_seconds or 0.0) >= row.step_seconds
+        share = "" if waits_for_loader else f"communication {100 * row.communication_share:.0f} % of it"
+        cells.append(["computation", "", "", show_seconds(row.compute_seconds), ""])
+        cells.append([*of_norms, show_seconds(norms) if norms else "", ""])
+        if row.loader_seconds:
+            cells.append(["loader, beside it", "", "", show_seconds(row.loader_seconds), ""])
+        cells.append(["step", "", "", show_seconds(row.step_seconds), share])
+    lines = [*columns(cells), f"bottleneck: {bottleneck(row, assumed)}"]
+    return [f"  {line}" for line in [*lines, *loader_demand(row, assumed)]]
 
 
 def _table(plan: Plan) -> list[str]:
-    cells = [["GPUs", "images each", "peak", "communication", "step", "whole run", "fits"]]
+    timed = bool(plan.assumed.flops_per_second)
+    times = ["step", "whole run", "bottleneck"] if timed else []
+    cells = [["GPUs", "images each", "peak", "communication", *times, "fits"]]
     for row in plan.rows:
-        seconds = row.compute_seconds + row.communication_seconds
-        cells.append(
-            [
-                str(row.gpus),
-                str(row.images),
-                show_bytes(row.peak_bytes),
-                f"{100 * row.communication_share:.0f} %",
-                show_seconds(seconds),
-                show_seconds(3600 * row.hours),
-                f"yes, {row.variant}" if row.fits else f"no, not even {row.variant}",
-            ]
-        )
+        links = f"{100 * row.communication_share:.0f} %" if timed else show_seconds(row.communication_seconds)
+        times = [show_seconds(row.step_seconds), show_seconds(3600 * row.hours)] if timed else []
+        times += [bottleneck(row, plan.assumed).partition(":")[0]] if timed else []
+        fits = f"yes, {row.variant}" if row.fits else f"no, not even {row.variant}"
+        cells.append([str(row.gpus), str(row.images), show_bytes(row.peak_bytes), links, *times, fits])
     lines = columns(cells, left=0)
     reasons: dict[str, list[int]] = {}
     for gpus, reason in plan.refused.items():

@@ -22,6 +22,7 @@ from simclr_dist.planning.fake_step import FakeBatch, FakeStep
 from simclr_dist.planning.fakes import fake_mode, fake_processes, kernels_of, no_scaler
 from simclr_dist.planning.gradient_buckets import in_buckets, tagged
 from simclr_dist.planning.method_watch import MethodWatch
+from simclr_dist.planning.norm_traffic import NormTraffic
 from simclr_dist.planning.tracker import Sent, StepTracker
 from simclr_dist.training.gradients import Computed
 
@@ -58,6 +59,8 @@ class StepTrace:
     """Floating-point operations of matrix products and convolutions."""
     embed_flops: int
     """Those of the embeddings, without the way back."""
+    norm_bytes: int
+    """Bytes that batch norm reads and writes, by torch's kernels."""
     collectives: dict[Sent, int]
     """Kind -> calls."""
     payload: dict[Sent, int]
@@ -106,7 +109,7 @@ def _traced(config: Config, tracker: StepTracker, local_images: int, processes: 
     # The scaler's own tensors are scalars.
     step.scaler = no_scaler()
     step.parallel = (in_buckets if processes > 1 else tagged)(step.method, tracker)
-    watch = MethodWatch(step.method, tracker)
+    watch, norms = MethodWatch(step.method, tracker), NormTraffic(step.method)
     with tracker.category("images"):
         batch = FakeBatch.of(config.recipe, local_images)
     resting = sum(tracker.living[name] for name in _RESTING)
@@ -132,6 +135,7 @@ def _traced(config: Config, tracker: StepTracker, local_images: int, processes: 
         held_bytes=_held_bytes(batch, computed) / local_images,
         flops=tracker.flops,
         embed_flops=watch.embed_flops,
+        norm_bytes=norms.bytes,
         collectives=dict(tracker.collectives),
         payload=dict(tracker.payload),
     )

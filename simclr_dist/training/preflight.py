@@ -35,6 +35,11 @@ def check_machine(config: Config, processes: int) -> None:
         divide_batch_norm(recipe.batch_norm_group_images, batch, processes, chunk_images=chunk, make_groups=False)
     except ValueError as error:
         raise UserError(str(error)) from error
+    if machine.compile and machine.recompute != "none":
+        raise UserError(
+            f"machine.recompute: torch.compile cannot trace what is computed again ('{machine.recompute}'); set "
+            "machine.recompute=none, with machine.images_per_chunk where memory is short, or machine.compile=false"
+        )
     _check_compiler(machine)
 
 

@@ -300,7 +300,7 @@ def test_columns_are_two_blanks_apart_however_long_a_cell_is():
 
 def test_the_columns_of_a_plan_of_a_tiny_run_are_apart(config):
     text = report(make_plan(config, 2, 10**9, 64, ASSUMED, others=[1]))
-    assert re.search(r"GPUs +images each +peak +communication +step +whole run +fits", text)
+    assert re.search(r"GPUs +images each +peak +communication +step +whole run +bottleneck +fits", text)
     assert not re.search(r"[a-zµ%]\d|e-\d", text.partition("GPUs  images each")[2].replace("resnet10", ""))
 
 

@@ -175,6 +175,7 @@ def test_channels_last_changes_rounding_only(tmp_path):
         (["recipe.global_batch_images=24", "recipe.batch_norm_group_images=6"], 3, "groups of 6 images"),
         (["machine.images_per_chunk=8"], 1, "machine.images_per_chunk: chunks of 8 images .* machine.recompute=all"),
         (["machine.images_per_chunk=12"], 1, "machine.images_per_chunk: 12 does not divide"),
+        (["machine.compile=true", "machine.recompute=blocks"], 1, "machine.recompute: torch.compile cannot trace"),
         (["machine.device=cuda"], 1, "torch sees no GPU"),
         (["recipe.global_batch_images=4000"], 1, "more than the data set's 1437 images"),
     ],

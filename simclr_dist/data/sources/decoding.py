@@ -8,7 +8,6 @@ import re
 import warnings
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
@@ -58,6 +57,8 @@ def decode_jpeg(data: bytes | NDArray[np.uint8]) -> NDArray[np.uint8] | None:
     """
     if bytes(data[:2]) != b"\xff\xd8":
         return None
+    import simplejpeg  # not above: whoever has no JPEGs needs it not, and it may be missing where nothing is installed
+
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
         if colorspace in ("CMYK", "YCCK") or height * width > MAX_PIXELS:

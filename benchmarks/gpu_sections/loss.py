@@ -1,0 +1,134 @@
+"""NT-Xent, forward and backward: the kernel, eager tiles and what others would take, each against float64."""
+
+import inspect
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from loss_contenders import cross_entropy, lightly
+from torch import Tensor
+from torch.nn import functional as F
+
+from gpu_sections.here import Here, Row, failed
+from simclr_dist.losses import nt_xent
+
+TEMPERATURE = 0.1
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Two views' embeddings (images, d) -> the loss."""
+_ERROR, _MILLISECONDS, _TIMES = 1e-5, 0.35, 5.0
+
+
+def rows(here: Here) -> Iterator[Row]:
+    sizes = here.size([(8192, 128), (32768, 128), (65536, 256)], [(64, 16)])
+    problems = {size: _Problem(*size, here) for size in sizes}
+    tiles: dict[tuple[int, int], float] = {}
+    for size, problem in problems.items():
+        tiles[size] = yield from problem.row("eager tiles", lambda: _ours("tiles"))
+        yield from problem.row("kernel", lambda: _ours("kernel"), tiles[size])
+    for size, problem in problems.items():
+        yield from problem.row("cross-entropy, compiled", lambda: _compiled(cross_entropy(), here), tiles[size])
+        yield from problem.row("FlexAttention", lambda: _flex(here), tiles[size])
+    for size in sizes[:1]:
+        yield from problems[size].row("FlexAttention, bfloat16", lambda: _flex(here, torch.bfloat16), tiles[size])
+        yield from problems[size].row("lightly", lightly, tiles[size])
+
+
+class _Problem:
+    """Embeddings, and the loss and its gradient in float64."""
+
+    def __init__(self, count: int, d: int, here: Here) -> None:
+        self.name, self.here = f"{count} rows of {d}", here
+        first = torch.randn(count // 2, d, generator=torch.Generator().manual_seed(0))
+        second = first + torch.randn(count // 2, d, generator=torch.Generator().manual_seed(1))
+        self.views = [view.to(here.device).requires_grad_() for view in (first, second)]
+        self.loss, self.gradient = exact(torch.cat(self.views).detach().double())
+
+    def row(self, what: str, make: Callable[[], Loss], tiles: float = math.nan) -> Iterator[Row]:
+        """Its row; returns its seconds. ``tiles``: those of the eager tiles."""
+        what = f"{self.name}: {what}"
+        seconds = math.nan
+        try:
+            loss = make()
+            seconds = self.here.seconds(lambda: self._both_passes(loss), rounds=5, warm_up=2)
+            peak, _ = self.here.peak_bytes(lambda: self._both_passes(loss))
+            value, gradient = self._both_passes(loss)
+            error = max(float((gradient - self.gradient).norm() / self.gradient.norm()), abs(value / self.loss - 1))
+        except Exception as problem:  # one contender's failure is one row
+            yield failed(what, problem)
+        else:
+            times = tiles / seconds
+            faster = "" if math.isnan(times) else f", {times:.1f}x the tiles' speed"
+            numbers = {"seconds": seconds, "error": error, "peak_bytes": peak, "of_tiles": times}
+            wanted, holds = "", None
+            if what.endswith("kernel"):
+                wanted = f"error {_ERROR:g}, {_TIMES:g}x the tiles"
+                holds = error <= _ERROR and times >= _TIMES
+                if self.name.startswith("8192"):
+                    wanted += f", {_MILLISECONDS} ms on an H100"
+                    holds = holds and 1e3 * seconds <= _MILLISECONDS
+            figure = f"{1e3 * seconds:.2f} ms{faster}, error {error:.1e}, peak {peak / 1e9:.2f} GB"
+            yield Row(what, figure, numbers, wanted, holds if holds is None else self.here.bound(holds))
+        return seconds  # type: ignore[return-value]
+
+    def _both_passes(self, loss: Loss) -> tuple[float, Tensor]:
+        for view in self.views:
+            view.grad = None
+        value = loss(*self.views)
+        value.backward()
+        gradient = torch.cat([view.grad for view in self.views if view.grad is not None])
+        return value.detach(), gradient.double()  # type: ignore[return-value]
+
+
+def exact(raw: Tensor) -> tuple[float, Tensor]:
+    """NT-Xent of float64 rows (2 B, d), view 1 first, and its gradient, by blocks of rows of the whole matrix.
+
+    Chen et al. 2020, equation 1, and its derivative; nothing of the project's own loss.
+    """
+    z = F.normalize(raw, dim=1)
+    count, columns = len(z), torch.arange(len(z), device=z.device)
+    partner = columns.roll(count // 2)
+    positives = (z * z[partner]).sum(1) / TEMPERATURE
+
+    def similarities(block: Tensor) -> Tensor:
+        own = z[block] @ z.T / TEMPERATURE
+        return own.masked_fill_(block[:, None] == columns, -math.inf)
+
+    sums = torch.cat([similarities(block).logsumexp(1) for block in columns.split(4096)])
+    gradient = -2 * z[partner]
+    for block in columns.split(4096):
+        own = similarities(block)
+        gradient[block] += ((own - sums[block, None]).exp() + (own - sums).exp()) @ z
+    gradient /= count * TEMPERATURE
+    gradient -= (gradient * z).sum(1, keepdim=True) * z  # through the normalisation
+    return float((sums - positives).mean()), gradient / raw.norm(dim=1, keepdim=True)
+
+
+def _ours(pairs: str) -> Loss:
+    """By the kernel or the eager tiles of the project's own loss."""
+    if "pairs" in inspect.signature(nt_xent).parameters:
+        return lambda z_1, z_2: nt_xent(z_1, z_2, TEMPERATURE, pairs=pairs).loss  # type: ignore[call-arg]
+    if pairs == "kernel":
+        raise NotImplementedError("this version has no kernel")
+    return lambda z_1, z_2: nt_xent(z_1, z_2, TEMPERATURE).loss
+
+
+def _compiled(loss: Loss, here: Here) -> Loss:
+    return torch.compile(loss, dynamic=False, backend=here.size("inductor", "aot_eager"))
+
+
+def _flex(here: Here, precision: torch.dtype = torch.float32) -> Loss:
+    """The log-sum-exp of an attention of the rows to themselves, which keeps no matrix either."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    attend = torch.compile(flex_attention, dynamic=False) if here.on_gpu else flex_attention
+
+    def others(score: Tensor, _batch: Tensor, _head: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        return torch.where(row == column, -math.inf, score)
+
+    def loss(z_1: Tensor, z_2: Tensor) -> Tensor:
+        z = F.normalize(torch.cat((z_1, z_2)), dim=1)
+        rows = z.to(precision)[None, None]
+        _, sums = attend(rows, rows, rows[..., :16], score_mod=others, scale=1 / TEMPERATURE, return_lse=True)
+        return (sums.flatten() - (z * z.roll(len(z) // 2, 0)).sum(1) / TEMPERATURE).mean()
+
+    return loss

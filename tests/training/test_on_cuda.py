@@ -1,0 +1,78 @@
+"""What a step on a GPU must share with a step on a CPU. Skipped without a GPU; benchmarks/gpu.py runs it on one."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from simclr_dist.config import Config
+from simclr_dist.data.loading.batch import Batch, blank_batch
+from simclr_dist.data.loading.order import build_order
+from simclr_dist.distributed.processes import Processes, set_kernels
+from simclr_dist.guards.anomalies import AnomalyWatch
+from simclr_dist.losses import nt_xent
+from simclr_dist.optim.schedule import build_schedule
+from simclr_dist.training.step import TrainingStep
+from tests.support.processes import assert_bit_equal, relative_error, tiny_config
+
+pytestmark = pytest.mark.cuda
+GPU, CPU = "cuda", "cpu"
+IMAGES = 64
+
+
+def taken(config: Config, device: str, steps: int = 3) -> TrainingStep:
+    """The step after so many on noise."""
+    recipe = config.recipe
+    set_kernels(1, True, 1)
+    order = build_order(recipe, IMAGES)
+    schedule = build_schedule(recipe, order)
+    anomalies = AnomalyWatch(recipe.anomalies, Path(), schedule.warmup_steps, None, active=False)
+    step = TrainingStep(config, Processes(), torch.device(device), schedule, order.steps_per_epoch, IMAGES, anomalies)
+    step.make_parallel()
+    for number in range(steps):
+        step(noise(config, number), number)
+    return step
+
+
+def noise(config: Config, seed: int) -> Batch:
+    batch = blank_batch(config.recipe, config.recipe.global_batch_images, torch.device(CPU))
+    generator = torch.Generator().manual_seed(seed)
+    for views in batch.views.values():
+        views.random_(0, 256, generator=generator)
+    return batch
+
+
+@pytest.mark.parametrize("group", [0, 8])
+@pytest.mark.parametrize("layout", ["machine.channels_last=false", "machine.channels_last=true"])
+def test_three_steps_on_the_gpu_leave_the_cpus_weights_and_statistics(tmp_path, group, layout):
+    config = tiny_config(tmp_path, f"recipe.batch_norm_group_images={group}", layout, "machine.precision=float64")
+    here, there = (taken(config, device).method.state_dict() for device in (CPU, GPU))
+    for name, expected in here.items():
+        if expected.is_floating_point():
+            torch.testing.assert_close(there[name].cpu(), expected, rtol=1e-8, atol=1e-10, msg=name)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("group", [0, 8])
+def test_the_same_steps_twice_leave_the_same_bits(tmp_path, precision, group):
+    config = tiny_config(
+        tmp_path, f"recipe.batch_norm_group_images={group}", f"machine.precision={precision}",
+        "machine.channels_last=true",
+    )  # fmt: skip
+    once, twice = (taken(config, GPU) for _ in range(2))
+    for name in ("model", "optimizer"):
+        assert_bit_equal(once.state[name].state_dict(), twice.state[name].state_dict())
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.1, 0.02])
+def test_the_loss_and_its_gradient_are_those_of_float64(temperature):
+    raw = torch.randn(2, 300, 128, generator=torch.Generator().manual_seed(0))
+    found = []
+    for views in (raw.double(), raw.to(GPU)):
+        views.requires_grad_()
+        loss = nt_xent(views[0], views[1], temperature).loss
+        loss.backward()
+        found.append((loss.detach().cpu(), views.grad.cpu()))
+    (exact, gradient), (loss, own) = found
+    assert relative_error(loss, exact) < 1e-5
+    assert relative_error(own, gradient) < (1e-5 if temperature >= 0.1 else 1e-4)
