@@ -5,8 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-import click
+from functools import partial
 
 from simclr_dist.terminal import printable, say
 
@@ -14,11 +13,14 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 
 @contextmanager
-def said_when_slow(what: str, after_seconds: float = 1.5) -> Iterator[None]:
-    """Say on a terminal what takes so long, once it has taken ``after_seconds``."""
-    timer = threading.Timer(after_seconds, lambda: say(f"{what} ...", err=True))
+def said_when_slow(
+    what: str, after_seconds: float = 1.5, write: Callable[[str], object] | None = None
+) -> Iterator[None]:
+    """Say what takes so long, once it has taken ``after_seconds``: by ``write``, else on a terminal, if any."""
+    write = write or (partial(say, err=True) if sys.stderr.isatty() else None)
+    timer = threading.Timer(after_seconds, lambda: write and write(f"{what} ..."))
     timer.daemon = True
-    if sys.stderr.isatty():
+    if write:
         timer.start()
     try:
         yield
@@ -60,13 +62,13 @@ def showing_progress(
 def ticking(label: str) -> Iterator[None]:
     """Say at once what is done now, and every second that it still is: the seconds on a terminal, else a dot."""
     ended, started, on_terminal = threading.Event(), time.monotonic(), sys.stderr.isatty()
-    label = printable(label)  # click, not say: the carriage return is meant
+    label = printable(label)
 
     def tick() -> None:
         while not ended.wait(1.0):
-            click.echo(f"\r{label} {time.monotonic() - started:.0f} s" if on_terminal else ".", err=True, nl=False)
+            say(f"\r{label} {time.monotonic() - started:.0f} s" if on_terminal else ".", err=True, nl=False, keep="\r")
 
-    click.echo(f"{label} ...", err=True, nl=False)
+    say(f"{label} ...", err=True, nl=False)
     thread = threading.Thread(target=tick, daemon=True)
     thread.start()
     try:
@@ -74,4 +76,4 @@ def ticking(label: str) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        click.echo(err=True)
+        say("", err=True)

@@ -3,6 +3,7 @@
 A file's description can hold the escapes that clear a screen, retitle a window or write a command into the next line.
 """
 
+import shlex
 import sys
 import unicodedata
 
@@ -28,12 +29,17 @@ def printable(text: str, keep: str = "") -> str:
     )
 
 
-def say(text: object, *, err: bool = False, nl: bool = True) -> None:
-    """Print to the terminal, or with ``err`` to its stream of errors; lines and tabs stay."""
+def say(text: object, *, err: bool = False, nl: bool = True, keep: str = "\n\t") -> None:
+    """Print to the terminal, or with ``err`` to its stream of errors; lines and tabs (``keep``) stay."""
     stream = sys.stderr if err else sys.stdout
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    shown = printable(str(text), keep="\n\t")
+    shown = printable(str(text), keep=keep)
     click.echo(shown.encode(encoding, "backslashreplace").decode(encoding), err=err, nl=nl)
+
+
+def typed(*words: object) -> str:
+    """``simclr-dist WORDS`` as it can be copied into a shell: a name may hold what a shell would run."""
+    return shlex.join(["simclr-dist", *map(str, words)])
 
 
 def _is_obeyed(character: str) -> bool:

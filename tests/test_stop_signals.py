@@ -17,6 +17,7 @@ from simclr_dist.stop_signals import NOTICES, STOP_SIGNALS, StopSignals, handle_
 @pytest.fixture(autouse=True)
 def handlers_as_before():
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the suite may run under nohup
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

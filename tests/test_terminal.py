@@ -2,6 +2,8 @@
 
 import ast
 import logging
+import re
+import subprocess
 import sys
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
@@ -12,7 +14,7 @@ import simclr_dist
 from simclr_dist.cli import main as command_line
 from simclr_dist.errors import UserError
 from simclr_dist.log import log, log_to
-from simclr_dist.terminal import printable, say
+from simclr_dist.terminal import printable, say, typed
 
 PACKAGE = Path(simclr_dist.__file__).parent
 
@@ -81,6 +83,24 @@ def test_a_complaint_is_one_line_that_keeps_the_blanks_of_a_name_and_spells_the_
         command_line.main([])
     assert left.value.code == 2
     assert capsys.readouterr().err == "simclr-dist: a  b\\x1b[2J.yaml: first second\n"
+
+
+@pytest.mark.parametrize("name", ["my", "a b", "$(touch x)", "`x`", "it's", 'q"', "#1 %j", "-n", "猫"])
+def test_a_command_that_is_shown_can_be_copied_into_a_shell(name):
+    line = typed("evaluate", Path("runs") / name, "--on", name).removeprefix("simclr-dist ")
+    shown = subprocess.run(["sh", "-c", f"printf '%s\\n' {line}"], capture_output=True, text=True, check=True)
+    assert shown.stdout.splitlines() == ["evaluate", f"runs/{name}", "--on", name]
+
+
+def test_no_message_puts_a_name_into_a_command_unquoted():
+    found = []
+    for path in [*PACKAGE.rglob("*.py"), *(PACKAGE / "launch").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                words = "".join(part.value if isinstance(part, ast.Constant) else "\0" for part in node.values)
+                if re.search("simclr-dist [a-z][a-z -]*\0", words):
+                    found.append(f"{path.relative_to(PACKAGE)}: {words!r}")
+    assert found == []
 
 
 def test_nothing_else_in_the_package_writes_to_a_terminal():

@@ -17,6 +17,7 @@ from simclr_dist.launch.slurm.quoting import for_shell
 from simclr_dist.launch.slurm.resources import Resources
 from simclr_dist.log import log
 from simclr_dist.storage.atomic import write_atomically
+from simclr_dist.terminal import typed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,16 +157,18 @@ def check(configs: Sequence[Config], wanted: Resources, *, data: bool = True) ->
         refuse_folder_of_other(Path(config.machine.run_dir), config.recipe)
         refuse_running(Path(config.machine.run_dir))
     opened = {_images_of(config): config.recipe for config in configs}
-    counts = {}
+    counts, found = {}, []
     for key, recipe in opened.items() if data else ():
         source = open_for_pretraining(recipe)
-        say_what_was_found(summary(source, recipe.data.source))
+        found.append(summary(source, recipe.data.source))
         counts[key] = len(source)
     if wanted.gpu_memory and counts:
         from simclr_dist.planning.answer import refuse_too_large
 
         for config in configs:
             refuse_too_large(config, wanted.processes, wanted.gpu_memory, counts[_images_of(config)])
+    if found:
+        say_what_was_found(*found)
 
 
 def _images_of(config: Config) -> tuple[str, ...]:
@@ -179,8 +182,8 @@ def refuse_running(run_dir: Path) -> None:
         for job in scheduler.jobs([record.job]):
             if job.lives:
                 raise UserError(
-                    f"{run_dir}: job {job.id} is at it already ({job.description()}); see it with simclr-dist status "
-                    f"{run_dir}, end it with simclr-dist cancel {run_dir}"
+                    f"{run_dir}: job {job.id} is at it already ({job.description()}); see it with "
+                    f"{typed('status', run_dir)}, end it with {typed('cancel', run_dir)}"
                 )
 
 

@@ -10,7 +10,7 @@ import click
 from simclr_dist.cli.options import with_config, with_debug
 from simclr_dist.errors import UserError
 from simclr_dist.launch.slurm.resources import Resources, from_record, resources
-from simclr_dist.terminal import say
+from simclr_dist.terminal import say, typed
 
 _at_least_1 = click.IntRange(min=1)
 _OPTIONS = (
@@ -152,7 +152,7 @@ def cancel(runs: tuple[str, ...]) -> None:
         scheduler.cancel(living)
         while any(job.lives for job in scheduler.jobs(living)):
             time.sleep(0.5)
-        say(f"{run_dir}: job {', '.join(living)} ended; resume it with: simclr-dist resume {run_dir}")
+        say(f"{run_dir}: job {', '.join(living)} ended; resume it with: {typed('resume', run_dir)}")
 
 
 def _runs_of(word: str) -> list[Path]:
@@ -182,10 +182,10 @@ def _submit(submission: Any, options: dict[str, Any]) -> None:
     say(
         f"job {job}{count}: {submission.wanted.processes} processes each on {submission.wanted.nodes} nodes\n"
         f"run     {base}\n"
-        f"follow  simclr-dist logs {submitted[0][0]} --follow\n"
-        f"status  simclr-dist status {base}\n"
-        f"stop    simclr-dist cancel {base}\n"
-        f"resume  simclr-dist resume {submitted[0][0]}"
+        f"follow  {typed('logs', submitted[0][0], '--follow')}\n"
+        f"status  {typed('status', base)}\n"
+        f"stop    {typed('cancel', base)}\n"
+        f"resume  {typed('resume', submitted[0][0])}"
     )
     if options["follow"]:
         for run_dir, _ in submitted:

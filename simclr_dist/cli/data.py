@@ -69,7 +69,7 @@ def write(
     from simclr_dist.data.sources.named import open_source
     from simclr_dist.data.sources.pixels import PixelRule
     from simclr_dist.data.sources.summary import say_what_was_found, summary
-    from simclr_dist.distributed.processes import usable_cores
+    from simclr_dist.distributed.cores import usable_cores
 
     signal.signal(signal.SIGTERM, _exit)
     source = open_source(recipe.data, split)
@@ -154,12 +154,12 @@ def bench(config: str, overrides: tuple[str, ...], images: int, seconds: float) 
     from simclr_dist.data.loading.throughput import loader_rate, stage_table
     from simclr_dist.data.sources.named import open_source
     from simclr_dist.data.sources.summary import say_what_was_found, summary
-    from simclr_dist.distributed.processes import worker_count
+    from simclr_dist.distributed.cores import usable_cores, worker_count
 
     source = open_source(loaded.recipe.data)
     say_what_was_found(summary(source, loaded.recipe.data.source))
     batches = build_batches(loaded, source, build_order(loaded.recipe, len(source)))
-    workers = worker_count(loaded.machine.loader_workers, 1)
+    workers = worker_count(loaded.machine.loader_workers, usable_cores())
     first, rate = loader_rate(batches, workers, seconds)
     say(
         f"{loaded.recipe.data.source}, two views of {loaded.recipe.data.image_size} px, {loaded.machine.renderer}"

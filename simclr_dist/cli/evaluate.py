@@ -78,17 +78,20 @@ def evaluate(command: click.Context, /, run: Path, words: tuple[str, ...], **opt
         return _relaunch(options["processes"], [str(run), *words], {name: options[name] for name in given})
     import torch
 
-    from simclr_dist.distributed.processes import Processes, choose_device, process_group, set_kernels
+    from simclr_dist.distributed.cores import own_cores
+    from simclr_dist.distributed.processes import Processes, choose_device, process_group
+    from simclr_dist.models.kernels import set_kernels
     from simclr_dist.weights.read import load_encoder
 
     here = Processes.from_environment()
     device = choose_device("cpu" if method == "label-curve" else options["device"], here.local_rank)
     if here.count > 1:
         stop_with_launcher()
-        set_kernels(0, True, here.local_count)
-    elif device.type == "cuda":
-        set_kernels(torch.get_num_threads(), True, here.local_count)
+    if here.count > 1 or device.type == "cuda":
+        set_kernels(deterministic=True)
     with process_group(here, device):
+        cores = own_cores()
+        torch.set_num_threads(cores if here.count > 1 else torch.get_num_threads())
         from simclr_dist.data.sources.summary import say_what_was_found
         from simclr_dist.distributed.agreement import all_or_none
         from simclr_dist.evaluation.context import EvaluationContext
@@ -108,7 +111,7 @@ def evaluate(command: click.Context, /, run: Path, words: tuple[str, ...], **opt
             context = EvaluationContext(pretrained, data, how, Unfinished(run_dir / "unfinished"))
         if here.is_first:
             say_what_was_found(*context.summaries())
-        context.choose_workers(options["workers"], here.local_count)
+        context.choose_workers(options["workers"], cores)
         status = 0
         try:
             if method == "label-curve":

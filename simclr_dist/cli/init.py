@@ -7,6 +7,7 @@ import click
 from simclr_dist.cli.options import with_debug
 from simclr_dist.errors import UserError
 from simclr_dist.progress_bar import ticking
+from simclr_dist.terminal import say
 
 
 @click.command()
@@ -37,4 +38,4 @@ def init(folder: Path, hours: float, out: Path) -> None:
     with ticking("loading torch"):
         from simclr_dist.starting.first_recipe import write_first_recipe
 
-    write_first_recipe(folder, out, hours, click.echo)
+    write_first_recipe(folder, out, hours, say)

@@ -13,8 +13,9 @@ from simclr_dist.launch.relaunch import relaunch_checked, stop_with_launcher
 from simclr_dist.launch.slurm import scheduler
 from simclr_dist.launch.slurm.batch_script import REQUEUE_STATUS
 from simclr_dist.log import log, log_to_terminal
+from simclr_dist.progress_bar import said_when_slow
 from simclr_dist.stop_signals import hold_notices
-from simclr_dist.terminal import say
+from simclr_dist.terminal import say, typed
 
 
 @click.command()
@@ -31,15 +32,16 @@ def pretrain(config: str, overrides: tuple[str, ...], processes: int | None, deb
     hold_notices()
     if rank_here() == 0:
         log_to_terminal()
-        log.info("%s: starting%s", config, f" {processes} processes" if processes and processes > 1 else "")
     overrides += ("machine.debug_numerics=true",) if debug_numerics else ()
-    loaded = load_config(config, overrides)
-    from simclr_dist.distributed.processes import Processes
+    with said_when_slow(f"{config}: starting", write=log.info if rank_here() == 0 else None):
+        loaded = load_config(config, overrides)
+        from simclr_dist.distributed.processes import Processes
 
+        if not (processes and processes > 1):
+            stop_with_launcher()
+            from simclr_dist.training.trainer import pretrain as run
     if processes and processes > 1:
         return relaunch_checked(processes, loaded, ["pretrain", config, *overrides])
-    stop_with_launcher()
-    from simclr_dist.training.trainer import pretrain as run
 
     here = Processes.from_environment()
     return _report(run(loaded, here, scheduler.has_ended), loaded, here.is_first)
@@ -52,7 +54,7 @@ def _report(outcome: Any, config: Config, is_first: bool) -> int:
         # SLURM ends a job when one of its processes fails: not before process 0 may have put it back into the queue.
         return 128 + outcome.signal if outcome.signal and not job else 0
     if finished:
-        say(f"finished: {outcome.steps_done} steps; evaluate with: simclr-dist evaluate {run_dir}")
+        say(f"finished: {outcome.steps_done} steps; evaluate with: {typed('evaluate', run_dir)}")
         return 0
     why = f" by {signal.Signals(outcome.signal).name}" if outcome.signal else ""
     stopped = f"stopped{why} after step {outcome.steps_done} of {outcome.total_steps}, saved in {run_dir}"

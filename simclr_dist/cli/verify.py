@@ -24,14 +24,16 @@ def verify(config: str, overrides: tuple[str, ...], processes: int | None) -> in
         return relaunch_checked(processes, loaded, ["verify", config, *overrides])
     stop_with_launcher()
     from simclr_dist.distributed.processes import Processes, choose_device, process_group
+    from simclr_dist.models.kernels import set_kernels
     from simclr_dist.training.preflight import check_machine
     from simclr_dist.verification.certificate import certify, table
 
     here = Processes.from_environment()
     check_machine(loaded, here.count)
     device = choose_device(loaded.machine.device, here.local_rank)
+    set_kernels(deterministic=loaded.machine.deterministic, precision=loaded.machine.precision)
     with process_group(here, device):
-        checks = certify(loaded.recipe, here, device)
+        checks = certify(loaded.recipe, here, device, loaded.machine.precision)
     if here.is_first:
         say(table(checks, f"{here.count} processes, {device.type}"))
     return 0 if all(check.holds for check in checks) else 1

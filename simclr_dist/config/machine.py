@@ -13,9 +13,9 @@ class Machine:
     """Folder of the run: checkpoints, metrics, pictures. Empty: runs/NAME, NAME being the config file's."""
     device: str = one_of("auto", ("auto", "cpu", "cuda"))
     """`auto` takes one GPU a process when there is one, else the CPU."""
-    precision: str = one_of("float32", ("float32", "bfloat16", "float16", "float64"))
+    precision: str = one_of("float32", ("float32", "tf32", "bfloat16", "float16", "float64"))
     """Precision of the kernels. bfloat16 and float16 through autocast (float16 with gradient scaling); float64 is for
-    proofs."""
+    proofs. tf32 lets NVIDIA's GPUs round what they convolve to 10 bits; float32 does not."""
     images_per_chunk: int = number(0, low=0)
     """Images that a process takes through the encoder at once; 0: its whole share of the global batch. Less than the
     share means gradient caching: each chunk goes through twice, and must hold whole batch-norm groups."""
@@ -23,14 +23,14 @@ class Machine:
     """Activations computed again in the backward pass instead of kept: none; those inside the residual blocks; all (the
     stem's too). Less memory for about a third more time; exact with any batch-norm group."""
     threads_per_process: int = number(0, low=0)
-    """CPU threads of a process's kernels; 0: the cores this job may use, divided among its local processes."""
+    """CPU threads of a process's kernels; 0: one a core of its own; cores that processes share are divided."""
     renderer: str = one_of("numba", ("numba", "torchvision"))
     """What makes views of images on the CPU: loops compiled by numba, or torchvision's operations (the reference, ten
     times slower). Their pixels differ by 1/255 in about one of 100,000, where a blurred pixel is halfway."""
     views_on_device: bool = False
     """Colours and blur on the training device, so that only decoding and cropping are left to the loader workers."""
     loader_workers: int = number(-1, low=-1)
-    """Processes that load and augment images, for each training process. 0: none; -1: one a core, at most 16."""
+    """Processes that load and augment images, for each training process. 0: none; -1: one a core of its own, to 16."""
     save_every_steps: int = number(500, low=1)
     """Steps between checkpoints, written in the background; one is always written at the end and when the run is
     stopped, and waited for."""

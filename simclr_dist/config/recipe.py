@@ -57,7 +57,7 @@ class Encoder:
 @dataclass(kw_only=True)
 class Optimizer:
     name: str = one_of("lars", OPTIMIZERS)
-    """`lars` is this project's own (Google's rule); `sgd` and `adamw` torch's; `lamb` torch_optimizer's."""
+    """`lars` (Google's rule) and `lamb` (torch_optimizer's) are this project's own; `sgd` and `adamw` torch's."""
     base_learning_rate: float = number(0.3, above=0.0)
     """Learning rate before scaling with the batch."""
     learning_rate_scaling: str = one_of("linear", ("linear", "sqrt", "none"))

@@ -36,7 +36,8 @@ def settle_buckets(parallel: nn.Module, buffers: Sequence[Tensor], backward: Cal
     if not isinstance(parallel, DistributedDataParallel):
         return
     kept = [buffer.clone() for buffer in buffers]
-    with torch.random.fork_rng():
+    # Without a list torch would keep the generator of every GPU that it sees, and warn in each process.
+    with torch.random.fork_rng(devices=list({p.device for p in parallel.parameters() if p.device.type == "cuda"})):
         backward()
     for buffer, before in zip(buffers, kept, strict=True):
         buffer.copy_(before)

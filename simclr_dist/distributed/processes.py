@@ -133,25 +133,3 @@ def _group_destroyed() -> Iterator[None]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-def usable_cores() -> int:
-    """Cores that this job may run on (SLURM and containers give fewer than the machine has)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def worker_count(requested: int, local_processes: int) -> int:
-    """Loader workers of one process: as requested, or (-1) the usable cores divided among the node's processes."""
-    return requested if requested >= 0 else max(1, min(16, usable_cores() // local_processes))
-
-
-def set_kernels(threads: int, deterministic: bool, local_processes: int) -> None:
-    """Set CPU threads (0: the usable cores divided among the node's processes) and determinism of torch's kernels."""
-    torch.set_num_threads(threads or max(1, usable_cores() // local_processes))
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        # A debugging aid that costs a pass over every new tensor.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cudnn.deterministic = deterministic
-    torch.backends.cudnn.benchmark = not deterministic

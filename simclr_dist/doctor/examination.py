@@ -58,7 +58,7 @@ def _with_others(own: list[Finding], device: str, folder: Path) -> list[Finding]
 
     here = Processes.from_environment()
     if here.count == 1:
-        return [*own, network.backends()]
+        return [*own, network.backends(), network.loader_workers()]
     try:
         where = choose_device(device, here.local_rank)
         with process_group(here, where, _TIMEOUT_SECONDS):

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from simclr_dist.distributed.agreement import decided_by_first
 from simclr_dist.distributed.collectives import gather_objects
+from simclr_dist.distributed.cores import own_cores, worker_count
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.doctor.findings import NOTE, PROBLEM, Finding
 from simclr_dist.units import show_bytes, show_rate
@@ -28,12 +29,24 @@ def backends() -> Finding:
     return Finding(_AREA, "backends", ", ".join(name for name, is_there in there.items() if is_there) or "none")
 
 
+def loader_workers() -> Finding:
+    """How many a process would have; every process calls it, and all get the same answer."""
+    counts = gather_objects(worker_count(-1, own_cores()))
+    least, most = min(counts), max(counts)
+    found = f"{least} a process" if least == most else f"{least} to {most} a process"
+    if least > 1 or not any(gather_objects(torch.cuda.is_available())):
+        return Finding(_AREA, "loader workers", found)
+    cure = "a GPU waits for the images of one core: ask for more, as with --cpus-per-task of submit and srun"
+    return Finding(_AREA, "loader workers", found, NOTE, cure)
+
+
 def findings(here: Processes, device: torch.device, folder: Path) -> Iterator[Finding]:
     """Inside a process group, on every process; all get the same answers."""
     hosts = gather_objects(socket.gethostname())
     counts = {host: hosts.count(host) for host in dict.fromkeys(hosts)}
     hosts_text = ", ".join(f"{count} on {host}" for host, count in counts.items())
     yield Finding(_AREA, "hosts", f"{hosts_text}; {dist.get_backend()} on {device.type}")
+    yield loader_workers()
     yield _clocks(hosts)
     yield _sums(device)
     if len(counts) > 1:

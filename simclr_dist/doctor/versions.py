@@ -16,7 +16,7 @@ _IMPORTED = ("numpy", "torch", "torchvision", "numba")
 _NEEDED = {
     "pillow": "PIL", "simplejpeg": "simplejpeg", "scikit-learn": "sklearn", "omegaconf": "omegaconf",
     "tensorboard": "tensorboard", "matplotlib": "matplotlib", "safetensors": "safetensors",
-    "torch-optimizer": "torch_optimizer", "tqdm": "tqdm",
+    "tqdm": "tqdm",
 }  # fmt: skip
 _OPTIONAL = {
     "submitit": "simclr-dist submit and resume need it: pip install 'simclr_dist[slurm]'",

@@ -5,7 +5,6 @@ from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
 
-import click
 import numpy as np
 from torch import nn
 
@@ -13,19 +12,17 @@ from simclr_dist.config.recipe import Data
 from simclr_dist.data.loading.order import SampleOrder
 from simclr_dist.data.sources.named import open_source
 from simclr_dist.data.sources.summary import summary
-from simclr_dist.distributed.processes import worker_count
 from simclr_dist.errors import AgreedError
 from simclr_dist.evaluation.feature_blocks import FeatureMatrix
-from simclr_dist.evaluation.features import Extraction, feature_matrix, features_digest
+from simclr_dist.evaluation.features import Extraction, feature_matrix, features_digest, reading_workers
 from simclr_dist.evaluation.labelled_images import are_unequal, look_at_classes
 from simclr_dist.evaluation.protocol import Protocol
 from simclr_dist.evaluation.results import Result, ResultRow
 from simclr_dist.evaluation.saved_training import SavedTraining, Unfinished
 from simclr_dist.evaluation.subsets import Indices, subset_digest
+from simclr_dist.terminal import say
 from simclr_dist.weights.digest import state_digest
 from simclr_dist.weights.loaded import LoadedEncoder
-
-_FEW_IMAGES = 5000
 
 
 class EvaluationContext:
@@ -75,14 +72,15 @@ class EvaluationContext:
             f"test images: {summary(self.test, self.data.source)}",
         )
 
-    def choose_workers(self, requested: int, local_processes: int) -> None:
-        """Set the processes that read images: as requested, or (-1) none for small sets, else one a core."""
-        if requested < 0 and len(self.train) + len(self.test) < _FEW_IMAGES:
-            requested = 0
-        self.how = replace(self.how, workers=worker_count(requested, local_processes))
+    def choose_workers(self, requested: int, cores: int) -> None:
+        """Set the processes that read images: as requested, or (-1) by the number of images."""
+        images = len(self.train) + len(self.test)
+        self.how = replace(self.how, workers=reading_workers(requested, cores, images))
 
     def numbers_of_labels(self, asked: Sequence[int] | None, usual: Sequence[int]) -> list[int]:
-        """Labels a class: as asked; else, and said, the usual numbers as far as every class has so many images.
+        """Labels a class: as asked; else the usual numbers as far as half of the classes have so many images.
+
+        A class that has fewer gives all of them: one odd class must not end the curve of the others. Both are said.
 
         Raises:
             UserError: a class has fewer than asked.
@@ -90,13 +88,15 @@ class EvaluationContext:
         sizes = np.bincount(self.train_labels, minlength=self.classes)
         least, name = int(sizes.min()), self.class_names[int(sizes.argmin())]
         there = f"class '{name}' has {least} training image{'s' * (least != 1)}"
+        most = int(np.sort(sizes)[self.classes // 2])
         if asked:
             if max(asked) > least:
                 raise AgreedError(f"--labels: {max(asked)} labels a class, but {there}; ask for fewer")
             return list(asked)
-        fitting = [count for count in usual if count <= least] or [least]
-        if len(fitting) < len(usual):
-            self._say(f"labels a class: {', '.join(map(str, fitting))}, no more, as {there}")
+        fitting = [count for count in usual if count <= most] or [most]
+        if len(fitting) < len(usual) or least < fitting[-1]:
+            short = f"; where a class has fewer, all of them: {there}" if least < fitting[-1] else f", as {there}"
+            self._say(f"labels a class: {', '.join(map(str, fitting))}{short}")
         return fitting
 
     def saved_training(
@@ -119,7 +119,7 @@ class EvaluationContext:
 
     def _say(self, notice: str) -> None:
         if self.how.talks:
-            click.echo(notice, err=True)
+            say(notice, err=True)
 
     def result(self, method: str, protocol: dict[str, Any], rows: list[ResultRow]) -> Result:
         """The rows with all that they depend on."""

@@ -20,6 +20,7 @@ from simclr_dist.data.sources.base import ImageSource, Subset, pixel_rule_of
 from simclr_dist.data.sources.identity import contents_digest
 from simclr_dist.distributed.agreement import all_or_none, decided_by_first
 from simclr_dist.distributed.collectives import gather_stacked, maximum, process_count, process_rank
+from simclr_dist.distributed.cores import worker_count
 from simclr_dist.evaluation.feature_blocks import (
     FeatureBlocks,
     FeatureMatrix,
@@ -29,19 +30,23 @@ from simclr_dist.evaluation.feature_blocks import (
     kept_blocks,
 )
 from simclr_dist.models.features import evaluating, features_of
+from simclr_dist.models.precision import half_precision
 from simclr_dist.progress_bar import showing_progress
 from simclr_dist.weights.digest import state_digest
 
 _BATCHES_IN_BLOCK = 64
+_FEW_IMAGES = 5000
 _CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extraction:
-    """How features are computed; nothing here but ``batch_images`` moves a bit of them."""
+    """How features are computed; nothing here but ``batch_images`` and ``autocast`` moves a bit of them."""
 
     batch_images: int = 64
     device: torch.device = _CPU
+    autocast: torch.dtype | None = None
+    """The half precision of the kernels, if any; the features are float32."""
     workers: int = 0
     """Processes that read images, for each process."""
     cache: Path | None = None
@@ -52,6 +57,11 @@ class Extraction:
     """Shown beside it."""
     leaves_out_broken: bool = False
     """The features of an image that cannot be read are NaN, and it is no error."""
+
+
+def reading_workers(requested: int, cores: int, images: int) -> int:
+    """Processes that read: as requested, or (-1) none for few images, else one for each of a process's ``cores``."""
+    return worker_count(0 if requested < 0 and images < _FEW_IMAGES else requested, cores)
 
 
 def extract_features(
@@ -91,6 +101,7 @@ def feature_matrix(
         closing(loaded) as loader,
         evaluating(encoder.to(how.device)),
         torch.inference_mode(),
+        half_precision(how.device, how.autocast),
         showing_progress(
             len(missing) * in_block * how.batch_images, label=how.label, active=how.talks and bool(missing)
         ) as progress,
@@ -121,15 +132,17 @@ def feature_matrix(
 def settle_statistics(encoder: nn.Module, source: ImageSource, image_size: int, images: int = 1024) -> None:
     """Set the running statistics of batch norm to those of some images: an untrained encoder has none of its own.
 
-    Without them its features would be worse than its weights are, and the comparison unfair.
+    Without them its features would be worse than its weights are, and the comparison unfair. The images go through at
+    once, where the encoder stands.
     """
     chosen = np.linspace(0, len(source) - 1, min(images, len(source))).astype(np.int64)
     norms = [module for module in encoder.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     before = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0
+    device = next(encoder.parameters()).device
     with torch.inference_mode():
-        encoder.train()(PlainBatches(Subset(source, chosen), image_size, len(chosen))[0].images)
+        encoder.train()(PlainBatches(Subset(source, chosen), image_size, len(chosen))[0].images.to(device))
     encoder.eval()
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum
@@ -165,6 +178,6 @@ def features_digest(encoder: nn.Module, source: ImageSource, image_size: int, ho
     contents = decided_by_first(lambda: contents_digest(source))
     facts = (
         state_digest([encoder]), pixels, contents, len(source), image_size, how.batch_images,
-        how.device.type, torch.__version__, repr(pixel_rule_of(source)),
+        how.device.type, torch.__version__, repr(pixel_rule_of(source)), *([how.autocast] if how.autocast else []),
     )  # fmt: skip
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]

@@ -111,7 +111,7 @@ def _accuracies(
         fresh = build_method(context.recipe, len(context.train)) if from_layer else None
         encoder = fresh.encoder if fresh else build_encoder(context.recipe)
         body, features = network_body(encoder, getattr(fresh, "projection", None), from_layer)
-        settle_statistics(body, chosen, size)
+        settle_statistics(body.to(how.device), chosen, size)
     classifier = Classifier(body, features, context.classes, seed=seed)
     order = steps_of(protocol, len(chosen), seed)
     recipe = replace(context.recipe, data=context.data)

@@ -103,7 +103,7 @@ def lowshot(
 
     Args:
         context: the encoder and the images.
-        labels_per_class: None: 10, 20, 50, 100, 200, 500, as far as each class has them.
+        labels_per_class: None: 10, 20, 50, 100, 200, 500, as far as half of the classes have them.
         splits: draws; their numbers are ``seed``, ``seed`` + 1, ...
         seed: of the first draw.
 

@@ -143,7 +143,6 @@ def _points(
     labels, right = context.train_labels, context.test_labels
     fit, held_out = halves(labels, VALIDATION_SHARE, split=0)
     held_out = held_out[:: -(-len(held_out) // _MOST_HELD_OUT) or 1]
-    fewest = int(np.bincount(labels[fit]).min())
     best: dict[tuple[str, int], tuple[float, Point]] = {}
     for form, train, test in forms(*features):
         for group, (answers, strengths, usual) in CLASSIFIERS.items():
@@ -154,7 +153,7 @@ def _points(
                 strength, validation = usual, 0.0
                 draws = min(splits, max(1, _MOST_LABELLED // (count * context.classes)))
                 if len(held_out):
-                    drawn = [fit[few_labels(labels[fit], min(count, fewest), split)] for split in range(draws)]
+                    drawn = [fit[few_labels(labels[fit], count, split)] for split in range(draws)]
                     for each, found in answers(train, labels, drawn, train[held_out], strengths):
                         if (accuracy := float((found == labels[held_out]).mean())) > validation:
                             strength, validation = each, accuracy

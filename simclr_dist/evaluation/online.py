@@ -8,40 +8,48 @@ the same images (without their labels) the figures are a little optimistic.
 import numpy as np
 import torch
 
-from simclr_dist.config import Recipe
+from simclr_dist.config import Machine, Recipe
 from simclr_dist.data.sources.base import Subset
 from simclr_dist.data.sources.named import open_source
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation.feature_blocks import Features
-from simclr_dist.evaluation.features import Extraction, extract_features
+from simclr_dist.evaluation.features import Extraction, extract_features, reading_workers
 from simclr_dist.evaluation.knn import knn_accuracy
 from simclr_dist.evaluation.subsets import Labels, halves, labels_of, share_of_labels
 from simclr_dist.models.encoder import Encoder
+from simclr_dist.models.precision import AUTOCAST
 
 MOST_IMAGES = 25_000
 HELD_OUT_SHARE = 0.2
 
 
 class OnlineEvaluation:
-    """kNN and a linear head on fixed labelled training images, every ``every_epochs``; every process makes one."""
+    """kNN and a linear head on fixed labelled training images, machine.evaluate_every_epochs; every process makes one.
 
-    def __init__(self, recipe: Recipe, every_epochs: int, steps_per_epoch: int, device: torch.device) -> None:
-        """Choose the images; with ``every_epochs`` 0 nothing is opened and nothing done.
+    Images are read and features computed as in training: by as many loader workers, in the kernels' half precision.
+    """
+
+    def __init__(
+        self, recipe: Recipe, machine: Machine, steps_per_epoch: int, device: torch.device, *, cores: int = 1
+    ) -> None:
+        """Choose the images; with machine.evaluate_every_epochs 0 nothing is opened and nothing done.
+
+        ``cores`` are this process's own.
 
         Raises:
             UserError: the labelled training images cannot be read, or there are none.
         """
-        self.every_steps = every_epochs * steps_per_epoch
-        if not every_epochs:
+        self.every_steps = machine.evaluate_every_epochs * steps_per_epoch
+        if not self.every_steps:
             return
-        # As pretraining, which draws others in their place: one bad file of a million must not end a run.
-        self.how = Extraction(device=device, leaves_out_broken=True)
         self.image_size = recipe.data.image_size
         try:
             source = open_source(recipe.data, "train")
             labels = labels_of(source)
         except UserError as error:
             raise UserError(f"machine.evaluate_every_epochs: needs labels: {error}; set it to 0 without") from error
+        if len(np.unique(labels)) < 2:
+            raise UserError("machine.evaluate_every_epochs: all labelled images are of one class; set it to 0")
         if len(source) > MOST_IMAGES:
             source = Subset(source, share_of_labels(labels, MOST_IMAGES / len(source), split=0))
         bank, queries = halves(labels_of(source), HELD_OUT_SHARE, split=0)
@@ -49,6 +57,13 @@ class OnlineEvaluation:
             raise UserError("machine.evaluate_every_epochs: needs two labelled images of a class; set it to 0")
         self.images = Subset(source, np.concatenate((bank, queries)))
         self.bank = len(bank)
+        self.how = Extraction(
+            device=device,
+            autocast=AUTOCAST.get(machine.precision),
+            workers=reading_workers(machine.loader_workers, cores, len(self.images)),
+            # As pretraining, which draws others in their place: one bad file of a million must not end a run.
+            leaves_out_broken=True,
+        )
 
     def after_step(self, steps_done: int, encoder: Encoder) -> dict[str, float]:
         """``online_knn_top1`` and ``online_linear_top1`` when it is time, else nothing. Every process calls it.

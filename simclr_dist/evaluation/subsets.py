@@ -27,7 +27,7 @@ def labels_of(source: ImageSource) -> Labels:
 
 
 def few_labels(labels: Labels, per_class: int, split: int) -> Indices:
-    """Indices of ``per_class`` images of each class, drawn for split number ``split``; ordered by class.
+    """Indices of ``per_class`` images of each class (all of a smaller one), drawn for ``split``; ordered by class.
 
     They depend on the split and the labels alone, and fewer are a subset of more.
     """

@@ -25,5 +25,6 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def features_of(encoder: nn.Module, batch: PlainBatch, device: torch.device) -> Tensor:
     """float32 (rows, d) on the device; NaN where an image could not be read."""
     features: Tensor = encoder(batch.images.to(device, non_blocking=True)).float()
-    features[batch.broken] = math.nan
+    if batch.broken:  # an empty list would go to the device, and be waited for
+        features[batch.broken] = math.nan
     return features

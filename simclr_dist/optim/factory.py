@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from simclr_dist.config.recipe import Optimizer
+from simclr_dist.optim.lamb import LAMB
 from simclr_dist.optim.lars import LARS
 from simclr_dist.optim.rates import Rate, parameter_groups
 
@@ -34,8 +35,5 @@ def make_optimizer(module: nn.Module, recipe: Optimizer, rates: Sequence[Rate] =
     if recipe.name == "adamw":
         return torch.optim.AdamW(groups, lr=0.0, betas=(recipe.momentum, 0.999))
     if recipe.name == "lamb":
-        from torch_optimizer import Lamb
-
-        # It refuses a rate of 0 at construction only; the schedule sets every step's.
-        return Lamb(groups, lr=1.0, betas=(recipe.momentum, 0.999))
+        return LAMB(groups, lr=0.0, betas=(recipe.momentum, 0.999))
     raise ValueError(f"unknown optimizer '{recipe.name}'")

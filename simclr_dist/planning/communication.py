@@ -30,6 +30,11 @@ class Assumptions:
     """Of every collective, whatever its size."""
     memory_margin: float = 0.1
     """Share of a GPU's memory left to the CUDA context, NCCL, cuDNN's workspaces and the allocator's fragments."""
+    workspace_bytes: float = 1.5e9
+    """Left at least: to the context, cuBLAS and cuDNN (a guess)."""
+    communicator_bytes: float = 1.6e9
+    """Left at least for each of NCCL's communicators, in addition (reported in NVIDIA/nccl#864; it grows with their
+    channels)."""
     gpus_per_node: int = 8
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from simclr_dist.losses import tiles
-from simclr_dist.optim import lars
+from simclr_dist.optim import lamb, lars
 
 
 @contextmanager
@@ -58,18 +58,19 @@ def no_scaler() -> torch.amp.GradScaler:
 
 @contextmanager
 def kernels_of(device: str) -> Iterator[None]:
-    """The loss and LARS choose their ways by the tensors' device, which is always a fake CPU here.
+    """The loss, LARS and LAMB choose their ways by the tensors' device, which is always a fake CPU here.
 
-    With ``cuda`` the loss's tiles are a GPU's. LARS goes a GPU's way on any device: its way on a CPU needs less memory,
-    and reads values, which fake tensors do not have.
+    With ``cuda`` the loss's tiles are a GPU's. LARS and LAMB go a GPU's way on any device: theirs on a CPU read values,
+    which fake tensors do not have, and LARS's needs less memory.
     """
-    tile, fusible = tiles._CPU_TILE, lars._fusible
+    tile, fusible, host_has_values = tiles._CPU_TILE, lars._fusible, lamb._host_has_values
     tiles._CPU_TILE = tiles._DEVICE_TILE if device == "cuda" else tile
     lars._fusible = lambda *_: False
+    lamb._host_has_values = lambda _: False
     try:
         yield
     finally:
-        tiles._CPU_TILE, lars._fusible = tile, fusible
+        tiles._CPU_TILE, lars._fusible, lamb._host_has_values = tile, fusible, host_has_values
 
 
 @contextmanager

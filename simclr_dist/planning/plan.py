@@ -7,6 +7,7 @@ from simclr_dist.config import Config, Machine
 from simclr_dist.data.loading.order import build_order
 from simclr_dist.errors import UserError
 from simclr_dist.optim.schedule import build_schedule
+from simclr_dist.planning.allowance import bytes_for_tensors
 from simclr_dist.planning.checkpoints import checkpoint_bytes
 from simclr_dist.planning.communication import Assumptions, Traffic, step_traffic
 from simclr_dist.planning.memory import StepMemory, Variant
@@ -102,14 +103,14 @@ def make_plan(
             refused[count] = str(error)
     batch = config.recipe.global_batch_images
     memory = StepMemory(config.recipe, config.machine, images, [batch // count for count in counts], batch // gpus)
-    planner = _Planner(config, memory, gpu_memory_bytes * (1 - assumed.memory_margin), steps, assumed)
+    planner = _Planner(config, memory, gpu_memory_bytes, steps, assumed)
     configured = planner.row(gpus, planner.configured(config.machine, batch // gpus))
     rows = [planner.best(count) for count in counts]
     return Plan(
         config=config,
         assumed=assumed,
         gpu_memory_bytes=gpu_memory_bytes,
-        usable_bytes=planner.usable_bytes,
+        usable_bytes=planner.usable_bytes(batch // gpus),
         images=images,
         steps_per_epoch=order.steps_per_epoch,
         total_steps=steps,
@@ -130,10 +131,16 @@ def _check(config: Config, gpus: int) -> None:
 
 class _Planner:
     def __init__(
-        self, config: Config, memory: StepMemory, usable_bytes: float, steps: int, assumed: Assumptions
+        self, config: Config, memory: StepMemory, gpu_memory_bytes: int, steps: int, assumed: Assumptions
     ) -> None:
-        self.recipe, self.memory, self.usable_bytes, self.steps = config.recipe, memory, usable_bytes, steps
-        self.assumed = assumed
+        self.recipe, self.memory, self.steps = config.recipe, memory, steps
+        self.gpu_memory_bytes, self.assumed = gpu_memory_bytes, assumed
+
+    def usable_bytes(self, images: int) -> float:
+        """For the tensors of a GPU with ``images``."""
+        batch = self.recipe.global_batch_images
+        group = self.recipe.batch_norm_group_images
+        return bytes_for_tensors(self.gpu_memory_bytes, group, batch, batch // images, self.assumed)
 
     def configured(self, machine: Machine, images: int) -> Variant:
         """What the config's machine half says, for ``images`` a GPU."""
@@ -149,15 +156,15 @@ class _Planner:
     def best(self, gpus: int) -> Row:
         """The first that fits, from the least to the most recomputation; else the one with the lowest peak."""
         images = self.recipe.global_batch_images // gpus
-        tried = []
+        usable, tried = self.usable_bytes(images), []
         for recompute in _RECOMPUTE:
             tried.append(Variant(recompute))
-            if self.memory.peak_bytes(images, tried[-1]) <= self.usable_bytes:
+            if self.memory.peak_bytes(images, tried[-1]) <= usable:
                 return self.row(gpus, tried[-1])
         for recompute in _RECOMPUTE:
             for chunk in self._chunks(images):
                 tried.append(Variant(recompute, chunk))
-                if self.memory.peak_bytes(images, tried[-1]) <= self.usable_bytes:
+                if self.memory.peak_bytes(images, tried[-1]) <= usable:
                     return self.row(gpus, tried[-1])
         return self.row(gpus, min(tried, key=lambda variant: self.memory.peak_bytes(images, variant)))
 
@@ -177,7 +184,7 @@ class _Planner:
             images=images,
             variant=variant,
             peak_bytes=peak,
-            fits=peak <= self.usable_bytes,
+            fits=peak <= self.usable_bytes(images),
             traffic=traffic,
             norm_bytes=self.memory.norm_bytes(images, variant),
             compute_seconds=compute,

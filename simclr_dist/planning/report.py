@@ -43,7 +43,7 @@ def _head(plan: Plan) -> list[str]:
     group = recipe.batch_norm_group_images or recipe.global_batch_images
     wide = f" {recipe.encoder.width:g}x" if recipe.encoder.width != 1 else ""
     sizes = " and ".join(str(size) for size in {view.side(recipe.data.image_size): 0 for view in recipe.views.values()})
-    kept = machine.keep_checkpoints
+    kept, left = machine.keep_checkpoints, show_bytes(plan.gpu_memory_bytes - plan.usable_bytes)
     return [
         "predicted from a traced step and the assumptions below; nothing here was measured",
         f"recipe      {recipe.method.name}, {recipe.encoder.name}{wide} at {sizes} px, global batch "
@@ -55,7 +55,7 @@ def _head(plan: Plan) -> list[str]:
         *textwrap.wrap(
             f"{_speed(assumed)}; {show_rate(assumed.bandwidth)} between nodes of {assumed.gpus_per_node} GPUs, "
             f"{show_rate(assumed.node_bandwidth)} inside; {show_seconds(assumed.latency_seconds)} a collective; "
-            f"nothing sent while computing; {100 * assumed.memory_margin:.0f} % of {_gpu(plan)} left to CUDA, NCCL, "
+            f"nothing sent while computing; {left} of {_gpu(plan)} left to CUDA, NCCL, "
             f"cuDNN and the allocator: {show_bytes(plan.usable_bytes)} for tensors",
             118,
             initial_indent="assumed     ",

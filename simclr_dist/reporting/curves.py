@@ -13,6 +13,7 @@ from simclr_dist.reporting.charts import Point, Series, line_chart
 from simclr_dist.reporting.facts import Facts
 from simclr_dist.reporting.health import band_marks
 from simclr_dist.reporting.markup import Html, joined, tag
+from simclr_dist.terminal import typed
 
 _ALWAYS = {
     "loss": Metric(title="loss"),
@@ -109,7 +110,7 @@ def label_curves(run: Facts) -> Html:
             title = f"{classifier}, held-out accuracy after {content.get('steps_done', '?')} steps ({name})"
             charts.append(line_chart(title, series, unit="%", x_name="labels a class", log_x=True))
     if not charts:
-        raise Missing(f"No label curve yet; make it with: simclr-dist evaluate {run.path.name}.")
+        raise Missing(f"No label curve yet; make it with: {typed('evaluate', run.path.name)}")
     return tag("div", charts, class_="cards")
 
 

@@ -21,7 +21,6 @@ _STEPS_AN_EPOCH = 10
 _USED_SHARE = 0.9  # of the hours; the rest is starting, saving, and a machine that is slower later
 _FEW_IMAGES = 5000
 _STEMS = {"small": "3x3, no pooling: for views of up to 64 px", "imagenet": "7x7 and pooling: for views above 64 px"}
-_STEMS = {"small": "3x3, no pooling: for views of up to 64 px", "imagenet": "7x7 and pooling: for views above 64 px"}
 _DEPTH_COST = {"resnet10": 1.0, "resnet18": 2.0, "resnet50": 4.6}
 
 

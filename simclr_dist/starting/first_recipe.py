@@ -1,6 +1,5 @@
 """From a folder of pictures to a config that trains on it here: look, measure, choose, write, say what comes next."""
 
-import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,15 +14,15 @@ from simclr_dist.data.loading.order import build_order
 from simclr_dist.data.loading.throughput import stage_seconds
 from simclr_dist.data.preview import contact_sheet
 from simclr_dist.data.sources.base import BrokenImageError, ImageSource, Subset
-from simclr_dist.distributed.processes import set_kernels
 from simclr_dist.errors import UserError
+from simclr_dist.models.kernels import set_kernels
 from simclr_dist.progress_bar import ticking
 from simclr_dist.run import checkpoint
 from simclr_dist.starting.choices import Choice, Found, Rung, batch_images, choices, chosen_rung, host_for, rungs
 from simclr_dist.starting.pictures import Pictures, look_at_pictures
 from simclr_dist.starting.speed import Host, Timing, host_here, time_step
 from simclr_dist.starting.written import as_yaml, loaded
-from simclr_dist.terminal import printable
+from simclr_dist.terminal import printable, typed
 from simclr_dist.units import show_bytes
 
 _TIMED_IMAGES = {"cpu": 32, "cuda": 128}
@@ -50,7 +49,8 @@ def write_first_recipe(folder: Path, out: Path, hours: float, say: Callable[[str
     heading = [*described(pictures), _host_line(host)]
     for line in heading:
         say(line)
-    set_kernels(0, True, max(1, host.gpus))
+    set_kernels(deterministic=True)
+    torch.set_num_threads(max(1, host.cores // max(1, host.gpus)))
     start = _as_config(pictures, host, rungs(pictures, host)[0])
     with ticking("making the first views (at the very first start loops are compiled)"):
         read_seconds = _read_seconds(start, source)
@@ -72,12 +72,13 @@ def described(pictures: Pictures) -> list[str]:
     more = f", and {len(pictures.classes) - 8} more" if len(pictures.classes) > 8 else ""
     lines = [
         f"{pictures.count:,} pictures to pretrain on, "
-        + (f"{len(pictures.classes)} classes: {classes}{more}" if classes else "no classes (not all are in folders)"),
+        + (f"{len(pictures.classes)} classes: {classes}{more}" if classes else "no classes (not in folders)"),
         f"{pictures.held_out:,} pictures to evaluate on" if pictures.held_out else "no held-out split to evaluate on",
         f"short sides {low:,} to {high:,} px, median {middle:,} (headers of {pictures.looked_at:,} read)",
         f"{'grey' if pictures.grey else 'coloured'}; {pictures.alpha:.0%} with transparency, {pictures.turned:.0%} "
         "with an EXIF orientation that turns them",
     ]
+    lines += pictures.remarks
     if pictures.unreadable:
         lines.append(f"{len(pictures.unreadable)} cannot be read, the first: {pictures.unreadable[0]}")
     return lines
@@ -85,24 +86,21 @@ def described(pictures: Pictures) -> list[str]:
 
 def next_commands(out: Path, pictures: Pictures, host: Host) -> list[str]:
     """What to type now, with what each is for."""
-    config, run = shlex.quote(str(out)), Path("runs") / out.stem
-    name = shlex.quote(str(run))
-    several = f" --processes {host.gpus}" if host.gpus > 1 else ""
+    run = Path("runs") / out.stem
+    several = ("--processes", host.gpus) if host.gpus > 1 else ()
     commands = [
-        (f"simclr-dist preview {config} --out views.png", "look at the views again after a change"),
-        (f"simclr-dist pretrain {config}{several}", "again to resume after a stop"),
-        (f"simclr-dist evaluate {name}", "few labels, beside raw pixels and the untrained encoder"),
-        (f"simclr-dist report {name}", "one HTML page"),
+        (typed("preview", out, "--out", "views.png"), "look at the views again after a change"),
+        (typed("pretrain", out, *several), "again to resume after a stop"),
+        (typed("evaluate", run), "few labels, beside raw pixels and the untrained encoder"),
+        (typed("report", run), "one HTML page"),
     ]
     why_not = "its pictures are in no class folders" if not pictures.classes else "it has one class alone"
     if len(pictures.classes) < 2:
-        commands[2] = (f"simclr-dist evaluate {name} --on FOLDER", f"FOLDER with labels: {why_not}")
+        commands[2] = (typed("evaluate", run, "--on", "FOLDER"), f"FOLDER with labels: {why_not}")
     width = max(len(command) for command, _ in commands)
     lines = ["next:", *(f"  {command:{width}}  # {what}" for command, what in commands)]
     if checkpoint.by_age(run / "checkpoints"):
-        lines.append(
-            f"{name} holds a run already: pretrain refuses another recipe there; set machine.run_dir in {config}"
-        )
+        lines.append(f"{run} holds a run already: pretrain refuses another recipe there; set machine.run_dir in {out}")
     return lines
 
 

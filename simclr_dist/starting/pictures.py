@@ -3,6 +3,7 @@
 import os
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,9 @@ class Pictures:
     count: int
     """Pictures that pretraining sees."""
     classes: dict[str, int]
-    """Class -> pictures of it among these; empty: no labels."""
+    """Class -> pictures of it that evaluation learns from; empty: no labels."""
+    remarks: tuple[str, ...]
+    """What was left out, and why."""
     held_out: int
     """Pictures that evaluation asks about; 0: there is no such split."""
     looked_at: int
@@ -82,12 +85,15 @@ def look_at_pictures(path: Path, done: Callable[[int], None] = lambda count: Non
     if not headers:
         raise UserError(f"{printable(str(path))}: no picture of those tried can be read, the first: {unreadable[0]}")
     sides = sorted(header.short_side for header in headers)
-    numbers = [] if source.labels is None else np.bincount(source.labels, minlength=len(source.classes)).tolist()
+    # Stray pictures beside the class folders take the labels from pretraining, but not from evaluation.
+    labelled = source if source.labels is not None else _split(data, "train")
+    numbers = Counter(labelled.labels.tolist()) if labelled and labelled.labels is not None else {}
     return Pictures(
         path=path,
         count=len(source),
-        classes=dict(zip(source.classes, numbers, strict=True)) if numbers else {},
-        held_out=_held_out(data),
+        classes={labelled.classes[label]: count for label, count in sorted(numbers.items())} if labelled else {},
+        remarks=tuple((labelled or source).remarks),
+        held_out=len(_split(data, "test") or ()),
         looked_at=len(headers) + len(unreadable),
         short_sides=(sides[0], sides[len(sides) // 2], sides[-1]),
         alpha=sum(header.alpha for header in headers) / len(headers),
@@ -136,8 +142,10 @@ def _is_grey(source: ImageSource, done: Callable[[int], None]) -> bool:
     return found > 0
 
 
-def _held_out(data: Data) -> int:
+def _split(data: Data, split: str) -> FileSource | None:
     try:
-        return len(open_source(data, "test"))
+        source = open_source(data, split)
     except UserError:
-        return 0
+        return None
+    assert isinstance(source, FileSource)
+    return source

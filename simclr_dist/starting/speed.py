@@ -12,7 +12,8 @@ import torch
 from simclr_dist.config import Config
 from simclr_dist.data.loading.batch import blank_batch
 from simclr_dist.data.loading.order import build_order
-from simclr_dist.distributed.processes import Processes, usable_cores
+from simclr_dist.distributed.cores import usable_cores
+from simclr_dist.distributed.processes import Processes
 from simclr_dist.guards.anomalies import AnomalyWatch
 from simclr_dist.optim.schedule import build_schedule
 from simclr_dist.training.step import TrainingStep

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import sysconfig
+from pathlib import Path
 
 import torch
 
@@ -42,10 +44,20 @@ def check_machine(config: Config, processes: int) -> None:
 
 
 def _check_compiler(machine: Machine) -> None:
-    on_cpu = machine.device == "cpu" or not torch.cuda.is_available()
-    compiler = os.environ.get("CXX", "g++")
-    if machine.compile and on_cpu and not shutil.which(compiler):
+    """For a CPU torch writes C++; for a GPU Triton writes a launcher of each kernel in C, with Python's headers."""
+    if not machine.compile:
+        return
+    on_gpu = machine.device != "cpu" and torch.cuda.is_available()
+    where, variable, usual = ("a GPU", "CC", "gcc clang") if on_gpu else ("the CPU", "CXX", "g++")
+    wanted = os.environ.get(variable) or usual
+    if not any(map(shutil.which, wanted.split())):
         raise UserError(
-            f"machine.compile: torch.compile needs a C++ compiler on the CPU and '{compiler}' is not installed; "
-            "install g++ or set machine.compile=false"
+            f"machine.compile: torch.compile needs a {'C' if on_gpu else 'C++'} compiler on {where} and "
+            f"'{wanted.replace(' ', ' or ')}' is not installed; install {usual.split()[0]} or set machine.compile=false"
+        )
+    headers = Path(sysconfig.get_path("include"))
+    if on_gpu and not (headers / "Python.h").exists():
+        raise UserError(
+            f"machine.compile: torch.compile needs Python's headers on a GPU and {headers}/Python.h is not there; "
+            "install them (python3-dev) or set machine.compile=false"
         )

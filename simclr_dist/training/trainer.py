@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -19,7 +19,8 @@ from simclr_dist.data.sources.named import open_for_pretraining
 from simclr_dist.data.sources.summary import summary
 from simclr_dist.distributed.agreement import all_or_none
 from simclr_dist.distributed.collectives import gather_objects, maximum
-from simclr_dist.distributed.processes import Processes, choose_device, process_group, set_kernels, worker_count
+from simclr_dist.distributed.cores import own_cores, worker_count
+from simclr_dist.distributed.processes import Processes, choose_device, process_group
 from simclr_dist.distributed.watchdog import progress
 from simclr_dist.errors import AgreedError
 from simclr_dist.evaluation.online import OnlineEvaluation
@@ -28,12 +29,15 @@ from simclr_dist.guards.health_bands import HealthCheck
 from simclr_dist.guards.replicas import DriftCheck
 from simclr_dist.guards.same_config import refuse_other_configs
 from simclr_dist.log import log
+from simclr_dist.models.kernels import set_kernels
 from simclr_dist.optim.schedule import build_schedule
+from simclr_dist.progress_bar import said_when_slow
 from simclr_dist.run.console import Reporter
 from simclr_dist.run.folder import RunFolder
 from simclr_dist.run.lock import RunLock
 from simclr_dist.stop_signals import StopSignals
 from simclr_dist.training.agreed import Agreed, next_batch, say_received
+from simclr_dist.training.peak_memory import PeakMemory
 from simclr_dist.training.preflight import check_machine
 from simclr_dist.training.step import StoppedByAnomalyError, TrainingStep
 
@@ -59,32 +63,42 @@ def pretrain(config: Config, processes: Processes, job_has_ended: Callable[[str]
     """
     check_machine(config, processes.count)
     device = choose_device(config.machine.device, processes.local_rank)
-    set_kernels(config.machine.threads_per_process, config.machine.deterministic, processes.local_count)
-    if processes.is_first and processes.count > 1:
-        log.info("waiting for %d processes to meet", processes.count)
+    set_kernels(deterministic=config.machine.deterministic, precision=config.machine.precision)
     say = say_received if processes.is_first else lambda name: None
-    with (
+    meeting = f"waiting for {processes.count} processes to meet"
+    with ExitStack() as stack:
         # Under SLURM the end of a start that is preempted is SLURM's: the job is queued again.
-        StopSignals(say, ends_before_begin="SLURM_JOB_ID" not in os.environ) as stop,
-        process_group(processes, device, config.machine.collective_timeout_seconds),
-        RunLock(config.machine.run_dir, job_has_ended) as lock,
-    ):
-        return Trainer(config, processes, device, lock).train(stop)
+        stop = stack.enter_context(StopSignals(say, ends_before_begin="SLURM_JOB_ID" not in os.environ))
+        with said_when_slow(meeting, write=log.info if processes.is_first else None):
+            stack.enter_context(process_group(processes, device, config.machine.collective_timeout_seconds))
+        lock = stack.enter_context(RunLock(config.machine.run_dir, job_has_ended))
+        cores = own_cores()
+        torch.set_num_threads(config.machine.threads_per_process or cores)
+        return Trainer(config, processes, device, lock, cores=cores).train(stop)
 
 
 class Trainer:
     """A run: its objects, restored from the newest checkpoint of the run folder, and the loop over its steps."""
 
-    def __init__(self, config: Config, processes: Processes, device: torch.device, lock: RunLock | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        processes: Processes,
+        device: torch.device,
+        lock: RunLock | None = None,
+        *,
+        cores: int = 1,
+    ) -> None:
+        """``cores`` are this process's own, for loader workers where the config gives no number."""
         recipe, machine = config.recipe, config.machine
         self.config, self.processes, self.device = config, processes, device
+        self.cores = cores
         refuse_other_configs(config)
-        if processes.is_first:
-            log.info("opening the images of recipe.data (%s %s)", recipe.data.source, recipe.data.path)
-        with all_or_none():
+        opening = f"opening the images of recipe.data ({recipe.data.source} {recipe.data.path})"
+        with said_when_slow(opening, write=log.info if processes.is_first else None), all_or_none():
             self.source = open_for_pretraining(recipe)
             self.order = build_order(recipe, len(self.source))
-            self.online = OnlineEvaluation(recipe, machine.evaluate_every_epochs, self.order.steps_per_epoch, device)
+            self.online = OnlineEvaluation(recipe, machine, self.order.steps_per_epoch, device, cores=cores)
         self.folder = RunFolder(config, self.source, lock)
         self.schedule = build_schedule(recipe, self.order)
         steps = (self.schedule.total_steps, self.order.steps_per_epoch)
@@ -110,6 +124,7 @@ class Trainer:
         until = min(total, machine.stop_after_steps or total)
         stop.has_begun = True
         broken = BrokenImages(self.folder.path, len(self.source), machine.max_broken_image_share)
+        peak = PeakMemory(self.device, active=self.processes.is_first)
         signal = 0
         if self.processes.is_first:
             log.info("%s", summary(self.source, self.config.recipe.data.source))
@@ -147,6 +162,7 @@ class Trainer:
                 except StoppedByAnomalyError as stopped:
                     self._stop(str(stopped))
                 self.steps_done += 1
+                peak.after_step()
                 self.drift.after_step(self.steps_done, self.folder.last_checkpoint)
                 numbers = self._numbers(values, time.perf_counter() - started, waited=agreed.waited)
                 reporter.step(numbers | self.online.after_step(self.steps_done, self.step.method.encoder))
@@ -181,7 +197,7 @@ class Trainer:
         return load_steps(
             batches,
             range(self.steps_done, until),
-            workers=worker_count(machine.loader_workers, processes.local_count),
+            workers=worker_count(machine.loader_workers, self.cores),
             pin_memory=self.device.type == "cuda",
             is_stopped=lambda: stop.received,
             # Before the other processes give this one up: so that all save together.

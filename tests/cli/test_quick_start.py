@@ -34,7 +34,9 @@ def test_the_demo_of_the_readme_reaches_its_targets(tmp_path):
     )
     found = json.loads(next((tmp_path / "run").glob("evaluation_step_*.json")).read_text())["points"]
     probe = {(p["features"], p["labels_per_class"]): p["mean"] for p in found if p["classifier"] == "linear probe"}
-    assert probe["pretrained", 1] >= probe["raw pixels", 1] + 0.06
+    baselines = [p["mean"] for p in found if p["features"] != "pretrained" and p["labels_per_class"] == 1]
+    assert len(baselines) == 4  # probe and kNN of raw pixels and of the untrained encoder
+    assert probe["pretrained", 1] >= max(baselines) + 0.06
     assert probe["pretrained", 10] >= (0.95 if WHOLE_DEMO else 0.92)
     for count in (1, 2, 5, 10, 50):
         assert probe["pretrained", count] > probe["untrained", count]

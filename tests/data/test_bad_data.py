@@ -368,8 +368,8 @@ def test_a_folder_that_cannot_be_listed_is_refused_and_not_passed_over(tmp_path,
         write_image(tmp_path / name / "1.png")
     listed = os.scandir
 
-    def refusing(folder: str) -> object:
-        return failing(errno.EACCES)(folder) if folder.endswith("dog") else listed(folder)
+    def refusing(folder: str | Path) -> object:
+        return failing(errno.EACCES)(folder) if str(folder).endswith("dog") else listed(folder)
 
     monkeypatch.setattr(os, "scandir", refusing)
     with pytest.raises(UserError, match=r"^recipe\.data\.path: .*/dog cannot be listed: Permission denied; make it"):

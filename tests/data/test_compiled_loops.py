@@ -5,12 +5,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
+import numba
 import pytest
+import torch
 
 import simclr_dist
+from simclr_dist.data.rendering import numba_
 from simclr_dist.data.rendering.kernels import cache_folder
+from simclr_dist.data.rendering.kernels.turns import beside, one_after_another
+from tests.support.views import parameters
 
 SCRIPT = """
 import numpy as np
@@ -61,3 +67,44 @@ def test_a_folder_that_others_can_write_is_no_place_for_code(tmp_path, monkeypat
     private.chmod(0o777)
     assert cache_folder.find_folder() is None
     assert "every process compiles its own" in capsys.readouterr().err.splitlines()[1]
+
+
+def test_what_preparing_compiles_for_the_colours_is_what_views_use(monkeypatch):
+    types: dict[str, list[object]] = {}
+    monkeypatch.setattr(numba_, "_color", lambda *given: types.update(prepared=[numba.typeof(each) for each in given]))
+    monkeypatch.setattr(numba_, "_view", lambda *given: types.update(used=[numba.typeof(each) for each in given[4:]]))
+    image, drawn = torch.zeros(8, 8, 3, dtype=torch.uint8).permute(2, 0, 1), parameters(color=True, sigma=1.0)
+    numba_.prepare(image, drawn, 0, 8)
+    assert types["prepared"] == types["used"]
+    numba_.render_view(image, drawn, 0, 8, "affine")
+    assert types["prepared"] == types["used"]
+
+
+def test_what_is_done_beside_is_done_by_another_process_before_the_block_ends(tmp_path):
+    with beside(lambda: (tmp_path / "who").write_text(str(os.getpid()))):
+        pass
+    assert int((tmp_path / "who").read_text()) != os.getpid()
+
+
+def test_a_second_process_compiles_only_after_the_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    seen: list[str] = []
+
+    def other() -> None:  # each opening of the file has a lock of its own, in a process as between them
+        with one_after_another("x"):
+            seen.append("other")
+
+    with one_after_another("x"):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(0.2)
+        seen.append("first")
+    thread.join()
+    assert seen == ["first", "other"]
+
+
+def test_without_a_folder_for_the_lock_it_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with one_after_another("x"):
+        pass
+    assert not (tmp_path / "missing").exists()

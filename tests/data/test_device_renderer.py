@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 from simclr_dist.config.views import COLOR_FORMS, Views
@@ -184,6 +185,35 @@ def test_no_value_is_asked_of_the_device(color_form):
     crops = torch.empty(IMAGES, 1, 3, 96, 96, dtype=torch.uint8, device="meta")
     views = render_colors(crops, choices_of([drawn()]), color_form)
     assert (views.shape, views.dtype, views.device.type) == (crops.shape, torch.uint8, "meta")
+
+
+class CopiesOfRows(TorchDispatchMode):
+    """Notes whether torch's deterministic mode is on at each copy into rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.modes: set[bool] = set()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        if operation is torch.ops.aten.index_copy_.default:
+            assert len(args[2].unique()) == len(args[2])
+            self.modes.add(torch.are_deterministic_algorithms_enabled())
+        return operation(*args, **(kwargs or {}))
+
+
+def test_rows_of_their_own_are_copied_without_the_sort_of_deterministic_mode_which_stays_on():
+    images, parameters = photos(IMAGES, 8), drawn()
+    copies = CopiesOfRows()
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with copies:
+            render(images, parameters)
+        assert copies.modes == {False}
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def test_the_bound_on_memory_holds_and_is_close():

@@ -1,5 +1,6 @@
 """Batches: the same on any number of workers and processes, from any step, with any images broken."""
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -487,6 +488,12 @@ def test_workers_that_cannot_start_are_told_with_what_may_be_used_up(monkeypatch
     def no_room(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("simclr_dist.data.loading.workers.DataLoader", no_room)
-    with pytest.raises(UserError, match=r"loader workers cannot start \(No space left on device\): /dev/shm"):
+    tracebacks: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", tracebacks.append)
+    for queue in ("multiprocessing.context.BaseContext.Queue", "torch.multiprocessing.Queue"):
+        monkeypatch.setattr(queue, no_room)
+    with pytest.raises(UserError, match=r"loader workers cannot start \(No space left on device\): /dev/shm") as told:
         loaded(range(2), 1)
+    del told
+    gc.collect()
+    assert tracebacks == []

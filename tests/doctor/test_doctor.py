@@ -1,6 +1,7 @@
 """The doctor: what it finds here, what a missing package costs, and what several processes find together."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -85,16 +86,26 @@ def test_of_other_hosts_only_what_differs_or_is_amiss_is_told():
 def _together(folder: Path) -> list[list[Finding]]:
     rank, device = process_rank(), torch.device("cpu")
     socket.gethostname = lambda: f"host{rank}"  # type: ignore[assignment]
+    os.sched_getaffinity = lambda _: set(range(5 + rank))  # type: ignore[assignment]
     here = Processes(rank, 2)
     (folder / str(rank)).mkdir()
     return [list(network.findings(here, device, each)) for each in (folder, folder / str(rank))]
 
 
+@pytest.mark.parametrize(("cores", "gpus", "mark"), [(1, True, NOTE), (1, False, OK), (2, True, OK)])
+def test_a_gpu_that_waits_for_one_loader_worker_is_a_note(monkeypatch, cores, gpus, mark):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
+    found = network.loader_workers()
+    assert (found.mark, found.found) == (mark, f"{cores} a process")
+
+
 def test_two_processes_find_hosts_clocks_sums_and_whether_they_see_one_folder(tmp_path):
     first, second = run_distributed(2, _together, tmp_path)
     assert [marks(each) for each in first] == [marks(each) for each in second]
-    assert marks(first[0]) == {"hosts": OK, "clocks": OK, "all_reduce": OK, "one folder": OK}
+    assert marks(first[0]) == {"hosts": OK, "loader workers": OK, "clocks": OK, "all_reduce": OK, "one folder": OK}
     assert first[0][0].found == "1 on host0, 1 on host1; gloo on cpu"
+    assert first[0][1].found == "5 to 6 a process"
     assert first[1][-1].mark == PROBLEM
     assert "host1 do not see this one" in first[1][-1].cure
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["0", "1"]

@@ -88,12 +88,13 @@ def folder_of(root, sizes):
 
 
 @pytest.mark.parametrize("method", ["label-curve", "lowshot"])
-def test_the_usual_numbers_of_labels_are_cut_to_the_smallest_class_and_that_is_said(run_dir, tmp_path, capsys, method):
-    images = folder_of(tmp_path / "images", {"a": 12, "bb": 6})
+def test_the_usual_numbers_of_labels_are_cut_to_half_of_the_classes_and_that_is_said(run_dir, tmp_path, capsys, method):
+    images = folder_of(tmp_path / "images", {"a": 12, "bb": 6, "ccc": 11})
     status, out, err = run_command(capsys, "evaluate", run_dir, method, "--on", images)
     assert status == 0
-    shown = "1, 2, 5" if method == "label-curve" else "6"
-    assert f"labels a class: {shown}, no more, as class 'bb' has 6 training images" in err
+    shown = "1, 2, 5, 10" if method == "label-curve" else "10"
+    short = "where a class has fewer, all of them: class 'bb' has 6 training images"
+    assert f"labels a class: {shown}; {short}\n" in err
     assert "balanced" in out
     assert "+-" in out or "std" in out
     found = json.loads(Path(out.splitlines()[-1]).read_text())

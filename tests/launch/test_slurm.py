@@ -16,6 +16,7 @@ import pytest
 from simclr_dist.cli.main import main
 from simclr_dist.launch.slurm.job import LIVING
 from simclr_dist.run.metrics_log import read_metrics
+from tests.support.commands import complaint
 from tests.support.processes import TINY, Running, assert_bit_equal, final_state, losses, pretrain_here, tiny_config
 from tests.support.slurm_cluster import NODES, Cluster, missing, wait_until
 
@@ -78,9 +79,7 @@ class User:
         with pytest.raises(SystemExit) as left, redirect_stdout(output), redirect_stderr(errors):
             main(words)
         assert left.value.code == status, output.getvalue() + errors.getvalue()
-        if status:
-            assert len(errors.getvalue().splitlines()) == 1, errors.getvalue()
-        return errors.getvalue() if status else output.getvalue()
+        return complaint(errors.getvalue()) if status else output.getvalue()
 
     def submit(self, *words: str, status: int = 0, nodes: int = 2) -> str:
         """The number of the job, or the complaint."""
@@ -299,3 +298,21 @@ def test_the_scripts_of_the_documentation_start_and_go_on_with_a_run(user, clust
         user.wait_for_state(job, "COMPLETED")
         assert f"step {3 * number} of 88, 2 processes" in user.log()
     assert len(losses(user.run)) == 6
+
+
+# As the cluster's cores are pretended, so is that srun binds each task to twelve of them.
+BOUND = """
+import os, sys
+first = 12 * int(os.environ["SLURM_LOCALID"])
+os.sched_getaffinity = lambda _: set(range(first, first + 12))
+from simclr_dist.cli.main import main
+main(["doctor", "--device=cpu", "--dir", sys.argv[1]])
+"""
+
+
+def test_two_tasks_that_srun_has_bound_to_their_own_cores_of_a_node_keep_all_of_them(user):
+    shutil.rmtree(user.folder / "simclr_dist")
+    started = ["srun", "--nodes=1", "--ntasks=2", "--cpus-per-task=2", sys.executable, "-c", BOUND, str(user.folder)]
+    found = subprocess.run(started, capture_output=True, text=True, check=True, timeout=120).stdout
+    assert "2 on " in found, found
+    assert re.search(r"ok +loader workers +12 a process\n", found), found

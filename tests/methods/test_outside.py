@@ -133,7 +133,7 @@ def test_the_teacher_moves_and_is_not_the_student(here, run_dir):
 @pytest.mark.parametrize("method", [["knn"], ["finetune", "--shares", "100", "--epochs", "1", "--with-baseline"]])
 def test_its_encoder_is_evaluated(capsys, here, run_dir, method):
     status, table, told = run_command(capsys, "evaluate", run_dir, *method)
-    assert (status, [line for line in told.splitlines() if " images " not in line]) == (0, [])
+    assert (status, [line for line in told.splitlines() if " images" not in line]) == (0, [])
     assert "mine.arrays:open_source, 100 test images" in table
 
 

@@ -27,7 +27,10 @@ from simclr_dist.run.folder import contents
 from tests.support.steps import allocated, bytes_of, optimizer_tensors, training_step
 from tests.support.toy_method import DIM
 
-ASSUMED = Assumptions(flops_per_second=1e12, bandwidth=25e9, node_bandwidth=200e9)
+# Of GPUs so small that libraries would take all.
+ASSUMED = Assumptions(
+    flops_per_second=1e12, bandwidth=25e9, node_bandwidth=200e9, workspace_bytes=0, communicator_bytes=0
+)
 IMAGES, QUEUE = 1437, 8192
 CPU = torch.device("cpu")
 

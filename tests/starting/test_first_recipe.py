@@ -10,7 +10,7 @@ from simclr_dist.config import load_config
 from simclr_dist.errors import UserError
 from simclr_dist.progress_bar import ticking
 from simclr_dist.starting.choices import Choice, Found, Rung, batch_images, choices, chosen_rung, host_for, rungs
-from simclr_dist.starting.first_recipe import next_commands, readable
+from simclr_dist.starting.first_recipe import described, next_commands, readable
 from simclr_dist.starting.pictures import Pictures, look_at_pictures
 from simclr_dist.starting.speed import Host, Timing
 from simclr_dist.starting.written import as_yaml, loaded
@@ -23,7 +23,7 @@ GPUS = Host(cores=32, gpus=8, gpu="some GPU", gpu_bytes=80 * 10**9, half="bfloat
 def pictures(tmp_path, count=1800, side=240, **others):
     sides = (side, side, side)
     facts = {"classes": {"a": count // 2, "b": count - count // 2}, "held_out": 0, "alpha": 0.0, "turned": 0.0}
-    facts |= {"grey": False, "unreadable": []}
+    facts |= {"grey": False, "unreadable": [], "remarks": ()}
     return Pictures(path=tmp_path, count=count, looked_at=count, short_sides=sides, **(facts | others))
 
 
@@ -78,6 +78,16 @@ def test_a_held_out_split_is_counted_and_not_pretrained_on(tmp_path):
             write_image(tmp_path / split / "a" / f"{number}.png")
     found, _ = look_at_pictures(tmp_path)
     assert (found.count, found.held_out) == (5, 3)
+
+
+def test_a_stray_picture_beside_the_class_folders_is_named_and_takes_no_class_away(tmp_path):
+    for name in ("a/1", "a/2", "b/1", "b/2", ".hidden/1", "stray"):
+        write_image(tmp_path / f"{name}.png")
+    found, _ = look_at_pictures(tmp_path)
+    assert (found.count, list(found.classes), found.held_out) == (5, ["a", "b"], 2)
+    told = "\n".join(described(found))
+    assert "stray.png: beside the class folders" in told
+    assert ".hidden/: hidden" in told
 
 
 def test_a_folder_with_a_single_picture_or_none_that_can_be_read_is_refused(tmp_path):
@@ -226,9 +236,11 @@ def test_every_choice_of_every_machine_and_size_loads_with_a_reason_a_line(tmp_p
         "b\\",
     ],
 )
-def test_a_folder_of_any_name_comes_back_from_the_file(name):
-    path = [Choice("recipe.data.source", "folder", "why"), Choice("recipe.data.path", f"/data/{name}", "why")]
-    assert loaded(as_yaml(path), path).recipe.data.path == f"/data/{name}"
+def test_a_folder_of_any_name_comes_back_from_the_file(tmp_path, name):
+    folder = f"{tmp_path}/{name}"
+    os.mkdir(folder)
+    path = [Choice("recipe.data.source", "folder", "why"), Choice("recipe.data.path", folder, "why")]
+    assert loaded(as_yaml(path), path).recipe.data.path == folder
 
 
 def test_a_value_that_does_not_come_back_from_the_file_is_refused():

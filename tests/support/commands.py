@@ -11,3 +11,14 @@ def run_command(capture: pytest.CaptureFixture[str], *arguments: object) -> tupl
     with pytest.raises(SystemExit) as exited:
         main([str(argument) for argument in arguments])
     return exited.value.code, *capture.readouterr()
+
+
+def complaint(told: str) -> str:
+    """The one line of a command's standard error that says what is wrong.
+
+    Before it may stand what was waited for, and how many images were found; nothing else.
+    """
+    *before, last = told.splitlines()
+    assert last.startswith("simclr-dist")
+    assert [line for line in before if not line.endswith(" ...") and " images" not in line] == []
+    return last

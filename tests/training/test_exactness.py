@@ -86,10 +86,10 @@ def test_parameter_gradients_under_ddp_are_those_of_one_plain_graph(kind, dtype,
 
 
 @pytest.mark.parametrize(
-    ("precision", "group_images", "bound"),
-    [("float32", 0, 1e-4), ("float64", 0, 1e-9), ("float64", 8, 1e-9), ("float64", 16, 1e-9)],
+    ("precision", "group_images", "rate", "bound"),
+    [("float32", 0, 0.02, 1e-5), ("float64", 0, 0.1, 1e-9), ("float64", 8, 0.1, 1e-9), ("float64", 16, 0.1, 1e-9)],
 )
-def test_twenty_steps_on_1_2_and_4_processes_have_the_same_losses(tmp_path, precision, group_images, bound):
+def test_twenty_steps_on_1_2_and_4_processes_have_the_same_losses(tmp_path, precision, group_images, rate, bound):
     runs = {}
     for count in (1, 2, 4):
         config = tiny_config(
@@ -98,9 +98,9 @@ def test_twenty_steps_on_1_2_and_4_processes_have_the_same_losses(tmp_path, prec
             f"machine.precision={precision}",
             f"recipe.batch_norm_group_images={group_images}",
             # Large enough images and small enough steps that rounding errors do not grow tenfold in a step.
+            f"recipe.optimizer.base_learning_rate={rate}",
             "recipe.data.image_size=16",
             "recipe.encoder.width=0.125",  # a CPU's convolutions in float64 are slow
-            "recipe.optimizer.base_learning_rate=0.1",
             "machine.stop_after_steps=20",
         )
         run_distributed(count, pretrain_here, config)
@@ -111,7 +111,7 @@ def test_twenty_steps_on_1_2_and_4_processes_have_the_same_losses(tmp_path, prec
     one, four = (final_state(tmp_path / str(count))["model"] for count in (1, 4))
     weight = "encoder.backbone.layer4.0.conv2.weight"
     start = build_method(config.recipe, images=1437).state_dict()[weight]
-    assert relative_error(one[weight], start) > 2e-4  # twenty equal losses of a run that stands still prove nothing
+    assert relative_error(one[weight], start) > 5e-5  # twenty equal losses of a run that stands still prove nothing
     for name in one:
         if name.endswith("running_var"):
             assert relative_error(four[name], one[name]) < 100 * bound, name

@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import signal
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from simclr_dist.distributed.processes import Processes
 from simclr_dist.errors import UserError
 from simclr_dist.run.metrics_log import MetricsLog, last_metrics, read_metrics, write_run_facts
 from simclr_dist.training import trainer
+from simclr_dist.training.preflight import check_machine
 from tests.support.processes import final_state, losses, pretrain_here, run_distributed, tiny_config
 
 
@@ -191,6 +193,22 @@ def test_compiling_without_a_compiler_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UserError, match=r"machine\.compile"):
         pretrain(tiny_config(tmp_path, "machine.compile=true"))
+
+
+@pytest.mark.parametrize(("compiler", "missing"), [("no-such-compiler", "C compiler"), ("sh", "Python's headers")])
+def test_compiling_on_a_gpu_without_a_c_compiler_or_pythons_headers_is_refused(
+    tmp_path, monkeypatch, compiler, missing
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setenv("CC", compiler)
+    monkeypatch.setenv("CXX", "no-such-compiler")  # which a GPU's kernels do not need
+    config = tiny_config(tmp_path, "machine.compile=true")
+    with pytest.raises(UserError, match=rf"^machine\.compile: .*{missing}"):
+        check_machine(config, 1)
+    monkeypatch.setenv("CC", "sh")
+    (tmp_path / "Python.h").touch()
+    check_machine(config, 1)
 
 
 def test_metrics_of_steps_after_the_checkpoint_and_half_lines_are_dropped(tmp_path):

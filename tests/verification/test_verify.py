@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional
 
 from simclr_dist.config import load_config
 from simclr_dist.data.views import groups
@@ -17,6 +18,7 @@ from simclr_dist.optim import factory
 from simclr_dist.verification import data, miniature
 from simclr_dist.verification.certificate import certify
 from simclr_dist.verification.check import Check, largest, relative_error
+from simclr_dist.verification.kernels import kernel_checks
 from simclr_dist.verification.miniature import Miniature
 from tests.support import toy_methods
 from tests.support.processes import run_distributed, tiny_config
@@ -68,6 +70,22 @@ def _order_by_rank() -> None:
     )
 
 
+def _convolutions_in_tf32() -> None:
+    """What cuDNN does with float32 unless it is told not to: ten bits of each factor."""
+    conv2d = functional.conv2d
+
+    def rounded(tensor: torch.Tensor) -> torch.Tensor:
+        bits = tensor.view(torch.int32)
+        return ((bits + (1 << 12)) & ~((1 << 13) - 1)).view(torch.float32)
+
+    def in_tf32(x: torch.Tensor, weight: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
+        if x.dtype == torch.float32:
+            x, weight = rounded(x), rounded(weight)
+        return conv2d(x, weight, *rest, **named)
+
+    functional.conv2d = in_tf32
+
+
 # Gradients go through loss and batch norm, and views through the order: those may fail together, no others.
 METHOD = {"parameter gradients", "chunks", "loss and metrics", "state after update", "plain reference"}
 BREAKS: dict[str, Any] = {
@@ -97,7 +115,7 @@ def failing(checks: dict[str, bool]) -> set[str]:
 @pytest.mark.parametrize("group_images", [0, 16, 64])
 def test_every_promise_holds_whatever_the_processes_and_the_batch_norm_group(count, group_images):
     for checks in run_distributed(count, _certificate, None, f"recipe.batch_norm_group_images={group_images}"):
-        assert len(checks) == 10
+        assert len(checks) == 12
         assert not failing(checks)
 
 
@@ -151,6 +169,14 @@ def test_a_miniature_keeps_the_proportion_of_the_sizes_of_views_and_the_methods_
     assert small.global_batch().labels is None
 
 
+def test_convolutions_in_tf32_are_those_of_a_config_that_asks_for_them(monkeypatch):
+    monkeypatch.setattr(functional, "conv2d", functional.conv2d)  # puts the true one back
+    _convolutions_in_tf32()
+    small = Miniature(load_config("digits_demo", ()).recipe, Processes(), torch.device("cpu"))
+    holds = {precision: [check.holds for check in kernel_checks(small, precision)] for precision in ("float32", "tf32")}
+    assert holds == {"float32": [False, True], "tf32": [True, True]}
+
+
 def _alone() -> tuple[int, ...]:
     with alone():
         inside = process_count(), process_rank(), len(gather_stacked(torch.zeros(3)))
@@ -176,7 +202,7 @@ def test_what_is_not_a_number_or_of_another_shape_never_holds():
 
 def test_the_command_prints_the_certificate_and_ends_with_0_or_1(run, monkeypatch):
     status, out, _ = run("verify")
-    assert (status, out.count("holds")) == (0, 10)
+    assert (status, out.count("holds")) == (0, 12)
     monkeypatch.setattr(data, "order_error", lambda _: float("nan"))
     status, out, _ = run("verify")
     assert status == 1

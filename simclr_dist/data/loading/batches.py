@@ -61,8 +61,8 @@ class ViewBatches(Dataset[Batch]):
     def prepare(self) -> None:
         """Render something, so that what is compiled at the first call is compiled in this process."""
         black = torch.zeros(8, 8, 3, dtype=torch.uint8).permute(2, 0, 1)
-        for group in draw_groups(self.recipe, 0, np.zeros(1, dtype=np.int64)):
-            self._rendered([black], group)
+        group = draw_groups(self.recipe, 0, np.zeros(1, dtype=np.int64))[0]
+        (self.renderer.prepare if self.colors else self.renderer.crop)(black, group.parameters[0], 0, group.side)
 
     def _rendered(self, pictures: list[Tensor], group: DrawnGroup) -> Tensor:
         views = torch.empty(len(pictures), len(group.parameters), 3, group.side, group.side, dtype=torch.uint8)

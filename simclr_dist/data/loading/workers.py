@@ -10,6 +10,7 @@ import multiprocessing.process
 import re
 import signal
 import time
+import traceback
 import weakref
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
@@ -17,6 +18,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from simclr_dist.data.loading.transport import Transport
 from simclr_dist.errors import UserError
@@ -117,6 +119,7 @@ class _Loader(Generic[Item]):
                     )
                 )
             except OSError as error:  # semaphores stand in /dev/shm, pipes among the open files, workers in memory
+                _forget_half_made(error)
                 raise UserError(
                     f"loader workers cannot start ({error.strerror}): /dev/shm, the limit of open files or memory is "
                     "used up (simclr-dist doctor); make room, or set machine.loader_workers lower, 0 for none"
@@ -175,6 +178,14 @@ class _Loader(Generic[Item]):
         statuses = {worker.exitcode for worker in self._iterator._workers} - {None, 0}
         said = [f"killed by {signal.Signals(-each).name}" if each < 0 else f"with status {each}" for each in statuses]
         return " and ".join(sorted(said)) or "by itself"
+
+
+def _forget_half_made(error: BaseException) -> None:
+    """torch's iterator ends its workers when it is collected; where it never came to have any, with a traceback."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        made = frame.f_locals.get("self")
+        if isinstance(made, _MultiProcessingDataLoaderIter) and not hasattr(made, "_workers"):
+            made._shutdown = True
 
 
 def _end_workers(iterator: Callable[[], Any]) -> None:

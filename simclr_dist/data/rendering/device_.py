@@ -60,8 +60,19 @@ def render_colors(crops: Tensor, choices: ColorChoices, color_form: str = "exact
     all_rows = _send([rows for _, rows, _ in plan], images.device)
     all_numbers = _send([numbers for _, _, numbers in plan], images.device)
     for (operation, _, _), rows, numbers in zip(plan, all_rows, all_numbers, strict=True):
-        images.index_copy_(0, rows, operation(images.index_select(0, rows), numbers.view(len(rows), -1)))
+        _put_rows(images, rows, operation(images.index_select(0, rows), numbers.view(len(rows), -1)))
     return images.view(crops.shape)
+
+
+def _put_rows(images: Tensor, rows: Tensor, values: Tensor) -> None:
+    """No row stands twice in ``rows``, so the copy is deterministic as it is. In deterministic mode torch would sort
+    the rows first on a GPU, some fifteen launches more for each of the many copies of a batch."""
+    deterministic, warns = torch._C._get_deterministic_algorithms(), torch._C._get_deterministic_algorithms_warn_only()
+    torch._C._set_deterministic_algorithms(False)
+    try:
+        images.index_copy_(0, rows, values)
+    finally:
+        torch._C._set_deterministic_algorithms(deterministic, warn_only=warns)
 
 
 def _send(parts: list[Tensor], device: torch.device) -> tuple[Tensor, ...]:

@@ -1,11 +1,16 @@
 """The fast renderer: the reference's pixels (render.py) from loops that numba compiled."""
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from simclr_dist.data.rendering import kernels
 from simclr_dist.data.rendering.kernels import blur, colors, compiled, geometry
+from simclr_dist.data.rendering.kernels.turns import beside, one_after_another
 from simclr_dist.data.views.draws import ViewParameters
 from simclr_dist.data.views.geometry import blur_kernel_size, crop_box
 
@@ -23,24 +28,22 @@ def render_view(
 ) -> Tensor:
     """As :func:`simclr_dist.data.rendering.torchvision_.render_view`."""
     view = torch.empty(3, image_size, image_size, dtype=torch.uint8) if out is None else out
-    affine = color_form == "affine"
-    _view(
-        _interleaved(image),
-        parameters.crop_attempts[row],
-        parameters.crop_place[row],
-        parameters.flip[row],
-        view.numpy(),
-        parameters.color[row],
-        parameters.color_order[row],
-        parameters.color_factors[row],
-        affine,
-        parameters.color_mixes[row] if affine else _NO_MIX,
-        parameters.grayscale[row],
-        parameters.blur_sigma[row],
-        blur_kernel_size(image_size),
-        parameters.solarize[row],
-    )
+    attempts, place, flip = parameters.crop_attempts[row], parameters.crop_place[row], parameters.flip[row]
+    colors_ = _color_choices(parameters, row, image_size, color_form)
+    _view(_interleaved(image), attempts, place, flip, view.numpy(), *colors_)
     return view
+
+
+def prepare(image: Tensor, parameters: ViewParameters, row: int, image_size: int) -> None:
+    """Compile all that the two functions need: in another process crops, here the rest, which then finds them kept."""
+    if not kernels.is_kept:
+        render_view(image, parameters, row, image_size)
+        return
+    with one_after_another(kernels.DIGEST):
+        with beside(partial(render_crop, image, parameters, row, image_size)):
+            view = np.zeros((3, image_size, image_size), np.uint8)
+            _color(view, *_color_choices(parameters, row, image_size, "exact"))
+        render_view(image, parameters, row, image_size)
 
 
 def render_crop(
@@ -51,6 +54,21 @@ def render_crop(
     attempts, place, flip = parameters.crop_attempts[row], parameters.crop_place[row], parameters.flip[row]
     _crop(_interleaved(image), attempts, place, flip, view.numpy())
     return view
+
+
+def _color_choices(parameters: ViewParameters, row: int, image_size: int, color_form: str) -> tuple[Any, ...]:
+    affine = color_form == "affine"
+    return (
+        parameters.color[row],
+        parameters.color_order[row],
+        parameters.color_factors[row],
+        affine,
+        parameters.color_mixes[row] if affine else _NO_MIX,
+        parameters.grayscale[row],
+        parameters.blur_sigma[row],
+        blur_kernel_size(image_size),
+        parameters.solarize[row],
+    )
 
 
 def _interleaved(image: Tensor) -> NDArray[np.uint8]:

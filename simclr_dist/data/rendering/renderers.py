@@ -30,14 +30,21 @@ class RenderCrop(Protocol):
     ) -> Tensor: ...
 
 
+class Prepare(Protocol):
+    """Make ready what the others need, by the example of a view."""
+
+    def __call__(self, image: Tensor, parameters: ViewParameters, row: int, image_size: int) -> object: ...
+
+
 class Renderer(NamedTuple):
     """What makes views on the CPU."""
 
     view: RenderView
     crop: RenderCrop
+    prepare: Prepare
 
 
 RENDERERS = {
-    "numba": Renderer(numba_.render_view, numba_.render_crop),
-    "torchvision": Renderer(torchvision_.render_view, torchvision_.render_crop),
+    "numba": Renderer(numba_.render_view, numba_.render_crop, numba_.prepare),
+    "torchvision": Renderer(torchvision_.render_view, torchvision_.render_crop, torchvision_.render_view),
 }

@@ -123,7 +123,9 @@ def splits_of(root: Path) -> Splits:
         UserError: it cannot be listed, or two folders may be the training images.
     """
     try:
-        folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not is_foreign(entry.name))
+        folders = sorted(
+            entry.name for entry in os.scandir(root) if os.path.isdir(entry) and not is_foreign(entry.name)
+        )
     except OSError as error:
         raise _unlisted(error) from error
     train = _ranked(folders, _TRAIN)

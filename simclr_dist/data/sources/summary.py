@@ -1,13 +1,11 @@
 """What a command says of the images that it has opened, in one line."""
 
-import sys
-
 import numpy as np
 
 from simclr_dist.data.sources.base import ImageSource
 from simclr_dist.data.sources.beton.source import BetonSource
 from simclr_dist.data.sources.files import FileSource
-from simclr_dist.terminal import printable
+from simclr_dist.terminal import printable, say
 
 
 def summary(source: ImageSource, name: str) -> str:
@@ -23,4 +21,4 @@ def summary(source: ImageSource, name: str) -> str:
 
 def say_what_was_found(*summaries: str) -> None:
     """One line on the terminal, beside the output of a command."""
-    print(" | ".join(summaries), file=sys.stderr, flush=True)
+    say(" | ".join(summaries), err=True)

@@ -24,6 +24,10 @@ DIGEST = digest_of(SOURCES)
 """Stands in the name of every compiled kernel that is kept."""
 
 
+is_kept = True
+"""Whether another process finds what this one compiles."""
+
+
 def compiled(function: Callable[..., Any]) -> Any:
     """Compile without the interpreter; kept on disk, so that only the first run on a machine waits for the compiler.
 
@@ -34,8 +38,9 @@ def compiled(function: Callable[..., Any]) -> Any:
     named = FunctionType(function.__code__, function.__globals__, function.__name__, closure=function.__closure__)
     named.__qualname__ = f"{function.__qualname__}_{DIGEST}"
     named.__module__ = function.__module__
+    global is_kept
     try:
         return numba.njit(cache=True, nogil=True, error_model="numpy")(named)
     except RuntimeError:  # no folder to keep it in
-        with last_resort() as kept:
-            return numba.njit(cache=kept, nogil=True, error_model="numpy")(named)
+        with last_resort() as is_kept:
+            return numba.njit(cache=is_kept, nogil=True, error_model="numpy")(named)

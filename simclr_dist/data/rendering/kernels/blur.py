@@ -27,8 +27,11 @@ def gaussian_blur(image, sigma, taps):  # type: ignore[no-untyped-def]
                 padded[reach + side + x] = padded[reach + side - 2 - x]
             _weigh(padded, reach, 1, weights, rows[reach + y])
         for y in range(reach):
-            rows[reach - 1 - y] = rows[reach + 1 + y]
-            rows[reach + side + y] = rows[reach + side - 2 - y]
+            above, below = rows[reach - 1 - y], rows[reach + side + y]
+            near, far = rows[reach + 1 + y], rows[reach + side - 2 - y]
+            # By numbers: for `above[:] = near` numba compiles its message about unequal shapes too, for 2 s.
+            for x in range(side):
+                above[x], below[x] = near[x], far[x]
         flat = rows.reshape(-1)
         for y in range(side):
             _weigh(flat, (reach + y) * side, side, weights, sums)

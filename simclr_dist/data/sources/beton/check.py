@@ -14,6 +14,7 @@ from simclr_dist.data.sources.beton.sidecar import (
 )
 from simclr_dist.errors import UserError
 from simclr_dist.storage.atomic import write_atomically
+from simclr_dist.terminal import typed
 
 QUICK_BYTES = 256 << 20
 """Files up to this size are read whole when they are opened."""
@@ -65,7 +66,7 @@ def seal_file(path: Path) -> Sidecar:
         UserError: it has one, or is no whole .beton file.
     """
     if path_of(path).exists():
-        raise UserError(f"{path}: has a sidecar; check it with: simclr-dist data check --full {path}")
+        raise UserError(f"{path}: has a sidecar; check it with: {typed('data', 'check', '--full', path)}")
     table = read_table(path)
     labels = table.labels
     # Numbers are their own names.

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from simclr_dist.data.sources.beton.format import JPEG, Table, refuse_odd_images, refused
 from simclr_dist.errors import UserError, first_line
+from simclr_dist.terminal import typed
 
 VERSION = 1
 BLOCK_BYTES = 64 << 20
@@ -132,7 +133,7 @@ def load_sidecar(beton: Path) -> Sidecar:
         if not beton.is_file():
             raise UserError(f"{beton}: no such file; give a .beton file") from error
         raise UserError(
-            f"{beton}: has no sidecar {path.name}; bring it, or trust the file with: simclr-dist data seal {beton}"
+            f"{beton}: has no sidecar {path.name}; bring it, or trust the file with: {typed('data', 'seal', beton)}"
         ) from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}; check its permissions") from error
