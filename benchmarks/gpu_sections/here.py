@@ -13,9 +13,10 @@ from simclr_dist.config import Config, Recipe
 from simclr_dist.config.recipe import Data, Encoder
 from simclr_dist.data.loading.batch import Batch
 from simclr_dist.data.loading.order import build_order
-from simclr_dist.distributed.processes import Processes, set_kernels
+from simclr_dist.distributed.processes import Processes
 from simclr_dist.errors import first_line
 from simclr_dist.guards.anomalies import AnomalyWatch
+from simclr_dist.models.kernels import set_kernels
 from simclr_dist.optim.schedule import build_schedule
 from simclr_dist.training.step import TrainingStep
 
@@ -120,7 +121,7 @@ def config_of(
 def training_step(config: Config, here: Here) -> TrainingStep:
     """The trainer's step in one process on the device, without a run folder, ready to be taken."""
     recipe = config.recipe
-    set_kernels(here.threads, config.machine.deterministic, 1)
+    set_kernels(deterministic=config.machine.deterministic, precision=config.machine.precision)
     images = 4 * recipe.global_batch_images  # of the data set: so that there are as many steps
     order = build_order(recipe, images)
     schedule = build_schedule(recipe, order)

@@ -8,10 +8,10 @@ from torch import nn
 
 from gpu_sections.here import Here, Row, config_of, random_batch, training_step
 from simclr_dist.config import Config
-from simclr_dist.distributed.processes import set_kernels
 from simclr_dist.methods.base import Method
 from simclr_dist.methods.build import build_method
 from simclr_dist.models.batch_norm import GroupedBatchNorm
+from simclr_dist.models.kernels import set_kernels
 from simclr_dist.optim import make_optimizer
 
 _ATLEAST, _HOPED = 3000, 4500
@@ -73,7 +73,7 @@ def bare_step(config: Config, here: Here, compile_mode: str | None = None) -> Ca
     """Forward pass, loss, backward pass and optimizer of the same network with torch's own batch norm, as a script
     would have them. ``compile_mode``: of torch.compile; None: not compiled."""
     recipe = config.recipe
-    set_kernels(here.threads, config.machine.deterministic, 1)
+    set_kernels(deterministic=config.machine.deterministic, precision=config.machine.precision)
     method = with_torchs_norms(build_method(recipe, recipe.global_batch_images)).to(here.device)
     method.to(memory_format=torch.channels_last)
     optimizer = make_optimizer(method, recipe.optimizer)

@@ -11,8 +11,9 @@ import torch
 import torch.distributed as dist
 
 from gpu_sections.here import Here, Row, config_of, failed
-from simclr_dist.distributed.processes import Processes, set_kernels
+from simclr_dist.distributed.processes import Processes
 from simclr_dist.errors import first_line
+from simclr_dist.models.kernels import set_kernels
 from simclr_dist.verification.certificate import certify
 from simclr_dist.verification.check import Check
 
@@ -64,7 +65,7 @@ def _certified(here: Here, rank: int, results: Any) -> None:
 
 
 def _checks(here: Here, processes: Processes) -> list[Check]:
-    set_kernels(here.threads, True, processes.local_count)
+    set_kernels(deterministic=True)
     return certify(config_of("resnet18", 32, 32).recipe, processes, here.device)
 
 

@@ -14,11 +14,11 @@ from simclr_dist.data.loading.throughput import loader_rate
 from simclr_dist.data.rendering.device_ import render_colors
 from simclr_dist.data.rendering.renderers import RENDERERS
 from simclr_dist.data.sources.base import ArraySource
-from simclr_dist.distributed.processes import set_kernels
+from simclr_dist.models.kernels import set_kernels
 
 
 def rows(here: Here) -> Iterator[Row]:
-    set_kernels(here.threads, True, 1)
+    set_kernels(deterministic=True)
     images, side = here.size((64, 224), (4, 24))
     pictures = _pictures(4 * images, here.size(256, 32))
     recipe = config_of("resnet50", images, side).recipe

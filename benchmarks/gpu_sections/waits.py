@@ -11,7 +11,8 @@ import torch
 from gpu_sections.here import Here, Row, config_of
 from simclr_dist.config import Config
 from simclr_dist.data.loading.batch import Batch
-from simclr_dist.distributed.processes import Processes, set_kernels
+from simclr_dist.distributed.processes import Processes
+from simclr_dist.models.kernels import set_kernels
 from simclr_dist.run.lock import RunLock
 from simclr_dist.stop_signals import StopSignals
 from simclr_dist.training.trainer import Trainer
@@ -41,7 +42,7 @@ def _waits(here: Here, optimizer: str) -> Counter[str]:
         stop_after_steps=_LAST + 2, save_every_steps=1000,
     )  # fmt: skip
     config.recipe.optimizer.name = optimizer
-    set_kernels(here.threads, config.machine.deterministic, 1)
+    set_kernels(deterministic=config.machine.deterministic, precision=config.machine.precision)
     with RunLock(folder) as lock:
         trainer = _Watched(config, here, lock)
         trainer.train(StopSignals())

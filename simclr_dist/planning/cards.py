@@ -36,6 +36,8 @@ class Card:
     """In half precision, channels_last."""
     full: Rate | None = None
     """In float32, without TF32."""
+    tf32: Rate | None = None
+    """In float32, convolutions in TF32."""
 
 
 _DEEP_LEARNING_EXAMPLES = "NVIDIA DeepLearningExamples, PyTorch 21.03 (README of resnet50v1.5), each of 8 GPUs"
@@ -62,6 +64,7 @@ CARDS: dict[str, Card] = {
     "a100": Card(
         memory_bytes=80 * 10**9,
         memory_bandwidth=2.039e12,
+        tf32=Rate(views_per_second=906, source=_DEEP_LEARNING_EXAMPLES),
         half=Rate(views_per_second=2078, source=f"{_DEEP_LEARNING_EXAMPLES}, float16"),
     ),
     "h100": Card(
@@ -86,7 +89,7 @@ def rate_of(card: str, precision: str) -> Rate | None:
     is known."""
     if precision in _HALF:
         return MEASURED.get(card, CARDS[card].half)
-    return CARDS[card].full if precision == "float32" else None
+    return {"float32": CARDS[card].full, "tf32": CARDS[card].tf32}.get(precision)
 
 
 def card_named(device: str, memory_bytes: int) -> str | None:

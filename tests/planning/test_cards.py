@@ -42,9 +42,10 @@ def planned(config: Config, **assumed: object) -> Plan:
 
 def test_every_rate_names_its_source_and_a_measured_one_goes_first(monkeypatch):
     for name, card in CARDS.items():
-        assert all(rate.source and rate.views_per_second > 0 for rate in (card.half, card.full) if rate)
+        assert all(rate.source and rate.views_per_second > 0 for rate in (card.half, card.full, card.tf32) if rate)
         assert rate_of(name, "bfloat16") == card.half
         assert rate_of(name, "float32") == card.full
+        assert rate_of(name, "tf32") == card.tf32
         assert rate_of(name, "float64") is None
     measured = Rate(views_per_second=3000, source="benchmarks/gpu.py")
     monkeypatch.setitem(cards.MEASURED, "h100", measured)
@@ -131,7 +132,7 @@ def test_a_card_gives_its_memory_and_times_by_its_rate(capsys):
     status, out, _ = run_command(capsys, "plan", "digits_demo", *options)
     assert status == 0
     assert "7,000 views/s of ResNet-50 at 224 px a GPU (h100: MLPerf" in out
-    assert "10 % of 80 GB" in " ".join(out.split())
+    assert "8 GB of 80 GB left to CUDA" in " ".join(out.split())
 
 
 @pytest.mark.parametrize(("given", "flops"), [("3100", 3100 * FLOPS_A_VIEW), ("60TFLOP/s", 60e12), ("5e12FLOPS", 5e12)])

@@ -8,9 +8,10 @@ import torch
 from simclr_dist.config import Config
 from simclr_dist.data.loading.batch import Batch, blank_batch
 from simclr_dist.data.loading.order import build_order
-from simclr_dist.distributed.processes import Processes, set_kernels
+from simclr_dist.distributed.processes import Processes
 from simclr_dist.guards.anomalies import AnomalyWatch
 from simclr_dist.losses import nt_xent
+from simclr_dist.models.kernels import set_kernels
 from simclr_dist.optim.schedule import build_schedule
 from simclr_dist.training.step import TrainingStep
 from tests.support.processes import assert_bit_equal, relative_error, tiny_config
@@ -23,7 +24,7 @@ IMAGES = 64
 def taken(config: Config, device: str, steps: int = 3) -> TrainingStep:
     """The step after so many on noise."""
     recipe = config.recipe
-    set_kernels(1, True, 1)
+    set_kernels(deterministic=True, precision=config.machine.precision)
     order = build_order(recipe, IMAGES)
     schedule = build_schedule(recipe, order)
     anomalies = AnomalyWatch(recipe.anomalies, Path(), schedule.warmup_steps, None, active=False)
