@@ -18,6 +18,7 @@ from simclr_dist.errors import UserError, first_line, nearest
 _METHOD = "recipe.method.name"
 METHODS = {
     "simclr": "simclr_dist.methods.simclr:SimCLR",
+    "supcon": "simclr_dist.methods.supcon:SupCon",
     "moco": "simclr_dist.methods.moco:MoCo",
     "barlow_twins": "simclr_dist.methods.barlow_twins:BarlowTwins",
 }
