@@ -21,6 +21,7 @@ METHODS = {
     "supcon": "simclr_dist.methods.supcon:SupCon",
     "moco": "simclr_dist.methods.moco:MoCo",
     "barlow_twins": "simclr_dist.methods.barlow_twins:BarlowTwins",
+    "byol": "simclr_dist.methods.byol:BYOL",
 }
 """Name -> where its class is. A new method of this project is one file and one line here."""
 
