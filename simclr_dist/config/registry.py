@@ -22,6 +22,7 @@ METHODS = {
     "moco": "simclr_dist.methods.moco:MoCo",
     "barlow_twins": "simclr_dist.methods.barlow_twins:BarlowTwins",
     "byol": "simclr_dist.methods.byol:BYOL",
+    "simsiam": "simclr_dist.methods.simsiam:SimSiam",
 }
 """Name -> where its class is. A new method of this project is one file and one line here."""
 
