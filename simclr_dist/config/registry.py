@@ -23,6 +23,7 @@ METHODS = {
     "barlow_twins": "simclr_dist.methods.barlow_twins:BarlowTwins",
     "byol": "simclr_dist.methods.byol:BYOL",
     "simsiam": "simclr_dist.methods.simsiam:SimSiam",
+    "vicreg": "simclr_dist.methods.vicreg:VICReg",
 }
 """Name -> where its class is. A new method of this project is one file and one line here."""
 
