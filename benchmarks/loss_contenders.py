@@ -51,7 +51,7 @@ def autograd_gather(gather: Callable[[Tensor], Tensor] | None = None) -> Callabl
     class AllPairs(Pairs):
         """No tile serves its mirror image: whose gradient reaches the columns has no use for that."""
 
-        def _tiles(self):  # type: ignore[no-untyped-def]
+        def walk(self):  # type: ignore[no-untyped-def]
             buffer = self.rows.new_empty(self.tile * self.tile)
             for top in range(0, len(self.rows), self.tile):
                 i = slice(top, min(top + self.tile, len(self.rows)))
@@ -59,7 +59,7 @@ def autograd_gather(gather: Callable[[Tensor], Tensor] | None = None) -> Callabl
                     j = slice(left, min(left + self.tile, len(self.columns)))
                     yield i, j, self._pairs(i, j, buffer)
 
-        def _mirror(self, i, j):  # type: ignore[no-untyped-def]
+        def mirror(self, i, j):  # type: ignore[no-untyped-def]
             return None
 
     class Gather(torch.autograd.Function):
@@ -89,7 +89,7 @@ def autograd_gather(gather: Callable[[Tensor], Tensor] | None = None) -> Callabl
             weight = 1 / (sums.negatives + sums.positives)
             missed = -sums.negatives * weight
             of_rows, of_columns = torch.zeros_like(pairs.rows), torch.zeros_like(pairs.columns)
-            for i, j, tile in pairs._tiles():
+            for i, j, tile in pairs.walk():
                 tile.mul_(weight[i, None])
                 for diagonal, rows in pairs._partners(tile, i, j):
                     diagonal.copy_(missed[rows])

@@ -18,8 +18,12 @@ from simclr_dist.errors import UserError, first_line, nearest
 _METHOD = "recipe.method.name"
 METHODS = {
     "simclr": "simclr_dist.methods.simclr:SimCLR",
+    "supcon": "simclr_dist.methods.supcon:SupCon",
     "moco": "simclr_dist.methods.moco:MoCo",
     "barlow_twins": "simclr_dist.methods.barlow_twins:BarlowTwins",
+    "byol": "simclr_dist.methods.byol:BYOL",
+    "simsiam": "simclr_dist.methods.simsiam:SimSiam",
+    "vicreg": "simclr_dist.methods.vicreg:VICReg",
 }
 """Name -> where its class is. A new method of this project is one file and one line here."""
 

@@ -1,4 +1,4 @@
-"""NT-Xent's sums over pairs of rows, tile by tile: O(rows * d) memory, never the matrix of similarities.
+"""Sums over pairs of rows, tile by tile: O(rows * d) memory, never the matrix of similarities.
 
 Both passes walk the same tiles of exp(z_i.z_j / T). Among the process's own rows a tile above the diagonal serves its
 mirror image too. A tile is written once and worked on in place; at 768 x 768 it stays in a core's cache. Sums are
@@ -44,11 +44,11 @@ def positive_similarities(rows: Tensor) -> Tensor:
     return torch.cat(found).repeat(2)
 
 
-class Pairs:
-    """The pairs (row of this process, column of the global batch).
+class Tiles:
+    """exp(z_i.z_j / T) of (row of this process, column of the global batch), tile by tile.
 
     Args:
-        columns: the unit rows of all processes, (2 B, d), one process after the other, each view 1 before view 2.
+        columns: the unit rows of all processes, (N, d), one process after the other.
         first: where this process's rows begin.
         count: how many they are.
         temperature: T.
@@ -58,55 +58,12 @@ class Pairs:
         self.wide = columns.dtype == torch.float32 and 1 / temperature > FLOAT32_LIMIT
         # The product takes this factor for nothing and is s_ij in base 2 then; exp2 takes half of exp's time on a CPU.
         self.factor = math.log2(math.e) / temperature
-        self.positives = positive_similarities(columns[first : first + count]).div_(temperature).exp_()
         self.columns = columns.double() if self.wide else columns
         self.rows = self.columns[first : first + count]
-        self.first, self.half, self.temperature = first, count // 2, temperature
+        self.first, self.temperature = first, temperature
         self.tile = min(len(columns), _CPU_TILE if columns.device.type == "cpu" else _DEVICE_TILE)
 
-    def forward(self) -> PairSums:
-        """The sums over all columns of every row."""
-        negatives, rank = self.rows.new_zeros(len(self.rows)), self.rows.new_zeros(len(self.rows))
-        positives = self.positives.to(self.rows.dtype)
-        ones, larger = self.rows.new_ones(self.tile), self.rows.new_empty(self.tile, self.tile)
-        for i, j, pairs in self._tiles():
-            for diagonal, _ in self._partners(pairs, i, j):
-                diagonal.zero_()
-            more = larger[: len(pairs), : pairs.shape[1]]
-            negatives[i].addmv_(pairs, ones[: pairs.shape[1]])
-            rank[i].addmv_(torch.gt(pairs, positives[i, None], out=more), ones[: pairs.shape[1]])
-            if (k := self._mirror(i, j)) is not None:
-                negatives[k].addmv_(pairs.T, ones[: len(pairs)])
-                rank[k].addmv_(torch.gt(pairs, positives[k], out=more).T, ones[: len(pairs)])
-        return PairSums(negatives, positives, rank)
-
-    def gradient(self, sums: PairSums, all_sums: PairSums) -> Tensor:
-        """sum over j of (p_ij + p_ji - 2 [j = pos(i)]) z_j for every row of this process, times 1/T.
-
-        Args:
-            sums: of this process's rows.
-            all_sums: of all columns; the weight of a row is 1 / (its positive + its negatives).
-        """
-        own, other = (1 / (s.positives + s.negatives) for s in (sums, all_sums))
-        missed = sums.negatives * own  # 1 - p_i,pos(i), without cancellation
-        pull = -(missed + missed.roll(self.half))
-        # sum_j G_ij z_j = sum_j G_ij (z_j - mean) + mean * sum_j G_ij: when the embeddings collapse all z_j are nearly
-        # the mean and the sum of G_ij nearly 0; apart, neither term loses its digits.
-        mean = self.columns.mean(0)
-        gradient, total = torch.zeros_like(self.rows), self.rows.new_zeros(len(self.rows))
-        ones, weights = self.rows.new_ones(self.tile), self.rows.new_empty(self.tile, self.tile)
-        for i, j, pairs in self._tiles():
-            pairs.mul_(torch.add(own[i, None], other[j], out=weights[: len(pairs), : pairs.shape[1]]))
-            for diagonal, rows in self._partners(pairs, i, j):
-                diagonal.copy_(pull[rows])
-            gradient[i].addmm_(pairs, self.columns[j] - mean)
-            total[i].addmv_(pairs, ones[: pairs.shape[1]])
-            if (k := self._mirror(i, j)) is not None:
-                gradient[k].addmm_(pairs.T, self.rows[i] - mean)
-                total[k].addmv_(pairs.T, ones[: len(pairs)])
-        return gradient.addr_(total, mean).div_(self.temperature)
-
-    def _tiles(self) -> Iterator[tuple[slice, slice, Tensor]]:
+    def walk(self) -> Iterator[tuple[slice, slice, Tensor]]:
         """(rows, columns, exp(s) of them); the tensor is overwritten by the next. A row with itself counts 0."""
         buffer = self.rows.new_empty(self.tile * self.tile)
         last = self.first + len(self.rows)
@@ -126,15 +83,33 @@ class Pairs:
             diagonal.zero_()
         return pairs
 
-    def _mirror(self, i: slice, j: slice) -> slice | None:
+    def mirror(self, i: slice, j: slice) -> slice | None:
         """The rows whose pairs with rows i a tile (i, j) holds too, None when it holds none but i's."""
         k = slice(j.start - self.first, j.stop - self.first)
         return k if i.start < k.start and k.stop <= len(self.rows) else None
 
-    def _partners(self, pairs: Tensor, i: slice, j: slice) -> Iterator[tuple[Tensor, slice]]:
-        """Where a tile holds rows' positives: (view of these elements, the rows)."""
-        yield from self._diagonal(pairs, i, j, self.first + self.half, 0, self.half)
-        yield from self._diagonal(pairs, i, j, self.first - self.half, self.half, len(self.rows))
+    def weighted(self, own: Tensor, other: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+        """The walk over exp(s_ij) (own_i + other_j): ``own`` of this process's rows, ``other`` of all columns."""
+        weights = self.rows.new_empty(self.tile, self.tile)
+        for i, j, pairs in self.walk():
+            pairs.mul_(torch.add(own[i, None], other[j], out=weights[: len(pairs), : pairs.shape[1]]))
+            yield i, j, pairs
+
+    def centred_sums(self, walk: Iterator[tuple[slice, slice, Tensor]], mean: Tensor) -> tuple[Tensor, Tensor]:
+        """sum over j of G_ij (z_j - mean), (count, d), and of G_ij, (count,), of the tiles of symmetric weights G.
+
+        sum_j G_ij z_j is their sum, the second times the mean: when the embeddings collapse all z_j are nearly the mean
+        and the sum of G_ij nearly 0; apart, neither term loses its digits.
+        """
+        sums, total = torch.zeros_like(self.rows), self.rows.new_zeros(len(self.rows))
+        ones = self.rows.new_ones(self.tile)
+        for i, j, weights in walk:
+            sums[i].addmm_(weights, self.columns[j] - mean)
+            total[i].addmv_(weights, ones[: weights.shape[1]])
+            if (k := self.mirror(i, j)) is not None:
+                sums[k].addmm_(weights.T, self.rows[i] - mean)
+                total[k].addmv_(weights.T, ones[: len(weights)])
+        return sums, total
 
     @staticmethod
     def _diagonal(pairs: Tensor, i: slice, j: slice, shift: int, low: int, high: int) -> Iterator[tuple[Tensor, slice]]:
@@ -143,3 +118,54 @@ class Pairs:
         if rows.start < rows.stop:
             inside = pairs[rows.start - i.start :, rows.start + shift - j.start :]
             yield inside.diagonal()[: rows.stop - rows.start], rows
+
+
+class Pairs(Tiles):
+    """NT-Xent's: columns (2 B, d), of each process view 1 before view 2."""
+
+    def __init__(self, columns: Tensor, first: int, count: int, temperature: float) -> None:
+        super().__init__(columns, first, count, temperature)
+        self.positives = self._positives(columns[first : first + count], temperature)
+        self.half = count // 2
+
+    def forward(self) -> PairSums:
+        """The sums over all columns of every row."""
+        negatives, rank = self.rows.new_zeros(len(self.rows)), self.rows.new_zeros(len(self.rows))
+        positives = self.positives.to(self.rows.dtype)
+        ones, larger = self.rows.new_ones(self.tile), self.rows.new_empty(self.tile, self.tile)
+        for i, j, pairs in self.walk():
+            for diagonal, _ in self._partners(pairs, i, j):
+                diagonal.zero_()
+            more = larger[: len(pairs), : pairs.shape[1]]
+            negatives[i].addmv_(pairs, ones[: pairs.shape[1]])
+            rank[i].addmv_(torch.gt(pairs, positives[i, None], out=more), ones[: pairs.shape[1]])
+            if (k := self.mirror(i, j)) is not None:
+                negatives[k].addmv_(pairs.T, ones[: len(pairs)])
+                rank[k].addmv_(torch.gt(pairs, positives[k], out=more).T, ones[: len(pairs)])
+        return PairSums(negatives, positives, rank)
+
+    def gradient(self, sums: PairSums, all_sums: PairSums) -> Tensor:
+        """sum over j of (p_ij + p_ji - 2 [j = pos(i)]) z_j for every row of this process, times 1/T.
+
+        Args:
+            sums: of this process's rows.
+            all_sums: of all columns; the weight of a row is 1 / (its positive + its negatives).
+        """
+        own, other = (1 / (s.positives + s.negatives) for s in (sums, all_sums))
+        missed = sums.negatives * own  # 1 - p_i,pos(i), without cancellation
+        pull = -(missed + missed.roll(self.half))
+        mean = self.columns.mean(0)
+        gradient, total = self.centred_sums(self._pulled(own, other, pull), mean)
+        return gradient.addr_(total, mean).div_(self.temperature)
+
+    def _pulled(self, own: Tensor, other: Tensor, pull: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+        """The weighted walk with the positives' own weights."""
+        for i, j, pairs in self.weighted(own, other):
+            for diagonal, rows in self._partners(pairs, i, j):
+                diagonal.copy_(pull[rows])
+            yield i, j, pairs
+
+    def _partners(self, pairs: Tensor, i: slice, j: slice) -> Iterator[tuple[Tensor, slice]]:
+        """Where a tile holds rows' positives: (view of these elements, the rows)."""
+        yield from self._diagonal(pairs, i, j, self.first + self.half, 0, self.half)
+        yield from self._diagonal(pairs, i, j, self.first - self.half, self.half, len(self.rows))

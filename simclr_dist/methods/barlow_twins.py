@@ -13,6 +13,7 @@ from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.spread import EMBEDDING_STD, embedding_std
 from simclr_dist.methods.base import Batch, Method, MethodKeys, Metric, Rate, Tensors, ViewGroup
 from simclr_dist.methods.parts import Parts
+from simclr_dist.methods.published_views import like_byol
 
 _EPS = 1e-5  # of the published code's batch norm on the embeddings
 
@@ -62,12 +63,8 @@ class BarlowTwins(Method):
 
     @classmethod
     def views(cls, config: MethodKeys) -> dict[str, ViewGroup]:
-        """The first view is always blurred and never solarized, the second seldom both."""
-        view = ViewGroup(count=1, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
-        return {
-            "first": replace(view, blur_probability=1.0),
-            "second": replace(view, blur_probability=0.1, solarize_probability=0.2),
-        }
+        """BYOL's: ``first`` and ``second``."""
+        return like_byol()
 
     @classmethod
     def small(cls, config: Config, images: int) -> Config:

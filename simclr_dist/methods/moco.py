@@ -15,6 +15,7 @@ from simclr_dist.distributed.global_batch import global_batch, own_rows
 from simclr_dist.losses.spread import embedding_std
 from simclr_dist.methods.base import Batch, Method, MethodKeys, Metric, Tensors, ViewGroup
 from simclr_dist.methods.parts import Parts
+from simclr_dist.methods.published_views import like_moco
 from simclr_dist.models.follower import follow, follower_of
 
 _SHUFFLE = "moco's shuffled batch norm"
@@ -73,7 +74,7 @@ class MoCo(Method):
     @classmethod
     def views(cls, config: MethodKeys) -> dict[str, ViewGroup]:
         """The query's view and the key's, drawn alike."""
-        return {"global": ViewGroup(count=2, crop_area_min=0.2, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)}
+        return like_moco()
 
     @classmethod
     def check(cls, recipe: Recipe) -> None:

@@ -24,13 +24,12 @@ def tensor(values: Any) -> Tensor:
 
 
 class ToyEncoder(nn.Module):
-    """Linear, batch norm, ReLU: rows (n, 6) to features (n, 8), under the records' names."""
+    """Linear, batch norm, ReLU: rows (n, 6) to features (n, output_dim), under the records' names."""
 
-    output_dim = 8
-
-    def __init__(self, make: Parts) -> None:
+    def __init__(self, make: Parts, output_dim: int) -> None:
         super().__init__()
-        self.body, self.bn = nn.Linear(6, 8), make.norm(8)
+        self.output_dim = output_dim
+        self.body, self.bn = nn.Linear(6, output_dim), make.norm(output_dim)
 
     def forward(self, rows: Tensor) -> Tensor:
         features: Tensor = self.bn(self.body(rows)).relu()
@@ -40,8 +39,10 @@ class ToyEncoder(nn.Module):
 class ToyParts(Parts):
     """Makes toy encoders in place of the recipe's."""
 
+    features = 8
+
     def encoder(self) -> Any:
-        return ToyEncoder(self)
+        return ToyEncoder(self, self.features)
 
 
 def toy_recipe(images: int, group: int = 0) -> Recipe:
