@@ -20,6 +20,7 @@ METHODS = {
     "simclr": "simclr_dist.methods.simclr:SimCLR",
     "moco": "simclr_dist.methods.moco:MoCo",
     "barlow_twins": "simclr_dist.methods.barlow_twins:BarlowTwins",
+    "memory_bank": "simclr_dist.methods.memory_bank:MemoryBank",
 }
 """Name -> where its class is. A new method of this project is one file and one line here."""
 
