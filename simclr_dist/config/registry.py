@@ -21,6 +21,7 @@ METHODS = {
     "moco": "simclr_dist.methods.moco:MoCo",
     "barlow_twins": "simclr_dist.methods.barlow_twins:BarlowTwins",
     "memory_bank": "simclr_dist.methods.memory_bank:MemoryBank",
+    "swav": "simclr_dist.methods.swav:SwAV",
 }
 """Name -> where its class is. A new method of this project is one file and one line here."""
 
