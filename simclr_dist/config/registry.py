@@ -24,6 +24,8 @@ METHODS = {
     "byol": "simclr_dist.methods.byol:BYOL",
     "simsiam": "simclr_dist.methods.simsiam:SimSiam",
     "vicreg": "simclr_dist.methods.vicreg:VICReg",
+    "memory_bank": "simclr_dist.methods.memory_bank:MemoryBank",
+    "swav": "simclr_dist.methods.swav:SwAV",
 }
 """Name -> where its class is. A new method of this project is one file and one line here."""
 

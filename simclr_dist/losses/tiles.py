@@ -125,7 +125,7 @@ class Pairs(Tiles):
 
     def __init__(self, columns: Tensor, first: int, count: int, temperature: float) -> None:
         super().__init__(columns, first, count, temperature)
-        self.positives = self._positives(columns[first : first + count], temperature)
+        self.positives = positive_similarities(columns[first : first + count]).div_(temperature).exp_()
         self.half = count // 2
 
     def forward(self) -> PairSums:

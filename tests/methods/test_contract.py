@@ -13,7 +13,7 @@ import torch
 
 from simclr_dist.config import Config
 from simclr_dist.config.loading import to_yaml
-from simclr_dist.config.registry import METHODS, method_class
+from simclr_dist.config.registry import METHODS, method_class, method_keys
 from simclr_dist.data.loading.batches import build_batches
 from simclr_dist.data.loading.order import build_order
 from simclr_dist.data.sources.named import open_source
@@ -48,8 +48,10 @@ TRAINED = ("model", "optimizer", "scaler")
 
 def config_of(name: str, folder: Path, *overrides: str) -> Config:
     """The tiny recipe with the method in its small sizes: a queue is full and wraps within the steps."""
+    groups = method_class(name).views(method_keys(name))
+    sizes = (f"recipe.views.{group}.size=8" for group, each in groups.items() if each.size)  # no larger than the images
     config = tiny_config(
-        folder, "recipe.encoder.zero_init_residual=false",  # else residual branches have no gradient at first
+        folder, *sizes, "recipe.encoder.zero_init_residual=false",  # else residual branches have no gradient at first
         f"recipe.method.name={name}", f"recipe.batch_norm_group_images={GROUP}", "recipe.warmup_epochs=0",
         "recipe.optimizer.base_learning_rate=2", "recipe.anomalies.on_not_finite=skip", "machine.precision=float64",
         f"machine.stop_after_steps={STEPS}", "machine.save_every_steps=1", f"machine.keep_checkpoints={STEPS}",
