@@ -50,8 +50,12 @@ def test_a_file_that_is_not_there_is_found():
 
 @cache
 def keys() -> dict[str, Any]:
-    """All keys of a config, nested."""
-    return to_dict(load_config("digits_demo"))
+    """All keys of a config, nested, with the groups of views of every method."""
+    found = to_dict(load_config("digits_demo"))
+    for name in METHODS:
+        of_method = to_dict(load_config("imagenet_resnet50_100", [f"recipe.method.name={name}"]))
+        found["recipe"]["views"] |= of_method["recipe"]["views"]
+    return found
 
 
 METHOD = object()
