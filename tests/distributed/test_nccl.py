@@ -32,12 +32,12 @@ class StoppedError(Exception):
 def test_a_deterministic_run_says_once_that_its_environment_asks_for_nvls(
     monkeypatch, tmp_path, logged, device, deterministic, rank, warned
 ):
-    def stop(*arguments: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise StoppedError
 
     monkeypatch.setenv("NCCL_ALGO", "NVLS")
     monkeypatch.setattr(trainer, "choose_device", lambda *_: torch.device(device))
-    monkeypatch.setattr(trainer, "set_kernels", lambda *_: None)
+    monkeypatch.setattr(trainer, "set_kernels", lambda **_: None)
     monkeypatch.setattr(trainer, "process_group", stop)
     config = tiny_config(tmp_path, f"machine.deterministic={str(deterministic).lower()}")
     with pytest.raises(StoppedError):

@@ -397,8 +397,9 @@ def test_a_look_at_images_of_one_class_is_refused_when_the_run_starts(tmp_path):
         for number in range(4):
             write_image(tmp_path / "images" / split / "cat" / f"{number}.png")
     keys = ("recipe.data.source=folder", f"recipe.data.path={tmp_path / 'images'}", "machine.evaluate_every_epochs=1")
+    config = tiny_config(tmp_path, *keys)
     with pytest.raises(UserError, match=r"^machine\.evaluate_every_epochs: .* of one class; set it to 0$"):
-        OnlineEvaluation(tiny_config(tmp_path, *keys).recipe, 1, 1, torch.device("cpu"))
+        OnlineEvaluation(config.recipe, config.machine, 1, torch.device("cpu"), cores=1)
 
 
 # --- photographs
