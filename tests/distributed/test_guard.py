@@ -161,10 +161,10 @@ def test_a_process_that_hangs_in_a_batch_norm_group_is_named_after_the_runs_time
 
 def guarded(*, stopped: bool = False, **found: Any) -> _Guard:
     """A guard over what a process has found: ``silent`` seconds of the next one, what was ``heard``, and so on."""
-    state = {"heard": None, "silent": 0.0, "gone": False, "lost": {}} | found
+    state = {"heard": None, "silent": 0.0, "gone": False, "lost": {}, "itself": False} | found
     lost: Any = SimpleNamespace(
         heard=state["heard"], next_silent_seconds=state["silent"], holder_is_gone=state["gone"], timeout_seconds=LONG,
-        holder_lost=lambda: "process 0 has ended", rank=1, host="node1",
+        holder_lost=lambda: "process 0 has ended", rank=1, host="node1", looked_itself=state["itself"],
         find=lambda question, silent_seconds=0.0: state["lost"].get(question),
     )  # fmt: skip
     return _Guard(lost, CPU, lambda: stopped)
@@ -194,6 +194,13 @@ def test_the_guard_bears_slow_work_for_the_timeout_and_silence_for_half_a_minute
     found, stood, line
 ):
     assert guarded(**found)._line(stood) == line
+
+
+@pytest.mark.parametrize(("itself", "again_after"), [(True, LONG), (False, LONG / 4)])
+def test_one_that_has_looked_and_found_nobody_lets_another_look_who_may_see_that_it_is_the_one(itself, again_after):
+    looking = guarded(itself=itself)
+    assert looking._line(LONG + 1) is None
+    assert looking.look_after == LONG + 1 + again_after
 
 
 @pytest.mark.parametrize(("idle", "said"), [(True, True), (False, False)])

@@ -82,7 +82,9 @@ class _Guard:
             return line
         if stood > lost.timeout_seconds + _BEYOND_TIMEOUT_SECONDS and stands(self.device, _BEYOND_TIMEOUT_SECONDS):
             return device_stands(lost.rank, lost.host, progress.current(), stood + time.monotonic() - started)
-        self.look_after = stood + lost.timeout_seconds / 4  # all are busy with long work of their own
+        # All are busy with long work of their own; or this process is the one that the others wait for, which it cannot
+        # say of itself: the next to look must be another.
+        self.look_after = stood + lost.timeout_seconds / (1 if lost.looked_itself else 4)
         return None
 
 

@@ -46,6 +46,8 @@ class LostProcesses:
         self._failed_itself = self._fails = False
         self._first: Heartbeat | None = None
         self._watches = False
+        self.looked_itself = False
+        """Whether the last answer of :meth:`find` is of this process's own readings."""
         self._beat_of_next: int | None = None
         self._silent_beats = 0
         self._answered = time.monotonic()
@@ -183,6 +185,7 @@ class LostProcesses:
         One process diagnoses for all: all of them at once would be a load for the store.
         """
         diagnosing = self.store.claim(self.rank)
+        self.looked_itself = diagnosing == self.rank
         deadline = time.monotonic() + 2 * self.observed_seconds
         while True:
             if (line := self.store.diagnosis()) is not None:
