@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from simclr_dist.config import Config
-from simclr_dist.config.loading import to_yaml
 from simclr_dist.config.registry import METHODS, method_class, method_keys
 from simclr_dist.data.loading.batches import build_batches
 from simclr_dist.data.loading.order import build_order
@@ -24,6 +23,8 @@ from simclr_dist.evaluation.features import extract_features
 from simclr_dist.evaluation.knn import knn_accuracy
 from simclr_dist.methods.build import build_method
 from simclr_dist.models.statistics_group import divide_batch_norm
+from simclr_dist.planning.communication import Assumptions
+from simclr_dist.planning.plan import make_plan
 from simclr_dist.run import checkpoint
 from simclr_dist.training.gradients import compute_gradients
 from simclr_dist.verification.certificate import certify
@@ -171,11 +172,11 @@ def test_the_checks_of_verify_hold(method):
         assert all(check.holds for check in checks), checks
 
 
-def test_plan_traces_its_step(method, tmp_path, run):
-    (tmp_path / "method.yaml").write_text(to_yaml(config_of(method.name, tmp_path)))
-    status, out, err = run("plan", str(tmp_path / "method.yaml"), "--gpus", "2", "--gpu-memory", "80GB")
-    assert status == 0, err
-    assert "fits" in out
+def test_plan_traces_its_step(method, tmp_path):
+    assumed = Assumptions(bandwidth=25e9, node_bandwidth=2e11, gpus_per_node=8)
+    row = make_plan(config_of(method.name, tmp_path), 2, 80 * 10**9, 1437, assumed, others=()).configured
+    assert row.fits
+    assert row.peak_bytes > 0
 
 
 def test_export_and_evaluation_take_its_encoder(method, tmp_path):

@@ -245,7 +245,7 @@ CONFIGS = [
     ("missing.byol:BYOL", "'missing.byol:BYOL' cannot be imported: No module named 'missing'; install it, or put its"),
     ("mine.byol:BYOLL", "mine.byol has no 'BYOLL'; look at the part behind the colon"),
     ("mine.mixer:ConvMixer", "'mine.mixer:ConvMixer' is no method: it must be a class made from simclr_dist.methods"),
-    ("byol", "'byol' is not one of simclr"),
+    ("nobody", "'nobody' is not one of simclr"),
     (("    @dataclass(kw_only=True)\n", ""), "Config is no dataclass; write @dataclass(kw_only=True) above it"),
     ((MOMENTUM, "        steps: list[str] = field(default_factory=list)"), "Config.steps is list[str]; a key is"),
     ((MOMENTUM, "        warm: float | None = None"), "Config.warm is float | None; a key is int"),

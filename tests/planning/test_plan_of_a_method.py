@@ -156,7 +156,7 @@ def test_a_collective_that_no_rule_knows_is_counted_as_everything_to_everyone(co
 
 
 def test_the_whole_plan_of_it_is_shown(config):
-    text = report(make_plan(config, 4, 10**9, IMAGES, ASSUMED))
+    text = report(make_plan(config, 4, 10**9, IMAGES, ASSUMED, others=[8]))
     assert "all_gather: keys of the queue" in text
     assert "state 4.9" in text
 
