@@ -1,7 +1,9 @@
 """The kernel's numbers in Triton's interpreter, and when it is chosen. Its binaries: tests/benchmarks."""
 
+from importlib.metadata import version
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -42,6 +44,8 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
+    if version("triton").startswith("3.6.") and np.lib.NumpyVersion(np.__version__) >= "2.4.0":
+        pytest.skip("Triton 3.6's interpreter asks numpy for scalars of arrays, which numpy 2.4 refuses")
     losses = {name: (*views(*shape), temperature) for name, (*shape, temperature) in CASES.items()}
     # 3 processes of 26 rows: their rows begin and end within blocks of columns.
     return interpreted(losses, (torch.cat(views(39, 64, "related")), 26, 0.1), tmp_path_factory.mktemp("interpreted"))

@@ -2,13 +2,14 @@
 
 import copy
 
+import pytest
 import torch
-import torch_optimizer
 from torch import nn
 
 from simclr_dist.optim import lamb
 from simclr_dist.optim.lamb import LAMB
 
+torch_optimizer = pytest.importorskip("torch_optimizer")
 SETTINGS = {"lr": 1.0, "betas": (0.9, 0.999)}
 RATES = (0.0, 0.3, 0.01)  # the first step of a warm-up has rate 0
 
