@@ -1,5 +1,8 @@
 """Numbers about features: alignment, uniformity, nearest neighbours, confusions, a map in two dimensions."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -83,5 +86,19 @@ def feature_map(features: Features) -> Features:
 
     fewer = PCA(min(50, *features.shape), random_state=0, svd_solver="full").fit_transform(unit(features))
     perplexity = min(30.0, (len(features) - 1) / 3)
-    positions: Features = TSNE(perplexity=perplexity, init="pca", random_state=0, n_jobs=1).fit_transform(fewer)
+    with _threads_said():
+        positions: Features = TSNE(perplexity=perplexity, init="pca", random_state=0, n_jobs=1).fit_transform(fewer)
     return positions
+
+
+@contextmanager
+def _threads_said() -> Iterator[None]:
+    """Inside, scikit-learn does not count physical cores, which prints a traceback where the system does not tell them."""
+    if "OMP_NUM_THREADS" in os.environ:
+        yield
+        return
+    os.environ["OMP_NUM_THREADS"] = str(os.cpu_count() or 1)
+    try:
+        yield
+    finally:
+        del os.environ["OMP_NUM_THREADS"]

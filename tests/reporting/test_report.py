@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ import torch
 from PIL import Image
 
 from simclr_dist.distributed.processes import Processes
-from simclr_dist.reporting.analysis import alignment, confusion, nearest, uniformity, vote
+from simclr_dist.reporting.analysis import alignment, confusion, feature_map, nearest, uniformity, vote
 from simclr_dist.reporting.answer import answer
 from simclr_dist.reporting.charts import Series, line_chart, matrix, thin, ticks
 from simclr_dist.reporting.facts import Facts, read_facts
@@ -424,6 +425,18 @@ def test_neighbours_votes_and_confusions_of_a_case_by_hand():
     assert vote(found, np.array([0, 1, 1]), 2).tolist() == [0, 1]
     assert confusion(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist() == [[1, 1], [0, 1]]
     assert nearest(bank, bank, 5, same=True, rows=2).indices.tolist() == [[1, 2], [0, 2], [1, 0]]
+
+
+def test_a_map_is_made_without_a_word_where_the_system_does_not_tell_its_physical_cores(monkeypatch, capfd):
+    def unknown() -> int:
+        raise ValueError("found 0 physical cores < 1")
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("joblib.externals.loky.backend.context.physical_cores_cache", None)
+    monkeypatch.setattr("joblib.externals.loky.backend.context._count_physical_cores_linux", unknown)
+    assert feature_map(np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)).shape == (12, 2)
+    assert "OMP_NUM_THREADS" not in os.environ
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_page_of_older_weights_says_so(run_dir, report):
