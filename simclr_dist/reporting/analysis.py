@@ -93,7 +93,7 @@ def feature_map(features: Features) -> Features:
 
 @contextmanager
 def _threads_said() -> Iterator[None]:
-    """Inside, scikit-learn does not count physical cores, which prints a traceback where the system does not tell them."""
+    """Inside, scikit-learn counts no physical cores, which prints a traceback where the system does not tell them."""
     if "OMP_NUM_THREADS" in os.environ:
         yield
         return
