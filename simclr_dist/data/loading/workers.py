@@ -13,6 +13,7 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -193,7 +194,8 @@ def _end_workers(iterator: Callable[[], Any]) -> None:
     living = iterator()
     if not hasattr(living, "_shutdown_workers"):  # without workers torch's iterator has none to end
         return
-    living._shutdown_workers()
+    with suppress(RuntimeError):  # torch's handler of SIGCHLD, where somebody's loader has set it, tells a death here
+        living._shutdown_workers()
     for worker in living._workers:
         # One that stands still, or waits for a storage that is gone, has not heard that it shall end.
         if worker.is_alive():
