@@ -71,6 +71,7 @@ def test_a_folder_that_others_can_write_is_no_place_for_code(tmp_path, monkeypat
 
 def test_what_preparing_compiles_for_the_colours_is_what_views_use(monkeypatch):
     types: dict[str, list[object]] = {}
+    monkeypatch.setattr(numba_, "_is_compiled", lambda: False)
     monkeypatch.setattr(numba_, "_color", lambda *given: types.update(prepared=[numba.typeof(each) for each in given]))
     monkeypatch.setattr(numba_, "_view", lambda *given: types.update(used=[numba.typeof(each) for each in given[4:]]))
     image, drawn = torch.zeros(8, 8, 3, dtype=torch.uint8).permute(2, 0, 1), parameters(color=True, sigma=1.0)
@@ -78,6 +79,17 @@ def test_what_preparing_compiles_for_the_colours_is_what_views_use(monkeypatch):
     assert types["prepared"] == types["used"]
     numba_.render_view(image, drawn, 0, 8, "affine")
     assert types["prepared"] == types["used"]
+
+
+def test_a_start_that_finds_all_compiled_waits_for_nobody_and_starts_no_process(monkeypatch):
+    def prepare() -> None:
+        image = torch.zeros(8, 8, 3, dtype=torch.uint8).permute(2, 0, 1)
+        numba_.prepare(image, parameters(), 0, 8)
+
+    prepare()
+    monkeypatch.setattr(numba_, "one_after_another", None)
+    monkeypatch.setattr(numba_, "beside", None)
+    prepare()
 
 
 def test_what_is_done_beside_is_done_by_another_process_before_the_block_ends(tmp_path):

@@ -1,6 +1,7 @@
 """The fast renderer: the reference's pixels (render.py) from loops that numba compiled."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ def render_view(
 
 def prepare(image: Tensor, parameters: ViewParameters, row: int, image_size: int) -> None:
     """Compile all that the two functions need: in another process crops, here the rest, which then finds them kept."""
-    if not kernels.is_kept:
+    if not kernels.is_kept or _is_compiled():
         render_view(image, parameters, row, image_size)
         return
     with one_after_another(kernels.DIGEST):
@@ -44,6 +45,11 @@ def prepare(image: Tensor, parameters: ViewParameters, row: int, image_size: int
             view = np.zeros((3, image_size, image_size), np.uint8)
             _color(view, *_color_choices(parameters, row, image_size, "exact"))
         render_view(image, parameters, row, image_size)
+
+
+def _is_compiled() -> bool:
+    """Whether a start before has left the whole of it in numba's folder: then there is nothing to wait for."""
+    return any(Path(_view.stats.cache_path).glob(f"*{_view.__qualname__}-*.nbi"))
 
 
 def render_crop(
