@@ -14,6 +14,14 @@ AGREEMENT = Metric(
 )  # fmt: skip
 """The mean of :func:`cross_view_cosine`, for the METRICS of methods that return it."""
 
+VIEW_CORRELATION = Metric(
+    title="correlation of the views", role="headline", band=True,
+    text="mean over the embedding's features; 1: the views' embeddings are the same",
+    below="the views (simclr-dist preview: are they too different?) and the learning rate",
+    above="the views (simclr-dist preview: are they too much alike?)",
+)  # fmt: skip
+"""The mean over features of the views' correlation over the batch, for the METRICS of methods that return it."""
+
 
 def cross_view_cosine(predictions: Tensor, targets: Tensor) -> Tensor:
     """Cosine of each view's prediction with the other view's target, the mean of both directions, (images,).

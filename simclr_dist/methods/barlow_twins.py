@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from simclr_dist.config.fields import number
 from simclr_dist.distributed.global_batch import global_batch
+from simclr_dist.losses.cross_view import VIEW_CORRELATION
 from simclr_dist.losses.spread import EMBEDDING_STD, embedding_std
 from simclr_dist.methods.base import Batch, Method, MethodKeys, Metric, Rate, Tensors, ViewGroup
 from simclr_dist.methods.parts import Parts
@@ -42,12 +43,7 @@ class BarlowTwins(Method):
         """Size of the embedding; the correlation is a matrix of its square."""
 
     METRICS: ClassVar[Mapping[str, Metric]] = {
-        "view_correlation": Metric(
-            title="correlation of the views", role="headline", band=True,
-            text="mean over the embedding's features; 1: the views' embeddings are the same",
-            below="the views (simclr-dist preview: are they too different?) and the learning rate",
-            above="the views (simclr-dist preview: are they too much alike?)",
-        ),
+        "view_correlation": VIEW_CORRELATION,
         "redundancy": Metric(
             title="redundancy", from_zero=True, text="mean squared correlation of different features; 0: independent",
         ),
