@@ -14,13 +14,16 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 @contextmanager
 def said_when_slow(
-    what: str, after_seconds: float = 1.5, write: Callable[[str], object] | None = None
+    what: str, after_seconds: float = 1.5, write: Callable[[str], object] | None = None, *, active: bool = True
 ) -> Iterator[None]:
-    """Say what takes so long, once it has taken ``after_seconds``: by ``write``, else on a terminal, if any."""
+    """Say what takes so long, once it has taken ``after_seconds``: by ``write``, else on a terminal, if any.
+
+    When not ``active`` nothing is said.
+    """
     write = write or (partial(say, err=True) if sys.stderr.isatty() else None)
     timer = threading.Timer(after_seconds, lambda: write and write(f"{what} ..."))
     timer.daemon = True
-    if write:
+    if write and active:
         timer.start()
     try:
         yield

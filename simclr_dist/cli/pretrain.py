@@ -33,7 +33,7 @@ def pretrain(config: str, overrides: tuple[str, ...], processes: int | None, deb
     if rank_here() == 0:
         log_to_terminal()
     overrides += ("machine.debug_numerics=true",) if debug_numerics else ()
-    with said_when_slow(f"{config}: starting", write=log.info if rank_here() == 0 else None):
+    with said_when_slow(f"{config}: starting", write=log.info, active=rank_here() == 0):
         loaded = load_config(config, overrides)
         from simclr_dist.distributed.processes import Processes
 

@@ -74,7 +74,7 @@ def pretrain(config: Config, processes: Processes, job_has_ended: Callable[[str]
         # Under SLURM the end of a start that is preempted is SLURM's: the job is queued again.
         stop = stack.enter_context(StopSignals(say, ends_before_begin="SLURM_JOB_ID" not in os.environ))
         patience = config.machine.collective_timeout_seconds
-        with said_when_slow(meeting, write=log.info if processes.is_first else None):
+        with said_when_slow(meeting, write=log.info, active=processes.is_first):
             stack.enter_context(process_group(processes, device, patience, is_stopped=lambda: stop.has_arrived))
         lock = stack.enter_context(RunLock(config.machine.run_dir, job_has_ended))
         cores = own_cores()
@@ -100,7 +100,7 @@ class Trainer:
         self.cores = cores
         refuse_other_configs(config)
         opening = f"opening the images of recipe.data ({recipe.data.source} {recipe.data.path})"
-        with said_when_slow(opening, write=log.info if processes.is_first else None), all_or_none():
+        with said_when_slow(opening, write=log.info, active=processes.is_first), all_or_none():
             self.source = open_for_pretraining(recipe)
             self.order = build_order(recipe, len(self.source))
             self.online = OnlineEvaluation(recipe, machine, self.order.steps_per_epoch, device, cores=cores)

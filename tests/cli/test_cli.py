@@ -302,6 +302,15 @@ def test_what_takes_long_is_said_on_a_terminal_and_only_there(monkeypatch, strea
     assert sys.stderr.getvalue() == expected
 
 
+def test_what_takes_long_is_said_by_the_first_process_alone_on_a_terminal_too(monkeypatch):
+    monkeypatch.setattr("sys.stderr", Terminal())
+    said: list[str] = []
+    for write in (said.append, None):
+        with said_when_slow("loading", after_seconds=0, write=write, active=False):
+            time.sleep(0.05)
+    assert (said, sys.stderr.getvalue()) == ([], "")
+
+
 def test_the_library_needs_neither_ffcv_nor_submitit():
     code = "import simclr_dist, simclr_dist.cli.main, simclr_dist.training.trainer"
     assert "simclr_dist" in modules_after(code, without=("ffcv", "submitit", "cv2"))
