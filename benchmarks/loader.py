@@ -1,12 +1,12 @@
 """Our loader beside torchvision's own: two full SimCLR views of JPEG files, images a second on one core.
 
     pip install .[dev]     (the photographs are scikit-image's and scikit-learn's)
-    python benchmarks/loader.py [--sizes 32:32 96:96 256:224] [--images 128] [--rounds 5]
+    python benchmarks/loader.py [--sizes 32:32 96:96 256:224] [--images 128] [--rounds 5] [--cpu-seconds]
     python benchmarks/loader.py --trainer      the share of a training step that waits for data, by a ResNet-18
 
 torchvision's: ImageFolder (Pillow), transforms.v2 on Pillow images, DataLoader in this process. Ours: the same files
 and the same operations, in this process too. Contenders take turns; printed are medians of their ratios in one run,
-then where our remaining time goes.
+bicubic crops against torchvision's bicubic ones too, then where our remaining time goes.
 """
 
 import argparse
@@ -15,7 +15,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,10 +49,10 @@ def write_photographs(folder: Path, side: int, images: int) -> None:
         picture.save(folder / "photographs" / f"{number:05}.jpg", quality=90)
 
 
-def torchvisions_own(folder: Path, view_side: int) -> Callable[[], int]:
+def torchvisions_own(folder: Path, view_side: int, interpolation: str = "bilinear") -> Callable[[], int]:
     view = v2.Compose(
         [
-            v2.RandomResizedCrop(view_side, antialias=True),
+            v2.RandomResizedCrop(view_side, interpolation=v2.InterpolationMode(interpolation), antialias=True),
             v2.RandomHorizontalFlip(),
             v2.RandomApply([v2.ColorJitter(0.8, 0.8, 0.8, 0.2)], p=0.8),
             v2.RandomGrayscale(0.2),
@@ -63,36 +65,42 @@ def torchvisions_own(folder: Path, view_side: int) -> Callable[[], int]:
     return lambda: sum(1 for _ in loader)
 
 
-def ours(folder: Path, view_side: int, images: int, color_form: str = "exact") -> Callable[[], int]:
-    batches = view_batches(folder, view_side, images, color_form)
+def ours(folder: Path, view_side: int, images: int, **keys: str) -> Callable[[], int]:
+    batches = view_batches(folder, view_side, images, **keys)
     return lambda: sum(1 for _ in load_steps(batches, range(images // BATCH), workers=0, pin_memory=False))
 
 
-def view_batches(folder: Path, view_side: int, images: int, color_form: str = "exact") -> ViewBatches:
+def view_batches(folder: Path, view_side: int, images: int, **keys: str) -> ViewBatches:
     recipe = Recipe(global_batch_images=BATCH)
     recipe.data.path, recipe.data.image_size = str(folder), view_side
-    recipe.views["global"].color_form = color_form
+    recipe.views["global"] = replace(recipe.views["global"], **keys)
     order = SampleOrder(seed=0, images=images, global_batch_images=BATCH)
     return ViewBatches(open_source(recipe.data), recipe, order)
 
 
-def compare(image_side: int, view_side: int, images: int, rounds: int) -> None:
+def compare(image_side: int, view_side: int, images: int, rounds: int, clock: Callable[[], float]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_photographs(folder, image_side, images)
         contenders = {
             "torchvision": torchvisions_own(folder, view_side),
+            "torchvision, bicubic": torchvisions_own(folder, view_side, "bicubic"),
             "exact": ours(folder, view_side, images),
-            "affine": ours(folder, view_side, images, "affine"),
+            "affine": ours(folder, view_side, images, color_form="affine"),
+            "bicubic": ours(folder, view_side, images, interpolation="bicubic"),
         }
-        seconds = in_turn(contenders, rounds)
+        seconds = in_turn(contenders, rounds, clock=clock)
         steady = images // BATCH * BATCH
         print(f"JPEGs of {image_side} px to two views of {view_side} px, {steady} images, one thread")
         for form in ("exact", "affine"):
             print(f"  torchvision / ours, {form}: {ratio(seconds['torchvision'], seconds[form])}")
+        print(f"  torchvision / ours, both bicubic: {ratio(seconds['torchvision, bicubic'], seconds['bicubic'])}")
+        print(f"  ours, bicubic / bilinear: {ratio(seconds['bicubic'], seconds['exact'])}")
         rates = {contender: round(steady / statistics.median(times)) for contender, times in seconds.items()}
         print(f"  for orientation, images/s: {rates}")
-        print(stage_table(view_batches(folder, view_side, images), images))
+        for interpolation in ("bilinear", "bicubic"):
+            print(f"  {interpolation}")
+            print(stage_table(view_batches(folder, view_side, images, interpolation=interpolation), images))
 
 
 def waiting(images: int, rounds: int) -> None:
@@ -128,6 +136,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--trainer", action="store_true")
+    parser.add_argument("--cpu-seconds", action="store_true", help="Of this process: for a machine that others use.")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.trainer:
@@ -135,7 +144,8 @@ def main() -> None:
         return
     for size in options.sizes:
         image_side, view_side = (int(side) for side in size.split(":"))
-        compare(image_side, view_side, options.images, options.rounds)
+        clock = time.process_time if options.cpu_seconds else time.perf_counter
+        compare(image_side, view_side, options.images, options.rounds, clock)
 
 
 if __name__ == "__main__":
