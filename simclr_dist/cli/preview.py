@@ -38,4 +38,8 @@ def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> 
             f"--out: cannot write {out}: {first_line(error)}; give a PNG in a folder that is there"
         ) from error
     say_what_was_found(summary(source, loaded.recipe.data.source))
-    say(f"{out}: each row an image and its views in three epochs")
+    groups = [
+        f"{name} ({group.count} of {group.side(loaded.recipe.data.image_size)} px, {group.interpolation})"
+        for name, group in loaded.recipe.views.items()
+    ]
+    say(f"{out}: each row an image and its views in three epochs, each {', '.join(groups)}")

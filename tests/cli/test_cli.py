@@ -207,6 +207,7 @@ def test_preview_draws_a_row_for_each_image_with_the_image_and_three_pairs(run, 
     )
     assert (status, [line for line in err.splitlines() if " images " not in line]) == (0, [])
     assert out.startswith("drawn.png: ")
+    assert f"global (2 of {side} px, bilinear)" in out
     with Image.open("drawn.png") as picture:
         assert (picture.format, picture.mode) == ("PNG", "RGB")
         assert picture.size == (7 * (side + 2) + 2, images * (side + 2) + 2)
