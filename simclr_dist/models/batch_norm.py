@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from simclr_dist.distributed.collectives import process_count
 from simclr_dist.distributed.watchdog.progress import begin_collective
-from simclr_dist.models.batch_norm_function import BatchNormOfGroups, elements_of_group, is_exact_by_torch
+from simclr_dist.models.batch_norm_function import BatchNormOfGroups, elements_of_group, serves_by_torch
 from simclr_dist.models.statistics_group import StatisticsGroup
 
 
@@ -56,7 +56,7 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         """
         group = self.statistics
         whole = group.local_groups == 1 and not group.spans_processes
-        if not self.training or (whole and is_exact_by_torch(x)):
+        if not self.training or (whole and serves_by_torch(x)):
             return self._by_torch(x)
         if len(x) % group.local_groups:
             raise ValueError(f"{len(x)} rows do not divide into {group.local_groups} batch-norm groups")
