@@ -138,7 +138,7 @@ def normalised(
     of_group = group.to(tl.int64) * channels + c
     about = tl.load(mean + of_group, mask=real, other=0.0)
     scale = tl.load(inverse + of_group, mask=real, other=0.0) * tl.load(weight + c, mask=real, other=0.0)
-    if BIAS:
+    if BIAS:  # noqa: SIM108 - Triton compiles one of the two, by a constant
         shift = tl.load(bias + c, mask=real, other=0.0)
     else:
         shift = tl.zeros((CHANNELS,), SUM)

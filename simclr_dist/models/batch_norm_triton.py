@@ -24,7 +24,7 @@ _JOINED_PARTS, _JOINED_CHANNELS = 128, 8
 
 def available(x: Tensor) -> bool:
     """Whether they take ``x``: it is on a GPU and holds numbers, nobody traces it, and Triton can start programs."""
-    traced = isinstance(x, FakeTensor) or torch.compiler.is_compiling()
+    traced = torch.compiler.is_compiling() or isinstance(x, FakeTensor)
     return x.is_cuda and not traced and starts_programs()
 
 
