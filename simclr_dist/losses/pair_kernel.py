@@ -1,7 +1,6 @@
 """NT-Xent on a GPU: the programs of ``pair_programs.py`` and ``row_programs.py`` in the place of ``tiles.py``'s tiles.
 
-Two bfloat16 pieces a number (three products, errors of 2^-17 in z_i.z_j) for T >= 0.1, three pieces (six products, as
-float32) below. See docs/design/pair_kernel.md.
+Two float16 pieces a number and three products, as exact as float32's. See docs/design/pair_kernel.md.
 """
 
 import math
@@ -16,7 +15,6 @@ from simclr_dist.errors import first_line
 from simclr_dist.log import log
 from simclr_dist.losses.tiles import FLOAT32_LIMIT
 
-_TWO_PIECES_FROM = 0.1
 _PROCESSORS = 132  # of an H100; a constant, so that the same rows are added in the same order on every card
 _ROW_NUMBERS = 4096  # of a block of rows in the programs over rows
 _MOMENTS = 64
@@ -39,20 +37,11 @@ class Launch:
 
 
 LAUNCHES = {
-    (2, 64): (Launch(), Launch(slice=64)),
-    (2, 128): (Launch(), Launch()),
-    (2, 256): (Launch(columns=32), Launch(columns=32)),
-    (3, 64): (Launch(), Launch(slice=64)),
-    (3, 128): (Launch(), Launch()),
+    64: (Launch(), Launch(slice=64)),
+    128: (Launch(), Launch()),
+    256: (Launch(columns=32), Launch(columns=32)),
 }
-"""(pieces, padded width) -> pair_sums' and pair_gradient's: compiled for sm_90 without spills, in its shared memory.
-
-Three pieces of 256 spill unless the gradient is made in four slices, which costs more than it gains."""
-
-
-def pieces_for(temperature: float) -> int:
-    """How many bfloat16 pieces a number is cut into, so that the gradient is within 1e-5 of float64's."""
-    return 2 if temperature >= _TWO_PIECES_FROM else 3
+"""Padded width -> pair_sums' and pair_gradient's: compiled for sm_90 without spills, within its shared memory."""
 
 
 def available(rows: Tensor, temperature: float, processes: int = 1) -> bool:
@@ -84,7 +73,7 @@ def _can_start() -> bool:
 
 def refusal(rows: Tensor, temperature: float, processes: int = 1) -> str:
     """Why the programs cannot sum the rows (count, d) of each process, whatever the device; '' when they can."""
-    widest = max(width for pieces, width in LAUNCHES if pieces == pieces_for(temperature))
+    widest = max(LAUNCHES)
     if find_spec("triton") is None:
         return "Triton is not installed"
     if rows.dtype != torch.float32:
@@ -92,8 +81,8 @@ def refusal(rows: Tensor, temperature: float, processes: int = 1) -> str:
     if 1 / temperature > FLOAT32_LIMIT:
         return f"temperature {temperature} is below 1/{FLOAT32_LIMIT:g}"
     if rows.shape[1] > widest:
-        return f"rows of {rows.shape[1]} numbers are wider than {widest}, at temperature {temperature}"
-    if len(rows) * processes * 3 * widest >= 2**31:
+        return f"rows of {rows.shape[1]} numbers are wider than {widest}"
+    if len(rows) * processes * 2 * widest >= 2**31:
         return f"{len(rows) * processes} columns are too many for 32-bit offsets"
     return ""
 
@@ -129,23 +118,20 @@ class KernelPairs:
         self.columns, self.first, self.count, self.temperature = columns, first, count, temperature
         self.factor = math.log2(math.e) / temperature
         number, dim = columns.shape
-        self.pieces_count = pieces_for(temperature)
-        self.width = next(width for of, width in LAUNCHES if of == self.pieces_count and width >= dim)
-        self.launches = LAUNCHES[self.pieces_count, self.width]
+        self.width = next(width for width in LAUNCHES if width >= dim)
+        self.launches = LAUNCHES[self.width]
         self._block = _ROW_NUMBERS // self.width
         # No block of rows or columns reads beyond it.
         beyond = number + sum(max(launch.rows, launch.columns) for launch in self.launches)
         padded = _blocks(beyond, self._block) * self._block
-        # On a CPU only the interpreter runs; it cannot multiply bfloat16.
-        dtype = torch.float32 if columns.device.type == "cpu" else torch.bfloat16
-        self.pieces = columns.new_empty(padded, self.pieces_count, self.width, dtype=dtype)
+        self.pieces = columns.new_empty(padded, 2, self.width, dtype=torch.float16)
         self.a, self.b, self.own, self.positive = columns.new_empty(4, padded)
         self.mean, self.std = columns.new_empty(self.width), columns.new_empty(())
         moments = columns.new_empty(_MOMENTS, 2, self.width, dtype=torch.float64)
         row_programs.moments[(_MOMENTS,)](columns, moments, number, dim, self.width, self._block)
         row_programs.split[(padded // self._block,)](
             columns, moments, self.pieces, self.a, self.b, self.own, self.positive, self.mean, self.std,
-            number, dim, count, self.factor, _MOMENTS, self.pieces_count, self.width, self._block, num_warps=8,
+            number, dim, count, self.factor, _MOMENTS, self.width, self._block, num_warps=8,
         )  # fmt: skip
 
     def sums(self) -> Tensor:
@@ -165,10 +151,11 @@ class KernelPairs:
             parts: :meth:`sums` of all processes, (processes, 2, shares, count).
         """
         self.weight, self.pull = self.columns.new_empty(2, len(self.a))
+        self.largest = self.columns.new_empty(())
         loss, shown = self.columns.new_empty(()), self.columns.new_empty(3, dtype=torch.float64)
         self._rows.weigh[(1,)](
-            parts, self.positive, self.weight, self.pull, loss, shown, len(self.columns), self.count, parts.shape[2],
-            _WEIGHED, num_warps=16,
+            parts, self.positive, self.weight, self.pull, self.largest, loss, shown, len(self.columns), self.count,
+            parts.shape[2], _WEIGHED, num_warps=16,
         )  # fmt: skip
         return loss, shown
 
@@ -186,8 +173,8 @@ class KernelPairs:
         parts = self.columns.new_empty(shares, self.count, self.width)
         totals, gradient = self.columns.new_empty(shares, self.count), self.columns.new_empty(self.count, dim)
         self._pairs.pair_gradient[row_blocks, shares, self.width // launch.slice](
-            self.pieces, self.a, self.b, self.weight, self.pull, parts, totals, self.first, self.count,
-            len(self.columns), self.factor, *constants, launch.slice,
+            self.pieces, self.a, self.b, self.weight, self.pull, self.largest, parts, totals, self.first,
+            self.count, len(self.columns), self.factor, *constants, launch.slice,
             num_warps=launch.warps, num_stages=launch.stages,
         )  # fmt: skip
         self._rows.finish[(_blocks(self.count, self._block),)](
@@ -201,7 +188,7 @@ class KernelPairs:
         row_blocks = _blocks(self.count, launch.rows)
         shares = _shares(row_blocks, _blocks(len(self.columns), launch.columns), launch.resident)
         rule = (self._pairs.two_views, self._pairs.two_views_special)
-        return (row_blocks, shares), (*rule, self.pieces_count, self.width, launch.rows, launch.columns)
+        return (row_blocks, shares), (*rule, self.width, launch.rows, launch.columns)
 
 
 def _blocks(count: int, size: int) -> int:

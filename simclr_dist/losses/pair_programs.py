@@ -4,18 +4,21 @@ A *rule* is a jit function ``(row, column, first, count) -> (counted, positive)`
 number), broadcast to a tile, which exponentials are summed, and which pairs attract each other; ``special`` beside it
 says of a tile whether it needs the rule at all. :func:`two_views` and :func:`two_views_special` are NT-Xent's.
 
-Rows come as ``row_programs.split`` leaves them: c = z - mean, cut into bfloat16 pieces whose sum it is (two: to 2^-17,
-three: to 2^-25 of c), next to each other in memory; so every product is one of bfloat16 tensor cores, with nothing to
-convert in a loop. With a_i = mean.z_i and b_j = mean.c_j, both summed in float64,
+Rows come as ``row_programs.split`` leaves them: c = z - mean, times SCALE, cut into two float16 pieces whose sum it is
+to 2^-22, next to each other in memory; so every product is one of float16 tensor cores, with nothing to convert in a
+loop. Three products, without that of the two small pieces, are as exact as float32's (Ootomo and Yokota 2022, arXiv
+2203.03341). With a_i = mean.z_i and b_j = mean.c_j, both summed in float64,
 
     z_i.z_j = c_i.c_j + a_i + b_j
 
-and what is common to all pairs when the embeddings collapse (all z nearly the mean) is in no product. In Triton's
-interpreter, which cannot multiply bfloat16, the pieces are float32 numbers of the same values.
+and what is common to all pairs when the embeddings collapse (all z nearly the mean) is in no product.
 """
 
 import triton
 import triton.language as tl
+
+SCALE = tl.constexpr(1024.0)
+"""Of the pieces: |c| <= 2, and a small piece of 2^-12 of that is not yet below float16's smallest normal 2^-14."""
 
 
 @triton.jit
@@ -51,38 +54,24 @@ def _meets(shift, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 @triton.jit
-def nearest(x, dtype: tl.constexpr):
-    """float32 -> the nearest bfloat16 as ``dtype``; spelt out for the interpreter, whose own conversion truncates."""
-    if dtype == tl.bfloat16:
-        return x.to(tl.bfloat16)
-    else:  # noqa: RET505 - Triton compiles no code behind a return in a branch
-        bits = x.to(tl.uint32, bitcast=True)
-        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
-        return bits.to(tl.float32, bitcast=True)
+def _load(pieces, numbers, D: tl.constexpr):
+    """Both pieces of the rows ``numbers``, the larger first."""
+    at = pieces + numbers[:, None] * (2 * D) + tl.arange(0, D)[None, :]
+    return tl.load(at), tl.load(at + D)
 
 
 @triton.jit
-def _load(pieces, numbers, PIECES: tl.constexpr, D: tl.constexpr):
-    """Pieces of the rows ``numbers``, the largest first; of two pieces the second also as the third."""
-    at = pieces + numbers[:, None] * (PIECES * D) + tl.arange(0, D)[None, :]
-    low = tl.load(at + D)
-    return tl.load(at), low, (tl.load(at + 2 * D) if PIECES == 3 else low)
+def _product(of_high, of_low, high, low):
+    """The product of two matrices in pieces, but for that of the small ones; small products come first."""
+    s = tl.dot(of_low, high, input_precision="ieee")
+    s = tl.dot(of_high, low, s, input_precision="ieee")
+    return tl.dot(of_high, high, s, input_precision="ieee")
 
 
 @triton.jit
-def _similarities(row, column, b, PIECES: tl.constexpr):
-    """c_i.c_j + b_j of a tile. Small products come first; those below 2^-17 (two pieces) or 2^-25 are left out."""
-    row_high, row_low, row_last = row
-    high, low = tl.trans(column[0]), tl.trans(column[1])
-    s = tl.dot(row_low, high, input_precision="ieee")
-    s = tl.dot(row_high, low, s, input_precision="ieee")
-    if PIECES == 3:
-        last = tl.trans(column[2])
-        s = tl.dot(row_low, low, s, input_precision="ieee")
-        s = tl.dot(row_last, high, s, input_precision="ieee")
-        s = tl.dot(row_high, last, s, input_precision="ieee")
-    s = tl.dot(row_high, high, s, input_precision="ieee")
-    return s + b[None, :]
+def _similarities(row, column, b):
+    """c_i.c_j + b_j of a tile."""
+    return _product(row[0], row[1], tl.trans(column[0]), tl.trans(column[1])) * (1 / SCALE / SCALE) + b[None, :]
 
 
 @triton.jit
@@ -97,8 +86,7 @@ def _share(column_count, COLUMNS: tl.constexpr):
 @triton.jit
 def pair_sums(
     pieces, a, b, own, parts, first, count, column_count, factor,
-    rule: tl.constexpr, special: tl.constexpr, PIECES: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
+    rule: tl.constexpr, special: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Of each row i: the sum of exp(s_ij) over the program's share of the columns, and how many s_ij exceed its own.
 
@@ -107,7 +95,7 @@ def pair_sums(
     is added in memory.
     """
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    row = _load(pieces, first + i, PIECES, D)
+    row = _load(pieces, first + i, D)
     shift = tl.load(a + first + i)[:, None]
     own_s = tl.load(own + first + i)[:, None]
     total = tl.zeros((ROWS,), tl.float32)
@@ -115,7 +103,7 @@ def pair_sums(
     begin, end = _share(column_count, COLUMNS)
     for block in range(begin, end):
         j = block * COLUMNS + tl.arange(0, COLUMNS)
-        s = _similarities(row, _load(pieces, j, PIECES, D), tl.load(b + j), PIECES)
+        s = _similarities(row, _load(pieces, j, D), tl.load(b + j))
         e = tl.exp2(s * factor + shift)
         more = s > own_s
         if special(tl.program_id(0) * ROWS, block * COLUMNS, first, count, ROWS, COLUMNS):
@@ -130,51 +118,56 @@ def pair_sums(
 
 
 @triton.jit
+def _scaled(numbers, at, inside, scale):
+    """Finite, so that nothing times it is nothing."""
+    return tl.minimum(tl.load(numbers + at, mask=inside, other=0.0) * scale, 1e37)
+
+
+@triton.jit
 def pair_gradient(
-    pieces, a, b, weight, pull, gradient, total, first, count, column_count, factor,
-    rule: tl.constexpr, special: tl.constexpr, PIECES: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr, SLICE: tl.constexpr,
+    pieces, a, b, weight, pull, largest, gradient, total, first, count, column_count, factor,
+    rule: tl.constexpr, special: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    SLICE: tl.constexpr,
 ):  # fmt: skip
     """Of each row i, over the program's share of the columns: sum_j G_ij c_j and sum_j G_ij, where G_ij is
 
         exp(s_ij) (weight_i + weight_j) of a pair that is counted, pull_i + pull_j of another that is a positive.
 
-    Program (k, l, m) writes the k-th block of row l of ``gradient`` (shares, count, D), of which SLICE columns, and
-    (k, l, 0) that of ``total`` (shares, count). The rest is as in :func:`pair_sums`.
+    ``largest`` is the largest -pull. Program (k, l, m) writes the k-th block of row l of ``gradient`` (shares, count,
+    D), of which SLICE columns, and (k, l, 0) that of ``total`` (shares, count). The rest is as in :func:`pair_sums`.
     """
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = i < count
-    row = _load(pieces, first + i, PIECES, D)
+    row = _load(pieces, first + i, D)
     shift = tl.load(a + first + i)
-    row_w = tl.load(weight + first + i, mask=inside, other=0.0)
-    row_p = tl.load(pull + first + i, mask=inside, other=0.0)
+    # float16 ends at 65504, and |G| <= 2 ``largest``; its digits end early below 2^-14.
+    scale = 16384 / tl.maximum(tl.load(largest), 1e-30)
+    row_w = _scaled(weight, first + i, inside, scale)
+    row_p = _scaled(pull, first + i, inside, scale)
     d = tl.program_id(2) * SLICE + tl.arange(0, SLICE)
     sums = tl.zeros((ROWS, SLICE), tl.float32)
     whole = tl.zeros((ROWS,), tl.float32)
     begin, end = _share(column_count, COLUMNS)
     for block in range(begin, end):
         j = block * COLUMNS + tl.arange(0, COLUMNS)
-        column = _load(pieces, j, PIECES, D)
-        s = _similarities(row, column, tl.load(b + j), PIECES)
-        column_w = tl.load(weight + j, mask=j < column_count, other=0.0)
+        column = _load(pieces, j, D)
+        s = _similarities(row, column, tl.load(b + j))
+        column_w = _scaled(weight, j, j < column_count, scale)
         g = tl.exp2(s * factor + shift[:, None]) * (row_w[:, None] + column_w[None, :])
         if special(tl.program_id(0) * ROWS, block * COLUMNS, first, count, ROWS, COLUMNS):
-            column_p = tl.load(pull + j, mask=j < column_count, other=0.0)
+            column_p = _scaled(pull, j, j < column_count, scale)
             counted, positive = rule(i[:, None], j[None, :], first, count)
             g = tl.where(counted, g, tl.where(positive, row_p[:, None] + column_p[None, :], 0.0))
         whole += tl.sum(g, 1)
         high, low = column[0], column[1]
-        g_high = nearest(g, high.dtype)
-        g_low = nearest(g - g_high.to(tl.float32), high.dtype)
+        g_high = g.to(tl.float16)
+        g_low = (g - g_high.to(tl.float32)).to(tl.float16)
         if SLICE != D:
-            at = pieces + j[:, None] * (PIECES * D) + d[None, :]
+            at = pieces + j[:, None] * (2 * D) + d[None, :]
             high, low = tl.load(at), tl.load(at + D)
-        part = tl.dot(g_low, high, input_precision="ieee")
-        part = tl.dot(g_high, low, part, input_precision="ieee")
-        part = tl.dot(g_high, high, part, input_precision="ieee")
         # Added here and not by the tensor cores, which round towards zero (Ootomo and Yokota 2022, arXiv 2203.03341):
         # over thousands of columns that is a drift.
-        sums += part
+        sums += _product(g_high, g_low, high, low)
     out = tl.program_id(1).to(tl.int64) * count + i
-    tl.store(gradient + out[:, None] * D + d[None, :], sums, mask=inside[:, None])
-    tl.store(total + out, whole, mask=inside & (tl.program_id(2) == 0))
+    tl.store(gradient + out[:, None] * D + d[None, :], sums / (scale * SCALE), mask=inside[:, None])
+    tl.store(total + out, whole / scale, mask=inside & (tl.program_id(2) == 0))

@@ -7,7 +7,7 @@ takes a few microseconds, and the host needs more than that to start it.
 import triton
 import triton.language as tl
 
-from simclr_dist.losses.pair_programs import nearest, partner
+from simclr_dist.losses.pair_programs import SCALE, partner
 
 
 @triton.jit
@@ -56,9 +56,9 @@ def _added(parts, which: tl.constexpr, PARTS: tl.constexpr, D: tl.constexpr):
 @triton.jit
 def split(
     rows, parts, pieces, a, b, own, positive, mean, spread, count, dim, own_count, factor,
-    PARTS: tl.constexpr, PIECES: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
+    PARTS: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Cuts c = z - mean of the rows (count, dim) into ``pieces`` (padded, PIECES, D).
+    """Cuts c = z - mean of the rows (count, dim) into ``pieces`` (padded, 2, D), float16 (times SCALE).
 
     Of each row a = mean.z, b = mean.c (-inf beyond the rows: pairs with them are exp(-inf) = 0), ``own`` =
     z.z_positive - a and ``positive`` = exp(z.z_positive / T), all summed in float64; ``a`` is stored times ``factor``,
@@ -85,22 +85,24 @@ def split(
     similarity = tl.sum(z.to(tl.float64) * tl.load(rows + other, mask=inside, other=0.0).to(tl.float64), 1)
     tl.store(own + r, (similarity - row_a).to(tl.float32))
     tl.store(positive + r, tl.exp2(similarity * factor).to(tl.float32))
-    out = pieces + r.to(tl.int64)[:, None] * (PIECES * D) + tl.arange(0, D)[None, :]
-    for piece in tl.static_range(PIECES):
-        part = nearest(rest, pieces.dtype.element_ty)
-        tl.store(out + piece * D, part)
-        rest -= part.to(tl.float32)
+    out = pieces + r.to(tl.int64)[:, None] * (2 * D) + tl.arange(0, D)[None, :]
+    high = (rest * SCALE).to(tl.float16)
+    tl.store(out, high)
+    tl.store(out + D, (rest * SCALE - high.to(tl.float32)).to(tl.float16))
 
 
 @triton.jit
-def weigh(parts, positive, weight, pull, loss, shown, column_count, count, shares, BLOCK: tl.constexpr):
+def weigh(
+    parts, positive, weight, pull, largest, loss, shown, column_count, count, shares, BLOCK: tl.constexpr
+):  # fmt: skip
     """From all columns' sums to the loss and what the gradient needs; one program, so that a sum has one order.
 
     ``parts`` (processes, 2, shares, count): what :func:`pair_sums` wrote. Of each column ``weight`` =
-    1 / (positive + negatives) and ``pull`` = p_positive - 1, without cancellation; ``loss`` float32, and ``shown``
-    (3) float64: the shares of rows with rank 0 and below 5, and the mean rank.
+    1 / (positive + negatives) and ``pull`` = p_positive - 1, without cancellation; ``largest`` -pull; ``loss`` float32,
+    and ``shown`` (3) float64: the shares of rows with rank 0 and below 5, and the mean rank.
     """
     losses = tl.zeros((BLOCK,), tl.float64)
+    most = tl.zeros((BLOCK,), tl.float32)
     ranks = tl.zeros((BLOCK,), tl.float64)
     first = tl.zeros((BLOCK,), tl.float64)
     fifth = tl.zeros((BLOCK,), tl.float64)
@@ -117,6 +119,7 @@ def weigh(parts, positive, weight, pull, loss, shown, column_count, count, share
         w = 1 / (pair + negatives)
         tl.store(weight + j, w, mask=inside)
         tl.store(pull + j, -negatives * w, mask=inside)
+        most = tl.maximum(most, negatives * w)
         # log1p(ratio), by Kahan's formula: what 1 + ratio rounds away comes back with the quotient.
         ratio = negatives.to(tl.float64) / pair.to(tl.float64)
         more = 1 + ratio
@@ -125,6 +128,7 @@ def weigh(parts, positive, weight, pull, loss, shown, column_count, count, share
         ranks += rank.to(tl.float64)
         first += (inside & (rank < 1)).to(tl.float64)
         fifth += (inside & (rank < 5)).to(tl.float64)
+    tl.store(largest, tl.max(most, 0))
     tl.store(loss, (tl.sum(losses, 0) / column_count).to(tl.float32))
     tl.store(shown, tl.sum(first, 0) / column_count)
     tl.store(shown + 1, tl.sum(fifth, 0) / column_count)

@@ -25,7 +25,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleTy
 
 
 def test_programs_of_128_numbers_use_wgmma_without_spills_in_the_shared_memory_there_is(reader):
-    found = reader.binaries(8192, 128, 0.1)
+    found = reader.binaries(8192, 128)
     for name, binary in found.items():
         print(f"{name}: {binary}")
         assert binary.spills == 0
@@ -38,8 +38,8 @@ def test_programs_of_128_numbers_use_wgmma_without_spills_in_the_shared_memory_t
 
 def test_a_spill_is_noticed(reader, monkeypatch):
     # The tile's 128 x 64 similarities over 2 warps are 128 registers of a thread; wgmma takes 4.
-    monkeypatch.setitem(pair_kernel.LAUNCHES, (2, 64), (pair_kernel.Launch(warps=2),) * 2)
-    binary = reader.binaries(256, 64, 0.1, gradient=False)["pair_sums"]
+    monkeypatch.setitem(pair_kernel.LAUNCHES, 64, (pair_kernel.Launch(warps=2),) * 2)
+    binary = reader.binaries(256, 64, gradient=False)["pair_sums"]
     assert binary.spills > 0
     assert binary.wgmma == 0
     assert binary.mma > 0
