@@ -25,7 +25,8 @@ _WEIGHED = 2048
 class Launch:
     """How a program is cut: rows and columns of a tile, columns of the gradient, warps, and stages of loads.
 
-    ``resident``: how many programs a processor holds at a time.
+    ``resident``: how many programs a processor holds at a time. ``halves``: the sums' similarities are added from two
+    halves of the coordinates, with half of the tensor cores' rounding towards zero.
     """
 
     rows: int = 128
@@ -34,6 +35,7 @@ class Launch:
     warps: int = 8
     stages: int = 2
     resident: int = 1
+    halves: bool = False
 
 
 LAUNCHES = {
@@ -140,7 +142,7 @@ class KernelPairs:
         parts = self.columns.new_empty(2, grid[1], self.count)
         self._pairs.pair_sums[grid](
             self.pieces, self.a, self.b, self.own, parts, self.first, self.count, len(self.columns), self.factor,
-            *constants, num_warps=self.launches[0].warps, num_stages=self.launches[0].stages,
+            *constants, self.launches[0].halves, num_warps=self.launches[0].warps, num_stages=self.launches[0].stages,
         )  # fmt: skip
         return parts
 

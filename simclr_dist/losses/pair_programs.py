@@ -41,22 +41,18 @@ def two_views(row, column, first, count):
 
 @triton.jit
 def two_views_special(row, column, first, count, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Whether a tile, of which these are the first row and column, holds any pair but negatives."""
+    """Whether a tile, of which these are the first row and column, meets the diagonal or one of the positives."""
     shift = column - row - first
     half = count // 2
-    return _meets(shift, ROWS, COLUMNS) | _meets(shift - half, ROWS, COLUMNS) | _meets(shift + half, ROWS, COLUMNS)
+    upper, lower = shift - half, shift + half
+    met = (shift < ROWS) & (shift > -COLUMNS)
+    return met | ((upper < ROWS) & (upper > -COLUMNS)) | ((lower < ROWS) & (lower > -COLUMNS))
 
 
 @triton.jit
-def _meets(shift, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Whether a diagonal crosses a tile that begins ``shift`` columns behind it."""
-    return (shift < ROWS) & (shift > -COLUMNS)
-
-
-@triton.jit
-def _load(pieces, numbers, D: tl.constexpr):
-    """Both pieces of the rows ``numbers``, the larger first."""
-    at = pieces + numbers[:, None] * (2 * D) + tl.arange(0, D)[None, :]
+def _load(pieces, numbers, D: tl.constexpr, START: tl.constexpr = 0, WIDTH: tl.constexpr = 0):
+    """Both pieces of the rows ``numbers``, the larger first; of WIDTH coordinates from START on (0: all)."""
+    at = pieces + numbers[:, None] * (2 * D) + tl.arange(START, START + (WIDTH if WIDTH > 0 else D))[None, :]
     return tl.load(at), tl.load(at + D)
 
 
@@ -87,15 +83,19 @@ def _share(column_count, COLUMNS: tl.constexpr):
 def pair_sums(
     pieces, a, b, own, parts, first, count, column_count, factor,
     rule: tl.constexpr, special: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    HALVES: tl.constexpr,
 ):  # fmt: skip
     """Of each row i: the sum of exp(s_ij) over the program's share of the columns, and how many s_ij exceed its own.
 
     The rows are columns first <= j < first + count. ``a`` is a_j times ``factor``, which is log2(e) / T; ``own`` is
     z_j.z_partner(j) - a_j. Program (k, l) writes the k-th block of row l of both ``parts`` (2, shares, count); nothing
-    is added in memory.
+    is added in memory. HALVES: the similarities are added from two halves of the coordinates, outside the tensor cores,
+    which then round towards zero half as often.
     """
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    row = _load(pieces, first + i, D)
+    WIDTH: tl.constexpr = D // 2 if HALVES else D
+    row = _load(pieces, first + i, D, 0, WIDTH)
+    other_half = _load(pieces, first + i, D, D - WIDTH, WIDTH)
     shift = tl.load(a + first + i)[:, None]
     own_s = tl.load(own + first + i)[:, None]
     total = tl.zeros((ROWS,), tl.float32)
@@ -103,7 +103,9 @@ def pair_sums(
     begin, end = _share(column_count, COLUMNS)
     for block in range(begin, end):
         j = block * COLUMNS + tl.arange(0, COLUMNS)
-        s = _similarities(row, _load(pieces, j, D), tl.load(b + j))
+        s = _similarities(row, _load(pieces, j, D, 0, WIDTH), tl.load(b + j))
+        if HALVES:
+            s += _similarities(other_half, _load(pieces, j, D, D - WIDTH, WIDTH), tl.zeros((COLUMNS,), tl.float32))
         e = tl.exp2(s * factor + shift)
         more = s > own_s
         if special(tl.program_id(0) * ROWS, block * COLUMNS, first, count, ROWS, COLUMNS):
