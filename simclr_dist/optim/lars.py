@@ -65,11 +65,12 @@ class LARS(Optimizer):
         for group in self.param_groups:
             routes: dict[bool, list[Parameter]] = {True: [], False: []}
             for weight in group["params"]:
-                if weight.grad is not None:
+                gradient = weight.grad
+                if gradient is not None:
                     state = self.state[weight]
                     if "momentum_buffer" not in state:
                         state["momentum_buffer"] = torch.zeros_like(weight)
-                    parameter = (weight, weight.grad, state["momentum_buffer"])
+                    parameter = (weight, gradient, state["momentum_buffer"])
                     routes[_fusible(*parameter, group["momentum"])].append(parameter)
             for chunk in _chunks(routes[True]):
                 _update_fused(group, *zip(*chunk, strict=True))
@@ -86,7 +87,7 @@ def _fusible(weight: Tensor, gradient: Tensor, buffer: Tensor, momentum: float) 
     """
     return (
         momentum != 0
-        and weight.device.type == "cpu"
+        and weight.is_cpu
         and weight.dtype in (torch.float32, torch.float64)
         and weight.dtype == gradient.dtype == buffer.dtype
         and weight.stride() == gradient.stride() == buffer.stride()
@@ -131,17 +132,20 @@ def _update_fused(group: dict[str, Any], weights: Tensors, gradients: Tensors, b
 
 
 def _update_foreach(group: dict[str, Any], weights: Tensors, gradients: Tensors, buffers: Tensors) -> None:
+    directions: Tensors = gradients
     if group["weight_decay"]:
-        gradients = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
+        directions = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
     torch._foreach_mul_(buffers, group["momentum"])
     if not group["classic_momentum"]:
-        torch._foreach_add_(buffers, gradients)
-        gradients = buffers
+        torch._foreach_add_(buffers, directions)
+        directions = buffers
+    rates = _rates(weights, directions, group).unbind() if group["adapt"] else group["lr"]
     steps: Tensors
-    if group["adapt"]:
-        steps = torch._foreach_mul(gradients, _rates(weights, gradients, group).unbind())
-    else:
-        steps = torch._foreach_mul(gradients, group["lr"])
+    if directions is gradients or directions is buffers:
+        steps = torch._foreach_mul(directions, rates)
+    else:  # sums of this call alone: multiplied where they are, hundreds of tensors less are allocated
+        torch._foreach_mul_(directions, rates)
+        steps = directions
     if group["classic_momentum"]:
         torch._foreach_add_(buffers, steps)
         steps = buffers
@@ -150,7 +154,6 @@ def _update_foreach(group: dict[str, Any], weights: Tensors, gradients: Tensors,
 
 def _rates(weights: Tensors, directions: Tensors, group: dict[str, Any]) -> Tensor:
     """Each tensor's lr * trust, on its device."""
-    weight_norms = torch.stack(torch._foreach_norm(weights))
-    norms = torch.stack(torch._foreach_norm(directions))
+    weight_norms, norms = torch.stack(torch._foreach_norm([*weights, *directions])).view(2, -1)
     trust = group["trust_coefficient"] * weight_norms / norms
     return torch.where((weight_norms > 0) & (norms > 0), trust, 1.0).mul_(group["lr"])
