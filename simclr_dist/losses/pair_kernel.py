@@ -11,9 +11,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from simclr_dist.errors import first_line
-from simclr_dist.log import log
 from simclr_dist.losses.tiles import FLOAT32_LIMIT
+from simclr_dist.triton_start import starts_programs
 
 _PROCESSORS = 132  # of an H100; a constant, so that the same rows are added in the same order on every card
 _ROW_NUMBERS = 4096  # of a block of rows in the programs over rows
@@ -25,8 +24,7 @@ _WEIGHED = 2048
 class Launch:
     """How a program is cut: rows and columns of a tile, columns of the gradient, warps, and stages of loads.
 
-    ``resident``: how many programs a processor holds at a time. ``halves``: the sums' similarities are added from two
-    halves of the coordinates, with half of the tensor cores' rounding towards zero.
+    ``resident``: how many programs a processor holds at a time.
     """
 
     rows: int = 128
@@ -35,42 +33,27 @@ class Launch:
     warps: int = 8
     stages: int = 2
     resident: int = 1
-    halves: bool = False
 
 
 LAUNCHES = {
-    64: (Launch(), Launch(slice=64)),
-    128: (Launch(), Launch()),
-    256: (Launch(columns=32), Launch(columns=32)),
+    64: (Launch(rows=64, warps=4, resident=2), Launch(columns=128, slice=64)),
+    128: (Launch(rows=64, warps=4, resident=2), Launch(stages=3)),
+    256: (Launch(stages=1), Launch(columns=32, slice=256)),
 }
-"""Padded width -> pair_sums' and pair_gradient's: compiled for sm_90 without spills, within its shared memory."""
+"""Padded width -> pair_sums' and pair_gradient's: the fastest on an H100 of a dozen each (docs/gpu.md)."""
 
 
 def available(rows: Tensor, temperature: float, processes: int = 1) -> bool:
     """Whether the programs are proved for a process's rows (count, d): no :func:`refusal`, on compute capability 9.0.
 
-    And Triton can start programs on this machine: up to version 3.6 it asks a C compiler and Python.h for that.
+    And Triton can start programs on this machine.
     """
     return (
         rows.device.type == "cuda"
         and not refusal(rows, temperature, processes)
         and torch.cuda.get_device_capability(rows.device) == (9, 0)
-        and _can_start()
+        and starts_programs()
     )
-
-
-@cache
-def _can_start() -> bool:
-    """Asked once, as the answer is a line of the log."""
-    try:
-        from triton.runtime import driver
-
-        driver.active.get_current_target()
-    except Exception as error:  # of any kind: what Triton calls is the machine's
-        log.warning("the loss goes by eager tiles, as Triton cannot start programs here: %s", first_line(error))
-        return False
-    log.info("the loss goes by a Triton kernel; compiling it takes some seconds, once on a machine")
-    return True
 
 
 def refusal(rows: Tensor, temperature: float, processes: int = 1) -> str:
@@ -142,7 +125,7 @@ class KernelPairs:
         parts = self.columns.new_empty(2, grid[1], self.count)
         self._pairs.pair_sums[grid](
             self.pieces, self.a, self.b, self.own, parts, self.first, self.count, len(self.columns), self.factor,
-            *constants, self.launches[0].halves, num_warps=self.launches[0].warps, num_stages=self.launches[0].stages,
+            *constants, num_warps=self.launches[0].warps, num_stages=self.launches[0].stages,
         )  # fmt: skip
         return parts
 

@@ -83,19 +83,15 @@ def _share(column_count, COLUMNS: tl.constexpr):
 def pair_sums(
     pieces, a, b, own, parts, first, count, column_count, factor,
     rule: tl.constexpr, special: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-    HALVES: tl.constexpr,
 ):  # fmt: skip
     """Of each row i: the sum of exp(s_ij) over the program's share of the columns, and how many s_ij exceed its own.
 
     The rows are columns first <= j < first + count. ``a`` is a_j times ``factor``, which is log2(e) / T; ``own`` is
     z_j.z_partner(j) - a_j. Program (k, l) writes the k-th block of row l of both ``parts`` (2, shares, count); nothing
-    is added in memory. HALVES: the similarities are added from two halves of the coordinates, outside the tensor cores,
-    which then round towards zero half as often.
+    is added in memory.
     """
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    WIDTH: tl.constexpr = D // 2 if HALVES else D
-    row = _load(pieces, first + i, D, 0, WIDTH)
-    other_half = _load(pieces, first + i, D, D - WIDTH, WIDTH)
+    row = _load(pieces, first + i, D, 0, D)
     shift = tl.load(a + first + i)[:, None]
     own_s = tl.load(own + first + i)[:, None]
     total = tl.zeros((ROWS,), tl.float32)
@@ -103,9 +99,7 @@ def pair_sums(
     begin, end = _share(column_count, COLUMNS)
     for block in range(begin, end):
         j = block * COLUMNS + tl.arange(0, COLUMNS)
-        s = _similarities(row, _load(pieces, j, D, 0, WIDTH), tl.load(b + j))
-        if HALVES:
-            s += _similarities(other_half, _load(pieces, j, D, D - WIDTH, WIDTH), tl.zeros((COLUMNS,), tl.float32))
+        s = _similarities(row, _load(pieces, j, D, 0, D), tl.load(b + j))
         e = tl.exp2(s * factor + shift)
         more = s > own_s
         if special(tl.program_id(0) * ROWS, block * COLUMNS, first, count, ROWS, COLUMNS):

@@ -60,8 +60,7 @@ def test_programs_for_a_gpu_make_what_float64_makes(name, found):
 def test_parts_hold_every_row_once_whatever_the_size():
     for shape, groups in [((256, 64, 112, 112), 1), ((256, 2048, 7, 7), 8), ((12, 6), 3), ((4096, 128), 1)]:
         x = torch.empty(shape, device="meta").contiguous(memory_format=NHWC if len(shape) == 4 else NCHW)
-        cut = batch_norm_triton._Cut.of(x, groups)
-        parts, part = cut.parts()
-        assert (parts - 1) * part < cut.rows <= parts * part
-        assert part % cut.tile_rows == 0
+        cut = batch_norm_triton._cut(x, groups)
+        assert (cut.parts - 1) * cut.part < cut.rows <= cut.parts * cut.part
+        assert cut.part % cut.tile_rows == 0
         assert cut.rows == x.numel() // shape[1] // groups
