@@ -56,6 +56,11 @@ class Config:
             raise ValueError(
                 f"recipe.optimizer.momentum: 1 cannot be the first beta of {recipe.optimizer.name}; take 0.9, say"
             )
+        if recipe.optimizer.learning_rate_decay == "steps" and recipe.optimizer.final_learning_rate_share:
+            raise ValueError(
+                "recipe.optimizer.final_learning_rate_share: is where a cosine ends, and "
+                "recipe.optimizer.learning_rate_decay is 'steps'; leave one of the two out"
+            )
         if ":" in recipe.encoder.name and self.machine.recompute != "none":
             raise ValueError(
                 f"machine.recompute: '{self.machine.recompute}' is for the ResNets of this project; "
