@@ -31,10 +31,10 @@ def normalise(x: Tensor, weight: Tensor, bias: Tensor | None, mean: Tensor, inve
 
 def gradient_sums(grad: Tensor, x: Tensor, mean: Tensor, inverse: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Sums of ``grad`` and of ``grad * (x - mean)``."""
-    both = zip(_by_group(grad, len(mean)), _by_group(x, len(mean)), strict=True)
+    grads, rows = (map(_summed_in_float32, _by_group(tensor, len(mean))) for tensor in (grad, x))
     return _stacked(
-        torch.batch_norm_backward_reduce(*map(_summed_in_float32, part), *of_group, weight, True, False, False)[:2]
-        for part, *of_group in zip(both, mean, inverse, strict=True)
+        torch.batch_norm_backward_reduce(*group, weight, True, False, False)[:2]
+        for group in zip(grads, rows, mean, inverse, strict=True)
     )
 
 
