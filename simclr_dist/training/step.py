@@ -21,6 +21,7 @@ from simclr_dist.models.batch_norm import average_running_statistics, copy_all, 
 from simclr_dist.models.precision import AUTOCAST
 from simclr_dist.models.statistics_group import divide_batch_norm
 from simclr_dist.optim import make_optimizer
+from simclr_dist.optim.clipping import clip_each
 from simclr_dist.optim.rates import set_rates
 from simclr_dist.optim.schedule import Schedule
 from simclr_dist.run.finite import first_not_finite
@@ -152,6 +153,8 @@ class TrainingStep:
 
     def update(self, step: int) -> None:
         """The optimizer's part of the update, and running statistics: what can be taken back."""
+        if limit := self.config.recipe.optimizer.clip_gradient_norm:
+            clip_each(self.method.parameters(), limit)
         self.set_rates(step)
         self.scaler.step(self.optimizer)
         if self.config.recipe.batch_norm_group_images:

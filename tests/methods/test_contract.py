@@ -167,9 +167,10 @@ def test_a_skipped_step_leaves_no_trace(method):
     assert not torch.equal(next_step["model"][weight], skipped["model"][weight])
 
 
-def test_the_update_leaves_running_statistics_to_the_batches_that_each_network_has_seen(method, tmp_path):
+@pytest.mark.parametrize("name", METHODS)
+def test_the_update_leaves_running_statistics_to_the_batches_that_each_network_has_seen(name, tmp_path):
     """A teacher that took over its student's would be the same on any machine, and another one."""
-    config = config_of(method.name, tmp_path)
+    config = config_of(name, tmp_path)
     source = open_source(config.recipe.data)
     statistics = divide_batch_norm(GROUP, config.recipe.global_batch_images, 1)
     built = build_method(config.recipe, len(source), statistics).double()
