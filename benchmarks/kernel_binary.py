@@ -68,13 +68,14 @@ def _compiled_only() -> Iterator[dict[str, Any]]:
         driver._active = before
 
 
-def binaries(rows: int, width: int, temperature: float, *, gradient: bool = True) -> dict[str, Binary]:
+def binaries(rows: int, width: int, *, gradient: bool = True) -> dict[str, Binary]:
     """Name of each program -> its binary, as launched for ``rows`` rows of ``width`` numbers, all of one process."""
     with _compiled_only() as kernels:
-        pairs = KernelPairs(torch.empty(rows, width, device="meta"), 0, rows, temperature)
-        sums = pairs.forward()
+        pairs = KernelPairs(torch.empty(rows, width, device="meta"), 0, rows, 0.1)
+        pairs.loss(pairs.sums()[None])
         if gradient:
-            pairs.gradient(sums, sums)
+            scalar = torch.empty((), device="meta")
+            pairs.gradient(torch.empty(rows, device="meta"), scalar, 1)
     return {name: read(kernel) for name, kernel in kernels.items()}
 
 

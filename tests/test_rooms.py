@@ -17,7 +17,7 @@ PACKAGE = Path(simclr_dist.__file__).parent
 FLOORS = [
     "cli", "launch", "reporting planning starting verification doctor", "training", "evaluation", "weights", "guards",
     "run", "methods", "losses optim models", "data", "distributed", "config",
-    "compat configs storage random log errors progress_bar stop_signals terminal units",
+    "compat configs storage random log errors progress_bar stop_signals terminal triton_start units",
 ]  # fmt: skip
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 

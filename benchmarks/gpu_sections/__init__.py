@@ -16,8 +16,9 @@ class Section(NamedTuple):
 
 SECTIONS = (
     Section("verification", "the promises on CUDA", 60, timed=False),
-    Section("cuda_tests", "tests marked cuda", 60, timed=False),
-    Section("large_batch", "4096 images a step to a label curve", 75, timed=False),
+    Section("methods", "every method", 60, timed=False),
+    Section("cuda_tests", "tests marked cuda", 100, timed=False),
+    Section("large_batch", "4096 images a step to a label curve", 110, timed=False),
     Section("resume", "killed and resumed", 60, timed=False),
     Section("float16", "float16 with scaling", 40, timed=False),
     Section("step", "step of ResNet-50", 45, timed=True),

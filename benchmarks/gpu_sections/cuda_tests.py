@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from gpu_sections.here import Here, Row
@@ -36,6 +37,8 @@ def rows(here: Here) -> Iterator[Row]:
     outcomes = _Outcomes()
     options = ["-m", "cuda", "-p", "no:cacheprovider", f"--rootdir={_TESTS.parent}"]
     options.append(f"--basetemp={here.folder / 'tests'}")
+    if here.on_gpu and find_spec("xdist"):  # most of their time is Triton's compiling
+        options += ["-n", "6"]
     status = pytest.main([*options, *map(str, marked)], plugins=[outcomes])
     counts = outcomes.counts
     figure = ", ".join([f"{count} {name}" for name, count in counts.items()] + outcomes.failures[:5])

@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,14 @@ def rows(here: Here) -> Iterator[Row]:
     """
     what = "verify, 2 processes on this device, gloo"
     try:
-        yield _row(what, _of_two(here))
+        yield checks_row(what, _of_two(here))
     except Exception as error:  # the others can hold without it
         yield failed(what, error)
-    yield _row("verify, 1 process", _checks(here, Processes()))
+    yield checks_row("verify, 1 process", _checks(here, Processes()))
     yield _world_of_one(here)
 
 
-def _of_two(here: Here) -> list[Check]:
+def _of_two(here: Here) -> list[tuple[Any, ...]]:
     context = multiprocessing.get_context("fork")
     reader, writer = context.Pipe(duplex=False)
     second = context.Process(target=_certified, args=(here, 1, writer))
@@ -45,7 +45,7 @@ def _of_two(here: Here) -> list[Check]:
     second.join()
     if isinstance(found, str):
         raise RuntimeError(found)
-    return [Check(*each) for each in found]
+    return found
 
 
 def _certified(here: Here, rank: int, results: Any) -> None:
@@ -69,7 +69,9 @@ def _checks(here: Here, processes: Processes) -> list[Check]:
     return certify(config_of("resnet18", 32, 32).recipe, processes, here.device)
 
 
-def _row(what: str, checks: list[Check]) -> Row:
+def checks_row(what: str, found: Iterable[Sequence[Any]]) -> Row:
+    """Of a certificate, whose checks may have come as tuples from another process."""
+    checks = [Check(*each) for each in found]
     errors = {check.name: check.error for check in checks}
     failing = [f"{check.name} {check.error:.1e} (bound {check.bound:.0e})" for check in checks if not check.holds]
     worst = max((check for check in checks if check.bound), key=lambda check: check.error / check.bound)

@@ -17,6 +17,7 @@ SOURCES = ("digits", "folder", "cifar10", "cifar100", "stl10", "imagenet", "beto
 SOURCES_WITHOUT_PATH = ("digits",)
 ENCODERS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 OPTIMIZERS = ("lars", "sgd", "adamw", "lamb")
+DECAYS = ("cosine", "cosine_by_epoch", "steps")
 
 
 @dataclass(kw_only=True)
@@ -62,14 +63,25 @@ class Optimizer:
     """Learning rate before scaling with the batch."""
     learning_rate_scaling: str = one_of("linear", ("linear", "sqrt", "none"))
     """Peak rate for a global batch of B images. linear: base*B/256; sqrt: base*sqrt(B) (base 0.075); none: base."""
+    learning_rate_decay: str = one_of("cosine", DECAYS)
+    """After the warm-up. `cosine`: by step. `cosine_by_epoch`: constant within an epoch (MoCo v2, SimSiam). `steps`: a
+    tenth from 60 % of the run on, a hundredth from 80 % on (MoCo v1 and NPID: epochs 120 and 160 of 200)."""
+    final_learning_rate_share: float = number(0.0, low=0.0, high=1.0)
+    """Where the cosine ends, as a share of the peak rate (Barlow Twins, VICReg and SwAV: 0.001)."""
     weight_decay: float = number(1e-6, low=0.0)
     """Weight decay. Biases and batch norm are always left out."""
     momentum: float = number(0.9, low=0.0, high=1.0)
     """Momentum of `lars` and `sgd`; the first beta of `adamw` and `lamb`."""
     trust_coefficient: float = number(0.001, above=0.0)
     """LARS's eta: the adapted rate is eta * |w| / |gradient + decay| times the learning rate."""
+    clip_gradient_norm: float = number(0.0, low=0.0)
+    """Longest gradient of a parameter tensor, each by itself: a longer one is scaled down to it (DINO: 3). 0: none is.
+    The gradient norm in metrics is that before."""
     classic_momentum: bool = True
     """LARS only. true: the learning rate inside the momentum buffer (Google's default). false: outside it."""
+    trust_in_momentum: bool = False
+    """LARS with `classic_momentum: false`. true: each gradient is adapted before it enters the buffer, and the rate
+    alone stays outside (BYOL, MoCo v3, Barlow Twins, VICReg). false: the buffer is adapted (Google's other form)."""
 
 
 @dataclass(kw_only=True)
@@ -81,7 +93,7 @@ class Recipe:
     epochs: int = number(100, low=1)
     """Passes over the images. An epoch drops the images that do not fill a global batch (others each time)."""
     warmup_epochs: float = number_that_follows("a tenth of recipe.epochs, at most 10", low=0.0)
-    """Linear warm-up of the learning rate from 0, in epochs; then a cosine to 0."""
+    """Linear warm-up of the learning rate from 0, in epochs; then recipe.optimizer.learning_rate_decay."""
     global_batch_images: int = number(4096, low=2)
     """Images in a step over all processes."""
     batch_norm_group_images: int = number(0, low=0)

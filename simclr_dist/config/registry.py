@@ -20,12 +20,14 @@ METHODS = {
     "simclr": "simclr_dist.methods.simclr:SimCLR",
     "supcon": "simclr_dist.methods.supcon:SupCon",
     "moco": "simclr_dist.methods.moco:MoCo",
+    "moco_v3": "simclr_dist.methods.moco_v3:MoCoV3",
     "barlow_twins": "simclr_dist.methods.barlow_twins:BarlowTwins",
     "byol": "simclr_dist.methods.byol:BYOL",
     "simsiam": "simclr_dist.methods.simsiam:SimSiam",
     "vicreg": "simclr_dist.methods.vicreg:VICReg",
     "memory_bank": "simclr_dist.methods.memory_bank:MemoryBank",
     "swav": "simclr_dist.methods.swav:SwAV",
+    "dino": "simclr_dist.methods.dino:DINO",
 }
 """Name -> where its class is. A new method of this project is one file and one line here."""
 

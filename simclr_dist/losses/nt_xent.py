@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from simclr_dist.distributed.collectives import gather_stacked, process_count, process_rank
-from simclr_dist.losses.pair_kernel import KernelPairs, available
+from simclr_dist.losses.pair_kernel import KernelPairs, available, normalised, refusal
 from simclr_dist.losses.tiles import Pairs, PairSums
 
 Way = Literal["auto", "kernel", "tiles"]
@@ -84,9 +84,15 @@ def nt_xent(
     if z_1.dim() != 2 or z_1.shape != z_2.shape:
         raise ValueError(f"z_1 and z_2 must be of one shape (images, d), got {tuple(z_1.shape)} and {tuple(z_2.shape)}")
     with torch.autocast(z_1.device.type, enabled=False):
-        precision = torch.promote_types(z_1.dtype, torch.float32)
-        loss, rank, std = _NTXent.apply(torch.cat((z_1, z_2)).to(precision), temperature, group, pairs)
-    return NTXentResult(loss, (rank < 1).double().mean(), (rank < 5).double().mean(), rank.double().mean(), std)
+        raw = torch.cat((z_1, z_2)).to(torch.promote_types(z_1.dtype, torch.float32))
+        processes = process_count(group)
+        if pairs == "kernel" and (reason := refusal(raw, temperature, processes)):
+            raise ValueError(f"no kernel for these pairs: {reason}")
+        by_kernel = pairs == "kernel" or (pairs == "auto" and available(raw, temperature, processes))
+        way = _ByKernel if by_kernel else _ByTiles
+        loss, shown, std = way.apply(raw, temperature, group)
+    top1, top5, rank = shown.unbind()
+    return NTXentResult(loss, top1, top5, rank, std)
 
 
 def _require_equal_rows(z: Tensor, group: dist.ProcessGroup | None) -> None:
@@ -96,14 +102,35 @@ def _require_equal_rows(z: Tensor, group: dist.ProcessGroup | None) -> None:
         raise ValueError(f"every process must hold the same number of images, got {sizes}; drop the last partial batch")
 
 
-class _NTXent(torch.autograd.Function):
-    """Rows (2 x local images, d), view 1 first -> loss, rank of the positive for all rows, embedding_std.
+class _ByKernel(torch.autograd.Function):
+    """As :class:`_ByTiles`, by Triton's programs, seven of them and hardly anything between."""
+
+    @staticmethod
+    def forward(ctx: Any, raw: Tensor, temperature: float, group: dist.ProcessGroup | None) -> Any:
+        rows, ctx.norm = normalised(raw, _SMALLEST_NORM)
+        columns = gather_stacked(rows, group, label="rows of the loss").flatten(0, 1)
+        ctx.pairs = pairs = KernelPairs(columns, process_rank(group) * len(rows), len(rows), temperature)
+        parts = pairs.sums()
+        ctx.processes = process_count(group)
+        if ctx.processes > 1:  # fewer numbers to gather
+            parts = parts.sum(1, keepdim=True)
+        loss, shown = pairs.loss(gather_stacked(parts, group, label="sums of the loss"))
+        ctx.mark_non_differentiable(shown, pairs.std)
+        return loss, shown, pairs.std
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor, None, None]:
+        return ctx.pairs.gradient(ctx.norm, grad_loss, ctx.processes), None, None
+
+
+class _ByTiles(torch.autograd.Function):
+    """Rows (2 x local images, d), view 1 first -> loss; top1, top5 and the mean rank of all rows; embedding_std.
 
     Normalises them itself: autograd's own way back through a normalisation takes twice the passes over memory.
     """
 
     @staticmethod
-    def forward(ctx: Any, raw: Tensor, temperature: float, group: dist.ProcessGroup | None, pairs: Way) -> Any:
+    def forward(ctx: Any, raw: Tensor, temperature: float, group: dist.ProcessGroup | None) -> Any:
         # Divided in float64, so that rows are rounded once; in parts, as torch makes a float64 copy of what it divides.
         ctx.norm = torch.linalg.vector_norm(raw, dim=1, keepdim=True, dtype=torch.float64).clamp_min_(_SMALLEST_NORM)
         rows = torch.empty_like(raw)
@@ -114,9 +141,7 @@ class _NTXent(torch.autograd.Function):
         # No temporary of the size of the batch: all that counts here is memory.
         variance = torch.linalg.vector_norm(columns, dim=0).square() / len(columns) - columns.mean(0).square()
         std = variance.clamp_min(0).sqrt().mean() * columns.shape[1] ** 0.5
-        by_kernel = pairs == "kernel" or (pairs == "auto" and available(columns, temperature))
-        way = KernelPairs if by_kernel else Pairs
-        ctx.pairs = way(columns, process_rank(group) * len(rows), len(rows), temperature)
+        ctx.pairs = Pairs(columns, process_rank(group) * len(rows), len(rows), temperature)
         ctx.sums = ctx.pairs.forward()
         parts = torch.stack((ctx.sums.negatives, ctx.sums.positives, ctx.sums.rank))
         gathered = gather_stacked(parts, group, label="sums of the loss")
@@ -126,13 +151,15 @@ class _NTXent(torch.autograd.Function):
         separated = torch.log1p(everyone.negatives / everyone.positives)
         mixed = (everyone.negatives + everyone.positives).log() - everyone.positives.log()
         loss = torch.where(everyone.negatives < everyone.positives, separated, mixed).mean().to(rows.dtype)
-        ctx.mark_non_differentiable(everyone.rank, std)
-        return loss, everyone.rank, std
+        rank = everyone.rank
+        shown = torch.stack([x.double().mean() for x in (rank < 1, rank < 5, rank)])
+        ctx.mark_non_differentiable(shown, std)
+        return loss, shown, std
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor, None, None]:
         gradient = ctx.pairs.gradient(ctx.sums, ctx.all_sums).to(grad_loss.dtype)
         # Through z = x / |x|: what is along z is lost.
         rows = ctx.pairs.rows.to(grad_loss.dtype)
         gradient.addcmul_(rows, torch.linalg.vecdot(gradient, rows)[:, None], value=-1)
-        return gradient.div_(ctx.norm).mul_(grad_loss * ctx.processes / len(ctx.pairs.columns)), None, None, None
+        return gradient.div_(ctx.norm).mul_(grad_loss * ctx.processes / len(ctx.pairs.columns)), None, None

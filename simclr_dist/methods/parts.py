@@ -11,11 +11,24 @@ from torch.nn import functional as F
 from simclr_dist.config import Recipe
 from simclr_dist.config.recipe import Encoder as EncoderKeys
 from simclr_dist.config.registry import load
+from simclr_dist.data.loading.batch import Batch
 from simclr_dist.errors import UserError
 from simclr_dist.models.batch_norm import GroupedBatchNorm
 from simclr_dist.models.encoder import Encoder
 from simclr_dist.models.projection import Projection, projection_head
 from simclr_dist.models.statistics_group import StatisticsGroup
+
+
+def each_view(batch: Batch, *networks: nn.Module) -> list[Tensor]:
+    """Of the views ``first`` and ``second``, in a pass of its own each, what the networks one after another make:
+    (images, d) and (images, d)."""
+    found = []
+    for name in ("first", "second"):
+        rows = batch.views[name].flatten(0, 1)
+        for network in networks:
+            rows = network(rows)
+        found.append(rows)
+    return found
 
 
 class Parts:
@@ -70,7 +83,9 @@ class Parts:
             norm_layer=self.norm,
         )
 
-    def mlp(self, sizes: Sequence[int], *, bias: bool, norm: bool, last_norm: bool = False) -> nn.Sequential:
+    def mlp(
+        self, sizes: Sequence[int], *, bias: bool, norm: bool, last_norm: bool = False, gelu: bool = False
+    ) -> nn.Sequential:
         """Linear layers of torch's own initial weights, from sizes[0] to sizes[-1] features, with ReLU between.
 
         Args:
@@ -78,6 +93,7 @@ class Parts:
             bias: of the linear layers.
             norm: the recipe's batch norm after all layers but the last.
             last_norm: and after that, without gain and offset.
+            gelu: GELU in the place of ReLU.
         """
         layers = nn.Sequential()
         for number, (before, after) in enumerate(pairwise(sizes), 1):
@@ -86,7 +102,8 @@ class Parts:
             if last_norm if last else norm:
                 layers.add_module(f"norm_{number}", self.norm(after, affine=not last))
             if not last:
-                layers.add_module(f"relu_{number}", nn.ReLU(inplace=True))
+                name, activation = ("gelu", nn.GELU()) if gelu else ("relu", nn.ReLU(inplace=True))
+                layers.add_module(f"{name}_{number}", activation)
         return layers
 
     def unit_rows(self, rows: int, dim: int) -> Tensor:

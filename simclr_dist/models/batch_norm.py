@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from simclr_dist.distributed.collectives import process_count
 from simclr_dist.distributed.watchdog.progress import begin_collective
-from simclr_dist.models.batch_norm_function import BatchNormOfGroups, elements_of_group, is_exact_by_torch
+from simclr_dist.models.batch_norm_function import BatchNormOfGroups, elements_of_group, serves_by_torch
 from simclr_dist.models.statistics_group import StatisticsGroup
 
 
@@ -56,7 +56,7 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         """
         group = self.statistics
         whole = group.local_groups == 1 and not group.spans_processes
-        if not self.training or (whole and is_exact_by_torch(x)):
+        if not self.training or (whole and serves_by_torch(x)):
             return self._by_torch(x)
         if len(x) % group.local_groups:
             raise ValueError(f"{len(x)} rows do not divide into {group.local_groups} batch-norm groups")
@@ -147,16 +147,20 @@ def average_running_statistics(module: nn.Module) -> None:
     flat = torch.cat([buffer.view(-1) for buffer in buffers])
     begin_collective("running statistics of batch norm")
     dist.all_reduce(flat)
-    for buffer, mean in zip(buffers, (flat / process_count()).split([b.numel() for b in buffers]), strict=True):
-        buffer.copy_(mean.view_as(buffer))
+    means = (flat / process_count()).split([buffer.numel() for buffer in buffers])
+    copy_all(buffers, [mean.view_as(buffer) for buffer, mean in zip(buffers, means, strict=True)])
 
 
 def copy_all(into: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    """Copy buffers, which may be none, into others of the same types.
+    """Copy tensors, which may be none, into others of the same types on the same devices.
 
-    One call a type: torch copies a list in a few kernels only where all of it is of one type, and beside the float32
-    statistics stand whole numbers of batches.
+    One call a kind: torch copies a list in a few kernels only where all of it is of one type on one device, and beside
+    the float32 statistics stand whole numbers of batches, beside AdamW's moments its steps on the CPU.
     """
-    for dtype in {tensor.dtype for tensor in into}:
-        pairs = [pair for pair in zip(into, values, strict=True) if pair[0].dtype == dtype]
-        torch._foreach_copy_([place for place, _ in pairs], [value for _, value in pairs])
+    kinds: dict[tuple[torch.dtype, torch.device], tuple[list[Tensor], list[Tensor]]] = {}
+    for place, value in zip(into, values, strict=True):
+        places, copied = kinds.setdefault((place.dtype, place.device), ([], []))
+        places.append(place)
+        copied.append(value)
+    for places, copied in kinds.values():
+        torch._foreach_copy_(places, copied)

@@ -6,11 +6,15 @@ import torch
 from torch import Tensor
 
 from simclr_dist.distributed.collectives import gather_stacked, process_count
-from simclr_dist.models import batch_norm_cpu, batch_norm_cuda
+from simclr_dist.models import batch_norm_cpu, batch_norm_cuda, batch_norm_triton
 from simclr_dist.models.batch_norm_meta import give_rules
 from simclr_dist.models.statistics_group import StatisticsGroup, join_statistics
 
 give_rules()
+
+_WORTH_A_FUNCTION = 50_000_000
+"""Elements from which one group on a GPU goes by our kernels. A function of autograd in Python costs the host some
+0.3 ms more than torch's; of smaller layers a GPU would have to wait for it."""
 
 
 class Kernels(Protocol):
@@ -45,12 +49,17 @@ class Kernels(Protocol):
 
 def kernels_for(x: Tensor) -> Kernels:
     """Those of the device of ``x``."""
-    return batch_norm_cuda if x.is_cuda else batch_norm_cpu
+    if not x.is_cuda:
+        return batch_norm_cpu
+    return batch_norm_triton if batch_norm_triton.available(x) else batch_norm_cuda
 
 
-def is_exact_by_torch(x: Tensor) -> bool:
-    """Whether ``F.batch_norm`` of ``x`` (rows, channels, ...) has statistics that are exact to float32 rounding."""
-    return x.is_cuda or batch_norm_cpu.sums_exactly(_dense(x))
+def serves_by_torch(x: Tensor) -> bool:
+    """Whether ``F.batch_norm`` of ``x`` (rows, channels, ...) has exact statistics to float32 rounding, and no kernel
+    of ours is faster."""
+    if not x.is_cuda:
+        return batch_norm_cpu.sums_exactly(_dense(x))
+    return x.numel() < _WORTH_A_FUNCTION or not batch_norm_triton.available(x)
 
 
 def elements_of_group(x: Tensor, group: StatisticsGroup) -> int:

@@ -1,6 +1,7 @@
 """Networks that are not trained by gradients but follow one that is: the keys' encoder of MoCo, a teacher."""
 
 import copy
+import math
 from typing import TypeVar
 
 import torch
@@ -12,6 +13,11 @@ Network = TypeVar("Network", bound=nn.Module)
 def follower_of(leader: Network) -> Network:
     """A copy with weights and statistics of its own, which no gradient reaches."""
     return copy.deepcopy(leader).requires_grad_(False)
+
+
+def rising_momentum(first: float, step: int, steps: int) -> float:
+    """The momentum of a step: ``first`` at step 0, 1 at the end, half a cosine between (Grill et al. 2020)."""
+    return 1 - (1 - first) * (1 + math.cos(math.pi * step / steps)) / 2
 
 
 def follow(follower: nn.Module, leader: nn.Module, momentum: float) -> None:

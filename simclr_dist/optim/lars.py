@@ -27,13 +27,14 @@ _sgd = partial(torch._fused_sgd_, nesterov=False, maximize=False, is_first_step=
 class LARS(Optimizer):
     """Momentum SGD whose learning rate is adapted to each tensor by trust = eta * |w| / |g + weight_decay * w|.
 
-    Two forms of momentum, with v the buffer, lr the learning rate and m the momentum, as ``classic_momentum`` in
-    Google's ``lars_optimizer.py``:
+    Three forms of momentum, with v the buffer, lr the learning rate and m the momentum; the first and the last are
+    ``classic_momentum`` in Google's ``lars_optimizer.py``:
 
     - classic (default):  v = m v + lr * trust * (g + wd w);   w = w - v
-    - otherwise:          v = m v + (g + wd w);   w = w - lr * trust * v, trust taken with v's norm instead
+    - trust_in_momentum:  v = m v + trust * (g + wd w);   w = w - lr * v (as published for BYOL, MoCo v3, Barlow Twins)
+    - neither:            v = m v + (g + wd w);   w = w - lr * trust * v, trust taken with v's norm instead
 
-    The classic form keeps each step's learning rate inside the buffer, so the two differ while the rate changes.
+    The classic form keeps each step's learning rate inside the buffer, so the forms differ while the rate changes.
     Parameter groups with ``adapt=False`` (biases and batch norm, see ``parameter_groups``) have trust 1. A tensor of
     zeros, or with a zero gradient, has trust 1 too. There is no epsilon.
     """
@@ -47,13 +48,21 @@ class LARS(Optimizer):
         weight_decay: float = 0.0,
         trust_coefficient: float = 0.001,
         classic_momentum: bool = True,
+        trust_in_momentum: bool = False,
     ) -> None:
         """Raises ValueError for a negative rate, momentum, decay or coefficient."""
         values = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust_coefficient": trust_coefficient}
         for name, value in values.items():
             if value < 0:
                 raise ValueError(f"LARS: {name} must not be negative, got {value}")
-        super().__init__(params, {**values, "classic_momentum": classic_momentum, "adapt": True})
+        forms = {"classic_momentum": classic_momentum, "trust_in_momentum": trust_in_momentum}
+        super().__init__(params, {**values, **forms, "adapt": True})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Also what :meth:`load_state_dict` ends with."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("trust_in_momentum", False)  # checkpoints of before this form
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -65,11 +74,12 @@ class LARS(Optimizer):
         for group in self.param_groups:
             routes: dict[bool, list[Parameter]] = {True: [], False: []}
             for weight in group["params"]:
-                if weight.grad is not None:
+                gradient = weight.grad
+                if gradient is not None:
                     state = self.state[weight]
                     if "momentum_buffer" not in state:
                         state["momentum_buffer"] = torch.zeros_like(weight)
-                    parameter = (weight, weight.grad, state["momentum_buffer"])
+                    parameter = (weight, gradient, state["momentum_buffer"])
                     routes[_fusible(*parameter, group["momentum"])].append(parameter)
             for chunk in _chunks(routes[True]):
                 _update_fused(group, *zip(*chunk, strict=True))
@@ -86,7 +96,7 @@ def _fusible(weight: Tensor, gradient: Tensor, buffer: Tensor, momentum: float) 
     """
     return (
         momentum != 0
-        and weight.device.type == "cpu"
+        and weight.is_cpu
         and weight.dtype in (torch.float32, torch.float64)
         and weight.dtype == gradient.dtype == buffer.dtype
         and weight.stride() == gradient.stride() == buffer.stride()
@@ -108,49 +118,63 @@ def _chunks(parameters: list[Parameter]) -> Iterator[list[Parameter]]:
 
 
 def _update_fused(group: dict[str, Any], weights: Tensors, gradients: Tensors, buffers: Tensors) -> None:
-    lr, momentum, decay, classic = (group[key] for key in ("lr", "momentum", "weight_decay", "classic_momentum"))
+    momentum, decay = group["momentum"], group["weight_decay"]
+    inner, outer = _inside_and_outside(group)
     if not group["adapt"]:
-        inner, outer = (lr, 1.0) if classic else (1.0, lr)
         _sgd(weights, gradients, buffers, weight_decay=decay, momentum=momentum, dampening=1.0 - inner, lr=outer)
-    elif classic:
+    elif _adapts_gradients(group):
         # The norm of the sum itself: three dot products would need no temporary, but are no faster, cancel, and in MKL
         # their last bits depend on where in memory a tensor lies, which replicas do not share. The sums die with this
         # call, so that the next chunk's get the same memory, mapped and in cache: kept longer they cost a third more.
         sums = torch._foreach_add(gradients, weights, alpha=decay) if decay else gradients
-        rates, rate = _rates(weights, sums, group), 1.0
+        rates, rate = _rates(weights, sums, group, inner), 1.0
         if len(weights) > 1:  # small: one more pass is cheaper than a kernel call for each
             sums = torch._foreach_mul(sums, rates.unbind())
         else:
             rate = rates.item()
-        _sgd(weights, sums, buffers, weight_decay=0.0, momentum=momentum, dampening=1.0 - rate, lr=1.0)
+        _sgd(weights, sums, buffers, weight_decay=0.0, momentum=momentum, dampening=1.0 - rate, lr=outer)
     else:
         _sgd(weights, gradients, buffers, weight_decay=decay, momentum=momentum, dampening=0.0, lr=0.0)
-        for weight, buffer, rate in zip(weights, buffers, _rates(weights, buffers, group).tolist(), strict=True):
+        rates = _rates(weights, buffers, group, outer)
+        for weight, buffer, rate in zip(weights, buffers, rates.tolist(), strict=True):
             weight.add_(buffer, alpha=-rate)
     torch.autograd.graph.increment_version(weights)  # the kernel does not: a stale graph would go unnoticed
 
 
 def _update_foreach(group: dict[str, Any], weights: Tensors, gradients: Tensors, buffers: Tensors) -> None:
+    inner, outer = _inside_and_outside(group)
+    adapts_gradients = group["adapt"] and _adapts_gradients(group)
+    sums: Tensors = gradients
     if group["weight_decay"]:
-        gradients = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
+        sums = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
+    if adapts_gradients or group["classic_momentum"]:
+        factors = _rates(weights, sums, group, inner).unbind() if adapts_gradients else inner
+        if sums is gradients:
+            sums = torch._foreach_mul(sums, factors)
+        else:  # of this call alone: multiplied where they are, hundreds of tensors less are allocated
+            torch._foreach_mul_(sums, factors)
     torch._foreach_mul_(buffers, group["momentum"])
-    if not group["classic_momentum"]:
-        torch._foreach_add_(buffers, gradients)
-        gradients = buffers
-    steps: Tensors
-    if group["adapt"]:
-        steps = torch._foreach_mul(gradients, _rates(weights, gradients, group).unbind())
-    else:
-        steps = torch._foreach_mul(gradients, group["lr"])
-    if group["classic_momentum"]:
-        torch._foreach_add_(buffers, steps)
-        steps = buffers
+    torch._foreach_add_(buffers, sums)
+    steps: Tensors = buffers
+    if group["adapt"] and not adapts_gradients:
+        steps = torch._foreach_mul(buffers, _rates(weights, buffers, group, outer).unbind())
+    elif not group["classic_momentum"]:
+        steps = torch._foreach_mul(buffers, outer)
     torch._foreach_sub_(weights, steps)
 
 
-def _rates(weights: Tensors, directions: Tensors, group: dict[str, Any]) -> Tensor:
-    """Each tensor's lr * trust, on its device."""
-    weight_norms = torch.stack(torch._foreach_norm(weights))
-    norms = torch.stack(torch._foreach_norm(directions))
+def _inside_and_outside(group: dict[str, Any]) -> tuple[float, float]:
+    """What multiplies a gradient on its way into the buffer, and the buffer on its way out, beside trust."""
+    return (group["lr"], 1.0) if group["classic_momentum"] else (1.0, group["lr"])
+
+
+def _adapts_gradients(group: dict[str, Any]) -> bool:
+    """Whether trust is that of the gradient and inside the buffer; otherwise it is that of the buffer."""
+    return bool(group["classic_momentum"] or group["trust_in_momentum"])
+
+
+def _rates(weights: Tensors, directions: Tensors, group: dict[str, Any], factor: float) -> Tensor:
+    """Each tensor's factor * trust, on its device."""
+    weight_norms, norms = torch.stack(torch._foreach_norm([*weights, *directions])).view(2, -1)
     trust = group["trust_coefficient"] * weight_norms / norms
-    return torch.where((weight_norms > 0) & (norms > 0), trust, 1.0).mul_(group["lr"])
+    return torch.where((weight_norms > 0) & (norms > 0), trust, 1.0).mul_(factor)

@@ -17,7 +17,7 @@ from simclr_dist.guards.anomalies import AnomalyWatch
 from simclr_dist.methods.base import Method
 from simclr_dist.optim.schedule import build_schedule
 from simclr_dist.planning.fakes import default_dtype
-from simclr_dist.training.step import TrainingStep
+from simclr_dist.training.step import TrainingStep, updates_ahead
 
 CPU = torch.device("cpu")
 
@@ -48,6 +48,7 @@ class FakeStep(TrainingStep):
             super().__init__(
                 config, Processes(count=processes), CPU, schedule, order.steps_per_epoch, images, anomalies
             )
+        self.updates_ahead = updates_ahead(config.machine.device, self.scaler)
 
     @property
     def last(self) -> int:

@@ -16,8 +16,8 @@ from torch._subclasses.fake_tensor import (
 )
 
 from simclr_dist.config import Config, Machine, Recipe
-from simclr_dist.data.loading.batch import Batch
 from simclr_dist.errors import UserError, first_line
+from simclr_dist.guards.undo import Undo
 from simclr_dist.planning.fake_step import FakeBatch, FakeStep
 from simclr_dist.planning.fakes import fake_mode, fake_processes, kernels_of, no_scaler
 from simclr_dist.planning.gradient_buckets import in_buckets, tagged
@@ -44,7 +44,8 @@ class StepTrace:
     at_peak: dict[str, int]
     """The same by category: weights (parameters, and batch norm's buffers with the copies that a skipped step puts
     back), state (a method's other buffers), optimizer state, gradients, images, activations, backward (gradients of
-    activations, recomputed ones), loss, update (what the optimizer and the method need for a moment)."""
+    activations, recomputed ones), loss, update (what the optimizer and the method need for a moment, and on a GPU a
+    copy of weights and optimizer state until the step is judged)."""
     pass_bytes: int
     """Peak of the forward and backward passes."""
     update_bytes: int
@@ -72,7 +73,8 @@ def traced_step(recipe: Recipe, machine: Machine, local_images: int, processes: 
 
     Args:
         recipe: what is computed; its global batch is local_images * processes here.
-        machine: precision, images_per_chunk, recompute, channels_last; ``device: cuda`` gives the loss a GPU's tiles.
+        machine: precision, images_per_chunk, recompute, channels_last; ``device: cuda`` gives the loss a GPU's tiles
+            and updates as there.
         local_images: images of a process in a step.
         processes: how many there are, none of which is started.
         images: of the data set.
@@ -112,6 +114,8 @@ def _traced(config: Config, tracker: StepTracker, local_images: int, processes: 
     watch, norms = MethodWatch(step.method, tracker), NormTraffic(step.method)
     with tracker.category("images"):
         batch = FakeBatch.of(config.recipe, local_images)
+        # On a GPU the next one is there already.
+        held = [batch, FakeBatch.of(config.recipe, local_images)] if config.machine.device == "cuda" else [batch]
     resting = sum(tracker.living[name] for name in _RESTING)
     tracker.restart()
     computed = step.compute_gradients(batch)
@@ -119,7 +123,10 @@ def _traced(config: Config, tracker: StepTracker, local_images: int, processes: 
     tracker.restart_peak()
     with tracker.category("update"):
         step.gradient_norm()
-        step.update(computed, step.last, overflows=False)
+        undo = Undo(step.optimizer) if step.updates_ahead else None
+        step.update(step.last)
+        del undo
+        step.after_update(computed, step.last)
         step.optimizer.zero_grad()
     if tracker.peak > pass_bytes:
         at_peak = tracker.at_peak
@@ -132,7 +139,7 @@ def _traced(config: Config, tracker: StepTracker, local_images: int, processes: 
         update_bytes=tracker.peak,
         resting_bytes=resting,
         loss_bytes=tracker.loss_peak,
-        held_bytes=_held_bytes(batch, computed) / local_images,
+        held_bytes=_held_bytes(held, computed) / local_images,
         flops=tracker.flops,
         embed_flops=watch.embed_flops,
         norm_bytes=norms.bytes,
@@ -141,9 +148,10 @@ def _traced(config: Config, tracker: StepTracker, local_images: int, processes: 
     )
 
 
-def _held_bytes(batch: Batch, computed: Computed) -> int:
+def _held_bytes(batches: list[FakeBatch], computed: Computed) -> int:
     """Of what belongs to the images of a process from the first chunk to the last."""
-    views = {id(each): each for each in (*batch.views.values(), *computed.batch.views.values())}
+    all_views = [batch.views for batch in (*batches, computed.batch)]
+    views = {id(each): each for of_batch in all_views for each in of_batch.values()}
     embeddings = computed.embeddings.values()
     gradients = [each for each in embeddings if each.is_floating_point()]
     return _bytes([*views.values(), *computed.targets.values(), *embeddings, *gradients])

@@ -98,7 +98,9 @@ def _timed(config: Config, images: int, device: torch.device) -> Timing:
     seconds: list[float] = []
     while len(seconds) < _STEPS and sum(seconds) < _MOST_SECONDS:
         started = time.perf_counter()
-        step.update(step.compute_gradients(batch), 0, overflows=False)
+        computed = step.compute_gradients(batch)
+        step.update(0)
+        step.after_update(computed, 0)
         step.optimizer.zero_grad()
         if device.type == "cuda":
             torch.cuda.synchronize()

@@ -14,17 +14,20 @@ from simclr_dist.distributed.processes import Processes
 from simclr_dist.guards.anomalies import GO_BACK, STOP, Anomaly, AnomalyWatch
 from simclr_dist.guards.nonfinite import NumericsWatch, where_not_finite
 from simclr_dist.guards.rollback import RollbackPoint
+from simclr_dist.guards.undo import Undo
 from simclr_dist.methods.base import Method, Moment
 from simclr_dist.methods.build import build_method
 from simclr_dist.models.batch_norm import average_running_statistics, copy_all, norms_of
 from simclr_dist.models.precision import AUTOCAST
 from simclr_dist.models.statistics_group import divide_batch_norm
 from simclr_dist.optim import make_optimizer
+from simclr_dist.optim.clipping import clip_each
 from simclr_dist.optim.rates import set_rates
 from simclr_dist.optim.schedule import Schedule
 from simclr_dist.run.finite import first_not_finite
 from simclr_dist.training.gradients import Computed, compute_gradients
 from simclr_dist.training.method_rules import check_rules
+from simclr_dist.training.numbers import NumbersOnTheWay
 
 
 class StoppedByAnomalyError(Exception):
@@ -57,6 +60,9 @@ class TrainingStep:
         self.rates = self.method.rates()
         self.optimizer = make_optimizer(self.method, recipe.optimizer, self.rates)
         self.scaler = torch.amp.GradScaler(device.type, enabled=machine.precision == "float16")
+        self.updates_ahead = updates_ahead(device.type, self.scaler)
+        """Whether the update is given to the device before its numbers are judged, and taken back where it must not be
+        (docs/design/step.md). The weights are the same."""
         self.rollback_point = None
         if recipe.anomalies.needs_rollback:
             self.rollback_point = RollbackPoint(self.trained, recipe.anomalies.rollback_every_steps or steps_per_epoch)
@@ -106,7 +112,9 @@ class TrainingStep:
         with watch or nullcontext():
             computed = self.compute_gradients(batch)
         self.scaler.unscale_(self.optimizer)
-        values = _numbers(computed.outputs | {"gradient_norm": self.gradient_norm()})
+        numbers = NumbersOnTheWay(computed.outputs | {"gradient_norm": self.gradient_norm()})
+        undo = self._update_ahead(steps_done) if self.updates_ahead else None
+        values = numbers.arrive()
         # Gradient scaling answers an overflow by itself; at a scale of 1 it is not the scale's fault.
         overflows = (
             not math.isfinite(values["gradient_norm"]) and self.scaler.is_enabled() and self.scaler.get_scale() > 1
@@ -115,10 +123,15 @@ class TrainingStep:
         if anomaly and anomaly.value is None:
             values = dict.fromkeys(values, math.nan)  # by comparisons with NaN every positive would be the most similar
         values["learning_rate"] = self.schedule(steps_done)
+        if undo and anomaly:
+            undo.put_back()
+        elif not undo and not anomaly:
+            self.update(steps_done)
+        del undo  # with its copies: what follows may need their room
         if anomaly:
             values |= self._instead_of_update(anomaly, batch, watch)
-        else:
-            self.update(computed, steps_done, overflows)
+        elif not overflows:
+            self.after_update(computed, steps_done)
         self.scaler.update()
         self.optimizer.zero_grad()
         return values
@@ -138,17 +151,20 @@ class TrainingStep:
         """Whether weights and running statistics are."""
         return first_not_finite(self.method.state_dict()) is None
 
-    def update(self, computed: Computed, step: int, overflows: bool) -> None:
-        """The optimizer's part, then the method's, which has none when gradient scaling leaves the step out."""
+    def update(self, step: int) -> None:
+        """The optimizer's part of the update, and running statistics: what can be taken back."""
+        if limit := self.config.recipe.optimizer.clip_gradient_norm:
+            clip_each(self.method.parameters(), limit)
         self.set_rates(step)
         self.scaler.step(self.optimizer)
         if self.config.recipe.batch_norm_group_images:
             average_running_statistics(self.method)
-        if not overflows:
-            with torch.no_grad():
-                self.method.after_update(
-                    computed.embeddings, computed.targets, computed.batch, step, self.schedule.total_steps
-                )
+
+    @torch.no_grad()
+    def after_update(self, computed: Computed, step: int) -> None:
+        """The method's part: teachers, queues, banks. Of nothing in it is there a copy."""
+        total = self.schedule.total_steps
+        self.method.after_update(computed.embeddings, computed.targets, computed.batch, step, total)
 
     def set_rates(self, step: int) -> None:
         """Give every parameter its learning rate for ``step``, counted from 0; what is frozen loses its gradient."""
@@ -163,6 +179,14 @@ class TrainingStep:
         machine = self.config.machine
         method.to(self.device, dtype=torch.float64 if machine.precision == "float64" else torch.float32)
         return method.to(memory_format=torch.channels_last) if machine.channels_last else method
+
+    def _update_ahead(self, step: int) -> Undo:
+        """Update before the step is judged. The copy is made here, when the activations are gone: at the step's peak of
+        memory there is none."""
+        undo = Undo(self.optimizer)
+        self.update(step)
+        self.optimizer.zero_grad()
+        return undo
 
     def _instead_of_update(self, anomaly: Anomaly, batch: Batch, watch: NumericsWatch | None) -> dict[str, float]:
         """Leave no trace of the pass, and do as the recipe says; what the metrics tell of it.
@@ -185,14 +209,17 @@ class TrainingStep:
         """Loss and gradient norm of the same step, computed once more."""
         self.optimizer.zero_grad()
         outputs = self.compute_gradients(batch).outputs
-        return _numbers({"loss": outputs["loss"], "gradient_norm": self.gradient_norm()})
+        return NumbersOnTheWay({"loss": outputs["loss"], "gradient_norm": self.gradient_norm()}).arrive()
 
     def gradient_norm(self) -> Tensor:
         """The norm of all gradients together, a scalar."""
         return nn.utils.get_total_norm([p.grad for p in self.method.parameters() if p.grad is not None])
 
 
-def _numbers(values: dict[str, Tensor]) -> dict[str, float]:
-    """All scalars in one transfer from the device."""
-    stacked = torch.stack([value.detach().to(torch.float64) for value in values.values()])
-    return dict(zip(values, stacked.tolist(), strict=True))
+def updates_ahead(device: str, scaler: torch.amp.GradScaler) -> bool:
+    """On a GPU, which has nothing to do while the host looks at its numbers and then issues an update.
+
+    Gradient scaling waits for the device before it updates in any case; a CPU has nothing to overlap, and would pay
+    for the copy.
+    """
+    return device == "cuda" and not scaler.is_enabled()

@@ -13,6 +13,7 @@ from simclr_dist.config import Config
 from simclr_dist.data.loading.batch import Batch
 from simclr_dist.data.loading.batches import build_batches
 from simclr_dist.data.loading.broken import BrokenImages
+from simclr_dist.data.loading.one_ahead import on_device
 from simclr_dist.data.loading.order import build_order
 from simclr_dist.data.loading.workers import load_steps
 from simclr_dist.data.sources.named import open_for_pretraining
@@ -199,7 +200,7 @@ class Trainer:
     def _loader(self, until: int, stop: StopSignals) -> Generator[Batch, None, None]:
         processes, machine = self.processes, self.config.machine
         batches = build_batches(self.config, self.source, self.order, processes.rank, processes.count)
-        return load_steps(
+        loaded = load_steps(
             batches,
             range(self.steps_done, until),
             workers=worker_count(machine.loader_workers, self.cores),
@@ -211,6 +212,7 @@ class Trainer:
                 0.9 * machine.collective_timeout_seconds if processes.count > 1 else machine.batch_timeout_seconds,
             ),
         )
+        return on_device(loaded, self.device)
 
     def _note(self, broken: BrokenImages, batch: Batch) -> None:
         for met in gather_objects(batch.broken):

@@ -538,6 +538,10 @@ def test_a_value_that_is_not_a_choice_is_refused_with_all_choices_and_the_neares
             ["recipe.batch_norm_group_images", "128", "divisor"],
         ),
         (["recipe.views.crop_area_min=0.9", "recipe.views.crop_area_max=0.5"], ["crop_area_min", "crop_area_max"]),
+        (
+            ["recipe.optimizer.learning_rate_decay=steps", "recipe.optimizer.final_learning_rate_share=0.001"],
+            ["final_learning_rate_share: is where a cosine ends", "leave one of the two out"],
+        ),
         (["recipe.views.blur_sigma_min=3"], ["blur_sigma_min", "blur_sigma_max", "swap"]),
         (
             ["recipe.views.hue=0.3", "recipe.views.color_strength=2"],

@@ -11,8 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from simclr_dist.losses import nt_xent, pair_kernel
-from simclr_dist.losses.tiles import Pairs
-from tests.support.interpreted_pairs import interpreted, loss_and_gradients, of_processes
+from tests.support.interpreted_pairs import interpreted, loss_and_gradients
 from tests.support.processes import relative_error
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
@@ -32,12 +31,13 @@ def views(images: int, width: int, kind: str) -> tuple[Tensor, Tensor]:
 
 
 # images, width, kind, temperature. 45 images: 90 rows, one block of rows and two of columns, neither of them full.
+# Of 200 images some tiles hold negatives alone.
 CASES = {
     f"{kind}, {images} images, d {width}, T {temperature}": (images, width, kind, temperature)
     for images, width, kind, temperature in [
         (45, 128, "related", 1.0), (45, 128, "related", 0.1), (45, 128, "related", 0.02), (45, 128, "separated", 0.1),
         (45, 128, "separated", 0.02), (45, 128, "collapsed", 0.5), (45, 128, "collapsed", 0.05),
-        (81, 48, "related", 0.1), (21, 200, "related", 0.2),
+        (200, 48, "related", 0.1), (21, 200, "related", 0.2),
     ]
 }  # fmt: skip
 
@@ -63,13 +63,30 @@ def test_loss_gradient_and_ranks_are_float64s_on_the_same_numbers(name, found):
 
 
 @needs_triton
-def test_the_rows_of_several_processes_have_their_own_sums_and_gradients(found):
+def test_the_rows_of_several_processes_have_their_share_of_the_whole_batchs_loss_and_gradient(found):
     columns = torch.cat(views(39, 64, "related"))
-    expected = of_processes(Pairs, columns.double(), 26, 0.1)
-    for key in ("negatives", "positives"):
-        assert relative_error(found["processes"][key], expected[key]) < 1e-5
-    assert found["processes"]["rank"].double().equal(expected["rank"])
-    assert relative_error(found["processes"]["gradient"], expected["gradient"]) < 1e-5
+    z = columns.double().view(3, 2, 13, 64).transpose(0, 1).flatten(1, 2)  # both views of all processes
+    expected = loss_and_gradients(*z, 0.1, "tiles")
+    gradient = expected["gradient"].view(2, 3, 13, 64).transpose(0, 1).flatten(0, 2)
+    assert found["processes"]["loss"].item() == pytest.approx(expected["loss"].item(), rel=2e-6)
+    assert relative_error(found["processes"]["gradient"], gradient) < 1e-5
+    assert found["processes"]["metrics"].equal(expected["metrics"])
+
+
+@needs_triton
+@pytest.mark.parametrize(("first", "count"), [(0, 400), (400, 400), (96, 26), (0, 1024)])
+def test_a_tile_without_the_rule_holds_negatives_alone(first, count):
+    from simclr_dist.losses.pair_programs import two_views_special
+
+    row, column = np.ogrid[:count, : first + 2 * count]
+    special = (column - first == row) | (column - first == (row + count // 2) % count)
+    plain = 0
+    for i in range(0, count, 128):
+        for j in range(0, special.shape[1], 64):
+            asked = two_views_special.fn(i, j, first, count, 128, 64)
+            assert asked or not special[i : i + 128, j : j + 64].any()
+            plain += not asked
+    assert plain > 0
 
 
 @pytest.mark.parametrize("row_blocks", [1, 3, 8, 64, 96, 256, 1000])
@@ -85,7 +102,7 @@ def test_the_kernel_is_chosen_on_a_gpu_that_it_was_compiled_for(monkeypatch):
     with FakeTensorMode():
         columns = torch.empty(64, 128, device="cuda")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
-    monkeypatch.setattr(pair_kernel, "_can_start", lambda: True)
+    monkeypatch.setattr(pair_kernel, "starts_programs", lambda: True)
     assert pair_kernel.available(columns, 0.1)
     assert not pair_kernel.available(torch.empty(64, 128), 0.1)
     assert not pair_kernel.available(columns, 1 / 61)
@@ -96,21 +113,11 @@ def test_the_kernel_is_chosen_on_a_gpu_that_it_was_compiled_for(monkeypatch):
 
 
 @needs_triton
-@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton can start programs here")
-def test_where_triton_cannot_start_programs_the_tiles_are_taken_and_one_line_says_why(logged):
-    pair_kernel._can_start.cache_clear()
-    assert not pair_kernel._can_start()
-    assert not pair_kernel._can_start()
-    assert [line for line in logged if "eager tiles" in line and "active drivers" in line] == logged
-    assert len(logged) == 1
-
-
-@needs_triton
 @pytest.mark.parametrize(
     ("width", "dtype", "temperature", "reason"),
     [
         (128, torch.float64, 0.1, "float64"), (300, torch.float32, 0.1, "wider than 256"),
-        (200, torch.float32, 0.05, "wider than 128"), (128, torch.float32, 0.01, "below 1/60"),
+        (128, torch.float32, 0.01, "below 1/60"),
     ],
 )  # fmt: skip
 def test_a_kernel_that_is_asked_for_where_it_is_not_proved_is_refused(width, dtype, temperature, reason):
@@ -128,6 +135,12 @@ def test_on_a_gpu_loss_and_gradient_are_float64s_and_the_same_bits_again(images,
     z = [tensor.cuda() for tensor in views(images, width, kind)]
     expected = loss_and_gradients(*(tensor.double() for tensor in z), temperature, "tiles")
     value = loss_and_gradients(*z, temperature, "kernel")
-    assert value["loss"].item() == pytest.approx(expected["loss"].item(), rel=2e-6)
-    assert relative_error(value["gradient"], expected["gradient"]) < 1e-5
-    assert loss_and_gradients(*z, temperature, "kernel")["gradient"].equal(value["gradient"])
+    loss = abs(value["loss"].item() / expected["loss"].item() - 1)
+    gradient = relative_error(value["gradient"], expected["gradient"])
+    same = loss_and_gradients(*z, temperature, "kernel")["gradient"].equal(value["gradient"])
+    # Tensor cores round towards zero as they add: up to 1e-7 of a similarity of 1, times 1 / T in its exponential.
+    most = 2e-6 * max(1, 0.1 / temperature)
+    message = (
+        f"loss {loss:.1e} (at most {most:.0e}), gradient {gradient:.1e} (at most 1e-5), the same bits again: {same}"
+    )
+    assert loss <= most and gradient < 1e-5 and same, message  # noqa: PT018 - all three in one message

@@ -22,6 +22,7 @@ from simclr_dist.distributed.processes import Processes
 from simclr_dist.evaluation.features import extract_features
 from simclr_dist.evaluation.knn import knn_accuracy
 from simclr_dist.methods.build import build_method
+from simclr_dist.models.batch_norm import norms_of
 from simclr_dist.models.statistics_group import divide_batch_norm
 from simclr_dist.planning.communication import Assumptions
 from simclr_dist.planning.plan import make_plan
@@ -164,6 +165,24 @@ def test_a_skipped_step_leaves_no_trace(method):
         assert_bit_equal(before[part], method.after(2, "whole", SKIPPED - 1)[part], part)
     weight = next(iter(method.found[1][0]["gradients"][0]))
     assert not torch.equal(next_step["model"][weight], skipped["model"][weight])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_update_leaves_running_statistics_to_the_batches_that_each_network_has_seen(name, tmp_path):
+    """A teacher that took over its student's would be the same on any machine, and another one."""
+    config = config_of(name, tmp_path)
+    source = open_source(config.recipe.data)
+    statistics = divide_batch_norm(GROUP, config.recipe.global_batch_images, 1)
+    built = build_method(config.recipe, len(source), statistics).double()
+    batch = build_batches(config, source, build_order(config.recipe, len(source)), 0, 1)[0]
+    for trained in (parameter for parameter in built.parameters() if parameter.requires_grad):
+        trained.data.mul_(1.5)  # a copy of a student that has not moved has its statistics too
+    seen = compute_gradients(built, data_parallel(built, torch.device("cpu")), batch)
+    before = [{key: buffer.clone() for key, buffer in norm.named_buffers()} for norm in norms_of(built)]
+    with torch.no_grad():
+        built.after_update(seen.embeddings, seen.targets, seen.batch, 0, STEPS)
+    for norm, expected in zip(norms_of(built), before, strict=True):
+        assert_bit_equal(dict(norm.named_buffers()), expected)
 
 
 def test_the_checks_of_verify_hold(method):

@@ -1,5 +1,7 @@
 """The views of each method are those that it was published with, view by view."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -35,6 +37,7 @@ BYOL = {
     "first": view((0.08, 1), (0.4, 0.4, 0.2, 0.1), 1.0, count=1, interpolation="bicubic"),
     "second": view((0.08, 1), (0.4, 0.4, 0.2, 0.1), 0.1, solarize_probability=0.2, count=1, interpolation="bicubic"),
 }
+DINO = {name: replace(each, crop_area_min=0.14) for name, each in BYOL.items()}
 PUBLISHED = {
     "simclr": {"global": view((0.08, 1), SIMCLR, 0.5)},
     "moco": MOCO,
@@ -43,6 +46,8 @@ PUBLISHED = {
     "byol": BYOL,
     "barlow_twins": BYOL,
     "vicreg": BYOL,
+    "moco_v3": {name: replace(each, crop_area_min=0.2, interpolation="bilinear") for name, each in BYOL.items()},
+    "dino": DINO | {"small": view((0.05, 0.14), (0.4, 0.4, 0.2, 0.1), 0.5, count=8, size=96, interpolation="bicubic")},
     "memory_bank": {"global": view((0.2, 1), (0.4, 0.4, 0.4, 0.4), 0.0, color_probability=1.0, count=1)},
     "swav": {
         "global": view((0.14, 1), SIMCLR, 0.5),

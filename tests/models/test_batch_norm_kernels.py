@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from simclr_dist.models import batch_norm_cpu, batch_norm_cuda, batch_norm_function
+from simclr_dist.models import batch_norm_cpu, batch_norm_cuda, batch_norm_function, batch_norm_triton
 from simclr_dist.models.batch_norm import GroupedBatchNorm
 from simclr_dist.models.batch_norm_function import BatchNormOfGroups
 from simclr_dist.models.statistics_group import StatisticsGroup
@@ -238,7 +238,10 @@ def test_statistics_of_half_precision_are_as_exact_as_those_of_float32(dtype, la
     (torch.float16, NHWC),
 ])  # fmt: skip
 @pytest.mark.parametrize("group", [StatisticsGroup(4), StatisticsGroup(spans_processes=True)])
-def test_on_a_gpu_batch_norm_is_float64s_and_the_same_bits_again(shape, dtype, layout, group):
+@pytest.mark.parametrize("by_triton", [True, False])
+def test_on_a_gpu_batch_norm_is_float64s_and_the_same_bits_again(monkeypatch, shape, dtype, layout, group, by_triton):
+    if not by_triton:
+        monkeypatch.setattr(batch_norm_triton, "available", lambda _: False)
     x, grad = drawn(*shape, dtype=dtype).cuda(), drawn(*shape, dtype=dtype).sin().cuda()
     if len(shape) == 4:
         x, grad = (tensor.contiguous(memory_format=layout) for tensor in (x, grad))
@@ -248,5 +251,6 @@ def test_on_a_gpu_batch_norm_is_float64s_and_the_same_bits_again(shape, dtype, l
     for name, expected in by_torch(x, grad, norm, group.local_groups).items():
         assert torch.equal(made[name], again[name]), name
         bound = rounded if name in ("output", "input gradient") else exact
-        assert relative_error(made[name].double().cpu(), expected) < bound, name
+        error = relative_error(made[name].double().cpu(), expected)
+        assert error < bound, f"{name}: {error:.1e}"
     assert made["output"].stride() == made["input gradient"].stride() == x.stride()

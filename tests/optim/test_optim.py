@@ -1,16 +1,20 @@
-"""LARS and the schedule against Google's values, and every optimizer by its name."""
+"""LARS and the schedule against values of published code, and every optimizer by its name."""
 
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from simclr_dist.config import Recipe
 from simclr_dist.config.recipe import OPTIMIZERS, Optimizer
+from simclr_dist.data.loading.order import build_order
 from simclr_dist.optim import LARS, Schedule, make_optimizer, parameter_groups
-from simclr_dist.optim.schedule import peak_learning_rate
+from simclr_dist.optim.schedule import build_schedule, peak_learning_rate
+from tests.support.golden import golden
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "google_simclr.json").read_text())
 
@@ -50,6 +54,109 @@ def test_the_learning_rate_is_googles_at_every_listed_step(case):
         assert schedule(int(step)) == pytest.approx(value, abs=1e-6 * peak), step
 
 
+def flat(tree: dict[str, Any], above: str = "") -> dict[str, torch.Tensor]:
+    """The arrays of a nested record by dotted name."""
+    found: dict[str, torch.Tensor] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{above}{name}.")
+        else:
+            found[above + name] = torch.tensor(value, dtype=torch.float64)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("method", "record"),
+    [(name, n) for name in ("byol", "moco_v3", "barlow_twins") for n in range(len(golden(name)["lars"]))],
+)
+def test_lars_with_the_rate_alone_outside_the_momentum_is_that_of_the_methods_own_code(method, record):
+    case = golden(method)["lars"][record]
+    weights = {name: nn.Parameter(value) for name, value in flat(case["start"]).items()}
+    vectors = [] if case.get("bias_and_norm_excluded") is False else [w for w in weights.values() if w.dim() == 1]
+    optimizer = LARS(
+        [
+            {"params": [w for w in weights.values() if all(w is not each for each in vectors)]},
+            {"params": vectors, "weight_decay": 0.0, "adapt": False},
+        ],
+        lr=0.0,
+        momentum=case["momentum"],
+        weight_decay=case["weight_decay"],
+        trust_coefficient=case.get("eta") or case["trust_coefficient"],
+        classic_momentum=False,
+        trust_in_momentum=True,
+    )
+    assert case["learning_rates"][0] == 0  # the buffer fills in this step too
+    for rate, gradients, after in zip(case["learning_rates"], case["gradients"], case["weights_after"], strict=True):
+        for group, share in zip(optimizer.param_groups, (1, case.get("bias_and_norm_rate", 1)), strict=True):
+            group["lr"] = rate * share
+        for name, gradient in flat(gradients).items():
+            weights[name].grad = gradient
+        optimizer.step()
+        for name, expected in flat(after).items():
+            assert torch.allclose(weights[name], expected, rtol=1e-10, atol=1e-12), name
+
+
+def test_a_state_of_before_the_form_with_trust_in_the_momentum_resumes_without_it():
+    weight = nn.Parameter(torch.ones(3, 2))
+    state = LARS([weight], lr=0.1).state_dict()
+    del state["param_groups"][0]["trust_in_momentum"]
+    optimizer = LARS([weight], lr=0.1, trust_in_momentum=True)
+    optimizer.load_state_dict(state)
+    assert optimizer.param_groups[0]["trust_in_momentum"] is False
+
+
+def schedules() -> list[Any]:
+    """(a published schedule, step -> its rate)."""
+    found = []
+    for name in ("barlow_twins", "vicreg"):
+        for case in golden(name)["schedule"]:
+            rates = case.get("rate_at_step") or {
+                step: both[0] for step, both in case["weights_and_biases_rate_at_step"].items()
+            }
+            epoch = case["steps_per_epoch"]
+            peak = case.get("base_lr", 0.2) * case["batch_size"] / 256
+            schedule = Schedule(
+                peak=peak, warmup_steps=10 * epoch, total_steps=case["epochs"] * epoch, final_share=0.001
+            )
+            found.append(pytest.param(schedule, rates, id=f"{name}-{case['epochs']}-{case['batch_size']}"))
+    steps = 50  # of an epoch, in whose middle rates by epoch are those of its beginning
+    for case in golden("moco")["schedule"]:
+        decay = "cosine_by_epoch" if case["cosine"] else "steps"
+        schedule = Schedule(
+            peak=case["base_learning_rate"], warmup_steps=0, total_steps=case["epochs"] * steps,
+            steps_per_epoch=steps, decay=decay,
+        )  # fmt: skip
+        rates = {
+            int(epoch) * steps + middle: rate for epoch, rate in case["rate_at_epoch"].items() for middle in (0, 25)
+        }
+        found.append(pytest.param(schedule, rates, id=f"moco-{decay}-{case['epochs']}"))
+    for case in golden("moco_v3")["schedule"]:
+        schedule = Schedule(
+            peak=case["base_learning_rate"], warmup_steps=case["warmup_epochs"] * 100, total_steps=case["epochs"] * 100
+        )
+        rates = {round(float(epoch) * 100): rate for epoch, (rate, _) in case["at_epoch"].items()}
+        found.append(pytest.param(schedule, rates, id=f"moco_v3-{case['epochs']}"))
+    return found
+
+
+@pytest.mark.parametrize(("schedule", "rates"), schedules())
+def test_the_learning_rate_is_that_of_the_methods_own_code_at_every_listed_step(schedule, rates):
+    assert len(rates) > 4
+    for step, rate in rates.items():
+        assert schedule(int(step)) == pytest.approx(rate, rel=1e-10, abs=1e-13 * schedule.peak), step
+
+
+def test_the_recipes_keys_reach_the_schedule_and_lars():
+    keys = Optimizer(
+        base_learning_rate=0.8, learning_rate_decay="cosine_by_epoch", final_learning_rate_share=0.25,
+        classic_momentum=False, trust_in_momentum=True,
+    )  # fmt: skip
+    recipe = Recipe(epochs=2, warmup_epochs=0, global_batch_images=256, optimizer=keys)
+    schedule = build_schedule(recipe, build_order(recipe, 3 * 256))
+    assert [schedule(step) for step in range(7)] == pytest.approx([0.8] * 3 + [0.5] * 3 + [0.2])
+    assert make_optimizer(nn.Linear(2, 2), keys).defaults["trust_in_momentum"]
+
+
 def test_without_scaling_the_peak_is_the_base_rate():
     assert peak_learning_rate(0.3, "none", 4096) == 0.3
 
@@ -82,14 +189,17 @@ def test_lars_leaves_gradients_as_they_are():
 
 def _lars_by_its_formula(weight, gradient, buffer, group):
     direction = gradient + group["weight_decay"] * weight
-    if not group["classic_momentum"]:
+    if not group["classic_momentum"] and not group["trust_in_momentum"]:
         buffer = direction = group["momentum"] * buffer + direction
-    rate = group["lr"]
+    rate = group["lr"] if group["classic_momentum"] or not group["trust_in_momentum"] else 1.0
     if group["adapt"] and weight.norm() > 0 and direction.norm() > 0:
         rate = rate * group["trust_coefficient"] * weight.norm() / direction.norm()
     if group["classic_momentum"]:
         buffer = group["momentum"] * buffer + rate * direction
         return weight - buffer, buffer
+    if group["trust_in_momentum"]:
+        buffer = group["momentum"] * buffer + rate * direction
+        return weight - group["lr"] * buffer, buffer
     return weight - rate * buffer, buffer
 
 
@@ -118,11 +228,11 @@ def _tensors_of_many_layouts() -> list[tuple[torch.Tensor, torch.Tensor]]:
     ]
 
 
-@pytest.mark.parametrize("classic", [True, False])
+@pytest.mark.parametrize(("classic", "trust"), [(True, False), (False, True), (False, False)])
 @pytest.mark.parametrize("adapt", [True, False])
 @pytest.mark.parametrize("momentum", [0.9, 0.0])
 @pytest.mark.parametrize("decay", [0.1, 0.0])
-def test_lars_is_its_formula_for_every_layout(classic, adapt, momentum, decay):
+def test_lars_is_its_formula_for_every_layout(classic, trust, adapt, momentum, decay):
     pairs = _tensors_of_many_layouts()
     # As they are: nn.Parameter would keep layouts, clone would close gaps.
     weights = [weight.clone() if weight.is_contiguous() else weight for weight, _ in pairs]
@@ -134,6 +244,7 @@ def test_lars_is_its_formula_for_every_layout(classic, adapt, momentum, decay):
         weight_decay=decay,
         trust_coefficient=0.1,
         classic_momentum=classic,
+        trust_in_momentum=trust,
     )
     (group,) = optimizer.param_groups
     for step in range(4):

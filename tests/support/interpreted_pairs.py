@@ -5,7 +5,6 @@ imported.
 import os
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -13,7 +12,6 @@ from torch import Tensor
 
 from simclr_dist.losses import nt_xent
 from simclr_dist.losses.pair_kernel import KernelPairs
-from simclr_dist.losses.tiles import Pairs, PairSums
 
 
 def loss_and_gradients(z_1: Tensor, z_2: Tensor, temperature: float, pairs: str) -> dict[str, Tensor]:
@@ -25,14 +23,18 @@ def loss_and_gradients(z_1: Tensor, z_2: Tensor, temperature: float, pairs: str)
     return {"loss": result.loss.detach(), "gradient": gradient, "metrics": metrics}
 
 
-def of_processes(way: type[Pairs | KernelPairs], columns: Tensor, count: int, temperature: float) -> dict[str, Tensor]:
-    """What processes of ``count`` unit rows each find, one behind the other: their sums and their rows' gradients."""
-    processes = [way(columns, first, count, temperature) for first in range(0, len(columns), count)]
-    sums = [pairs.forward() for pairs in processes]
-    everyone = PairSums(*(torch.cat([getattr(own, f.name) for own in sums]) for f in fields(PairSums)))
-    gradients = [pairs.gradient(own, everyone) for pairs, own in zip(processes, sums, strict=True)]
-    found = {"negatives": everyone.negatives, "positives": everyone.positives, "rank": everyone.rank}
-    return {**found, "gradient": torch.cat(gradients)}
+def of_processes(columns: Tensor, count: int, temperature: float) -> dict[str, Tensor]:
+    """As :func:`loss_and_gradients`, by processes of ``count`` unit rows each that lie one behind the other.
+
+    What they would gather is handed on here; the gradient is of the columns, in their order, averaged as DDP does.
+    """
+    processes = [KernelPairs(columns, first, count, temperature) for first in range(0, len(columns), count)]
+    parts = torch.stack([pairs.sums().sum(1, keepdim=True) for pairs in processes])
+    losses, shown = zip(*[pairs.loss(parts) for pairs in processes], strict=True)
+    assert all(loss.equal(losses[0]) for loss in losses)
+    norm, grad_loss = columns.new_ones(count), columns.new_ones(())
+    gradients = [pairs.gradient(norm, grad_loss, len(processes)) for pairs in processes]
+    return {"loss": losses[0], "gradient": torch.cat(gradients) / len(processes), "metrics": shown[0]}
 
 
 def interpreted(
@@ -49,7 +51,7 @@ def interpreted(
 def _answer(folder: Path) -> None:
     losses, processes = torch.load(folder / "cases.pt")
     found = {name: loss_and_gradients(*case, "kernel") for name, case in losses.items()}
-    torch.save({**found, "processes": of_processes(KernelPairs, *processes)}, folder / "found.pt")
+    torch.save({**found, "processes": of_processes(*processes)}, folder / "found.pt")
 
 
 if __name__ == "__main__":

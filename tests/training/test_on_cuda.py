@@ -1,12 +1,15 @@
 """What a step on a GPU must share with a step on a CPU. Skipped without a GPU; benchmarks/gpu.py runs it on one."""
 
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from simclr_dist.config import Config
 from simclr_dist.data.loading.batch import Batch, blank_batch
+from simclr_dist.data.loading.one_ahead import on_device
 from simclr_dist.data.loading.order import build_order
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.guards.anomalies import AnomalyWatch
@@ -14,6 +17,7 @@ from simclr_dist.losses import nt_xent
 from simclr_dist.models.kernels import set_kernels
 from simclr_dist.optim.schedule import build_schedule
 from simclr_dist.training.step import TrainingStep
+from tests.support.poison import poisoned
 from tests.support.processes import assert_bit_equal, relative_error, tiny_config
 
 pytestmark = pytest.mark.cuda
@@ -77,3 +81,30 @@ def test_the_loss_and_its_gradient_are_those_of_float64(temperature):
     (exact, gradient), (loss, own) = found
     assert relative_error(loss, exact) < 1e-5
     assert relative_error(own, gradient) < (1e-5 if temperature >= 0.1 else 1e-4)
+
+
+def test_batches_copied_one_ahead_are_the_hosts(tmp_path):
+    config = tiny_config(tmp_path)
+    batches = [noise(config, seed) for seed in range(5)]
+    ahead = on_device((batch.pin_memory() for batch in batches), torch.device(GPU))
+    for number, (batch, expected) in enumerate(zip(ahead, batches, strict=True)):
+        for name, views in expected.views.items():
+            assert batch.views[name].is_cuda
+            torch.ones(1000, 1000, device=GPU).matmul(torch.ones(1000, 1000, device=GPU))
+            assert torch.equal(batch.views[name].cpu(), views), number
+
+
+@pytest.mark.parametrize("policy", ["skip", "go_back"])
+def test_updates_before_and_after_the_judgement_leave_the_same_state(tmp_path, policy):
+    config = tiny_config(
+        tmp_path, f"recipe.anomalies.on_not_finite={policy}", "recipe.anomalies.rollback_every_steps=2"
+    )
+
+    def state(ahead: bool) -> dict[str, Any]:
+        step = taken(config, GPU, steps=0)
+        assert step.updates_ahead
+        step.updates_ahead = ahead
+        poisoned((1, 4), lambda features: features * math.inf, lambda: [step(noise(config, n), n) for n in range(5)])
+        return {name: each.state_dict() for name, each in step.trained.items()}
+
+    assert_bit_equal(state(ahead=True), state(ahead=False))

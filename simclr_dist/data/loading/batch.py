@@ -44,13 +44,24 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The batch in pixels on a device: what was left to it of the views (colours, blur) is made there."""
-        views = {name: each.to(device, non_blocking=True) for name, each in self.views.items()}
+        copy = self.copied_to(device)
+        views = dict(copy.views)
         if self.choices:  # torchvision takes as long to import as torch, and `config` renders nothing
             from simclr_dist.data.rendering.device_ import render_colors
         for name, choices in self.choices.items():
             views[name] = render_colors(views[name], choices, self.color_forms[name])
+        return replace(copy, views=views, choices={})
+
+    def copied_to(self, device: torch.device) -> "Batch":
+        """The batch on a device with what is left to it of the views still to be made: a copy and nothing more."""
+        views = {name: each.to(device, non_blocking=True) for name, each in self.views.items()}
         labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
-        return replace(self, views=views, labels=labels, choices={})
+        return replace(self, views=views, labels=labels)
+
+    @property
+    def device_tensors(self) -> list[Tensor]:
+        """What :meth:`copied_to` brings to a device: the views and the labels, not the sample ids and choices."""
+        return [*self.views.values(), *([] if self.labels is None else [self.labels])]
 
     def split(self, images: int) -> "list[Batch]":
         """Parts of so many images each, in order; without ``broken``, which belongs to the whole."""
