@@ -9,8 +9,11 @@ import pytest
 from simclr_dist.log import log
 from tests.support.commands import run_command
 
-# These take longest and begin first, so that both processes of a whole suite end together.
-_LONGEST = ("test_quick_start.py", "test_slurm.py", "test_launch.py", "test_exactness.py")
+# What takes long comes first, so that both processes of a whole suite end together.
+_FIRST = (
+    "test_slurm.py", "test_contract.py", "test_exactness.py", "test_drill.py", "test_launch.py", "test_anomalies.py",
+    "test_evaluation.py", "test_supervised.py", "test_lost_processes.py", "test_plan_of_a_method.py", "test_gpu.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -20,7 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not torch.cuda.is_available():
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason="needs a GPU"))
-    items.sort(key=lambda item: _LONGEST.index(item.path.name) if item.path.name in _LONGEST else len(_LONGEST))
+    items.sort(key=lambda item: _FIRST.index(item.path.name) if item.path.name in _FIRST else len(_FIRST))
 
 
 @pytest.fixture

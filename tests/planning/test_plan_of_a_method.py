@@ -20,7 +20,7 @@ from simclr_dist.planning.fakes import fake_processes
 from simclr_dist.planning.memory import StepMemory, Variant
 from simclr_dist.planning.plan import make_plan
 from simclr_dist.planning.report import report
-from simclr_dist.planning.traced_step import traced_step
+from simclr_dist.planning.traced_step import StepTrace, traced_step
 from simclr_dist.planning.tracker import Sent, StepTracker
 from simclr_dist.run import checkpoint
 from simclr_dist.run.folder import contents
@@ -54,7 +54,14 @@ def _config(name: str) -> Config:
     return config
 
 
-@pytest.mark.parametrize("chunk", [0, 16])
+@pytest.fixture(scope="module")
+def trace() -> StepTrace:
+    """Of one of four processes; tracing is what takes long here."""
+    config = _config("ToyMethod")
+    return traced_step(config.recipe, config.machine, 16, 4, IMAGES)
+
+
+@pytest.mark.parametrize("chunk", [0, 32])
 def test_the_traced_peak_is_what_the_allocator_gave_a_real_step(config, chunk):
     config.machine.images_per_chunk = chunk
     step, batch = training_step(config, IMAGES), blank_batch(config.recipe, 64, CPU)
@@ -68,8 +75,7 @@ def test_the_traced_peak_is_what_the_allocator_gave_a_real_step(config, chunk):
     assert trace.peak_bytes == pytest.approx(resting + peak, rel=0.06)
 
 
-def test_a_queue_and_a_bank_are_state_and_not_copied_and_what_is_not_trained_has_no_momentum(config):
-    trace = traced_step(config.recipe, config.machine, 16, 4, IMAGES)
+def test_a_queue_and_a_bank_are_state_and_not_copied_and_what_is_not_trained_has_no_momentum(config, trace):
     step = training_step(config, IMAGES)
     step(blank_batch(config.recipe, 64, CPU), 0)
     norms = bytes_of(buffer for norm in norms_of(step.method) for buffer in norm.buffers())
@@ -95,42 +101,32 @@ def test_the_checkpoint_holds_the_queue_and_the_bank(config, tmp_path, policy):
     assert checkpoint_bytes(config, IMAGES) == path.stat().st_size > 4 * DIM * (QUEUE + IMAGES)
 
 
-def test_what_an_image_outside_the_chunk_holds_is_that_of_the_traced_step(config):
-    trace = traced_step(config.recipe, config.machine, 16, 4, IMAGES)
+def test_what_an_image_outside_the_chunk_holds_is_that_of_the_traced_step(trace):
     views = 2 * 3 * 32**2 + 3 * 3 * 16**2
     # One query and three crops with their gradients, one key without.
     assert trace.held_bytes == views + 4 * DIM * (2 * (1 + 3) + 1)
-    memory = StepMemory(config.recipe, config.machine, IMAGES, [64, 32, 16], exact=64)
-    chunked = traced_step(config.recipe, replace(config.machine, images_per_chunk=32), 64, 1, IMAGES)
-    assert chunked.peak_bytes == pytest.approx(memory.peak_bytes(64, Variant(images_per_chunk=32)), rel=0.1)
-    assert chunked.flops == pytest.approx(memory.flops(64, Variant(images_per_chunk=32)), rel=0.03)
 
 
 def test_a_loss_that_outgrows_the_encoder_is_planned_over_all_images_of_the_share(config):
     config.recipe.method.queue = 1 << 18
-    memory = StepMemory(config.recipe, config.machine, IMAGES, [64, 32, 16], exact=64)
-    chunked = traced_step(config.recipe, replace(config.machine, images_per_chunk=32), 64, 1, IMAGES)
+    memory = StepMemory(config.recipe, config.machine, IMAGES, [32, 16], exact=32)
+    chunked = traced_step(config.recipe, replace(config.machine, images_per_chunk=16), 32, 2, IMAGES)
     assert chunked.at_peak["loss"] > chunked.peak_bytes / 3
-    assert chunked.peak_bytes == pytest.approx(memory.peak_bytes(64, Variant(images_per_chunk=32)), rel=0.1)
+    assert chunked.peak_bytes == pytest.approx(memory.peak_bytes(32, Variant(images_per_chunk=16)), rel=0.1)
+    assert chunked.flops == pytest.approx(memory.flops(32, Variant(images_per_chunk=16)), rel=0.03)
 
 
-def test_what_the_loss_makes_is_told_from_what_the_encoder_makes_in_both_passes(config):
-    small, large = (
-        traced_step(_with_queue(config, queue), config.machine, 16, 4, IMAGES).loss_bytes
-        for queue in (QUEUE, 2 * QUEUE)
-    )
+def test_what_the_loss_makes_is_told_from_what_the_encoder_makes_in_both_passes(config, trace):
+    recipe = replace(config.recipe, method=replace(config.recipe.method, queue=2 * QUEUE))
+    small, large = trace.loss_bytes, traced_step(recipe, config.machine, 16, 4, IMAGES).loss_bytes
     # Logits of 16 images (before and after the key's is put beside them, their log-softmax, gradients), the rows that
     # they are taken of.
     rows, logits = 4 * DIM * QUEUE, 4 * 16 * QUEUE
     assert (large - small - rows) / logits == pytest.approx(3, abs=0.6)
 
 
-def _with_queue(config, queue):
-    return replace(config.recipe, method=replace(config.recipe.method, queue=queue))
-
-
-def test_the_collectives_of_loss_and_update_are_counted_by_their_labels(config):
-    traces = [traced_step(config.recipe, config.machine, share, 64 // share, IMAGES) for share in (16, 32)]
+def test_the_collectives_of_loss_and_update_are_counted_by_their_labels(config, trace):
+    traces = [trace, traced_step(config.recipe, config.machine, 32, 2, IMAGES)]
     for images, processes in ((16, 4), (8, 8)):  # the second on the line through the traced ones
         traffic = {kind.sent.label: kind for kind in step_traffic(traces, images, ASSUMED)}
         others = processes - 1
@@ -143,14 +139,13 @@ def test_the_collectives_of_loss_and_update_are_counted_by_their_labels(config):
         assert "running statistics of batch norm" in traffic
 
 
-def test_a_collective_that_no_rule_knows_is_counted_as_everything_to_everyone(config):
+def test_a_collective_that_no_rule_knows_is_counted_as_everything_to_everyone(trace):
     tracker = StepTracker(local_images=16)
     with fake_processes(4), FakeTensorMode(), tracker:
         begin_collective("something new")
         dist.reduce(torch.zeros(10), 0)
     sent = Sent(label="something new", collective="reduce", images=64)
     assert (tracker.collectives, tracker.payload) == ({sent: 1}, {sent: 40})
-    trace = traced_step(config.recipe, config.machine, 16, 4, IMAGES)
     trace = replace(trace, collectives={sent: 1}, payload={sent: 40})
     assert [kind.wire_bytes for kind in step_traffic([trace], 16, ASSUMED)] == [3 * 40]
 
