@@ -9,7 +9,7 @@ Contenders, on the same tensors, in turn, in one process; data loading is left o
 - bare: forward pass, loss, backward pass and optimizer of the same method, with this project's batch norm;
 - native: the same with torch's nn.BatchNorm2d and nn.BatchNorm1d, whose group is all rows;
 - sync (on a GPU alone): the same with the function of torch's SyncBatchNorm, in a group of one process; beside it
-  "processes", this project's batch norm as of a group of several, which sends nothing either. Never run on a GPU.
+  "processes", this project's batch norm as of a group of several, which sends nothing either.
 
 Printed: the median over rounds of the ratios of their times, on a CPU processor times, which a machine's other work
 reaches through its caches alone. Absolute times are shown for orientation only.

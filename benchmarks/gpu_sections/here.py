@@ -81,6 +81,20 @@ class Here:
             found.append(time.perf_counter() - started)
         return statistics.median(found)
 
+    def busy_seconds(self, call: Callable[[], object]) -> float:
+        """How long the device's kernels and copies run in a call, one after the other; 0 on the CPU.
+
+        Where it is below the call's own seconds, the device waits for the host.
+        """
+        if not self.on_gpu:
+            call()
+            return 0.0
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            call()
+            self.wait()
+        kernels = (event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA)
+        return sum(event.device_time_total for event in kernels) / 1e6
+
     def peak_bytes(self, call: Callable[[], object]) -> tuple[int, int]:
         """Highest memory (in tensors, reserved) of the device during a call; 0 on the CPU, which counts none."""
         if not self.on_gpu:

@@ -43,10 +43,15 @@ def measured(
     seconds = here.seconds(step, rounds)
     tensors, reserved = here.peak_bytes(step)
     views = 2 * config.recipe.global_batch_images / seconds
+    busy = here.busy_seconds(step)
     figure = (
-        f"{views:,.0f} views/s, {1e3 * seconds:.1f} ms, peak {tensors / 1e9:.1f} GB ({reserved / 1e9:.1f} reserved)"
+        f"{views:,.0f} views/s, {1e3 * seconds:.1f} ms, of them {1e3 * busy:.1f} in kernels, "
+        f"peak {tensors / 1e9:.1f} GB ({reserved / 1e9:.1f} reserved)"
     )
-    numbers = {"views_per_second": views, "seconds": seconds, "peak_bytes": tensors, "reserved_bytes": reserved}
+    numbers = {
+        "views_per_second": views, "seconds": seconds, "busy_seconds": busy, "peak_bytes": tensors,
+        "reserved_bytes": reserved,
+    }  # fmt: skip
     if bare is None:
         yield Row(what, figure, numbers)
     else:

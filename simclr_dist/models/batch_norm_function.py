@@ -12,9 +12,9 @@ from simclr_dist.models.statistics_group import StatisticsGroup, join_statistics
 
 give_rules()
 
-_WORTH_A_FUNCTION = 50_000_000
-"""Elements from which one group on a GPU goes by our kernels. A function of autograd in Python costs the host some
-0.3 ms more than torch's; of smaller layers a GPU would have to wait for it."""
+_WORTH_A_FUNCTION = 100_000_000
+"""Elements from which one group on a GPU goes by our kernels, which save 0.5 ms a layer there (an H100). A function of
+autograd in Python costs the host more than torch's: with smaller layers too the GPU waited for it (docs/gpu.md)."""
 
 
 class Kernels(Protocol):

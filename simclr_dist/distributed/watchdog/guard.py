@@ -8,7 +8,7 @@ It ends the process with the line of who is lost; which of these comes first:
 - the main thread stands for the timeout of collectives, and another process is silent or behind;
 - nobody is silent or behind, and the GPU has done nothing for as long and a minute more.
 
-Never run on a GPU.
+Never run on several GPUs.
 """
 
 import threading
