@@ -23,6 +23,7 @@ from simclr_dist.optim import make_optimizer
 from simclr_dist.optim.rates import set_rates
 from simclr_dist.optim.schedule import Schedule
 from simclr_dist.run.finite import first_not_finite
+from simclr_dist.training.embedding_rank import embedding_rank
 from simclr_dist.training.gradients import Computed, compute_gradients
 from simclr_dist.training.method_rules import check_rules
 
@@ -118,6 +119,7 @@ class TrainingStep:
         if anomaly:
             values |= self._instead_of_update(anomaly, batch, watch)
         else:
+            values |= embedding_rank(self.method, computed.embeddings, steps_done, self.schedule.total_steps)
             self.update(computed, steps_done, overflows)
         self.scaler.update()
         self.optimizer.zero_grad()

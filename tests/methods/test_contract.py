@@ -26,6 +26,7 @@ from simclr_dist.models.statistics_group import divide_batch_norm
 from simclr_dist.planning.communication import Assumptions
 from simclr_dist.planning.plan import make_plan
 from simclr_dist.run import checkpoint
+from simclr_dist.run.metrics_log import read_metrics
 from simclr_dist.training.gradients import compute_gradients
 from simclr_dist.verification.certificate import certify
 from simclr_dist.weights.export import export
@@ -143,6 +144,9 @@ def test_weights_buffers_and_losses_follow_those_of_one_process(method, processe
             difference = (own[key].double() - value.double()).norm() / value.double().norm().clamp_min(ROUNDING)
             assert difference < 1e-9, (step, key)
     assert losses(method.run(processes, run)) == pytest.approx(losses(method.run(1, "whole")), rel=1e-9)
+    runs = (method.run(processes, run), method.run(1, "whole"))
+    rank, expected_rank = (read_metrics(each / "metrics.jsonl")[0]["rank_me"] for each in runs)
+    assert rank == pytest.approx(expected_rank, rel=1e-6)
 
 
 def test_the_runs_move_every_trained_weight_so_that_to_agree_means_something(method):
