@@ -6,7 +6,7 @@
         --epochs 60 --processes-at-once 5 --workers 3 --minutes 9
 
 One recipe a method (image_recipes.py), the same encoder, images, epochs and views. First a step of each is timed, in
-turn in one process with its images at hand; then the runs, several at once if asked, each with an evaluation on the test
+turn in one process with its images at hand; then the runs, several at once if asked, each evaluated on the test
 images; beside them raw pixels and the untrained encoder. OUT keeps everything: what is there is not done again, a run
 that was stopped resumes, one that failed is a row with its reason and is tried anew at the next start. OUT/table.md and
 OUT/table.json are written after every run. --minutes: then no more is started, and what runs is stopped and saved.
@@ -15,7 +15,6 @@ OUT/table.json are written after every run. --minutes: then no more is started, 
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -43,6 +42,15 @@ class Job:
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
 
+    def stop(self) -> None:
+        """Wait for one that was asked to stop; end it where it does not, as at its start. It goes on the next time."""
+        try:
+            self.process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        print(f"{self.name}: stopped", flush=True)
+
     def report(self) -> None:
         """How it ended, in a line; the row of a run that died without one."""
         status, seconds = self.process.returncode, time.monotonic() - self.started
@@ -50,7 +58,7 @@ class Job:
             f"{self.name}: {'done' if not status else f'status {status}, see {self.log}'} ({seconds:.0f} s)", flush=True
         )
         row = self.out / "rows" / f"{self.name}.json"
-        if "method" in self.given and status not in (0, STOPPED, -signal.SIGTERM) and not row.exists():
+        if "method" in self.given and status not in (0, STOPPED) and not row.exists():
             row.parent.mkdir(exist_ok=True)
             error = f"ended with status {status}"
             row.write_text(json.dumps({"method": self.given["method"], "seed": self.given["seed"], "error": error}))
@@ -117,12 +125,7 @@ def work(jobs: list[tuple[str, str, dict[str, Any]]], out: Path, options: argpar
         for job in running:
             job.process.terminate()
         for job in running:
-            try:
-                job.process.wait(GRACE_SECONDS)
-            except subprocess.TimeoutExpired:
-                job.process.kill()
-                job.process.wait()
-            job.report()
+            job.stop()
     if jobs or running:
         names = ", ".join([*(job.name for job in running), *(name for name, _, _ in jobs)])
         print(f"the time is over; the same command does the rest: {names}")
