@@ -33,6 +33,7 @@ VIEWS = (
     "grayscale_probability=0", "blur_probability=0", "solarize_probability=0",
 )  # fmt: skip
 """Of every group of every method: grey images have no hue, and at 28 pixels blur leaves little."""
+SMALL = ("views.small.size=16", "views.small.crop_area_min=0.1", "views.small.crop_area_max=0.4")
 KEYS: dict[str, tuple[str, ...]] = {
     "simclr": ("method.temperature=0.5", "method.projection.output_dim=128"),
     "moco": ("method.temperature=0.1", "method.queue_keys=4096", "method.momentum=0.99", "batch_norm_group_images=32"),
@@ -41,10 +42,13 @@ KEYS: dict[str, tuple[str, ...]] = {
     "simsiam": ("method.output_dim=1024", "method.predictor_dim=256"),
     "vicreg": ("method.hidden_dim=1024", "method.output_dim=1024", "optimizer.base_learning_rate=0.03"),
     "memory_bank": ("method.temperature=0.1", "method.noise_samples=2048"),
-    "supcon": (),
+    "moco_v3": ("method.temperature=0.2", "method.hidden_dim=1024"),
+    "dino": (
+        "method.hidden_dim=512", "method.bottleneck_dim=64", "method.output_dim=2048", "method.head_batch_norm=true",
+        "method.teacher_momentum=0.99", "method.small_views=2", *SMALL,
+    ),
     "swav": (
-        "method.prototypes=128", "method.hidden_dim=512", "method.small_views=2", "method.frozen_steps=39",
-        "views.small.size=16", "views.small.crop_area_min=0.1", "views.small.crop_area_max=0.4",
+        "method.prototypes=128", "method.hidden_dim=512", "method.small_views=2", "method.frozen_steps=39", *SMALL,
     ),
 }  # fmt: skip
 """Keys below ``recipe`` where a method's defaults are for ImageNet."""
