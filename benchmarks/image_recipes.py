@@ -37,11 +37,16 @@ SMALL = ("views.small.size=16", "views.small.crop_area_min=0.1", "views.small.cr
 KEYS: dict[str, tuple[str, ...]] = {
     "simclr": ("method.temperature=0.5", "method.projection.output_dim=128"),
     "moco": ("method.temperature=0.1", "method.queue_keys=4096", "method.momentum=0.99", "batch_norm_group_images=32"),
-    "barlow_twins": ("method.hidden_dim=1024", "method.output_dim=1024", "method.vector_rate=1"),
+    "barlow_twins": (
+        "method.hidden_dim=1024", "method.output_dim=1024", "method.vector_rate=1",
+        "optimizer.base_learning_rate=0.02",
+    ),
     "byol": ("method.hidden_dim=1024", "method.target_momentum=0.99"),
     "simsiam": ("method.output_dim=1024", "method.predictor_dim=256"),
     "vicreg": ("method.hidden_dim=1024", "method.output_dim=1024", "optimizer.base_learning_rate=0.03"),
-    "memory_bank": ("method.temperature=0.1", "method.noise_samples=2048"),
+    "memory_bank": (
+        "method.loss=infonce", "method.noise_samples=0", "method.temperature=0.1", "optimizer.base_learning_rate=0.03",
+    ),
     "moco_v3": ("method.temperature=0.2", "method.hidden_dim=1024"),
     "dino": (
         "method.hidden_dim=512", "method.bottleneck_dim=64", "method.output_dim=2048", "method.head_batch_norm=true",
