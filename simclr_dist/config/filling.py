@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from simclr_dist.config.health import Bands
 from simclr_dist.config.machine import Machine
-from simclr_dist.config.metric import ONLINE
+from simclr_dist.config.metric import EVERY_METHOD
 from simclr_dist.config.moved import moved_keys
 from simclr_dist.config.recipe import Recipe
 from simclr_dist.config.registry import METHODS, method_class
@@ -39,7 +39,7 @@ def refuse_config(given: dict[str, Any]) -> None:
     for name in health:
         _refuse_shape(_keys_below(health, name, "health."), Bands, f"health.{name}.")
     _refuse_method_keys(recipe)
-    metrics = {**method_class(method_name(recipe)).METRICS, **ONLINE}
+    metrics = {**method_class(method_name(recipe)).METRICS, **EVERY_METHOD}
     _refuse_unknown(health, [name for name, metric in metrics.items() if metric.band], "health.")
 
 

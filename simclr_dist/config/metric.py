@@ -52,3 +52,15 @@ ONLINE = {
     ),
 }  # fmt: skip
 """What an evaluation of the encoder during the run gives (machine.evaluate_every_epochs), whatever the method."""
+
+CONTRASTIVE = "contrastive_top1"
+"""The headline of methods with negatives: it falls when the embeddings collapse, so nothing else need stand beside."""
+RANK_ME = "rank_me"
+EVERY_METHOD = {
+    RANK_ME: Metric(
+        title="RankMe", from_zero=True,
+        text="how many directions the embeddings fill: at most their size and the images that it is taken of",
+    ),
+    **ONLINE,
+}  # fmt: skip
+"""What every run may tell beside its method's METRICS, not in every step."""

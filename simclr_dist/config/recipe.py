@@ -13,7 +13,7 @@ from simclr_dist.config.method import MethodKeys
 from simclr_dist.config.registry import method_class, method_keys
 from simclr_dist.config.views import ViewGroup
 
-SOURCES = ("digits", "folder", "cifar10", "cifar100", "stl10", "imagenet", "beton")
+SOURCES = ("digits", "folder", "cifar10", "cifar100", "stl10", "fashion_mnist", "imagenet", "beton")
 SOURCES_WITHOUT_PATH = ("digits",)
 ENCODERS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 OPTIMIZERS = ("lars", "sgd", "adamw", "lamb")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from simclr_dist.config.health import Bands, check_bands
 from simclr_dist.config.machine import Machine
-from simclr_dist.config.metric import ONLINE, Metric
+from simclr_dist.config.metric import EVERY_METHOD, Metric
 from simclr_dist.config.recipe import SOURCES, SOURCES_WITHOUT_PATH, Recipe
 from simclr_dist.config.registry import method_class
 from simclr_dist.config.views import ViewGroup
@@ -24,8 +24,8 @@ class Config:
 
     @property
     def metrics(self) -> dict[str, Metric]:
-        """What the recipe's method, and an online evaluation, say of a step."""
-        return {**method_class(self.recipe.method.name).METRICS, **ONLINE}
+        """What a step may tell: of the recipe's method, of its embeddings' rank, of an online evaluation."""
+        return {**method_class(self.recipe.method.name).METRICS, **EVERY_METHOD}
 
     def check(self) -> None:
         """Refuse combinations that no machine could run.

@@ -1,4 +1,4 @@
-"""How much of their space embeddings fill: whether they have collapsed."""
+"""How much of their space embeddings fill: whether they have collapsed, to a point or to few directions."""
 
 import torch
 from torch import Tensor
@@ -22,3 +22,24 @@ def embedding_std(rows: Tensor) -> Tensor:
         unit = F.normalize(rows, dim=1)
         spread: Tensor = unit.std(dim=0, correction=0).mean() * unit.shape[1] ** 0.5
     return spread
+
+
+def rank_me(rows: Tensor) -> Tensor:
+    """RankMe (Garrido et al. 2022, arXiv 2210.02885, equation 1): exp of the entropy of the singular values' shares.
+
+    In float64 from the smaller of the two products of the rows, so without the paper's 1e-7 against logarithms of 0.
+
+    Args:
+        rows: embeddings (n, d) as they are, neither centred nor of unit length. No gradient flows back.
+
+    Returns:
+        A scalar on the CPU, from 1 (all on one line through 0) to min(n, d) (all directions alike).
+    """
+    with torch.no_grad():
+        z = rows.double()
+        products = z @ z.T if len(z) < z.shape[1] else z.T @ z
+        # On the CPU: a GPU takes as long for so small a matrix, and memory for its solver.
+        singular = torch.linalg.eigvalsh(products.cpu()).clamp_min(0).sqrt()
+        shares = singular / singular.sum().clamp_min(torch.finfo(singular.dtype).tiny)
+        rank: Tensor = torch.special.entr(shares).sum().exp()
+    return rank

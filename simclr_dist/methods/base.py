@@ -118,6 +118,16 @@ class Method(nn.Module):
             steps: of the whole run.
         """
 
+    def embedding_rows(self, embeddings: Tensors) -> Tensor | None:
+        """The embeddings (images, d) whose RankMe the run tells; None: it tells none.
+
+        Here: ``z``, or where there is none what ``embed`` names first; of several views of an image the first.
+        """
+        rows = embeddings.get("z", next(iter(embeddings.values()), None))
+        if rows is not None and rows.dim() == 3:
+            rows = rows[:, 0]
+        return rows if rows is not None and rows.dim() == 2 and rows.is_floating_point() else None
+
     def reference_loss(self, embeddings: Tensors, targets: Tensors, batch: Batch) -> Tensor | None:
         """The loss once more, as the paper writes it: what ``verify`` holds ``loss`` and its gradient against.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from simclr_dist.config.metric import ONLINE, Metric
+from simclr_dist.config.metric import CONTRASTIVE, EVERY_METHOD, ONLINE, RANK_ME, Metric
 from simclr_dist.log import log
 from simclr_dist.run.metrics_log import MetricsLog, write_run_facts
 
@@ -24,10 +24,15 @@ class Reporter:
     def __init__(
         self, run_dir: Path, metrics: Mapping[str, Metric], steps_done: int, total_steps: int, *, active: bool
     ) -> None:
-        """``metrics`` are what the numbers of a step are; their headline stands beside the loss."""
+        """``metrics`` are what the numbers of a step are; their headline stands beside the loss, and where it is not of
+        negatives also what shows a collapse.
+        """
         self.total, self._first, self._active = total_steps, steps_done, active
-        self._known = {**ONLINE, **metrics}
+        self._known = {**EVERY_METHOD, **metrics}
         self._headline = [name for name, metric in metrics.items() if metric.role == "headline"]
+        if CONTRASTIVE not in metrics:
+            self._headline += [name for name, metric in metrics.items() if metric.role == "collapse"] + [RANK_ME]
+        self._rank: dict[str, float] = {}  # the newest, as not every step has one
         self._started = self._last_line = time.monotonic()
         self._bar = None
         if active:
@@ -51,7 +56,8 @@ class Reporter:
         if not self._active:
             return
         self._metrics.write(values)
-        parts = [f"loss {values['loss']:.4f}", *self._shown(values, self._headline)]
+        self._rank |= {name: value for name, value in values.items() if name == RANK_ME}
+        parts = [f"loss {values['loss']:.4f}", *self._shown(self._rank | values, self._headline)]
         text = "  ".join([*parts, f"{values['images_per_second']:.0f} images/s"])
         if online := "  ".join(self._shown(values, ONLINE)):
             log.info("step %d of %d  %s", int(values["step"]), self.total, online)

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from simclr_dist.config.metric import ONLINE, Metric
+from simclr_dist.config.metric import EVERY_METHOD, Metric
 from simclr_dist.config.registry import method_class
 from simclr_dist.errors import UserError
 from simclr_dist.run.metrics_log import read_run_facts
@@ -35,15 +35,15 @@ def read_method(run_dir: Path) -> str:
 def read_metric_descriptions(run_dir: Path, method: str) -> dict[str, Metric]:
     """What each metric of a run is: as its run.json says; without, as ``method`` says now, when that can be loaded.
 
-    The metrics of an online evaluation are always known. A metric that is missing here has nothing but its name.
+    The metrics of every method are always known. A metric that is missing here has nothing but its name.
     """
     stored = read_run_facts(run_dir).get("metrics")
     if isinstance(stored, dict):
         return {name: metric for name, each in stored.items() if (metric := _metric(each))}
     try:
-        return {**method_class(method).METRICS, **ONLINE}
+        return {**method_class(method).METRICS, **EVERY_METHOD}
     except UserError:
-        return dict(ONLINE)
+        return dict(EVERY_METHOD)
 
 
 def _metric(stored: Any) -> Metric | None:

@@ -25,6 +25,7 @@ from simclr_dist.optim.clipping import clip_each
 from simclr_dist.optim.rates import set_rates
 from simclr_dist.optim.schedule import Schedule
 from simclr_dist.run.finite import first_not_finite
+from simclr_dist.training.embedding_rank import embedding_rank
 from simclr_dist.training.gradients import Computed, compute_gradients
 from simclr_dist.training.method_rules import check_rules
 from simclr_dist.training.numbers import NumbersOnTheWay
@@ -130,8 +131,10 @@ class TrainingStep:
         del undo  # with its copies: what follows may need their room
         if anomaly:
             values |= self._instead_of_update(anomaly, batch, watch)
-        elif not overflows:
-            self.after_update(computed, steps_done)
+        else:
+            values |= embedding_rank(self.method, computed.embeddings, steps_done, self.schedule.total_steps)
+            if not overflows:
+                self.after_update(computed, steps_done)
         self.scaler.update()
         self.optimizer.zero_grad()
         return values

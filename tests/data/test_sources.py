@@ -4,6 +4,7 @@ The data sets are written here in the files that torchvision reads; their checks
 """
 
 import errno
+import gzip
 import hashlib
 import os
 import pickle
@@ -117,6 +118,56 @@ def test_a_cifar_whose_checksum_holds_but_that_cannot_be_unpickled_is_refused(tm
     ]
     monkeypatch.setattr(datasets.CIFAR10, "train_list", files)
     assert "CIFAR10" in complaint("cifar10", tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------- Fashion-MNIST
+
+
+@pytest.fixture
+def fashion_mnist(tmp_path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Split -> images (n, 28, 28) and labels, written as the IDX files of the data set, compressed."""
+    random, written = np.random.default_rng(0), {}
+    for split, part, count in (("train", "train", 4), ("test", "t10k", 3)):
+        images = random.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = random.integers(0, 10, count, dtype=np.uint8)
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            header = bytes((0, 0, 8, array.ndim)) + np.array(array.shape, dtype=">i4").tobytes()
+            (tmp_path / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(header + array.tobytes()))
+        written[split] = images, labels
+    return written
+
+
+@pytest.mark.parametrize("layout", ["compressed", "torchvision's"])
+@pytest.mark.parametrize("split", SPLITS)
+def test_fashion_mnist_gives_every_pixel_in_three_channels_and_every_label(fashion_mnist, tmp_path, split, layout):
+    if layout == "torchvision's":
+        raw = tmp_path / "FashionMNIST" / "raw"
+        raw.mkdir(parents=True)
+        for file in list(tmp_path.glob("*.gz")):
+            (raw / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
+            file.unlink()
+        reference = datasets.FashionMNIST(tmp_path, train=split != "test")
+        converted = [np.array(image.convert("RGB")).transpose(2, 0, 1) for image, _ in reference]
+    images, labels = fashion_mnist["test" if split == "test" else "train"]
+    source = opened("fashion_mnist", tmp_path, split)
+    assert source.labels.tolist() == labels.tolist()
+    assert source.classes == datasets.FashionMNIST.classes
+    expected = np.repeat(images[:, None], 3, axis=1) if layout == "compressed" else converted
+    np.testing.assert_array_equal([source.read(sample).numpy() for sample in range(len(source))], expected)
+
+
+def test_where_no_fashion_mnist_is_the_line_tells_how_to_get_it(fashion_mnist, tmp_path):
+    (tmp_path / "train-labels-idx1-ubyte.gz").unlink()
+    message = complaint("fashion_mnist", tmp_path)
+    assert message.startswith("recipe.data.path: no train-labels-idx1-ubyte")
+    assert "dataset-fashion-mnist" in message
+
+
+@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"cut"), gzip.compress(b"\0\0\x08\x01\0\0\0\x01\x07")])
+def test_a_damaged_fashion_mnist_is_refused_with_its_folder(fashion_mnist, tmp_path, content):
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(content)
+    message = complaint("fashion_mnist", tmp_path)
+    assert message.startswith(f"recipe.data.path: torchvision cannot read FashionMNIST in {tmp_path}")
 
 
 # ---------------------------------------------------------------------------------------------- STL10

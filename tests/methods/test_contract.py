@@ -28,6 +28,7 @@ from simclr_dist.models.batch_norm import norms_of
 from simclr_dist.models.statistics_group import divide_batch_norm
 from simclr_dist.planning.traced_step import traced_step
 from simclr_dist.run import checkpoint
+from simclr_dist.run.metrics_log import read_metrics
 from simclr_dist.training.gradients import compute_gradients
 from simclr_dist.verification.certificate import certify
 from simclr_dist.weights.export import export
@@ -155,6 +156,9 @@ def test_weights_buffers_and_losses_of_two_processes_follow_those_of_one(method,
             difference = (own[key].double() - value.double()).norm() / value.double().norm().clamp_min(ROUNDING)
             assert difference < 1e-9, (step, key)
     assert losses(method.run(2, run)) == pytest.approx(losses(method.run(1, "whole")), rel=1e-9)
+    runs = (method.run(2, run), method.run(1, "whole"))
+    rank, expected_rank = (read_metrics(each / "metrics.jsonl")[0]["rank_me"] for each in runs)
+    assert rank == pytest.approx(expected_rank, rel=1e-6)
 
 
 def test_the_runs_move_every_trained_weight_so_that_to_agree_means_something(method):

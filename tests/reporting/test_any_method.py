@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from simclr_dist.config.metric import ONLINE, Metric
+from simclr_dist.config.metric import EVERY_METHOD, Metric
 from simclr_dist.config.registry import method_class
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.guards.anomalies import read_anomalies
@@ -107,12 +107,24 @@ def test_the_console_shows_the_methods_headline_in_its_unit_and_online_evaluatio
 ):
     line, headline = said(outside_run)
     assert headline.endswith(" furlongs")
-    shown = f"step {STEPS} of 88  loss {line['loss']:.4f}  distance of the views {headline}  "
+    rank = read_metrics(outside_run / "metrics.jsonl")[0]["rank_me"]  # told with the first step
+    shown = (
+        f"step {STEPS} of 88  loss {line['loss']:.4f}  distance of the views {headline}  "
+        f"filled share of the sphere {100 * line['filled']:.1f} %  RankMe {rank:.3g}  "
+    )
     assert shown in (outside_run / "log.txt").read_text()
     numbers = {"step": 2, "epoch": 1, "loss": 1.0, "images_per_second": 10.0}
     with Reporter(tmp_path, {}, 0, 2, active=True) as reporter:  # of a method without any metric
         reporter.step(numbers | {"online_knn_top1": 0.5})
     assert logged == ["step 2 of 2  online kNN top-1 50.0 %", "step 2 of 2  loss 1.0000  10 images/s  0 s left"]
+
+
+def test_where_the_headline_is_of_negatives_nothing_else_stands_beside_it(tmp_path, logged):
+    numbers = {"step": 1, "epoch": 1, "loss": 1.0, "images_per_second": 10.0}
+    health = {"contrastive_top1": 0.5, "embedding_std": 0.9, "rank_me": 7.0}
+    with Reporter(tmp_path, SimCLR.METRICS, 0, 1, active=True) as reporter:
+        reporter.step(numbers | health)
+    assert logged == ["step 1 of 1  loss 1.0000  contrastive top-1 50.0 %  10 images/s  0 s left"]
 
 
 def test_a_band_of_the_methods_own_unit_is_found_logged_and_drawn_in_it(outside_run):
@@ -161,12 +173,14 @@ def test_runs_of_two_methods_have_one_page_with_columns_and_curves_of_both(outsi
     assert other[:3] + other[5:7] == ["other", "simclr", "2", "-", f"{100 * top1:.1f} %"]
     assert captions(content) == [
         "Loss", "Distance of the views, furlongs", "Contrastive top-1: the other view is the most similar, %",
-        "Length of the embeddings: mean over the batch", "Contrastive top-5, %", "Mean rank of the other view",
-        "Lower bound of the mutual information, nats", "Filled share of the sphere, %",
+        "Length of the embeddings: mean over the batch",
+        "RankMe: how many directions the embeddings fill: at most their size and the images that it is taken of",
+        "Contrastive top-5, %", "Mean rank of the other view", "Lower bound of the mutual information, nats",
+        "Filled share of the sphere, %",
         "Standard deviation of the embeddings: 0: collapse", "Learning rate", "Gradient norm",
     ]  # fmt: skip
     training = section(content, "training")
-    assert (training.count('class="line c0'), training.count('class="line c1')) == (6, 8)
+    assert (training.count('class="line c0'), training.count('class="line c1')) == (7, 9)
 
 
 def test_metrics_of_one_name_share_a_chart_only_when_their_methods_call_them_alike(simclr, tmp_path):
@@ -199,7 +213,7 @@ def test_a_run_of_an_earlier_version_is_described_by_the_method_that_its_config_
     config["recipe"] |= {"method": "simclr", "loss": {"temperature": method["temperature"]}}
     (simclr / "config.yaml").write_text(yaml.safe_dump(config))
     facts = read_facts(simclr, "run")
-    assert facts.descriptions == {**SimCLR.METRICS, **ONLINE}
+    assert facts.descriptions == {**SimCLR.METRICS, **EVERY_METHOD}
     assert facts.config["recipe.method.temperature"] == 0.5
     assert summary(page([facts], 20)) == expected
 
@@ -258,7 +272,7 @@ def test_the_status_of_runs_names_their_methods_and_headlines_also_where_a_step_
 
 
 def test_descriptions_that_are_damaged_or_of_a_later_version_never_stop_a_report(tmp_path):
-    assert read_metric_descriptions(tmp_path, "no_such_method") == ONLINE
+    assert read_metric_descriptions(tmp_path, "no_such_method") == EVERY_METHOD
     stored = {
         "good": {"title": "good", "unit": "%", "colour": "red"}, "bad": {"title": 5}, "worse": [],
         "odd": {"title": "odd", "role": "crown", "from_zero": "yes"},

@@ -66,7 +66,9 @@ def test_every_step_is_told_with_every_metric(tmp_path):
     assert pretrain(config) == trainer.Outcome(steps_done=3, total_steps=88, signal=0)
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 3]
-    line = lines[-1]
+    first, line = lines[0], lines[-1]
+    assert set(first) - set(line) == {"rank_me"}
+    assert 1 < first["rank_me"] <= 16
     assert set(line) == {
         "step", "epoch", "loss", "contrastive_top1", "contrastive_top5", "positive_rank_mean", "embedding_std",
         "mutual_information_bound", "learning_rate", "gradient_norm", "images_per_second", "data_wait_share",

@@ -1,5 +1,5 @@
-"""Where images come from, by name: torchvision's readers for CIFAR, STL10 and ImageNet, folders, .beton files, the
-digits, and functions of the user's own.
+"""Where images come from, by name: torchvision's readers for CIFAR, STL10, Fashion-MNIST and ImageNet, folders, .beton
+files, the digits, and functions of the user's own.
 
 Three splits: ``pretrain`` is what pretraining sees, ``train`` and ``test`` carry labels for evaluation; held-out images
 are never in the first two.
@@ -7,6 +7,7 @@ are never in the first two.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from torchvision import datasets
@@ -15,6 +16,7 @@ from simclr_dist.config.recipe import Data, Recipe
 from simclr_dist.config.registry import method_class
 from simclr_dist.data.sources.base import ArraySource, BrokenImageError, ImageSource
 from simclr_dist.data.sources.beton.source import open_beton
+from simclr_dist.data.sources.fashion_mnist import find_files, read_files
 from simclr_dist.data.sources.files import FileSource
 from simclr_dist.data.sources.folders import (
     HELD_OUT_OF,
@@ -35,6 +37,7 @@ from simclr_dist.terminal import printable
 __all__ = ["ArraySource", "BrokenImageError", "FileSource", "ImageSource", "open_for_pretraining", "open_source"]
 
 Opener = Callable[[Path, str, PixelRule], ImageSource]
+Read = TypeVar("Read")
 SPLITS = ("pretrain", "train", "test")
 DIGITS_TRAIN = 1437
 
@@ -151,6 +154,12 @@ def _open_stl10(path: Path, split: str, _: PixelRule) -> ImageSource:
     return ArraySource(found.data, labels, getattr(found, "classes", []))
 
 
+def _open_fashion_mnist(path: Path, split: str, _: PixelRule) -> ImageSource:
+    _require_folder(path, "FashionMNIST")
+    files = find_files(path, split)
+    return _through_torchvision(lambda: read_files(files), "FashionMNIST", path)
+
+
 def _open_imagenet(path: Path, split: str, rule: PixelRule) -> ImageSource:
     part = "val" if split == "test" else "train"
     found = _through_torchvision(lambda: datasets.ImageNet(path, split=part), "ImageNet", path)
@@ -162,7 +171,7 @@ def _open_imagenet(path: Path, split: str, rule: PixelRule) -> ImageSource:
     return FileSource(root, names, labels, [words[0] for words in found.classes], rule, remarks)
 
 
-def _through_torchvision(read: Callable[[], datasets.VisionDataset], name: str, path: Path) -> datasets.VisionDataset:
+def _through_torchvision(read: Callable[[], Read], name: str, path: Path) -> Read:
     _require_folder(path, name)
     try:
         return read()
@@ -188,6 +197,7 @@ _OPENERS: dict[str, Opener] = {
     "cifar10": _open_cifar(datasets.CIFAR10),
     "cifar100": _open_cifar(datasets.CIFAR100),
     "stl10": _open_stl10,
+    "fashion_mnist": _open_fashion_mnist,
     "imagenet": _open_imagenet,
     "beton": open_beton,
 }
