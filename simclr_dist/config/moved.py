@@ -15,6 +15,9 @@ MOVED = {
 }
 """Below ``recipe``: old key -> new key. They belonged to SimCLR, the only method there was."""
 
+_VIEWS_UNTIL_NOW = {"interpolation": "bilinear"}
+"""Below a group of views: what versions did that had not these keys, where methods have other defaults by now."""
+
 
 def moved_keys(recipe: Any) -> list[tuple[str, str]]:
     """(old key, its new place) of every key of an earlier version that a recipe's nested keys hold."""
@@ -28,6 +31,10 @@ def moved_keys(recipe: Any) -> list[tuple[str, str]]:
 
 def migrated(recipe: dict[str, Any]) -> dict[str, Any]:
     """A stored recipe of an earlier version with its keys in their new places; a recipe of this version as it is."""
+    views = recipe.get("views")
+    if isinstance(views, dict):
+        groups = {name: _VIEWS_UNTIL_NOW | own for name, own in views.items() if isinstance(own, dict)}
+        recipe = recipe | {"views": views | groups}
     keys = moved_keys(recipe)
     if not keys:
         return recipe

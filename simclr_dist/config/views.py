@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from simclr_dist.config.fields import number, one_of
 
 COLOR_FORMS = ("exact", "affine")
+INTERPOLATIONS = ("bilinear", "bicubic")
 
 
 @dataclass(kw_only=True)
@@ -13,6 +14,9 @@ class Views:
     """Smallest share of the image's area that a random resized crop takes."""
     crop_area_max: float = number(1.0, above=0.0, high=1.0)
     """Largest share of the image's area that a random resized crop takes."""
+    interpolation: str = one_of("bilinear", INTERPOLATIONS)
+    """How a crop is resized to the view, with antialiasing. `bilinear`: torchvision's default (MoCo, SimSiam, SwAV).
+    `bicubic`: sharper (Google's SimCLR and BYOL, Barlow Twins, VICReg, DINO)."""
     flip_probability: float = number(0.5, low=0.0, high=1.0)
     """Probability of a left-right flip."""
     color_strength: float = number(1.0, low=0.0, high=2.0)

@@ -30,7 +30,7 @@ def contact_sheet(source: ImageSource, recipe: Recipe, images: int, epochs: int 
         tiles.append(render_plain(image, side))
         for group in groups:
             for drawn in group.parameters:
-                view = RENDERERS[renderer].view(image, drawn, row, group.side, group.color_form)
+                view = RENDERERS[renderer].view(image, drawn, row, group.side, *group.forms)
                 tiles.append(_framed(view, side))
     columns = 1 + sum(len(group.parameters) for group in groups)
     return make_grid(torch.stack(tiles), nrow=columns, padding=2, pad_value=255)  # type: ignore[no-any-return]

@@ -12,8 +12,11 @@ def like_moco(blur_probability: float = 0.5) -> dict[str, ViewGroup]:
 
 
 def like_byol() -> dict[str, ViewGroup]:
-    """BYOL's (arXiv 2006.07733, table 6): the first view always blurred and never solarized, the second seldom both."""
-    view = ViewGroup(count=1, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
+    """BYOL's (arXiv 2006.07733, table 6): the first view always blurred and never solarized, the second seldom both.
+
+    Crops are bicubic, as in the code of BYOL, Barlow Twins, VICReg and DINO.
+    """
+    view = ViewGroup(count=1, interpolation="bicubic", brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
     return {
         "first": replace(view, blur_probability=1.0),
         "second": replace(view, blur_probability=0.1, solarize_probability=0.2),

@@ -176,7 +176,7 @@ class ViewsAsImages:
         if self._last is None or self._last[0] != number:
             self._last = number, self.source.read(number)
         group, drawn = self._pair[view]
-        return RENDERERS["numba"].view(self._last[1], drawn, number, group.side, group.color_form)
+        return RENDERERS["numba"].view(self._last[1], drawn, number, group.side, *group.forms)
 
     def fingerprint(self) -> str:
         return f"views of {self.source.fingerprint()}"

@@ -265,6 +265,8 @@ def test_the_groups_may_depend_on_the_methods_keys(minimal):
         ("recipe.views.small.hue=0.6", "recipe.views.small.hue: 0.6 is too large; at most 0.5"),
         ("recipe.views.small.hue=${recipe.epochs}", "recipe.views.small.hue: 100.0 is too large"),
         ("recipe.views.color_form=exct", "recipe.views.color_form: 'exct' is not one of exact, affine"),
+        ("recipe.views.interpolation=cubic", "recipe.views.interpolation: 'cubic' is not one of bilinear, bicubic"),
+        ("recipe.views.small.interpolation=3", "recipe.views.small.interpolation: "),
         ("recipe.views.small.size=7", "recipe.views.small.size: 7 pixels are too few; at least 8"),
         ("recipe.views.small.crop_area_min=0.5", "recipe.views.small.crop_area_min: must not exceed"),
         ("recipe.views.large.count=3", "recipe.views.large.count: "),
@@ -471,6 +473,18 @@ def test_a_stored_recipe_of_an_earlier_version_is_the_recipe_of_today(minimal):
 def test_what_differs_from_a_recipe_of_an_earlier_version_has_its_name_of_today(minimal, override, said):
     stored = as_stored_earlier(to_dict(load_config(minimal).recipe))
     assert differences(stored, load_config(minimal, [override]).recipe) == [said]
+
+
+def test_a_stored_recipe_from_before_bicubic_crops_has_bilinear_ones_whatever_its_method_has_today(minimal):
+    bilinear = load_config(minimal, ["recipe.method.name=byol", "recipe.views.interpolation=bilinear"]).recipe
+    stored = to_dict(bilinear)
+    for group in stored["views"].values():
+        del group["interpolation"]
+    assert recipe_from_dict(stored) == bilinear
+    assert differences(stored, bilinear) == []
+    today = load_config(minimal, ["recipe.method.name=byol"]).recipe
+    said = "recipe.views.first.interpolation is 'bilinear' there and 'bicubic' here"
+    assert said in differences(stored, today)
 
 
 def test_a_recipe_of_today_is_migrated_to_itself(minimal):

@@ -73,7 +73,7 @@ def test_what_preparing_compiles_for_the_colours_is_what_views_use(monkeypatch):
     types: dict[str, list[object]] = {}
     monkeypatch.setattr(numba_, "_is_compiled", lambda: False)
     monkeypatch.setattr(numba_, "_color", lambda *given: types.update(prepared=[numba.typeof(each) for each in given]))
-    monkeypatch.setattr(numba_, "_view", lambda *given: types.update(used=[numba.typeof(each) for each in given[4:]]))
+    monkeypatch.setattr(numba_, "_view", lambda *given: types.update(used=[numba.typeof(each) for each in given[5:]]))
     image, drawn = torch.zeros(8, 8, 3, dtype=torch.uint8).permute(2, 0, 1), parameters(color=True, sigma=1.0)
     numba_.prepare(image, drawn, 0, 8)
     assert types["prepared"] == types["used"]

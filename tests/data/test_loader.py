@@ -41,8 +41,10 @@ from tests.support.two_sizes import NAME
 IMAGES, BATCH, SIDE = 30, 8, 12
 RECIPE = Recipe(seed=5, global_batch_images=BATCH, data=Data(source="digits", image_size=SIDE))
 AFFINE = replace(RECIPE, views={"global": replace(RECIPE.views["global"], color_form="affine")})
-# Views of two sizes: the method's two large ones and five small ones.
+BICUBIC = replace(RECIPE, views={"global": replace(RECIPE.views["global"], interpolation="bicubic")})
+# Views of two sizes: the method's two large ones and five small ones, of which the small ones are bicubic.
 TWO_SIZES = replace(RECIPE, method=replace(method_keys(NAME), crops=5), views={})
+TWO_SIZES.views["small"].interpolation = "bicubic"
 ORDER = SampleOrder(seed=RECIPE.seed, images=IMAGES, global_batch_images=BATCH)
 STEPS = range(2 * ORDER.steps_per_epoch + 1)  # into the third epoch
 
@@ -104,7 +106,7 @@ def rendered(image: Tensor, recipe: Recipe, group: str, epoch: int, sample: int,
         [
             RENDERERS["torchvision"].view(
                 image, draw_views(keys, recipe.seed, epoch, np.array([sample]), view), 0, keys.size or SIDE,
-                keys.color_form,
+                keys.color_form, keys.interpolation,
             )
             for view in range(first_view, first_view + keys.count)
         ]
@@ -126,14 +128,15 @@ def test_a_batch_holds_the_views_of_the_images_of_its_step_in_order():
             assert torch.equal(batch.views["global"][row], views_of(int(sample), ORDER.epoch(step)))
 
 
+@pytest.mark.parametrize("recipe", [AFFINE, BICUBIC], ids=["affine", "bicubic"])
 @pytest.mark.parametrize("renderer", RENDERERS)
-def test_batches_and_the_contact_sheet_are_rendered_in_the_recipes_color_form(renderer):
-    batch = ViewBatches(PartlyBroken(), AFFINE, ORDER, renderer=RENDERERS[renderer])[0]
+def test_batches_and_the_contact_sheet_are_rendered_in_the_recipes_color_form_and_interpolation(renderer, recipe):
+    batch = ViewBatches(PartlyBroken(), recipe, ORDER, renderer=RENDERERS[renderer])[0]
     for row, sample in enumerate(ORDER.samples(0)):
         image = PartlyBroken().read(int(sample))
-        assert torch.equal(batch.views["global"][row], rendered(image, AFFINE, "global", 0, int(sample)))
+        assert torch.equal(batch.views["global"][row], rendered(image, recipe, "global", 0, int(sample)))
     assert not torch.equal(batch.views["global"], batches()[0].views["global"])
-    sheets = [contact_sheet(PartlyBroken(), recipe, 4, renderer=renderer) for recipe in (AFFINE, RECIPE)]
+    sheets = [contact_sheet(PartlyBroken(), each, 4, renderer=renderer) for each in (recipe, RECIPE)]
     assert not torch.equal(*sheets)
 
 

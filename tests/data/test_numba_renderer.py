@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from simclr_dist.config.views import Views
+from simclr_dist.config.views import INTERPOLATIONS, Views
 from simclr_dist.data.rendering import numba_, torchvision_
-from simclr_dist.data.rendering.kernels import SOURCES, blur, colors, digest_of
+from simclr_dist.data.rendering.kernels import SOURCES, blur, colors, digest_of, filters, geometry
 from simclr_dist.data.views.draws import ViewParameters, draw_views
 from tests.support.images import photo
 from tests.support.views import parameters
@@ -48,21 +48,48 @@ def test_views_are_the_references_but_for_one_in_255_in_one_of_10000_pixels(imag
 
 
 @pytest.mark.parametrize(("image_side", "side"), SIZES)
-def test_crop_resize_and_flip_are_the_references_to_the_bit(image_side, side):
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_crop_resize_and_flip_are_the_references_to_the_bit(image_side, side, interpolation):
     choices, images = drawn(), photos(image_side)
     for row in range(IMAGES):
-        ours = numba_.render_crop(images[row % 20], choices, row, side)
-        assert torch.equal(ours, torchvision_.render_crop(images[row % 20], choices, row, side))
+        ours = numba_.render_crop(images[row % 20], choices, row, side, interpolation)
+        assert torch.equal(ours, torchvision_.render_crop(images[row % 20], choices, row, side, interpolation))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 70), (300, 2), (500, 37), (11, 640), (64, 64)])
 @pytest.mark.parametrize("side", [8, 31, 64])
-def test_boxes_of_any_shape_grow_and_shrink_as_torchvision_resizes_them(shape, side):
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_boxes_of_any_shape_grow_and_shrink_as_torchvision_resizes_them(shape, side, interpolation):
     image = photo(*shape)
     choices = drawn()
     for row in range(20):
-        ours = numba_.render_crop(image, choices, row, side)
-        assert torch.equal(ours, torchvision_.render_crop(image, choices, row, side))
+        ours = numba_.render_crop(image, choices, row, side, interpolation)
+        assert torch.equal(ours, torchvision_.render_crop(image, choices, row, side, interpolation))
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_every_width_is_resized_as_torchvision_does_it_also_where_all_edges_are_of_black_and_white(interpolation):
+    generator = torch.Generator().manual_seed(0)
+    for side in (8, 33, 96):
+        for width in range(1, 330):
+            image = 255 * torch.randint(0, 2, (3, 5, width), generator=generator, dtype=torch.uint8)
+            ours = np.empty((3, side, side), np.uint8)
+            box = (0, 0, 5, width)
+            geometry.crop_and_resize(interleaved(image), *box, False, interpolation == "bicubic", ours)
+            assert np.array_equal(ours, torchvision_.resize(image, side, interpolation).numpy())
+
+
+def interleaved(image: Tensor) -> np.ndarray:
+    return image.permute(1, 2, 0).contiguous().numpy()
+
+
+def test_a_view_has_its_crops_interpolation_and_is_bilinear_unless_told_otherwise():
+    image, choices = photos(96)[0], parameters()
+    sides = {each: numba_.render_view(image, choices, 0, 64, interpolation=each) for each in INTERPOLATIONS}
+    for each, view in sides.items():
+        assert torch.equal(view, torchvision_.render_view(image, choices, 0, 64, interpolation=each))
+    assert torch.equal(sides["bilinear"], numba_.render_view(image, choices, 0, 64))
+    assert not torch.equal(sides["bilinear"], sides["bicubic"])
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -129,5 +156,5 @@ def test_what_numba_keeps_on_disk_is_named_after_every_source(tmp_path):
     for source in SOURCES:
         changed.write_bytes(source.read_bytes() + b"\n")
         assert digest_of([changed if other == source else other for other in SOURCES]) != digest_of(SOURCES)
-    for function in (numba_._crop, numba_._color, colors.adjust_hue, blur.gaussian_blur):
+    for function in (numba_._crop, numba_._color, filters.weights_of, colors.adjust_hue, blur.gaussian_blur):
         assert function.py_func.__qualname__.endswith(digest_of(SOURCES))

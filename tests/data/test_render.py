@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from simclr_dist.config.views import Views
+from simclr_dist.config.views import INTERPOLATIONS, Views
 from simclr_dist.data.rendering.torchvision_ import render_plain, render_view
 from simclr_dist.data.views.affine_color import COLOR_OPERATIONS
 from simclr_dist.data.views.draws import draw_views
@@ -27,8 +28,8 @@ ADJUST = {
 }
 
 
-def resized(image: Tensor) -> Tensor:
-    return tv.resize(image, [SIDE, SIDE], antialias=True)
+def resized(image: Tensor, interpolation: str = "bilinear") -> Tensor:
+    return tv.resize(image, [SIDE, SIDE], InterpolationMode(interpolation), antialias=True)
 
 
 def one_factor(operation: str) -> tuple[float, ...]:
@@ -123,12 +124,13 @@ def test_all_operations_together_come_in_simclrs_order():
     assert torch.equal(render_view(photo(), everything, 0, SIDE), expected)
 
 
-def test_the_crop_of_the_parameters_is_cut_before_it_is_resized():
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_the_crop_of_the_parameters_is_cut_before_it_is_resized(interpolation):
     image, drawn = photo(70, 90), draw_views(_only_crops(), 0, 0, np.arange(20), 0)
     for row in range(20):
         top, left, height, width = crop_box(drawn.crop_attempts[row], drawn.crop_place[row], 70, 90)
-        expected = resized(image[:, top : top + height, left : left + width])
-        assert torch.equal(render_view(image, drawn, row, SIDE), expected)
+        expected = resized(image[:, top : top + height, left : left + width], interpolation)
+        assert torch.equal(render_view(image, drawn, row, SIDE, interpolation=interpolation), expected)
 
 
 def _only_crops() -> Views:

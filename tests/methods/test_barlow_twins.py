@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from simclr_dist.config import load_config
 from simclr_dist.data.loading.batch import Batch
 from simclr_dist.distributed.collectives import process_count, process_rank
 from simclr_dist.distributed.global_batch import global_batch
@@ -80,13 +79,3 @@ def test_biases_and_norms_have_the_authors_share_of_the_rate():
             assert rate.of(moment) == pytest.approx(biases, rel=1e-12)
     assert not rate.matches("w", nn.Parameter(torch.zeros(2, 2)))
     assert rate.matches("b", nn.Parameter(torch.zeros(2)))
-
-
-def test_the_views_are_the_two_of_the_paper():
-    views = load_config("digits_demo", ["recipe.method.name=barlow_twins"]).recipe.views
-    assert list(views) == ["first", "second"]
-    # The demo's own keys, directly under views, are those of both.
-    assert {group.crop_area_min for group in views.values()} == {0.3}
-    defaults = BarlowTwins.views(BarlowTwins.Config())
-    assert (defaults["first"].blur_probability, defaults["first"].solarize_probability) == (1.0, 0.0)
-    assert (defaults["second"].blur_probability, defaults["second"].solarize_probability) == (0.1, 0.2)

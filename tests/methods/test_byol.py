@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from simclr_dist.config import load_config
 from simclr_dist.data.loading.batch import Batch
 from simclr_dist.methods.byol import BYOL
 from simclr_dist.models.follower import follow
@@ -85,11 +84,3 @@ def test_each_view_passes_alone_and_is_held_against_the_other():
     p, other = (method.embed(batch_of(each))["p"] for each in (views, changed))
     assert torch.equal(p[:, 0], other[:, 0])
     assert not torch.allclose(p[:, 1], other[:, 1])
-
-
-def test_the_views_are_the_two_of_the_paper():
-    views = load_config("digits_demo", ["recipe.method.name=byol"]).recipe.views
-    assert list(views) == ["first", "second"]
-    defaults = BYOL.views(BYOL.Config())
-    assert [defaults[name].blur_probability for name in views] == [1.0, 0.1]
-    assert [defaults[name].solarize_probability for name in views] == [0.0, 0.2]

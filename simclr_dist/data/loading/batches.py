@@ -69,9 +69,9 @@ class ViewBatches(Dataset[Batch]):
         for row, picture in enumerate(pictures):
             for view, drawn in enumerate(group.parameters):
                 if self.colors:
-                    self.renderer.view(picture, drawn, row, group.side, group.color_form, out=views[row, view])
+                    self.renderer.view(picture, drawn, row, group.side, *group.forms, out=views[row, view])
                 else:
-                    self.renderer.crop(picture, drawn, row, group.side, out=views[row, view])
+                    self.renderer.crop(picture, drawn, row, group.side, group.interpolation, out=views[row, view])
         return views
 
     def _read_all(self, samples: NDArray[np.int64], epoch: int) -> _Read:

@@ -37,11 +37,11 @@ def stage_seconds(batches: ViewBatches, images: int) -> dict[str, float]:
 
     def crops() -> None:
         for row, group, parameters in drawn:
-            renderer.crop(pictures[row], parameters, row, group.side, out=out[group.name])
+            renderer.crop(pictures[row], parameters, row, group.side, group.interpolation, out=out[group.name])
 
     def views() -> None:
         for row, group, parameters in drawn:
-            renderer.view(pictures[row], parameters, row, group.side, group.color_form, out=out[group.name])
+            renderer.view(pictures[row], parameters, row, group.side, *group.forms, out=out[group.name])
 
     crops()  # the first calls compile
     views()

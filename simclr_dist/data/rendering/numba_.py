@@ -25,13 +25,14 @@ def render_view(
     row: int,
     image_size: int,
     color_form: str = "exact",
+    interpolation: str = "bilinear",
     out: Tensor | None = None,
 ) -> Tensor:
     """As :func:`simclr_dist.data.rendering.torchvision_.render_view`."""
     view = torch.empty(3, image_size, image_size, dtype=torch.uint8) if out is None else out
-    attempts, place, flip = parameters.crop_attempts[row], parameters.crop_place[row], parameters.flip[row]
+    crop = _crop_choices(parameters, row, interpolation)
     colors_ = _color_choices(parameters, row, image_size, color_form)
-    _view(_interleaved(image), attempts, place, flip, view.numpy(), *colors_)
+    _view(_interleaved(image), *crop, view.numpy(), *colors_)
     return view
 
 
@@ -53,13 +54,22 @@ def _is_compiled() -> bool:
 
 
 def render_crop(
-    image: Tensor, parameters: ViewParameters, row: int, image_size: int, out: Tensor | None = None
+    image: Tensor,
+    parameters: ViewParameters,
+    row: int,
+    image_size: int,
+    interpolation: str = "bilinear",
+    out: Tensor | None = None,
 ) -> Tensor:
     """As :func:`simclr_dist.data.rendering.torchvision_.render_crop`."""
     view = torch.empty(3, image_size, image_size, dtype=torch.uint8) if out is None else out
-    attempts, place, flip = parameters.crop_attempts[row], parameters.crop_place[row], parameters.flip[row]
-    _crop(_interleaved(image), attempts, place, flip, view.numpy())
+    _crop(_interleaved(image), *_crop_choices(parameters, row, interpolation), view.numpy())
     return view
+
+
+def _crop_choices(parameters: ViewParameters, row: int, interpolation: str) -> tuple[Any, ...]:
+    bicubic = interpolation == "bicubic"
+    return parameters.crop_attempts[row], parameters.crop_place[row], parameters.flip[row], bicubic
 
 
 def _color_choices(parameters: ViewParameters, row: int, image_size: int, color_form: str) -> tuple[Any, ...]:
@@ -84,14 +94,16 @@ def _interleaved(image: Tensor) -> NDArray[np.uint8]:
 
 
 @compiled
-def _crop(image, attempts, place, flip, out):  # type: ignore[no-untyped-def]
+def _crop(image, attempts, place, flip, bicubic, out):  # type: ignore[no-untyped-def]
     top, left, height, width = _crop_box(attempts, place, image.shape[0], image.shape[1])
-    geometry.crop_and_resize(image, top, left, height, width, flip, out)
+    geometry.crop_and_resize(image, top, left, height, width, flip, bicubic, out)
 
 
 @compiled
-def _view(image, attempts, place, flip, out, color, order, factors, affine, mix, grayscale, sigma, taps, solarize):  # type: ignore[no-untyped-def]
-    _crop(image, attempts, place, flip, out)
+def _view(  # type: ignore[no-untyped-def]
+    image, attempts, place, flip, bicubic, out, color, order, factors, affine, mix, grayscale, sigma, taps, solarize
+):
+    _crop(image, attempts, place, flip, bicubic, out)
     _color(out, color, order, factors, affine, mix, grayscale, sigma, taps, solarize)
 
 

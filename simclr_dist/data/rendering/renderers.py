@@ -18,6 +18,7 @@ class RenderView(Protocol):
         row: int,
         image_size: int,
         color_form: str = "exact",
+        interpolation: str = "bilinear",
         out: Tensor | None = None,
     ) -> Tensor: ...
 
@@ -26,7 +27,13 @@ class RenderCrop(Protocol):
     """Its crop, resized and flipped: :func:`simclr_dist.data.rendering.torchvision_.render_crop`."""
 
     def __call__(
-        self, image: Tensor, parameters: ViewParameters, row: int, image_size: int, out: Tensor | None = None
+        self,
+        image: Tensor,
+        parameters: ViewParameters,
+        row: int,
+        image_size: int,
+        interpolation: str = "bilinear",
+        out: Tensor | None = None,
     ) -> Tensor: ...
 
 

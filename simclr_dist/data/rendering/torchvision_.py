@@ -16,6 +16,7 @@ def render_view(
     row: int,
     image_size: int,
     color_form: str = "exact",
+    interpolation: str = "bilinear",
     out: Tensor | None = None,
 ) -> Tensor:
     """One view.
@@ -25,13 +26,14 @@ def render_view(
         parameters: choices for several images; ``row`` is this one's.
         image_size: side of the view, pixels.
         color_form: ``recipe.views.color_form``.
+        interpolation: ``recipe.views.interpolation``.
         out: where to write the view, if not into a new tensor.
 
     Returns:
         uint8 of shape (3, image_size, image_size): crop and resize, flip, colour, grayscale, blur, solarize, in
         SimCLR's order.
     """
-    view = render_crop(image, parameters, row, image_size)
+    view = render_crop(image, parameters, row, image_size, interpolation)
     if parameters.color[row] and color_form == "affine":
         view = affine_colors(view[None], torch.from_numpy(parameters.color_mixes[row : row + 1]))[0]
     elif parameters.color[row]:
@@ -48,30 +50,38 @@ def render_view(
 
 
 def render_crop(
-    image: Tensor, parameters: ViewParameters, row: int, image_size: int, out: Tensor | None = None
+    image: Tensor,
+    parameters: ViewParameters,
+    row: int,
+    image_size: int,
+    interpolation: str = "bilinear",
+    out: Tensor | None = None,
 ) -> Tensor:
     """The part of a view that changes its shape: crop, resize and flip; uint8 (3, image_size, image_size)."""
     top, left, height, width = crop_box(
         parameters.crop_attempts[row], parameters.crop_place[row], image.shape[1], image.shape[2]
     )
-    crop = resize(image[:, top : top + height, left : left + width], image_size)
+    crop = resize(image[:, top : top + height, left : left + width], image_size, interpolation)
     if parameters.flip[row]:
         crop = tv.horizontal_flip(crop)
     return crop if out is None else out.copy_(crop)
 
 
 def render_plain(image: Tensor, image_size: int) -> Tensor:
-    """The whole image without augmentation, for evaluation: the shorter side resized, the centre taken."""
+    """The whole image without augmentation, for evaluation: the shorter side resized, the centre taken.
+
+    Bilinear, whatever the views: two encoders are compared on the same pixels.
+    """
     height, width = image.shape[1:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     return resize(image[:, top : top + side, left : left + side], image_size)
 
 
-def resize(image: Tensor, image_size: int) -> Tensor:
-    """uint8 (3, h, w) -> (3, image_size, image_size), bilinear with antialiasing."""
+def resize(image: Tensor, image_size: int, interpolation: str = "bilinear") -> Tensor:
+    """uint8 (3, h, w) -> (3, image_size, image_size), with antialiasing."""
     resized: Tensor = tv.resize(
-        image, [image_size, image_size], interpolation=InterpolationMode.BILINEAR, antialias=True
+        image, [image_size, image_size], interpolation=InterpolationMode(interpolation), antialias=True
     )
     return resized
 

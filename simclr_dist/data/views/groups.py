@@ -16,8 +16,14 @@ class DrawnGroup(NamedTuple):
     side: int
     """Of its views, pixels."""
     color_form: str
+    interpolation: str
     parameters: list[ViewParameters]
     """One for each view of the group."""
+
+    @property
+    def forms(self) -> tuple[str, str]:
+        """``color_form`` and ``interpolation``, as renderers take them."""
+        return self.color_form, self.interpolation
 
 
 def draw_groups(recipe: Recipe, epoch: int, samples: NDArray[np.int64]) -> list[DrawnGroup]:
@@ -29,6 +35,7 @@ def draw_groups(recipe: Recipe, epoch: int, samples: NDArray[np.int64]) -> list[
     for name, group in recipe.views.items():
         numbers = range(number, number + group.count)
         parameters = [draw_views(group, recipe.seed, epoch, samples, view) for view in numbers]
-        drawn.append(DrawnGroup(name, group.side(recipe.data.image_size), group.color_form, parameters))
+        side = group.side(recipe.data.image_size)
+        drawn.append(DrawnGroup(name, side, group.color_form, group.interpolation, parameters))
         number += group.count
     return drawn

@@ -1,9 +1,8 @@
 """Crop, resize and flip in one pass over the pixels that are needed.
 
-The resampling is torchvision's for uint8 images, to the bit: a triangle filter, stretched when the image shrinks
-(antialias), with weights rounded to integers of 14 bits or more; first along the rows, rounded, then along the columns
-(PyTorch, UpSampleKernel.cpp, after Pillow's Resample.c). No sum can leave 0..255 after its shift, as the weights'
-rounding adds less than a half, so nothing is clamped.
+The resampling is torchvision's for uint8 images, to the bit: integer weights (filters.py), first along the rows,
+rounded and clamped to 0..255, then along the columns. A bilinear sum never leaves 0..255; a bicubic one does beside
+edges, where its negative weights meet what is bright or dark.
 """
 
 from typing import Any
@@ -15,6 +14,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from simclr_dist.data.rendering.kernels import compiled
+from simclr_dist.data.rendering.kernels.filters import weights_of
 
 _COLORS = 3
 
@@ -54,8 +54,11 @@ def _weighted_pixel(known_pairs: int | None) -> Any:
             products = builder.mul(builder.zext(two, words_8), builder.sext(lanes(by, [0, 1] * 4), words_8))
             sums = builder.add(lanes(products, [0, 2, 4, 6]), lanes(products, [1, 3, 5, 7]))
             builder.store(builder.add(builder.load(total), sums), total)
-        shifted = builder.lshr(builder.load(total), in_every_lane(precision))
-        return builder.bitcast(builder.trunc(shifted, ir.VectorType(byte, 4)), word)
+        value = builder.ashr(builder.load(total), in_every_lane(precision))
+        for end, beyond in ((0, "<"), (255, ">")):
+            limit = ir.Constant(words_4, [end] * 4)
+            value = builder.select(builder.icmp_signed(beyond, value, limit), limit, value)
+        return builder.bitcast(builder.trunc(value, ir.VectorType(byte, 4)), word)
 
     @intrinsic
     def weighted(typing, pixels, weights, pairs, precision):  # type: ignore[no-untyped-def]
@@ -69,16 +72,16 @@ _weighted_2, _weighted_4, _weighted_n = _weighted_pixel(1), _weighted_pixel(2), 
 
 
 @compiled
-def crop_and_resize(image, top, left, height, width, flip, out):  # type: ignore[no-untyped-def]
+def crop_and_resize(image, top, left, height, width, flip, bicubic, out):  # type: ignore[no-untyped-def]
     """A box of ``image``, uint8 (h, w, 3), resized into ``out``, uint8 (3, side, side); both contiguous."""
-    rows = _resize_rows(image, top, left, height, width, out.shape[2], flip)
-    _resize_columns(rows, out)
+    rows = _resize_rows(image, top, left, height, width, out.shape[2], flip, bicubic)
+    _resize_columns(rows, bicubic, out)
 
 
 @compiled
-def _resize_rows(image, top, left, height, width, side, flip):  # type: ignore[no-untyped-def]
+def _resize_rows(image, top, left, height, width, side, flip, bicubic):  # type: ignore[no-untyped-def]
     """A box of uint8 (h, w, 3) -> uint32 (height, side), four bytes a pixel: red, green, blue and one unused."""
-    unflipped, weights, precision = _filter(width, side)
+    unflipped, weights, precision = weights_of(width, side, bicubic)
     pairs, bits = (weights.shape[1] + 1) // 2, np.int32(precision)
     first, paired = np.empty(side, np.int64), np.zeros((side, 2 * pairs), np.int16)
     for x in range(side):
@@ -107,10 +110,10 @@ def _resize_rows(image, top, left, height, width, side, flip):  # type: ignore[n
 
 
 @compiled
-def _resize_columns(rows, out):  # type: ignore[no-untyped-def]
+def _resize_columns(rows, bicubic, out):  # type: ignore[no-untyped-def]
     """uint32 (h, side), see :func:`_resize_rows` -> uint8 (3, side, side)."""
     side = out.shape[1]
-    first, weights, precision = _filter(rows.shape[0], side)
+    first, weights, precision = weights_of(rows.shape[0], side, bicubic)
     taps, bits = weights.shape[1], np.int32(precision)
     sums = np.empty((3, side), np.int32)
     for y in range(side):
@@ -124,7 +127,7 @@ def _resize_columns(rows, out):  # type: ignore[no-untyped-def]
         for channel in range(3):
             target, total = out[channel, y], sums[channel]
             for x in range(side):
-                target[x] = total[x] >> bits
+                target[x] = min(max(total[x] >> bits, np.int32(0)), np.int32(255))
 
 
 @compiled
@@ -140,38 +143,3 @@ def _add_rows(one, other, of_one, of_other, reds, greens, blues):  # type: ignor
         reds[x] = np.int32(red + of_other * np.int32(b & byte))
         greens[x] = np.int32(green + of_other * np.int32(b >> np.uint32(8) & byte))
         blues[x] = np.int32(blue + of_other * np.int32(b >> np.uint32(16) & byte))
-
-
-@compiled
-def _filter(size, side):  # type: ignore[no-untyped-def]
-    """For each of ``side`` outputs the first of ``size`` inputs and the weights from there on, and the weights' bits.
-
-    All have the same number of weights, zeros at either end, so that the loops over them have no branches.
-    """
-    scale = size / side
-    support = max(scale, 1.0)
-    exact = np.zeros((side, int(np.ceil(support)) * 2 + 1))
-    first, count = np.empty(side, np.int64), np.empty(side, np.int64)
-    largest = 0.0
-    for x in range(side):
-        center = scale * (x + 0.5)
-        first[x] = max(int(center - support + 0.5), 0)
-        count[x] = min(int(center + support + 0.5), size) - first[x]
-        total = 0.0
-        for tap in range(count[x]):
-            exact[x, tap] = max(0.0, 1.0 - abs((tap + first[x] - center + 0.5) / support))
-            total += exact[x, tap]
-        for tap in range(count[x]):
-            exact[x, tap] /= total
-            largest = max(largest, exact[x, tap])
-    precision = 0
-    while precision < 22 and int(0.5 + largest * (1 << (precision + 1))) < 1 << 15:
-        precision += 1
-    taps = count.max()
-    weights = np.zeros((side, taps), np.int32)
-    for x in range(side):
-        start = min(first[x], size - taps)
-        for tap in range(count[x]):
-            weights[x, first[x] - start + tap] = int(0.5 + exact[x, tap] * (1 << precision))
-        first[x] = start
-    return first, weights, precision
