@@ -74,6 +74,9 @@ class Optimizer:
     """Momentum of `lars` and `sgd`; the first beta of `adamw` and `lamb`."""
     trust_coefficient: float = number(0.001, above=0.0)
     """LARS's eta: the adapted rate is eta * |w| / |gradient + decay| times the learning rate."""
+    clip_gradient_norm: float = number(0.0, low=0.0)
+    """Longest gradient of a parameter tensor, each by itself: a longer one is scaled down to it (DINO: 3). 0: none is.
+    The gradient norm in metrics is that before."""
     classic_momentum: bool = True
     """LARS only. true: the learning rate inside the momentum buffer (Google's default). false: outside it."""
     trust_in_momentum: bool = False

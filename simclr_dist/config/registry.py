@@ -26,6 +26,7 @@ METHODS = {
     "vicreg": "simclr_dist.methods.vicreg:VICReg",
     "memory_bank": "simclr_dist.methods.memory_bank:MemoryBank",
     "swav": "simclr_dist.methods.swav:SwAV",
+    "dino": "simclr_dist.methods.dino:DINO",
 }
 """Name -> where its class is. A new method of this project is one file and one line here."""
 

@@ -45,11 +45,12 @@ class Config:
                 f"recipe.batch_norm_group_images: {recipe.batch_norm_group_images} does not divide "
                 f"recipe.global_batch_images ({recipe.global_batch_images}); take a divisor, or 0 for the whole batch"
             )
+        # Before the views: where small ones do not fit the images, what else is wrong with them follows from it.
+        method_class(recipe.method.name).check(recipe)
         for name, group in recipe.views.items():
             _check_views(f"recipe.views.{name}", group)
         if (views := sum(group.count for group in recipe.views.values())) > MOST_VIEWS:
             raise ValueError(f"recipe.views: {views} views of an image in all groups; at most {MOST_VIEWS}")
-        method_class(recipe.method.name).check(recipe)
         if min(data.std) <= 0:
             raise ValueError(f"recipe.data.std: {data.std} divides the pixels; all three must be above 0")
         if recipe.optimizer.name in ("adamw", "lamb") and recipe.optimizer.momentum >= 1:
@@ -76,7 +77,10 @@ class Config:
 
 def _check_views(key: str, views: ViewGroup) -> None:
     if views.crop_area_min > views.crop_area_max:
-        raise ValueError(f"{key}.crop_area_min: must not exceed {key}.crop_area_max; swap them")
+        raise ValueError(
+            f"{key}.crop_area_min: must not exceed {key}.crop_area_max, and {views.crop_area_min:g} > "
+            f"{views.crop_area_max:g}; give this group both (a key directly below recipe.views is every group's)"
+        )
     if views.blur_sigma_min > views.blur_sigma_max:
         raise ValueError(f"{key}.blur_sigma_min: must not exceed {key}.blur_sigma_max; swap them")
     if views.hue * views.color_strength > 0.5:

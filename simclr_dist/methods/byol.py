@@ -1,6 +1,5 @@
 """BYOL: a network predicts, from one view, what its own moving average says of the other; no negatives."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -15,7 +14,7 @@ from simclr_dist.losses.spread import EMBEDDING_STD, embedding_std
 from simclr_dist.methods.base import About, Batch, Method, MethodKeys, Metric, Published, Tensors, ViewGroup
 from simclr_dist.methods.parts import Parts
 from simclr_dist.methods.published_views import like_byol
-from simclr_dist.models.follower import follow
+from simclr_dist.models.follower import cosine_momentum, follow
 
 
 class BYOL(Method):
@@ -94,7 +93,7 @@ class BYOL(Method):
 
     def momentum(self, step: int, steps: int) -> float:
         """Tau of a step: ``target_momentum`` at the first, 1 at the end (section 3.3)."""
-        return 1 - (1 - self.config.target_momentum) * (1 + math.cos(math.pi * step / steps)) / 2
+        return cosine_momentum(self.config.target_momentum, step, steps)
 
     def reference_loss(self, embeddings: Tensors, targets: Tensors, batch: Batch) -> Tensor:
         """From distances of unit vectors."""

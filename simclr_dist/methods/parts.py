@@ -70,7 +70,9 @@ class Parts:
             norm_layer=self.norm,
         )
 
-    def mlp(self, sizes: Sequence[int], *, bias: bool, norm: bool, last_norm: bool = False) -> nn.Sequential:
+    def mlp(
+        self, sizes: Sequence[int], *, bias: bool, norm: bool, last_norm: bool = False, gelu: bool = False
+    ) -> nn.Sequential:
         """Linear layers of torch's own initial weights, from sizes[0] to sizes[-1] features, with ReLU between.
 
         Args:
@@ -78,6 +80,7 @@ class Parts:
             bias: of the linear layers.
             norm: the recipe's batch norm after all layers but the last.
             last_norm: and after that, without gain and offset.
+            gelu: GELU in the place of ReLU.
         """
         layers = nn.Sequential()
         for number, (before, after) in enumerate(pairwise(sizes), 1):
@@ -86,7 +89,8 @@ class Parts:
             if last_norm if last else norm:
                 layers.add_module(f"norm_{number}", self.norm(after, affine=not last))
             if not last:
-                layers.add_module(f"relu_{number}", nn.ReLU(inplace=True))
+                name, activation = ("gelu", nn.GELU()) if gelu else ("relu", nn.ReLU(inplace=True))
+                layers.add_module(f"{name}_{number}", activation)
         return layers
 
     def unit_rows(self, rows: int, dim: int) -> Tensor:

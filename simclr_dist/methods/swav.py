@@ -15,6 +15,7 @@ from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.sinkhorn import sinkhorn
 from simclr_dist.losses.spread import EMBEDDING_STD, embedding_std
 from simclr_dist.methods.base import About, Batch, Method, MethodKeys, Metric, Published, Rate, Tensors, ViewGroup
+from simclr_dist.methods.multi_crop import check_small, features_by_size, with_small
 from simclr_dist.methods.parts import Parts
 
 _ASSIGNED = 2  # whole views, to which small ones are held, and not the reverse
@@ -93,23 +94,13 @@ class SwAV(Method):
     @classmethod
     def views(cls, config: Config) -> dict[str, ViewGroup]:
         """Two whole views, and small ones of 96 pixels."""
-        whole = ViewGroup(count=_ASSIGNED, crop_area_min=0.14)
-        if not config.small_views:
-            return {"global": whole}
-        small = ViewGroup(count=config.small_views, size=96, crop_area_min=0.05, crop_area_max=0.14)
-        return {"global": whole, "small": small}
+        return with_small({"global": ViewGroup(count=_ASSIGNED, crop_area_min=0.14)}, config.small_views, ViewGroup())
 
     @classmethod
     def check(cls, recipe: Recipe) -> None:
         """Refuse small views that are larger than the whole ones."""
         super().check(recipe)
-        if "small" in recipe.views:
-            whole, small = (recipe.views[name].side(recipe.data.image_size) for name in ("global", "small"))
-            if small > whole:
-                raise ValueError(
-                    f"recipe.views.small.size: small views of {small} pixels, whole ones of {whole}; give a smaller "
-                    "size, or recipe.method.small_views=0"
-                )
+        check_small(recipe, whole="global")
 
     @classmethod
     def small(cls, config: Config, images: int) -> Config:
@@ -125,15 +116,11 @@ class SwAV(Method):
         Each size goes through the encoder by itself, all through the head together, as in the published code.
         """
         names = [name for name in ("global", "small") if name in batch.views]
-        features = torch.cat([self._features(batch.views[name]) for name in names], dim=1)
+        features = features_by_size(self.encoder, *(batch.views[name] for name in names))
         z = F.normalize(self.projection(features.flatten(0, 1)), dim=1)
         return {
             name: each.unflatten(0, features.shape[:2]) for name, each in (("z", z), ("scores", self.prototypes(z)))
         }
-
-    def _features(self, views: Tensor) -> Tensor:
-        features: Tensor = self.encoder(views.flatten(0, 1)).unflatten(0, views.shape[:2])
-        return features
 
     def loss(self, embeddings: Tensors, targets: Tensors, batch: Batch) -> Tensors:
         """Equations 1 and 2 with multi-crop: cross-entropy of each other view's prediction, averaged over all."""

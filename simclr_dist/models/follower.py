@@ -1,6 +1,7 @@
 """Networks that are not trained by gradients but follow one that is: the keys' encoder of MoCo, a teacher."""
 
 import copy
+import math
 from typing import TypeVar
 
 import torch
@@ -22,3 +23,8 @@ def follow(follower: nn.Module, leader: nn.Module, momentum: float) -> None:
     own, others = ([parameter.detach() for parameter in each.parameters()] for each in (follower, leader))
     torch._foreach_mul_(own, momentum)
     torch._foreach_add_(own, others, alpha=1 - momentum)
+
+
+def cosine_momentum(base: float, step: int, steps: int) -> float:
+    """The momentum of a step of so many: ``base`` at the first, 1 at the end (Grill et al. 2020, section 3.3)."""
+    return 1 - (1 - base) * (1 + math.cos(math.pi * step / steps)) / 2

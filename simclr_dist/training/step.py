@@ -20,6 +20,7 @@ from simclr_dist.models.batch_norm import average_running_statistics, copy_all, 
 from simclr_dist.models.precision import AUTOCAST
 from simclr_dist.models.statistics_group import divide_batch_norm
 from simclr_dist.optim import make_optimizer
+from simclr_dist.optim.clipping import clip_each
 from simclr_dist.optim.rates import set_rates
 from simclr_dist.optim.schedule import Schedule
 from simclr_dist.run.finite import first_not_finite
@@ -140,6 +141,8 @@ class TrainingStep:
 
     def update(self, computed: Computed, step: int, overflows: bool) -> None:
         """The optimizer's part, then the method's, which has none when gradient scaling leaves the step out."""
+        if limit := self.config.recipe.optimizer.clip_gradient_norm:
+            clip_each(self.method.parameters(), limit)
         self.set_rates(step)
         self.scaler.step(self.optimizer)
         if self.config.recipe.batch_norm_group_images:

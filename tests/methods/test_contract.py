@@ -22,6 +22,7 @@ from simclr_dist.distributed.processes import Processes
 from simclr_dist.evaluation.features import extract_features
 from simclr_dist.evaluation.knn import knn_accuracy
 from simclr_dist.methods.build import build_method
+from simclr_dist.models.batch_norm import norms_of
 from simclr_dist.models.statistics_group import divide_batch_norm
 from simclr_dist.planning.communication import Assumptions
 from simclr_dist.planning.plan import make_plan
@@ -40,6 +41,7 @@ from tests.support.processes import (
     run_distributed,
     tiny_config,
 )
+from tests.support.steps import training_step
 
 STEPS, STOP, SKIPPED = 4, 2, 3
 GROUP = 4
@@ -149,6 +151,19 @@ def test_the_runs_move_every_trained_weight_so_that_to_agree_means_something(met
     before, after = (method.after(1, "whole", step)["model"] for step in (1, STEPS))
     gradients = method.found[1][0]["gradients"][0]
     assert [key for key in gradients if torch.equal(before[key], after[key])] == []
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_update_leaves_all_running_statistics_to_the_passes(name, tmp_path):
+    config = config_of(name, tmp_path)
+    source = open_source(config.recipe.data)
+    step = training_step(config, len(source))
+    batch = build_batches(config, source, build_order(config.recipe, len(source)), 0, 1)[0]
+    computed = step.compute_gradients(batch)
+    statistics = [buffer for norm in norms_of(step.method) for buffer in norm.buffers()]
+    before = [buffer.clone() for buffer in statistics]
+    step.update(computed, 0, overflows=False)
+    assert all(map(torch.equal, statistics, before))
 
 
 def test_a_run_stopped_in_the_middle_of_an_epoch_resumes_to_the_bit(method):

@@ -71,6 +71,23 @@ def test_loss_gradient_z_and_bank_are_those_of_the_authors_whatever_the_number_o
         assert relative_error(gradient, tensor(expected["gradient"])) < EXACT
 
 
+@pytest.mark.parametrize("record", GOLDEN["cmc_nce"], ids=lambda record: f"softmax={record['softmax']}")
+def test_losses_z_and_banks_of_cmc_are_this_ones_with_the_two_banks_crossed(record):
+    keys = {"temperature": record["T"], "momentum": record["momentum"], "noise_samples": record["K"]}
+    keys["loss"] = "infonce" if record["softmax"] else "nce"
+    noise = torch.tensor(record["sampled"])[:, 1:]
+    for own, other in (("l", "ab"), ("ab", "l")):
+        step = {"features": record[own], "index": record["index"]}
+        against = toy(record[f"memory_{other}_start"], **keys)
+        found = one_step(against, step, noise)
+        assert float(found["loss"]) == pytest.approx(record[f"loss_{own}"], rel=EXACT)
+        assert relative_error(found["gradient"], tensor(record[f"gradient_{own}"])) < EXACT
+        if not record["softmax"]:
+            assert float(against.log_z.exp()) == pytest.approx(record[f"Z_{own}"], rel=EXACT)
+        moved = one_step(toy(record[f"memory_{own}_start"], **keys), step, noise)["bank"]
+        assert relative_error(moved, tensor(record[f"memory_{own}_after"])) < EXACT
+
+
 def test_the_noise_of_an_image_is_drawn_anew_each_epoch_whatever_the_chunk_and_over_all_of_the_bank():
     method = toy(torch.zeros(50, 4).tolist(), noise_samples=400)
     whole = method.targets(batch_of([7, 3, 40, 2]))["noise"]

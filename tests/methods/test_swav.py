@@ -146,10 +146,16 @@ def test_assignments_stay_finite_where_half_precision_would_overflow():
     assert torch.allclose(shares.sum(1), torch.ones(3, dtype=torch.float64))
 
 
-def test_small_views_larger_than_the_whole_ones_are_refused_with_the_choices():
+def test_small_views_larger_than_the_whole_ones_are_refused_first_with_a_value_that_fits_and_the_other_choice():
+    swav = "recipe.method.name=swav"
     with pytest.raises(
-        UserError, match=r"recipe\.views\.small\.size: small views of 96 .* recipe\.method\.small_views=0"
+        UserError,
+        match=r"views of 96 pixels, whole ones of 16; set recipe\.views\.small\.size=8, or .*small_views=0",
     ):
-        load_config("digits_demo", ["recipe.method.name=swav", "recipe.views.small.crop_area_min=0.05"])
-    config = load_config("digits_demo", ["recipe.method.name=swav", "recipe.method.small_views=0"])
-    assert list(config.recipe.views) == ["global"]
+        load_config("digits_demo", [swav])  # whose crop_area_min, every group's, is above that of small crops
+    with pytest.raises(UserError, match=r"set recipe\.views\.small\.size=12,"):
+        load_config("digits_demo", [swav, "recipe.data.image_size=28"])
+    bounds = ["recipe.views.small.crop_area_min=0.1", "recipe.views.small.crop_area_max=0.3"]
+    cured = load_config("digits_demo", [swav, "recipe.views.small.size=8", *bounds]).recipe.views
+    assert (cured["small"].size, cured["small"].crop_area_max) == (8, 0.3)
+    assert list(load_config("digits_demo", [swav, "recipe.method.small_views=0"]).recipe.views) == ["global"]
