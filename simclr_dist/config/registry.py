@@ -20,6 +20,7 @@ METHODS = {
     "simclr": "simclr_dist.methods.simclr:SimCLR",
     "supcon": "simclr_dist.methods.supcon:SupCon",
     "moco": "simclr_dist.methods.moco:MoCo",
+    "moco_v3": "simclr_dist.methods.moco_v3:MoCoV3",
     "barlow_twins": "simclr_dist.methods.barlow_twins:BarlowTwins",
     "byol": "simclr_dist.methods.byol:BYOL",
     "simsiam": "simclr_dist.methods.simsiam:SimSiam",

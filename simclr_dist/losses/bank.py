@@ -1,7 +1,8 @@
 """Similarities with the rows of a bank, in tiles: what is gathered or multiplied at once is at most 16 MiB in float32.
 
-A bank of ImageNet has 1.28 million rows: scores of a share of 256 images with all of them would be 1.3 GB, and the
-rows of 4096 noise samples of each image 0.5 GB, both once more for the gradient. The bank itself gets no gradient.
+A bank (rows by sample id, a queue, the keys of a global batch) gets no gradient. That of ImageNet has 1.28 million
+rows: scores of a share of 256 images with all of them would be 1.3 GB, and the rows of 4096 noise samples of each image
+0.5 GB, both once more for the gradient.
 """
 
 from collections.abc import Iterator
@@ -25,19 +26,22 @@ def sampled_scores(rows: Tensor, bank: Tensor, index: Tensor) -> Tensor:
     return scores
 
 
-def log_sum_exp(rows: Tensor, bank: Tensor, temperature: float, own: Tensor) -> tuple[Tensor, Tensor]:
-    """Over the whole bank, log of the sum of exp(row.bank / T), and how many rows are no less similar than its own.
+def log_sum_exp(
+    rows: Tensor, bank: Tensor, temperature: float, positives: Tensor, own: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Over the whole bank, log of the sum of exp(row.bank / T), and how many scores are no less than the positive's.
 
     Args:
         rows: (rows, d); the gradient reaches them.
         bank: (N, d). It must not move before the backward pass.
         temperature: T.
-        own: int64 (rows,), the row of the bank that belongs to each.
+        positives: (rows,), the score of each row's positive, over T.
+        own: int64 (rows,), which row of the bank is that positive, and is not counted. None: it is not in the bank.
 
     Returns:
-        (rows,), and int64 (rows,) without a gradient; a row's own is not counted.
+        (rows,), and int64 (rows,) without a gradient.
     """
-    total, rank = _LogSumExp.apply(rows, bank, temperature, own)
+    total, rank = _LogSumExp.apply(rows, bank, temperature, positives, own)
     return total, rank
 
 
@@ -76,14 +80,18 @@ def _blocks(index: Tensor, dim: int) -> Iterator[tuple[slice, slice]]:
 
 class _LogSumExp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, bank: Tensor, temperature: float, own: Tensor) -> tuple[Tensor, Tensor]:
-        positive = (rows * bank[own].to(rows.dtype)).sum(1, keepdim=True) / temperature
-        largest, total = positive.clone(), torch.zeros_like(positive)
-        rank = torch.zeros_like(own)
-        for first, tile in _tiles(bank, rows):
-            scores = (rows @ tile.T).div_(temperature)
-            numbers = torch.arange(first, first + len(tile), device=own.device)
-            rank += ((scores >= positive) & (numbers != own[:, None])).sum(1)
+    def forward(
+        ctx: Any, rows: Tensor, bank: Tensor, temperature: float, positives: Tensor, own: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        largest, total = rows.new_full((len(rows), 1), -torch.inf), rows.new_zeros(len(rows), 1)
+        rank = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+        flags: Tensor | None = None  # 1 where a score counts; bools are summed through a copy in int64
+        for first, tile, scores in _scored(bank, rows, temperature):
+            flags = torch.empty_like(scores) if flags is None else flags[:, : len(tile)]
+            torch.ge(scores, positives[:, None], out=flags)
+            if own is not None:
+                flags *= torch.arange(first, first + len(tile), device=own.device) != own[:, None]
+            rank += flags.sum(1).long()
             new = torch.maximum(largest, scores.amax(1, keepdim=True))
             total = total * (largest - new).exp() + scores.sub_(new).exp_().sum(1, keepdim=True)
             largest = new
@@ -94,17 +102,22 @@ class _LogSumExp(torch.autograd.Function):
         return found, rank
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         rows, bank, found = ctx.saved_tensors
         of_rows = torch.zeros_like(rows)
-        for _, tile in _tiles(bank, rows):
-            shares = (rows @ tile.T).div_(ctx.temperature).sub_(found[:, None]).exp_()
-            of_rows.addmm_(shares, tile)
-        return of_rows.mul_(gradients[0][:, None] / ctx.temperature), None, None, None
+        for _, tile, scores in _scored(bank, rows, ctx.temperature):
+            of_rows.addmm_(scores.sub_(found[:, None]).exp_(), tile)
+        return of_rows.mul_(gradients[0][:, None] / ctx.temperature), None, None, None, None
 
 
-def _tiles(bank: Tensor, rows: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """(first row, rows of the bank), so many that their scores, and they themselves, are at most a tile."""
-    size = max(1, TILE_NUMBERS // max(rows.shape))
+def _scored(bank: Tensor, rows: Tensor, temperature: float) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """(first row, rows of the bank, their scores over T), so many that either is at most a tile.
+
+    The scores are overwritten by the next.
+    """
+    size = min(len(bank), max(1, TILE_NUMBERS // max(rows.shape)))
+    buffer = rows.new_empty(len(rows) * size)
     for first in range(0, len(bank), size):
-        yield first, bank[first : first + size].to(rows.dtype)
+        tile = bank[first : first + size].to(rows.dtype)
+        scores = buffer[: len(rows) * len(tile)].view(len(rows), len(tile))
+        yield first, tile, torch.mm(rows, tile.T, out=scores).div_(temperature)

@@ -5,16 +5,16 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from simclr_dist.config.fields import number
 from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.cross_view import AGREEMENT, cross_view_cosine, plain_cross_view_cosine
 from simclr_dist.losses.spread import EMBEDDING_STD, embedding_std
 from simclr_dist.methods.base import About, Batch, Method, MethodKeys, Metric, Published, Tensors, ViewGroup
-from simclr_dist.methods.parts import Parts
+from simclr_dist.methods.parts import Parts, each_view
 from simclr_dist.methods.published_views import like_byol
-from simclr_dist.models.follower import cosine_momentum, follow
+from simclr_dist.models.follower import follow, rising_momentum
 
 
 class BYOL(Method):
@@ -70,11 +70,11 @@ class BYOL(Method):
 
     def targets(self, batch: Batch) -> Tensors:
         """``target``: the target network's projections (images, 2, d)."""
-        return {"target": torch.stack(_each_view(batch, self.target_encoder, self.target_projection), dim=1)}
+        return {"target": torch.stack(each_view(batch, self.target_encoder, self.target_projection), dim=1)}
 
     def embed(self, batch: Batch) -> Tensors:
         """``p``: predictions (images, 2, d); ``z``: the projections that they are made from, without a gradient."""
-        z = _each_view(batch, self.encoder, self.projection)
+        z = each_view(batch, self.encoder, self.projection)
         p = [self.predictor(each) for each in z]
         return {"p": torch.stack(p, dim=1), "z": torch.stack(z, dim=1).detach()}
 
@@ -87,19 +87,10 @@ class BYOL(Method):
 
     def after_update(self, embeddings: Tensors, targets: Tensors, batch: Batch, step: int, steps: int) -> None:
         """The target network follows the one that the optimizer has just moved, in its parameters alone."""
-        momentum = self.momentum(step, steps)
+        momentum = rising_momentum(self.config.target_momentum, step, steps)
         follow(self.target_encoder, self.encoder, momentum)
         follow(self.target_projection, self.projection, momentum)
-
-    def momentum(self, step: int, steps: int) -> float:
-        """Tau of a step: ``target_momentum`` at the first, 1 at the end (section 3.3)."""
-        return cosine_momentum(self.config.target_momentum, step, steps)
 
     def reference_loss(self, embeddings: Tensors, targets: Tensors, batch: Batch) -> Tensor:
         """From distances of unit vectors."""
         return 4 - 4 * plain_cross_view_cosine(embeddings["p"], targets["target"])
-
-
-def _each_view(batch: Batch, encoder: nn.Module, projection: nn.Module) -> list[Tensor]:
-    """Projections (images, d) of the first view and of the second, a pass each."""
-    return [projection(encoder(batch.views[name].flatten(0, 1))) for name in ("first", "second")]

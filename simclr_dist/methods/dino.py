@@ -17,7 +17,7 @@ from simclr_dist.methods.base import Batch, Method, MethodKeys, Metric, Rate, Te
 from simclr_dist.methods.multi_crop import check_small, features_by_size, with_small
 from simclr_dist.methods.parts import Parts
 from simclr_dist.methods.published_views import like_byol
-from simclr_dist.models.follower import cosine_momentum, follow, follower_of
+from simclr_dist.models.follower import follow, follower_of, rising_momentum
 from simclr_dist.models.weight_norm import WeightNormedLinear
 
 _WHOLE = ("first", "second")  # which the teacher sees
@@ -178,7 +178,7 @@ class DINO(Method):
 
     def after_update(self, embeddings: Tensors, targets: Tensors, batch: Batch, step: int, steps: int) -> None:
         """The teacher follows the student in its parameters alone, the centre the mean output (equation 4)."""
-        momentum = cosine_momentum(self.config.teacher_momentum, step, steps)
+        momentum = rising_momentum(self.config.teacher_momentum, step, steps)
         follow(self.teacher_encoder, self.encoder, momentum)
         follow(self.teacher_projection, self.projection, momentum)
         # Sums, not rows: a global batch has gigabytes of these.

@@ -13,7 +13,7 @@ from simclr_dist.config import Recipe
 from simclr_dist.config.fields import number, one_of
 from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.bank import log_sum_exp, sampled_scores
-from simclr_dist.losses.infonce import InfoNCE
+from simclr_dist.losses.infonce import MUTUAL_INFORMATION_BOUND, InfoNCE, contrastive_top1
 from simclr_dist.losses.nce import NCE
 from simclr_dist.losses.spread import EMBEDDING_STD, embedding_std
 from simclr_dist.methods.base import About, Batch, Method, MethodKeys, Metric, Published, Tensors, ViewGroup
@@ -59,15 +59,10 @@ class MemoryBank(Method):
         """Size of the embedding; the bank has images * output_dim * 4 bytes."""
 
     METRICS: ClassVar[Mapping[str, Metric]] = {
-        "contrastive_top1": Metric(
-            title="contrastive top-1", unit="%", role="headline", band=True, from_zero=True,
-            text="the image's own row is more similar than those of all other candidates",
-            below="the learning rate, recipe.method.temperature and, in metrics.jsonl, embedding_std (0: collapse)",
-            above="the views (simclr-dist preview: are they too much alike?) and recipe.method.temperature",
-        ),
-        "mutual_information_bound": Metric(title="lower bound of the mutual information", unit="nats"),
+        "contrastive_top1": contrastive_top1("the image's own row is more similar than those of all other candidates"),
+        "mutual_information_bound": MUTUAL_INFORMATION_BOUND,
         "embedding_std": EMBEDDING_STD,
-    }  # fmt: skip
+    }
 
     def __init__(self, config: Config, make: Parts, images: int) -> None:
         super().__init__()
@@ -123,8 +118,9 @@ class MemoryBank(Method):
             rank = ((scores[:, 1:] >= scores[:, :1]) & (noise != own[:, None])).sum(1)
             losses = self._nce(scores) if self.config.loss == "nce" else InfoNCE()(scores)
         else:
-            total, rank = log_sum_exp(f, self.bank, temperature, own)
-            losses = total - (f * self.bank[own].to(f.dtype)).sum(1) / temperature
+            positive = (f * self.bank[own].to(f.dtype)).sum(1) / temperature
+            total, rank = log_sum_exp(f, self.bank, temperature, positive.detach(), own)
+            losses = total - positive
         loss = global_batch(losses, "losses of the images").mean()
         if self.config.loss == "nce":
             bound = NCE.mutual_information_bound(loss, noise.shape[1])

@@ -1,17 +1,18 @@
-"""MoCo v2: a query against its key and a queue of earlier keys, from an encoder that follows slowly."""
+"""MoCo v1 and v2: a query against its key and a queue of earlier keys, from an encoder that follows slowly."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simclr_dist.config import Recipe
-from simclr_dist.config.fields import number
+from simclr_dist.config.fields import number, one_of
 from simclr_dist.distributed.global_batch import global_batch, own_rows
+from simclr_dist.losses.bank import log_sum_exp
+from simclr_dist.losses.infonce import MUTUAL_INFORMATION_BOUND, InfoNCE, contrastive_top1
 from simclr_dist.losses.spread import embedding_std
 from simclr_dist.methods.base import About, Batch, Method, MethodKeys, Metric, Published, Tensors, ViewGroup
 from simclr_dist.methods.parts import Parts
@@ -22,8 +23,9 @@ _SHUFFLE = "moco's shuffled batch norm"
 
 
 class MoCo(Method):
-    """He et al. 2020 (arXiv 1911.05722) with the head and views of v2 (Chen et al. 2020, arXiv 2003.04297).
+    """He et al. 2020 (arXiv 1911.05722) with the head and views of v2 (Chen et al. 2020, arXiv 2003.04297) or v1's.
 
+    v1 is ``head: linear`` at temperature 0.07, with views of color_probability 1, hue 0.4 and no blur.
     The queue is one for all processes, in the order of the global batches. Shuffled batch norm is a permutation of the
     global batch, drawn from (seed, epoch, sample ids), before the keys' batch norm takes its groups of images: it makes
     sense with recipe.batch_norm_group_images (published: 32), and needs no particular number of processes.
@@ -43,30 +45,29 @@ class MoCo(Method):
 
     @dataclass(kw_only=True)
     class Config(MethodKeys):
-        """The keys of MoCo v2."""
+        """The keys of MoCo."""
 
+        head: str = one_of("mlp", ("mlp", "linear"))
+        """`mlp`: two layers, the hidden one as wide as the encoder's features (v2). `linear`: one (v1)."""
         temperature: float = number(0.2, above=0.0)
         """Divides the similarities (v1: 0.07)."""
         momentum: float = number(0.999, low=0.0, high=1.0)
         """After a step the keys' encoder is momentum * itself + (1 - momentum) * the queries' encoder."""
         queue_keys: int = number(65536, low=1)
-        """Keys of earlier images, kept as negatives; at least a global batch."""
+        """Keys of earlier images, kept as negatives; at least those of a global batch."""
         output_dim: int = number(128, low=2)
         """Size of queries and keys."""
         shuffled_batch_norm: bool = True
         """Batch-norm groups of keys are of other images than those of queries; needs groups below the global batch."""
+        symmetric: bool = False
+        """Each view is query and key: the mean of both directions, twice the passes and keys (MoCo v2+)."""
 
     METRICS: ClassVar[Mapping[str, Metric]] = {
-        "contrastive_top1": Metric(
-            title="contrastive top-1", unit="%", role="headline", band=True, from_zero=True,
-            text="the key is more similar than all of the queue",
-            below="the learning rate, recipe.method.temperature and, in metrics.jsonl, embedding_std (0: collapse)",
-            above="the views (simclr-dist preview: are they too much alike?) and recipe.method.temperature",
-        ),
+        "contrastive_top1": contrastive_top1("the key is more similar than all of the queue"),
         "contrastive_top5": Metric(title="contrastive top-5", unit="%", from_zero=True),
-        "mutual_information_bound": Metric(title="lower bound of the mutual information", unit="nats"),
+        "mutual_information_bound": MUTUAL_INFORMATION_BOUND,
         "embedding_std": Metric(title="spread of the queries", role="collapse", from_zero=True, text="0: collapse"),
-    }  # fmt: skip
+    }
 
     def __init__(self, config: Config, make: Parts, images: int) -> None:
         super().__init__()
@@ -74,7 +75,8 @@ class MoCo(Method):
         group, batch = make.recipe.batch_norm_group_images, make.recipe.global_batch_images
         self.shuffles = config.shuffled_batch_norm and 0 < group < batch
         self.encoder = make.encoder()
-        sizes = (self.encoder.output_dim, self.encoder.output_dim, config.output_dim)
+        hidden = (self.encoder.output_dim,) if config.head == "mlp" else ()
+        sizes = (self.encoder.output_dim, *hidden, config.output_dim)
         self.projection = make.mlp(sizes, bias=True, norm=False)
         self.key_encoder, self.key_projection = follower_of(self.encoder), follower_of(self.projection)
         self.register_buffer("queue", make.unit_rows(config.queue_keys, config.output_dim))
@@ -89,51 +91,58 @@ class MoCo(Method):
     def check(cls, recipe: Recipe) -> None:
         """Also refuses a queue that a global batch does not fit into."""
         super().check(recipe)
-        keys, batch = recipe.method.queue_keys, recipe.global_batch_images  # type: ignore[attr-defined]
-        if keys < batch:
-            key = "recipe.method.queue_keys"
-            raise ValueError(f"{key}: {keys} keys do not hold the {batch} of recipe.global_batch_images; raise it")
+        keys: Any = recipe.method
+        batch = recipe.global_batch_images * (2 if keys.symmetric else 1)
+        if keys.queue_keys < batch:
+            raise ValueError(
+                f"recipe.method.queue_keys: {keys.queue_keys} keys do not hold the {batch} of a global batch "
+                "(recipe.global_batch_images, twice with recipe.method.symmetric); raise it"
+            )
 
     @classmethod
     def small(cls, config: Config, images: int) -> Config:
         """With a queue of one and a half global batches, which wraps in the second step."""
-        return replace(config, queue_keys=min(config.queue_keys, images + images // 2), output_dim=32)
+        keys = (images + images // 2) * (2 if config.symmetric else 1)
+        return replace(config, queue_keys=min(config.queue_keys, keys), output_dim=32)
 
     def prepare(self, batch: Batch) -> Batch:
-        """With the views of the keys (images, 1, 3, s, s) in a group of their own: shuffled, of other processes too."""
-        keys = batch.views["global"][:, 1:]
+        """With the views (images, directions, 3, s, s) of queries and of the keys that belong to them in groups of
+        their own; the keys' are shuffled, of other processes too."""
+        queries, keys = batch.views["global"], batch.views["global"].flip(1)
+        if not self.config.symmetric:
+            queries, keys = queries[:, :1], keys[:, :1]
         if self.shuffles:
             keys = global_batch(keys, "shuffled views")[own_rows(self._permutation(batch))]
-        return replace(batch, views={"query": batch.views["global"][:, :1], "key": keys})
+        return replace(batch, views={"query": queries, "key": keys})
 
     def targets(self, batch: Batch) -> Tensors:
-        """``k``: unit keys (images, d), of the images that ``prepare`` has put there."""
-        return {"k": F.normalize(self.key_projection(self.key_encoder(batch.views["key"].flatten(0, 1))), dim=1)}
+        """``k``: unit keys (images, directions, d), of the images that ``prepare`` has put there."""
+        return {"k": _unit(batch.views["key"], self.key_encoder, self.key_projection)}
 
     def embed(self, batch: Batch) -> Tensors:
-        """``q``: unit queries (images, d)."""
-        return {"q": F.normalize(self.projection(self.encoder(batch.views["query"].flatten(0, 1))), dim=1)}
+        """``q``: unit queries (images, directions, d)."""
+        return {"q": _unit(batch.views["query"], self.encoder, self.projection)}
 
     def loss(self, embeddings: Tensors, targets: Tensors, batch: Batch) -> Tensors:
         """Equation 1: each query's cross-entropy over its key and the queue, averaged over the global batch."""
-        q, queue = embeddings["q"], self.queue.to(embeddings["q"].dtype)
-        k = own_rows(self._global_keys(targets["k"], batch))
-        logits = torch.cat(((q * k).sum(1, keepdim=True), q @ queue.T), dim=1) / self.config.temperature
-        losses = global_batch(logits.logsumexp(1) - logits[:, 0], "losses of the queries")
-        with torch.no_grad():
-            rank = global_batch((logits[:, 1:] >= logits[:, :1]).sum(1), "ranks of the keys")
-        loss = losses.mean()
+        q, directions = embeddings["q"].flatten(0, 1), embeddings["q"].shape[1]
+        k = own_rows(self._global_keys(targets["k"], batch)).flatten(0, 1)
+        positive = (q * k).sum(1) / self.config.temperature
+        negatives, rank = log_sum_exp(q, self.queue, self.config.temperature, positive.detach())
+        losses = (torch.logaddexp(negatives, positive) - positive).view(-1, directions)
+        loss = global_batch(losses, "losses of the queries").mean()
+        rank = global_batch(rank.view(-1, directions), "ranks of the keys")
         return {
             "loss": loss,
             "contrastive_top1": (rank < 1).double().mean(),
             "contrastive_top5": (rank < 5).double().mean(),
-            "mutual_information_bound": math.log(len(queue) + 1) - loss.detach(),
-            "embedding_std": embedding_std(global_batch(q.detach(), "queries")),
+            "mutual_information_bound": InfoNCE.mutual_information_bound(loss, len(self.queue) + 1),
+            "embedding_std": embedding_std(global_batch(embeddings["q"][:, 0].detach(), "queries")),
         }
 
     def after_update(self, embeddings: Tensors, targets: Tensors, batch: Batch, step: int, steps: int) -> None:
         """The keys take the place of the oldest ones; the keys' encoder follows (equation 2), parameters alone."""
-        keys = self._global_keys(targets["k"], batch).to(self.queue.dtype)
+        keys = self._global_keys(targets["k"], batch).transpose(0, 1).flatten(0, 1).to(self.queue.dtype)
         places = (self.queue_next + torch.arange(len(keys), device=keys.device)) % len(self.queue)
         self.queue[places] = keys
         self.queue_next.copy_((self.queue_next + len(keys)) % len(self.queue))
@@ -146,7 +155,7 @@ class MoCo(Method):
         if self.shuffles:  # keys stand in the order of these draws: back to that of the images
             drawn = batch.draws(_SHUFFLE, 1)[:, 0].tolist()
             keys = keys[[sorted(drawn).index(number) for number in drawn]]
-        pairs = zip(embeddings["q"], keys, strict=True)
+        pairs = zip(embeddings["q"].flatten(0, 1), keys.flatten(0, 1), strict=True)
         logits = [torch.cat((k[None], self.queue)) @ q / self.config.temperature for q, k in pairs]
         return -torch.stack([F.log_softmax(each, dim=0)[0] for each in logits]).mean()
 
@@ -155,6 +164,11 @@ class MoCo(Method):
         return global_batch(batch.draws(_SHUFFLE, 1)[:, 0], "shuffle").argsort(stable=True)
 
     def _global_keys(self, keys: Tensor, batch: Batch) -> Tensor:
-        """The keys of all processes, (global images, d), in the order of the global batch again."""
+        """The keys of all processes, (global images, directions, d), in the order of the global batch again."""
         everyone = global_batch(keys, "keys")
         return everyone[self._permutation(batch).argsort()] if self.shuffles else everyone
+
+
+def _unit(views: Tensor, encoder: nn.Module, projection: nn.Module) -> Tensor:
+    """Unit embeddings (images, directions, d), a pass for each direction."""
+    return torch.stack([F.normalize(projection(encoder(each)), dim=1) for each in views.unbind(1)], dim=1)

@@ -11,11 +11,24 @@ from torch.nn import functional as F
 from simclr_dist.config import Recipe
 from simclr_dist.config.recipe import Encoder as EncoderKeys
 from simclr_dist.config.registry import load
+from simclr_dist.data.loading.batch import Batch
 from simclr_dist.errors import UserError
 from simclr_dist.models.batch_norm import GroupedBatchNorm
 from simclr_dist.models.encoder import Encoder
 from simclr_dist.models.projection import Projection, projection_head
 from simclr_dist.models.statistics_group import StatisticsGroup
+
+
+def each_view(batch: Batch, *networks: nn.Module) -> list[Tensor]:
+    """Of the views ``first`` and ``second``, in a pass of its own each, what the networks one after another make:
+    (images, d) and (images, d)."""
+    found = []
+    for name in ("first", "second"):
+        rows = batch.views[name].flatten(0, 1)
+        for network in networks:
+            rows = network(rows)
+        found.append(rows)
+    return found
 
 
 class Parts:

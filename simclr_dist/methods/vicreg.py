@@ -13,7 +13,7 @@ from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.cross_view import VIEW_CORRELATION
 from simclr_dist.losses.spread import EMBEDDING_STD, embedding_std
 from simclr_dist.methods.base import About, Batch, Method, MethodKeys, Metric, Published, Tensors, ViewGroup
-from simclr_dist.methods.parts import Parts
+from simclr_dist.methods.parts import Parts, each_view
 from simclr_dist.methods.published_views import like_byol
 
 _EPS = 1e-4  # of the published code, below the root of the variance
@@ -79,8 +79,7 @@ class VICReg(Method):
 
     def embed(self, batch: Batch) -> Tensors:
         """``z``: embeddings (images, 2, d), not normalised."""
-        z = [self.projection(self.encoder(batch.views[name].flatten(0, 1))) for name in ("first", "second")]
-        return {"z": torch.stack(z, dim=1)}
+        return {"z": torch.stack(each_view(batch, self.encoder, self.projection), dim=1)}
 
     def loss(self, embeddings: Tensors, targets: Tensors, batch: Batch) -> Tensors:
         """Equation 6, over the global batch."""

@@ -15,6 +15,11 @@ def follower_of(leader: Network) -> Network:
     return copy.deepcopy(leader).requires_grad_(False)
 
 
+def rising_momentum(first: float, step: int, steps: int) -> float:
+    """The momentum of a step: ``first`` at step 0, 1 at the end, half a cosine between (Grill et al. 2020)."""
+    return 1 - (1 - first) * (1 + math.cos(math.pi * step / steps)) / 2
+
+
 def follow(follower: nn.Module, leader: nn.Module, momentum: float) -> None:
     """Parameters become momentum * themselves + (1 - momentum) * the leader's (He et al. 2020, equation 2).
 
@@ -23,8 +28,3 @@ def follow(follower: nn.Module, leader: nn.Module, momentum: float) -> None:
     own, others = ([parameter.detach() for parameter in each.parameters()] for each in (follower, leader))
     torch._foreach_mul_(own, momentum)
     torch._foreach_add_(own, others, alpha=1 - momentum)
-
-
-def cosine_momentum(base: float, step: int, steps: int) -> float:
-    """The momentum of a step of so many: ``base`` at the first, 1 at the end (Grill et al. 2020, section 3.3)."""
-    return 1 - (1 - base) * (1 + math.cos(math.pi * step / steps)) / 2

@@ -81,7 +81,10 @@ def test_whatever_the_tiles_scores_sums_ranks_and_gradients_are_those_of_one_mat
     assert relative_error(sampled.detach(), plain.gather(1, index)) < 1e-14
     per_row = [each.logsumexp(1) for each in (sampled, scores.gather(1, index))]
     assert relative_error(*(gradient_of(rows, each) for each in per_row)) < 1e-14
-    total, rank = log_sum_exp(rows, bank, 0.07, own)
+    positives = plain.gather(1, own[:, None])[:, 0] / 0.07
+    total, rank = log_sum_exp(rows, bank, 0.07, positives, own)
     assert relative_error(total.detach(), (plain / 0.07).logsumexp(1)) < 1e-14
     assert torch.equal(rank, (scores > scores.gather(1, own[:, None])).sum(1))
+    elsewhere = torch.tensor([0.9, -0.9, 0.3, 0.0, -0.3], dtype=torch.float64) / 0.07
+    assert torch.equal(log_sum_exp(rows, bank, 0.07, elsewhere)[1], (plain / 0.07 >= elsewhere[:, None]).sum(1))
     assert relative_error(gradient_of(rows, total), gradient_of(rows, (rows @ bank.T / 0.07).logsumexp(1))) < 1e-13

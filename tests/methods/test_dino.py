@@ -10,7 +10,7 @@ from simclr_dist.data.loading.batch import Batch
 from simclr_dist.distributed.collectives import process_count, process_rank
 from simclr_dist.errors import UserError
 from simclr_dist.methods.dino import DINO, Head
-from simclr_dist.models.follower import cosine_momentum
+from simclr_dist.models.follower import rising_momentum
 from simclr_dist.optim.rates import Moment, parameter_groups, set_rates
 from tests.support.golden import ToyParts, golden, tensor, toy_recipe
 from tests.support.processes import relative_error, run_distributed
@@ -133,7 +133,7 @@ def test_the_teachers_temperature_by_epoch_and_momentum_by_step_are_those_of_the
     record = next(record for record in GOLDEN["schedule"] if record["name"] == "teacher_momentum")
     steps = record["epochs"] * record["steps_per_epoch"]
     for step, told in record["value_at_step"].items():
-        assert cosine_momentum(record["base"], int(step), steps) == pytest.approx(told, abs=EXACT)
+        assert rising_momentum(record["base"], int(step), steps) == pytest.approx(told, abs=EXACT)
 
 
 def test_the_teacher_starts_as_the_student_follows_its_parameters_and_keeps_its_own_statistics():

@@ -1,4 +1,4 @@
-"""MoCo v2 against facebookresearch/moco: loss, queue, momentum, and whole steps on one and two processes."""
+"""MoCo v1 and v2 against facebookresearch/moco: loss, queue, momentum, and whole steps on one and two processes."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ def test_loss_gradient_and_queue_are_those_of_the_authors(record):
     queue = tensor(record["queue_before"]).T.contiguous()
     method = toy(len(queue), queue.shape[1], temperature=record["temperature"])
     method.queue.copy_(queue)
-    embeddings, targets = {"q": F.normalize(q, dim=1)}, {"k": F.normalize(k, dim=1)}
+    embeddings, targets = {"q": F.normalize(q, dim=1)[:, None]}, {"k": F.normalize(k, dim=1)[:, None]}
     outputs = method.loss(embeddings, targets, batch_of(torch.zeros(len(q), 2, 6)))
     outputs["loss"].backward()
     assert float(outputs["loss"].detach()) == pytest.approx(record["loss"], rel=EXACT)
@@ -55,7 +55,7 @@ def test_the_queue_takes_keys_in_order_and_wraps_as_the_authors_does():
     method.queue.copy_(tensor(record["start"]).T)
     for step in record["steps"]:
         keys = tensor(step["keys"])
-        method.after_update({}, {"k": keys}, batch_of(torch.zeros(len(keys), 2, 6)), 0, 1)
+        method.after_update({}, {"k": keys[:, None]}, batch_of(torch.zeros(len(keys), 2, 6)), 0, 1)
         assert relative_error(method.queue.T, tensor(step["queue"])) < EXACT
         assert int(method.queue_next) == step["queue_ptr"]
 
@@ -64,22 +64,21 @@ def test_a_queue_that_global_batches_do_not_divide_wraps_within_one():
     method = toy(10)
     batches = [F.normalize(torch.randn(4, 8, dtype=torch.float64), dim=1) for _ in range(3)]
     for keys in batches:
-        method.after_update({}, {"k": keys}, batch_of(torch.zeros(4, 2, 6)), 0, 1)
+        method.after_update({}, {"k": keys[:, None]}, batch_of(torch.zeros(4, 2, 6)), 0, 1)
     newest = torch.cat(batches)[-10:]
     assert torch.equal(method.queue.roll(-2, 0), newest)
 
 
 @pytest.mark.parametrize("record", GOLDEN["momentum_update"])
 def test_the_keys_encoder_follows_in_its_parameters_and_keeps_its_own_running_statistics(record):
-    method = toy(8, 4, momentum=record["m"])
-    method.projection, method.key_projection = nn.Linear(8, 4).double(), nn.Linear(8, 4).double()
+    method = toy(8, 4, momentum=record["m"], head="linear")
     for modules, name in (
         ((method.encoder, method.projection), "encoder_q"),
         ((method.key_encoder, method.key_projection), "encoder_k"),
     ):
         load(*modules, record[name])
     for name in ("encoder_k_after_1", "encoder_k_after_2"):
-        method.after_update({}, {"k": torch.zeros(4, 4)}, batch_of(torch.zeros(4, 2, 6)), 0, 1)
+        method.after_update({}, {"k": torch.zeros(4, 1, 4)}, batch_of(torch.zeros(4, 2, 6)), 0, 1)
         for key, value in saved(method.key_encoder, method.key_projection).items():
             assert (value - tensor(record[name][key])).norm() < EXACT, key
 
@@ -93,19 +92,22 @@ def load(encoder: nn.Module, head: nn.Module, state: dict[str, Any]) -> None:
 
 
 def head_tensor(head: nn.Module, key: str) -> Tensor:
-    """fc.0.weight is linear_1.weight, fc.2 linear_2; of a head of one layer it is fc.weight."""
-    if isinstance(head, nn.Linear):
-        return dict(head.named_parameters())[key.removeprefix("fc.")]
-    return dict(head.named_parameters())[key.replace("fc.0", "linear_1").replace("fc.2", "linear_2")]
+    return next(p for name, p in head.named_parameters() if published(head, name) == key)
+
+
+def published(head: nn.Module, name: str) -> str:
+    """Of a head of one layer linear_1 is fc there, of two layers linear_1 is fc.0 and linear_2 fc.2."""
+    if not hasattr(head, "linear_2"):
+        return name.replace("linear_1", "fc")
+    return name.replace("linear_1", "fc.0").replace("linear_2", "fc.2")
 
 
 def saved(encoder: nn.Module, head: nn.Module) -> dict[str, Tensor]:
     found = {
         key: value.clone() for key, value in encoder.state_dict().items() if not key.endswith("num_batches_tracked")
     }
-    names = {"weight": "fc.weight", "bias": "fc.bias"} if isinstance(head, nn.Linear) else {}
     for key, value in head.named_parameters():
-        found[names.get(key) or key.replace("linear_1", "fc.0").replace("linear_2", "fc.2")] = value.detach().clone()
+        found[published(head, key)] = value.detach().clone()
     return found
 
 
@@ -144,10 +146,7 @@ def walk(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 def gradients_of(method: MoCo) -> dict[str, Tensor]:
     body = {key: parameter.grad for key, parameter in method.encoder.named_parameters()}
-    head = {
-        key.replace("linear_1", "fc.0").replace("linear_2", "fc.2"): p.grad
-        for key, p in method.projection.named_parameters()
-    }
+    head = {published(method.projection, key): p.grad for key, p in method.projection.named_parameters()}
     return {key: gradient.clone() for key, gradient in {**body, **head}.items()}
 
 
@@ -168,6 +167,26 @@ def test_whole_steps_are_those_of_the_authors_whatever_the_number_of_processes(r
             for key, value in ends[encoder].items():
                 mean = torch.stack([tensor(end[key]) for end in told[f"end_encoder_{encoder}"]]).mean(0)
                 assert (value - mean).norm() < EXACT * max(1.0, float(mean.norm())), (encoder, key)
+
+
+def test_a_symmetric_loss_is_the_mean_of_both_directions_and_the_queue_takes_the_keys_of_both_views():
+    views = torch.randn(8, 2, 6, dtype=torch.float64)
+    both = toy(32, images=8, group=4, local_groups=2, symmetric=True)
+    batch = both.prepare(batch_of(views))
+    embeddings, targets = both.embed(batch), both.targets(batch)
+    loss = both.loss(embeddings, targets, batch)["loss"].detach()
+    assert relative_error(loss, both.reference_loss(embeddings, targets, batch).detach()) < EXACT
+    losses, keys = [], []
+    for direction in (views, views.flip(1)):
+        one = toy(32, images=8, group=4, local_groups=2)
+        one.load_state_dict(both.state_dict())
+        batch = one.prepare(batch_of(direction))
+        found = one.targets(batch)
+        losses.append(one.loss(one.embed(batch), found, batch)["loss"].detach())
+        keys.append(one._global_keys(found["k"], batch)[:, 0])
+    assert relative_error(loss, torch.stack(losses).mean()) < EXACT
+    both.after_update({}, targets, batch, 0, 1)
+    assert relative_error(both.queue[:16], torch.cat(keys)) < EXACT
 
 
 def test_a_queue_smaller_than_the_global_batch_is_refused():
