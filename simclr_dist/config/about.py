@@ -27,6 +27,6 @@ class About:
     equation: str
     """The loss, in a few lines of plain text of at most 116 columns; docs/methods.md has the same lines."""
     keeps: tuple[str, ...] = ()
-    """What it has beside encoder and heads: a second encoder, a queue, a bank, prototypes."""
+    """What it has beside encoder and heads, in words: second encoder, queue, bank, centre, prototypes."""
     published: Published | None = None
     """None: nobody has published one that is known here."""

@@ -26,7 +26,7 @@ class BYOL(Method):
     """
 
     ABOUT: ClassVar[About | None] = About(
-        title="BYOL", paper="Grill et al. 2020", arxiv="2006.07733", keeps=("a second encoder",),
+        title="BYOL", paper="Grill et al. 2020", arxiv="2006.07733", keeps=("second encoder",),
         published=Published(74.3, epochs=1000, from_memory=True),
         equation=(
             "L = mean over images of |p_1/|p_1| - t_2/|t_2||^2 + |p_2/|p_2| - t_1/|t_1||^2\n"

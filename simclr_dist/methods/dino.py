@@ -52,7 +52,7 @@ class DINO(Method):
     """
 
     ABOUT: ClassVar[About | None] = About(
-        title="DINO", paper="Caron et al. 2021", arxiv="2104.14294", keeps=("a second encoder", "a centre"),
+        title="DINO", paper="Caron et al. 2021", arxiv="2104.14294", keeps=("second encoder", "centre"),
         published=Published(75.3, epochs=800, from_memory=True),
         equation=(
             "loss = mean over u, v, images of - sum over k of softmax((t_u - c) / T_t)_k log softmax(s_v / T_s)_k\n"

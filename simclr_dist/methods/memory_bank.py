@@ -30,7 +30,7 @@ class MemoryBank(Method):
     """
 
     ABOUT: ClassVar[About | None] = About(
-        title="NPID", paper="Wu et al. 2018", arxiv="1805.01978", keeps=("a bank",),
+        title="NPID", paper="Wu et al. 2018", arxiv="1805.01978", keeps=("bank",),
         published=Published(54.99, epochs=200),
         equation=(
             "P(i | f) = exp(v_i.f / T) / Z        loss = -log P(i|f) / (P(i|f) + K/N) - sum "

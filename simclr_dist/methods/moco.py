@@ -32,11 +32,11 @@ class MoCo(Method):
     """
 
     ABOUT: ClassVar[About | None] = About(
-        title="MoCo v2", paper="He et al. 2020", arxiv="1911.05722", keeps=("a second encoder", "a queue"),
+        title="MoCo v2", paper="He et al. 2020", arxiv="1911.05722", keeps=("second encoder", "queue"),
         published=Published(67.5, epochs=200),
         equation=(
-            "L = mean over images of -log exp(q.k/T) / (exp(q.k/T) + sum over keys k' of the queue of exp(q.k'/T))\n"
-            "key encoder <- m key encoder + (1 - m) query encoder"
+            "L = mean over images of -log exp(q.k/T) / [exp(q.k/T) + sum over the queue of exp(q.n/T)]\n"
+            "key encoder <- m key encoder + (1 - m) encoder"
         ),
     )  # fmt: skip
 

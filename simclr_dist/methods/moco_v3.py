@@ -30,7 +30,7 @@ class MoCoV3(Method):
     """
 
     ABOUT: ClassVar[About | None] = About(
-        title="MoCo v3", paper="Chen, Xie and He 2021", arxiv="2104.02057", keeps=("a second encoder",),
+        title="MoCo v3", paper="Chen, Xie and He 2021", arxiv="2104.02057", keeps=("second encoder",),
         published=Published(72.8, epochs=300),
         equation=(
             "L = 2T sum over (v, v') = (1, 2), (2, 1) of mean over i of "
@@ -71,8 +71,8 @@ class MoCoV3(Method):
     @classmethod
     def views(cls, config: MethodKeys) -> dict[str, ViewGroup]:
         """BYOL's ``first`` and ``second``, of bilinear crops that are no smaller than 0.2 of the image."""
-        own = {"crop_area_min": 0.2, "interpolation": "bilinear"}
-        return {name: replace(view, **own) for name, view in like_byol().items()}
+        views = like_byol()
+        return {name: replace(view, crop_area_min=0.2, interpolation="bilinear") for name, view in views.items()}
 
     @classmethod
     def small(cls, config: Config, images: int) -> Config:
