@@ -181,6 +181,23 @@ def test_a_skipped_step_leaves_no_trace(method):
     assert not torch.equal(next_step["model"][weight], skipped["model"][weight])
 
 
+def test_the_update_leaves_running_statistics_to_the_batches_that_each_network_has_seen(method, tmp_path):
+    """A teacher that took over its student's would be the same on any machine, and another one."""
+    config = config_of(method.name, tmp_path)
+    source = open_source(config.recipe.data)
+    statistics = divide_batch_norm(GROUP, config.recipe.global_batch_images, 1)
+    built = build_method(config.recipe, len(source), statistics).double()
+    batch = build_batches(config, source, build_order(config.recipe, len(source)), 0, 1)[0]
+    for trained in (parameter for parameter in built.parameters() if parameter.requires_grad):
+        trained.data.mul_(1.5)  # a copy of a student that has not moved has its statistics too
+    seen = compute_gradients(built, data_parallel(built, torch.device("cpu")), batch)
+    before = [{key: buffer.clone() for key, buffer in norm.named_buffers()} for norm in norms_of(built)]
+    with torch.no_grad():
+        built.after_update(seen.embeddings, seen.targets, seen.batch, 0, STEPS)
+    for norm, expected in zip(norms_of(built), before, strict=True):
+        assert_bit_equal(dict(norm.named_buffers()), expected)
+
+
 def test_the_checks_of_verify_hold(method):
     for checks in (of_process["checks"] for of_process in method.found[2]):
         assert len(checks) >= 2 * 9

@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from simclr_dist.config import Recipe
 from simclr_dist.config.recipe import OPTIMIZERS, Optimizer
+from simclr_dist.data.loading.order import build_order
 from simclr_dist.optim import LARS, Schedule, make_optimizer, parameter_groups
-from simclr_dist.optim.schedule import peak_learning_rate
+from simclr_dist.optim.schedule import build_schedule, peak_learning_rate
 from tests.support.golden import golden
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "google_simclr.json").read_text())
@@ -142,6 +144,17 @@ def test_the_learning_rate_is_that_of_the_methods_own_code_at_every_listed_step(
     assert len(rates) > 4
     for step, rate in rates.items():
         assert schedule(int(step)) == pytest.approx(rate, rel=1e-10, abs=1e-13 * schedule.peak), step
+
+
+def test_the_recipes_keys_reach_the_schedule_and_lars():
+    keys = Optimizer(
+        base_learning_rate=0.8, learning_rate_decay="cosine_by_epoch", final_learning_rate_share=0.25,
+        classic_momentum=False, trust_in_momentum=True,
+    )  # fmt: skip
+    recipe = Recipe(epochs=2, warmup_epochs=0, global_batch_images=256, optimizer=keys)
+    schedule = build_schedule(recipe, build_order(recipe, 3 * 256))
+    assert [schedule(step) for step in range(7)] == pytest.approx([0.8] * 3 + [0.5] * 3 + [0.2])
+    assert make_optimizer(nn.Linear(2, 2), keys).defaults["trust_in_momentum"]
 
 
 def test_without_scaling_the_peak_is_the_base_rate():
