@@ -1,5 +1,6 @@
 """DINO against facebookresearch/dino: loss, gradient and centre of whole runs of steps, head, schedules; freezing."""
 
+import math
 from typing import Any
 
 import pytest
@@ -155,6 +156,23 @@ def test_the_centre_is_kept_in_float32_where_outputs_are_in_half_precision():
     method.after_update({}, {"teacher": answers}, batch_of(512), 0, 10)
     assert method.state_dict()["center"].dtype == torch.float32
     assert relative_error(method.center, 0.1 * answers.double().mean((0, 1))) < 1e-6
+
+
+def test_each_kind_of_collapse_shows_in_its_metric():
+    outputs = torch.zeros(4, 2, 6, dtype=torch.float64)
+    one = outputs.index_fill(2, torch.tensor([3]), 10.0)  # every image, the same output
+    same = torch.ones(4, 3)
+    found = {}
+    for name, teacher in (
+        ("all", outputs),
+        ("one", one),
+        ("none", 10 * torch.eye(6)[:4, None].expand(4, 2, 6).double()),
+    ):
+        z = torch.eye(4) if name == "none" else same
+        metrics = toy().loss({"student": teacher, "z": z}, {"teacher": teacher}, batch_of(4))
+        found[name] = [round(float(metrics[key]), 3) for key in ("outputs_in_use", "teacher_entropy", "embedding_std")]
+    assert found == {"all": [6.0, round(math.log(6), 3), 0.0], "one": [1.0, 0.0, 0.0], "none": [4.0, 0.0, 0.866]}
+    assert DINO.METRICS["embedding_std"].role == "collapse"
 
 
 @pytest.mark.parametrize("norm_last_layer", [True, False])
