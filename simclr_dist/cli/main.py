@@ -22,6 +22,7 @@ from simclr_dist.cli.data import data
 from simclr_dist.cli.doctor import doctor
 from simclr_dist.cli.evaluate import evaluate
 from simclr_dist.cli.init import init
+from simclr_dist.cli.methods import methods
 from simclr_dist.cli.options import with_debug
 from simclr_dist.cli.plan import plan
 from simclr_dist.cli.pretrain import pretrain
@@ -87,7 +88,7 @@ def command() -> None:
 
 
 for each in (
-    init, pretrain, show_config, preview, plan, verify, doctor, data, evaluate, report, export_weights, import_weights,
-    submit, status, logs, cancel, resume,
+    init, methods, pretrain, show_config, preview, plan, verify, doctor, data, evaluate, report,
+    export_weights, import_weights, submit, status, logs, cancel, resume,
 ):  # fmt: skip
     command.add_command(each)

@@ -36,7 +36,16 @@ from simclr_dist.terminal import say
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write a picture (PNG) too.")
 @with_debug
 def plan(config: str, overrides: tuple[str, ...], **options: Any) -> None:
-    """Predict, without a GPU, whether the run fits, what it sends and how long it might take."""
-    from simclr_dist.planning.answer import plan_run
+    """Predict, without a GPU, whether the run fits, what it sends and how long it might take.
 
-    say(plan_run(load_config(config, overrides), **options))
+    Several CONFIGs, before or between the overrides of all of them, have a row each.
+    """
+    from simclr_dist.planning.answer import plan_recipes, plan_run
+
+    others = [given for given in overrides if "=" not in given]
+    own = [given for given in overrides if "=" in given]
+    if others:
+        configs = {name: load_config(name, own) for name in (config, *others)}
+        say(plan_recipes(configs, **options))
+    else:
+        say(plan_run(load_config(config, own), **options))

@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, NoReturn, get_type_hints
 
+from simclr_dist.config.about import About
 from simclr_dist.config.method import MethodKeys
 from simclr_dist.config.metric import Metric
 from simclr_dist.config.views import ViewGroup
@@ -31,6 +32,8 @@ def check_method_class(name: str, found: Any) -> None:
     _check_metrics(name, found.METRICS)
     if unknown := sorted(set(found.needs) - _NEEDS):
         _refuse(name, f"needs has '{unknown[0]}'; there is {', '.join(sorted(_NEEDS))}")
+    if not isinstance(getattr(found, "ABOUT", None), About | None):
+        _refuse(name, "ABOUT must be an About (simclr_dist.methods.base), or None")
     for method in ("views", "check"):
         if not inspect.ismethod(getattr(found, method)):
             _refuse(name, f"{method}() must be a classmethod; write @classmethod above it")

@@ -82,6 +82,9 @@ class Optimizer:
     trust_in_momentum: bool = False
     """LARS with `classic_momentum: false`. true: each gradient is adapted before it enters the buffer, and the rate
     alone stays outside (BYOL, MoCo v3, Barlow Twins, VICReg). false: the buffer is adapted (Google's other form)."""
+    trust_clip: bool = False
+    """LARS only. true: a weight's rate is the smaller one of eta * |w| / |gradient + decay| and the learning rate, not
+    their product (solo-learn's recipes, with `trust_coefficient: 0.02`)."""
 
 
 @dataclass(kw_only=True)

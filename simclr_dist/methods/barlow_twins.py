@@ -12,7 +12,7 @@ from simclr_dist.config.fields import number
 from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.cross_view import VIEW_CORRELATION
 from simclr_dist.losses.spread import EMBEDDING_STD, embedding_std
-from simclr_dist.methods.base import Batch, Method, MethodKeys, Metric, Rate, Tensors, ViewGroup
+from simclr_dist.methods.base import About, Batch, Method, MethodKeys, Metric, Published, Rate, Tensors, ViewGroup
 from simclr_dist.methods.parts import Parts
 from simclr_dist.methods.published_views import like_byol
 
@@ -26,6 +26,14 @@ class BarlowTwins(Method):
     processes the published code's gradient is 1/W of that of its loss: LARS hides it from weights, not from biases and
     norms. ``gradient_scale`` 1/32 is what its 32 processes computed.
     """
+
+    ABOUT: ClassVar[About | None] = About(
+        title="Barlow Twins", paper="Zbontar et al. 2021", arxiv="2103.03230", published=Published(73.5, epochs=1000),
+        equation=(
+            "L = sum_i (1 - C_ii)^2 + lambda sum_{i != j} C_ij^2        C_ij = mean over "
+            "images of z_1,i z_2,j, both normalised"
+        ),
+    )  # fmt: skip
 
     @dataclass(kw_only=True)
     class Config(MethodKeys):

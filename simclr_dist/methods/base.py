@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from simclr_dist.config import Recipe
+from simclr_dist.config.about import About, Published
 from simclr_dist.config.method import MethodKeys
 from simclr_dist.config.metric import Metric
 from simclr_dist.config.views import ViewGroup
@@ -19,7 +20,9 @@ from simclr_dist.data.loading.batch import Batch
 from simclr_dist.models.encoder import Encoder
 from simclr_dist.optim.rates import Moment, Rate
 
-__all__ = ["Batch", "Method", "MethodKeys", "Metric", "Moment", "Pass", "Rate", "Tensors", "ViewGroup"]
+__all__ = [
+    "About", "Batch", "Method", "MethodKeys", "Metric", "Moment", "Pass", "Published", "Rate", "Tensors", "ViewGroup",
+]  # fmt: skip
 
 Tensors = dict[str, Tensor]
 """Names of the method's own -> tensors whose leading dimension is this process's images."""
@@ -48,6 +51,8 @@ class Method(nn.Module):
     """What ``loss`` returns beside the loss."""
     needs: ClassVar[frozenset[str]] = frozenset()
     """What the images must have: ``labels``. Refused at the start when the source lacks it."""
+    ABOUT: ClassVar[About | None] = None
+    """What ``simclr-dist methods`` tells of it; one of this project has it, yours may."""
     encoder: Encoder
     """What evaluation and export take. Its parameters stand under ``encoder.`` in a checkpoint."""
 

@@ -11,7 +11,7 @@ from simclr_dist.config.fields import number
 from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.cross_view import AGREEMENT, cross_view_cosine, plain_cross_view_cosine
 from simclr_dist.losses.spread import EMBEDDING_STD, embedding_std
-from simclr_dist.methods.base import Batch, Method, MethodKeys, Metric, Tensors, ViewGroup
+from simclr_dist.methods.base import About, Batch, Method, MethodKeys, Metric, Published, Tensors, ViewGroup
 from simclr_dist.methods.parts import Parts, each_view
 from simclr_dist.methods.published_views import like_byol
 from simclr_dist.models.follower import follow, rising_momentum
@@ -24,6 +24,15 @@ class BYOL(Method):
     network starts from weights of its own and has its own running statistics. The published first layers of the heads
     have biases, which the batch norm after them takes out again; here they have none.
     """
+
+    ABOUT: ClassVar[About | None] = About(
+        title="BYOL", paper="Grill et al. 2020", arxiv="2006.07733", keeps=("second encoder",),
+        published=Published(74.3, epochs=1000, from_memory=True),
+        equation=(
+            "L = mean over images of |p_1/|p_1| - t_2/|t_2||^2 + |p_2/|p_2| - t_1/|t_1||^2\n"
+            "target <- tau target + (1 - tau) network,   tau = 1 - (1 - tau_0)(1 + cos(pi s/S))/2"
+        ),
+    )  # fmt: skip
 
     @dataclass(kw_only=True)
     class Config(MethodKeys):

@@ -13,7 +13,7 @@ from simclr_dist.config.fields import number
 from simclr_dist.distributed.collectives import gather_stacked
 from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.spread import EMBEDDING_STD, embedding_std
-from simclr_dist.methods.base import Batch, Method, MethodKeys, Metric, Rate, Tensors, ViewGroup
+from simclr_dist.methods.base import About, Batch, Method, MethodKeys, Metric, Published, Rate, Tensors, ViewGroup
 from simclr_dist.methods.multi_crop import check_small, features_by_size, with_small
 from simclr_dist.methods.parts import Parts
 from simclr_dist.methods.published_views import like_byol
@@ -50,6 +50,16 @@ class DINO(Method):
     The teacher starts as a copy of the student, has running statistics of its own, and its outputs are centred by
     their moving mean over global batches. Both whole views go through a network in one pass, small ones in another.
     """
+
+    ABOUT: ClassVar[About | None] = About(
+        title="DINO", paper="Caron et al. 2021", arxiv="2104.14294", keeps=("second encoder", "centre"),
+        published=Published(75.3, epochs=800, from_memory=True),
+        equation=(
+            "loss = mean over u, v, images of - sum over k of softmax((t_u - c) / T_t)_k log softmax(s_v / T_s)_k\n"
+            "c <- m c + (1 - m) mean of t over the whole views of the global batch        "
+            "teacher <- tau teacher + (1 - tau) student"
+        ),
+    )  # fmt: skip
 
     center: Tensor
 

@@ -16,7 +16,7 @@ from simclr_dist.losses.bank import log_sum_exp, sampled_scores
 from simclr_dist.losses.infonce import MUTUAL_INFORMATION_BOUND, InfoNCE, contrastive_top1
 from simclr_dist.losses.nce import NCE
 from simclr_dist.losses.spread import EMBEDDING_STD, embedding_std
-from simclr_dist.methods.base import Batch, Method, MethodKeys, Metric, Tensors, ViewGroup
+from simclr_dist.methods.base import About, Batch, Method, MethodKeys, Metric, Published, Tensors, ViewGroup
 from simclr_dist.methods.parts import Parts
 
 _EPSILON = 1e-7  # of the published code's NCE
@@ -28,6 +28,15 @@ class MemoryBank(Method):
     The bank is one for all processes: a row for every image of the data set, by sample id. Noise samples are drawn from
     (seed, epoch, sample id), uniformly, the image itself not left out. Z is fixed by the first global batch.
     """
+
+    ABOUT: ClassVar[About | None] = About(
+        title="NPID", paper="Wu et al. 2018", arxiv="1805.01978", keeps=("bank",),
+        published=Published(54.99, epochs=200),
+        equation=(
+            "P(i | f) = exp(v_i.f / T) / Z        loss = -log P(i|f) / (P(i|f) + K/N) - sum "
+            "over noise k of log (K/N) / (P(k|f) + K/N)"
+        ),
+    )  # fmt: skip
 
     bank: Tensor
     log_z: Tensor

@@ -14,7 +14,7 @@ from simclr_dist.distributed.global_batch import global_batch, own_rows
 from simclr_dist.losses.bank import log_sum_exp
 from simclr_dist.losses.infonce import MUTUAL_INFORMATION_BOUND, InfoNCE, contrastive_top1
 from simclr_dist.losses.spread import embedding_std
-from simclr_dist.methods.base import Batch, Method, MethodKeys, Metric, Tensors, ViewGroup
+from simclr_dist.methods.base import About, Batch, Method, MethodKeys, Metric, Published, Tensors, ViewGroup
 from simclr_dist.methods.parts import Parts
 from simclr_dist.methods.published_views import like_moco
 from simclr_dist.models.follower import follow, follower_of
@@ -30,6 +30,15 @@ class MoCo(Method):
     global batch, drawn from (seed, epoch, sample ids), before the keys' batch norm takes its groups of images: it makes
     sense with recipe.batch_norm_group_images (published: 32), and needs no particular number of processes.
     """
+
+    ABOUT: ClassVar[About | None] = About(
+        title="MoCo v2", paper="He et al. 2020", arxiv="1911.05722", keeps=("second encoder", "queue"),
+        published=Published(67.5, epochs=200),
+        equation=(
+            "L = mean over images of -log exp(q.k/T) / [exp(q.k/T) + sum over the queue of exp(q.n/T)]\n"
+            "key encoder <- m key encoder + (1 - m) encoder"
+        ),
+    )  # fmt: skip
 
     queue: Tensor
     queue_next: Tensor

@@ -13,7 +13,7 @@ from simclr_dist.distributed.global_batch import global_batch, own_rows
 from simclr_dist.losses.bank import log_sum_exp
 from simclr_dist.losses.infonce import MUTUAL_INFORMATION_BOUND, InfoNCE, contrastive_top1
 from simclr_dist.losses.spread import EMBEDDING_STD, embedding_std
-from simclr_dist.methods.base import Batch, Method, MethodKeys, Metric, Tensors, ViewGroup
+from simclr_dist.methods.base import About, Batch, Method, MethodKeys, Metric, Published, Tensors, ViewGroup
 from simclr_dist.methods.parts import Parts, each_view
 from simclr_dist.methods.published_views import like_byol
 from simclr_dist.models.follower import follow, follower_of, rising_momentum
@@ -28,6 +28,16 @@ class MoCoV3(Method):
     The negatives of a query are the keys of the global batch; there is no queue. Each view goes through the networks in
     a pass of its own. The keys' encoder begins as a copy and has its own running statistics.
     """
+
+    ABOUT: ClassVar[About | None] = About(
+        title="MoCo v3", paper="Chen, Xie and He 2021", arxiv="2104.02057", keeps=("second encoder",),
+        published=Published(72.8, epochs=300),
+        equation=(
+            "L = 2T sum over (v, v') = (1, 2), (2, 1) of mean over i of "
+            "-log exp(q_vi.k_v'i/T) / sum_j exp(q_vi.k_v'j/T)\n"
+            "key encoder <- m key encoder + (1 - m) encoder,   m = 1 - (1 - m_0)(1 + cos(pi s/S))/2 at step s of S"
+        ),
+    )  # fmt: skip
 
     @dataclass(kw_only=True)
     class Config(MethodKeys):

@@ -13,7 +13,7 @@ from simclr_dist.config.fields import number
 from simclr_dist.distributed.collectives import process_count
 from simclr_dist.losses import nt_xent
 from simclr_dist.losses.spread import EMBEDDING_STD
-from simclr_dist.methods.base import Batch, Method, MethodKeys, Metric, Tensors
+from simclr_dist.methods.base import About, Batch, Method, MethodKeys, Metric, Published, Tensors
 from simclr_dist.methods.parts import Parts
 from simclr_dist.models.projection import Projection
 
@@ -22,6 +22,14 @@ _COLLAPSE = "the learning rate, recipe.method.temperature and, in metrics.jsonl,
 
 class SimCLR(Method):
     """Chen et al. 2020 (arXiv 2002.05709), algorithm 1; with three layers in its head, SimCLR v2 (arXiv 2006.10029)."""
+
+    ABOUT: ClassVar[About | None] = About(
+        title="SimCLR", paper="Chen et al. 2020", arxiv="2002.05709", published=Published(69.1, epochs=800),
+        equation=(
+            "L = 1/(2n) sum_i [log sum_{j != i} exp(s_ij) - s_i,p(i)]        s_ij = z_i.z_j "
+            "/ T, p(i) the other view of i's image"
+        ),
+    )  # fmt: skip
 
     @dataclass(kw_only=True)
     class Config(MethodKeys):

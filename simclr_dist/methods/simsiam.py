@@ -12,7 +12,7 @@ from simclr_dist.config.fields import number
 from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.cross_view import AGREEMENT, cross_view_cosine, plain_cross_view_cosine
 from simclr_dist.losses.spread import EMBEDDING_STD, embedding_std
-from simclr_dist.methods.base import Batch, Method, MethodKeys, Metric, Rate, Tensors, ViewGroup
+from simclr_dist.methods.base import About, Batch, Method, MethodKeys, Metric, Published, Rate, Tensors, ViewGroup
 from simclr_dist.methods.parts import Parts
 from simclr_dist.methods.published_views import like_moco
 
@@ -23,6 +23,11 @@ class SimSiam(Method):
     Each view goes through the network in a pass of its own. The bias before the projector's last batch norm, which the
     published code leaves untrained, is left out.
     """
+
+    ABOUT: ClassVar[About | None] = About(
+        title="SimSiam", paper="Chen and He 2021", arxiv="2011.10566", published=Published(68.1, epochs=100),
+        equation="L = -1/2 mean over images of [cos(p_1, stop(z_2)) + cos(p_2, stop(z_1))]",
+    )  # fmt: skip
 
     @dataclass(kw_only=True)
     class Config(MethodKeys):

@@ -12,13 +12,19 @@ from simclr_dist.config.fields import number, one_of
 from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.spread import EMBEDDING_STD, embedding_std
 from simclr_dist.losses.sup_con import sup_con
-from simclr_dist.methods.base import Batch, Method, MethodKeys, Metric, Tensors, ViewGroup
+from simclr_dist.methods.base import About, Batch, Method, MethodKeys, Metric, Published, Tensors, ViewGroup
 from simclr_dist.methods.parts import Parts
 from simclr_dist.methods.published_views import like_moco
 
 
 class SupCon(Method):
     """Khosla et al. 2020 (arXiv 2004.11362), the loss L_out, with the constants of its published code."""
+
+    ABOUT: ClassVar[About | None] = About(
+        title="SupCon", paper="Khosla et al. 2020", arxiv="2004.11362",
+        published=Published(78.7, epochs=700, from_memory=True),
+        equation="L = T/T_base 1/|A| sum_{i in A} [log sum_{j != i} exp(s_ij) - 1/|P(i)| sum_{p in P(i)} s_ip]",
+    )  # fmt: skip
 
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
 

@@ -14,7 +14,7 @@ from simclr_dist.distributed.collectives import process_count, process_rank
 from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.sinkhorn import sinkhorn
 from simclr_dist.losses.spread import EMBEDDING_STD, embedding_std
-from simclr_dist.methods.base import Batch, Method, MethodKeys, Metric, Rate, Tensors, ViewGroup
+from simclr_dist.methods.base import About, Batch, Method, MethodKeys, Metric, Published, Rate, Tensors, ViewGroup
 from simclr_dist.methods.multi_crop import check_small, features_by_size, with_small
 from simclr_dist.methods.parts import Parts
 
@@ -28,6 +28,15 @@ class SwAV(Method):
     published code has a queue of its own in each process). Prototypes are of unit length before every step, frozen
     or not.
     """
+
+    ABOUT: ClassVar[About | None] = About(
+        title="SwAV", paper="Caron et al. 2020", arxiv="2006.09882", keeps=("prototypes",),
+        published=Published(75.3, epochs=800),
+        equation=(
+            "loss = mean over s and views t != s of - sum over k of q_sk log softmax(z_t.c / "
+            "T)_k       q = Sinkhorn(exp(z_s.c / epsilon))"
+        ),
+    )  # fmt: skip
 
     queue: Tensor
     queue_filled: Tensor

@@ -12,7 +12,7 @@ from simclr_dist.config.fields import number
 from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.cross_view import VIEW_CORRELATION
 from simclr_dist.losses.spread import EMBEDDING_STD, embedding_std
-from simclr_dist.methods.base import Batch, Method, MethodKeys, Metric, Tensors, ViewGroup
+from simclr_dist.methods.base import About, Batch, Method, MethodKeys, Metric, Published, Tensors, ViewGroup
 from simclr_dist.methods.parts import Parts, each_view
 from simclr_dist.methods.published_views import like_byol
 
@@ -24,6 +24,14 @@ class VICReg(Method):
 
     Variance and covariance are those of the global batch. Each view goes through the networks in a pass of its own.
     """
+
+    ABOUT: ClassVar[About | None] = About(
+        title="VICReg", paper="Bardes et al. 2022", arxiv="2105.04906", published=Published(73.2, epochs=1000),
+        equation=(
+            "L = lambda mean (Z_1 - Z_2)^2 + mu/2 sum_v 1/d sum_j max(0, 1 - sqrt(C_v,jj + "
+            "1e-4)) + nu sum_v 1/d sum_{i != j} C_v,ij^2"
+        ),
+    )  # fmt: skip
 
     @dataclass(kw_only=True)
     class Config(MethodKeys):

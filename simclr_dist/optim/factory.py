@@ -28,6 +28,7 @@ def make_optimizer(module: nn.Module, recipe: Optimizer, rates: Sequence[Rate] =
             trust_coefficient=recipe.trust_coefficient,
             classic_momentum=recipe.classic_momentum,
             trust_in_momentum=recipe.trust_in_momentum,
+            trust_clip=recipe.trust_clip,
         )
     for group in groups:
         del group["adapt"]  # LARS's own

@@ -35,6 +35,8 @@ class LARS(Optimizer):
     - neither:            v = m v + (g + wd w);   w = w - lr * trust * v, trust taken with v's norm instead
 
     The classic form keeps each step's learning rate inside the buffer, so the forms differ while the rate changes.
+    With ``trust_clip`` a tensor's rate is min(trust, lr) instead of lr * trust (apex's LARC, solo-learn): weights whose
+    gradient is small beside them are moved as by SGD.
     Parameter groups with ``adapt=False`` (biases and batch norm, see ``parameter_groups``) have trust 1. A tensor of
     zeros, or with a zero gradient, has trust 1 too. There is no epsilon.
     """
@@ -49,6 +51,7 @@ class LARS(Optimizer):
         trust_coefficient: float = 0.001,
         classic_momentum: bool = True,
         trust_in_momentum: bool = False,
+        trust_clip: bool = False,
     ) -> None:
         """Raises ValueError for a negative rate, momentum, decay or coefficient."""
         values = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust_coefficient": trust_coefficient}
@@ -56,13 +59,15 @@ class LARS(Optimizer):
             if value < 0:
                 raise ValueError(f"LARS: {name} must not be negative, got {value}")
         forms = {"classic_momentum": classic_momentum, "trust_in_momentum": trust_in_momentum}
+        forms["trust_clip"] = trust_clip
         super().__init__(params, {**values, **forms, "adapt": True})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Also what :meth:`load_state_dict` ends with."""
         super().__setstate__(state)
         for group in self.param_groups:
-            group.setdefault("trust_in_momentum", False)  # checkpoints of before this form
+            for form in ("trust_in_momentum", "trust_clip"):
+                group.setdefault(form, False)  # checkpoints of before this form
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -177,4 +182,6 @@ def _rates(weights: Tensors, directions: Tensors, group: dict[str, Any], factor:
     """Each tensor's factor * trust, on its device."""
     weight_norms, norms = torch.stack(torch._foreach_norm([*weights, *directions])).view(2, -1)
     trust = group["trust_coefficient"] * weight_norms / norms
+    if group["trust_clip"]:
+        trust = trust.div_(group["lr"]).clamp_(max=1.0)
     return torch.where((weight_norms > 0) & (norms > 0), trust, 1.0).mul_(factor)

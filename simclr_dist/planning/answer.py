@@ -1,11 +1,13 @@
 """What ``simclr-dist plan`` does with its options."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from simclr_dist.config import Config
 from simclr_dist.errors import UserError
 from simclr_dist.planning.cards import CARDS, FLOPS_A_VIEW, rate_of
 from simclr_dist.planning.communication import Assumptions
+from simclr_dist.progress_bar import ticking
 from simclr_dist.units import parse_bandwidth, parse_bytes, parse_count, parse_flops
 
 _GPUS_PER_NODE = 8
@@ -33,23 +35,9 @@ def plan_run(
         UserError: an option cannot be read, the GPUs cannot compute the recipe, the data is not here and ``images`` is
             not given.
     """
-    if gpu_memory:
-        memory_bytes = parse_bytes(gpu_memory, "--gpu-memory")
-    elif card:
-        memory_bytes = CARDS[card].memory_bytes
-    else:
-        raise UserError(f"--gpu-memory: give a GPU's memory, such as 80GB, or --card: {', '.join(CARDS)}")
-    flops_per_second, source = _rate(config.machine.precision, card, rate)
-    assumed = Assumptions(
-        flops_per_second=flops_per_second,
-        rate_source=source,
-        memory_bandwidth=CARDS[card].memory_bandwidth if card else None,
-        core_images_per_second=core_rate,
-        cores=cores,
-        bandwidth=parse_bandwidth(bandwidth, "--bandwidth"),
-        node_bandwidth=parse_bandwidth(node_bandwidth, "--node-bandwidth"),
-        gpus_per_node=_gpus_per_node(gpus, nodes),
-    )
+    memory_bytes = _memory_bytes(card, gpu_memory)
+    rate_here = _rate(config.machine.precision, card, rate)
+    assumed = _assumptions(gpus, card, rate_here, core_rate, cores, (bandwidth, node_bandwidth), nodes)
     count, found = (parse_count(images, "--images"), "") if images else _images_here(config)
     # Only now what imports torch: a mistake in an option is answered at once.
     from simclr_dist.data.sources.summary import say_what_was_found
@@ -68,6 +56,51 @@ def plan_run(
         draw(plan, out)
         text += f"\n{out}: memory and time against GPUs"
     return text
+
+
+def plan_recipes(
+    configs: Mapping[str, Config],
+    *,
+    gpus: int,
+    card: str | None,
+    gpu_memory: str | None,
+    nodes: int | None,
+    bandwidth: str,
+    node_bandwidth: str,
+    images: str | None,
+    rate: str | None,
+    core_rate: float | None,
+    cores: int | None,
+    suggest: bool,
+    out: Path | None,
+) -> str:
+    """A row for each of several recipes, on the same GPUs.
+
+    Raises:
+        UserError: an option cannot be read or is for one recipe alone, or the number of images is not given.
+    """
+    for option, value in (("--suggest", suggest), ("--out", out)):
+        if value:
+            raise UserError(f"{option}: is for one CONFIG, and {len(configs)} are given; leave it out")
+    if not images:
+        raise UserError(f"--images: give the number of images, such as 1.28M, for all {len(configs)} recipes")
+    memory_bytes, count = _memory_bytes(card, gpu_memory), parse_count(images, "--images")
+    given = []
+    for name, config in configs.items():
+        rate_here = _rate(config.machine.precision, card, rate)
+        links = (bandwidth, node_bandwidth)
+        given.append((name, config, _assumptions(gpus, card, rate_here, core_rate, cores, links, nodes)))
+    from simclr_dist.planning.plan import Plan, make_plan
+    from simclr_dist.planning.report import rows_of_recipes
+
+    rows: dict[str, Plan | str] = {}
+    for name, config, assumed in given:
+        with ticking(f"tracing steps of {name}"):
+            try:
+                rows[name] = make_plan(config, gpus, memory_bytes, count, assumed, others=())
+            except UserError as error:  # of this recipe: the others have their rows
+                rows[name] = str(error)
+    return rows_of_recipes(rows)
 
 
 def refuse_too_large(config: Config, gpus: int, gpu_memory: str, images: int) -> None:
@@ -105,6 +138,36 @@ def _rate(precision: str, card: str | None, given: str | None) -> tuple[float | 
     if not rate:
         return None, f"none is published of {card} in {precision}; --rate gives one"
     return rate.flops_per_second, f"{card}: {rate.source}"
+
+
+def _memory_bytes(card: str | None, given: str | None) -> int:
+    if given:
+        return parse_bytes(given, "--gpu-memory")
+    if card:
+        return CARDS[card].memory_bytes
+    raise UserError(f"--gpu-memory: give a GPU's memory, such as 80GB, or --card: {', '.join(CARDS)}")
+
+
+def _assumptions(
+    gpus: int,
+    card: str | None,
+    rate: tuple[float | None, str],
+    core_rate: float | None,
+    cores: int | None,
+    links: tuple[str, str],
+    nodes: int | None,
+) -> Assumptions:
+    """``rate``: as :func:`_rate` gives it; ``links``: --bandwidth and --node-bandwidth."""
+    return Assumptions(
+        flops_per_second=rate[0],
+        rate_source=rate[1],
+        memory_bandwidth=CARDS[card].memory_bandwidth if card else None,
+        core_images_per_second=core_rate,
+        cores=cores,
+        bandwidth=parse_bandwidth(links[0], "--bandwidth"),
+        node_bandwidth=parse_bandwidth(links[1], "--node-bandwidth"),
+        gpus_per_node=_gpus_per_node(gpus, nodes),
+    )
 
 
 def _gpus_per_node(gpus: int, nodes: int | None) -> int:

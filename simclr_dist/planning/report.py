@@ -1,6 +1,7 @@
 """The plan as text and as the machine half of a config."""
 
 import textwrap
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 
 import yaml
@@ -16,6 +17,25 @@ from simclr_dist.units import columns, show_bytes, show_rate, show_seconds
 def report(plan: Plan) -> str:
     """The plan for people; every line is at most about 120 characters."""
     return "\n".join([*_head(plan), "", *_chosen(plan), "", *_table(plan)])
+
+
+def rows_of_recipes(plans: Mapping[str, Plan | str]) -> str:
+    """A line for each recipe (name -> its plan, or why there is none), all on the same GPUs."""
+    made = {name: plan for name, plan in plans.items() if isinstance(plan, Plan)}
+    timed = any(plan.assumed.flops_per_second for plan in made.values())
+    times = ["step", "whole run"] if timed else []
+    cells = [["recipe", "method", "epochs", "batch", "images each", "peak", *times, "fits"]]
+    for name, plan in made.items():
+        row, recipe = plan.suggested, plan.config.recipe
+        times = [show_seconds(row.step_seconds), show_seconds(3600 * row.hours)] if row.hours else ["", ""]
+        times = times if timed else []
+        fits = f"yes, {row.variant}" if row.fits else f"no, not even {row.variant}"
+        sizes = [str(recipe.epochs), str(recipe.global_batch_images), str(row.images), show_bytes(row.peak_bytes)]
+        cells.append([name, recipe.method.name, *sizes, *times, fits])
+    lines = ["predicted from traced steps, nothing here was measured; plan with one CONFIG says what is assumed"]
+    lines += columns(cells, left=2) if made else []
+    lines += [f"refused: {name}: {why}" for name, why in plans.items() if isinstance(why, str)]
+    return "\n".join(lines)
 
 
 def suggestion(plan: Plan) -> str:

@@ -141,7 +141,7 @@ def choices(found: Found, rung: Rung, timing: Timing) -> list[Choice]:
         Choice("recipe.encoder.name", rung.encoder, _why_encoder(rung, host, pictures)),
         *([Choice("recipe.encoder.width", rung.width, "of the usual channels: a CPU")] if rung.width != 1 else []),
         Choice("recipe.encoder.stem", rung.stem, _STEMS[rung.stem]),
-        Choice("recipe.method.name", "simclr", "or moco, byol, swav and others: docs/methods.md"),
+        Choice("recipe.method.name", "simclr", "or moco, byol, swav and others: simclr-dist methods"),
         _temperature(rung),
         *_optimizer(batch, rung),
     ]  # fmt: skip

@@ -96,13 +96,13 @@ def test_lars_with_the_rate_alone_outside_the_momentum_is_that_of_the_methods_ow
             assert torch.allclose(weights[name], expected, rtol=1e-10, atol=1e-12), name
 
 
-def test_a_state_of_before_the_form_with_trust_in_the_momentum_resumes_without_it():
+def test_a_state_of_before_the_forms_of_lars_resumes_without_them():
     weight = nn.Parameter(torch.ones(3, 2))
     state = LARS([weight], lr=0.1).state_dict()
-    del state["param_groups"][0]["trust_in_momentum"]
-    optimizer = LARS([weight], lr=0.1, trust_in_momentum=True)
+    del state["param_groups"][0]["trust_in_momentum"], state["param_groups"][0]["trust_clip"]
+    optimizer = LARS([weight], lr=0.1, trust_in_momentum=True, trust_clip=True)
     optimizer.load_state_dict(state)
-    assert optimizer.param_groups[0]["trust_in_momentum"] is False
+    assert optimizer.param_groups[0]["trust_in_momentum"] is optimizer.param_groups[0]["trust_clip"] is False
 
 
 def schedules() -> list[Any]:
@@ -193,7 +193,10 @@ def _lars_by_its_formula(weight, gradient, buffer, group):
         buffer = direction = group["momentum"] * buffer + direction
     rate = group["lr"] if group["classic_momentum"] or not group["trust_in_momentum"] else 1.0
     if group["adapt"] and weight.norm() > 0 and direction.norm() > 0:
-        rate = rate * group["trust_coefficient"] * weight.norm() / direction.norm()
+        trust = group["trust_coefficient"] * weight.norm() / direction.norm()
+        if group["trust_clip"]:
+            trust = min(trust / group["lr"], 1.0) if group["lr"] else 1.0
+        rate = rate * trust
     if group["classic_momentum"]:
         buffer = group["momentum"] * buffer + rate * direction
         return weight - buffer, buffer
@@ -228,11 +231,14 @@ def _tensors_of_many_layouts() -> list[tuple[torch.Tensor, torch.Tensor]]:
     ]
 
 
-@pytest.mark.parametrize(("classic", "trust"), [(True, False), (False, True), (False, False)])
+@pytest.mark.parametrize(
+    ("classic", "trust", "clip"),
+    [(True, False, False), (False, True, False), (False, False, False), (True, False, True), (False, True, True)],
+)
 @pytest.mark.parametrize("adapt", [True, False])
 @pytest.mark.parametrize("momentum", [0.9, 0.0])
 @pytest.mark.parametrize("decay", [0.1, 0.0])
-def test_lars_is_its_formula_for_every_layout(classic, trust, adapt, momentum, decay):
+def test_lars_is_its_formula_for_every_layout(classic, trust, clip, adapt, momentum, decay):
     pairs = _tensors_of_many_layouts()
     # As they are: nn.Parameter would keep layouts, clone would close gaps.
     weights = [weight.clone() if weight.is_contiguous() else weight for weight, _ in pairs]
@@ -245,6 +251,7 @@ def test_lars_is_its_formula_for_every_layout(classic, trust, adapt, momentum, d
         trust_coefficient=0.1,
         classic_momentum=classic,
         trust_in_momentum=trust,
+        trust_clip=clip,
     )
     (group,) = optimizer.param_groups
     for step in range(4):

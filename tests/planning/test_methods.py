@@ -1,0 +1,118 @@
+"""``simclr-dist methods`` and plan's rows: a class says what its method has, and a recipe stands for its number."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from simclr_dist.config import load_config
+from simclr_dist.config.about import About
+from simclr_dist.config.method_class import check_method_class
+from simclr_dist.config.registry import METHODS, method_class
+from simclr_dist.configs import shipped
+from simclr_dist.errors import UserError
+from simclr_dist.methods.base import Method
+from simclr_dist.methods.build import build_method
+from simclr_dist.planning.answer import plan_recipes
+from simclr_dist.planning.methods import described, fitted_to_digits, memory_table, needs, recipe_of, recipes, table
+from simclr_dist.planning.traced_step import StepTrace
+from tests.support.two_sizes import NAME
+
+DOCS = Path(__file__).parents[2] / "docs" / "methods.md"
+OPTIONS = {
+    "gpus": 2, "card": None, "gpu_memory": "80GB", "nodes": None, "bandwidth": "200Gb/s", "node_bandwidth": "200GB/s",
+    "images": "1437", "rate": None, "core_rate": None, "cores": None, "suggest": False, "out": None,
+}  # fmt: skip
+
+
+def about(name: str) -> About:
+    found = method_class(name).ABOUT
+    assert isinstance(found, About)
+    return found
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_keeps_what_its_class_says_and_nothing_else(name):
+    recipe = load_config("digits_demo", [f"recipe.method.name={name}", *fitted_to_digits(name)]).recipe
+    recipe = replace(recipe, method=method_class(name).small(recipe.method, 16), global_batch_images=16)
+    built = build_method(recipe, 20)
+    second_encoder = any(not parameter.requires_grad for parameter in built.parameters())
+    state = [key for key, _ in built.named_buffers(recurse=False)]
+    keeps = about(name).keeps
+    assert ("second encoder" in keeps) == second_encoder
+    assert bool({"queue", "bank", "centre"} & set(keeps)) == bool(state), state
+    assert ("prototypes" in keeps) == hasattr(built, "prototypes")
+    assert ("labels" in needs(name)) == ("labels" in method_class(name).needs)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_methods_recipe_names_its_number_and_its_paper_and_has_its_epochs(name):
+    found = recipe_of(name)
+    assert found, "no shipped recipe names the number in its heading"
+    recipe, text = load_config(found).recipe, next(path for path in shipped() if path.stem == found).read_text()
+    assert (recipe.method.name, recipe.data.source, recipe.encoder.name) == (name, "imagenet", "resnet50")
+    assert about(name).arxiv in text
+    number = about(name).published
+    assert number
+    assert number.epochs == recipe.epochs
+    published = " ".join(text.partition("# Published")[2].partition("# Source")[0].replace("#", "").split())
+    assert number.from_memory == ("from memory" in published.partition(";")[0])
+    assert {load_config(each).recipe.data.source for each in recipes(name)} >= {"imagenet", "cifar10"}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_methods_equation_is_the_one_of_the_document_which_has_a_paragraph_of_it(name):
+    document = " ".join(DOCS.read_text(encoding="utf-8").split())
+    assert f"**`{name}`**" in document
+    assert " ".join(about(name).equation.split()) in document
+
+
+def test_the_table_has_a_line_for_each_method_with_its_paper_and_its_recipe():
+    lines = table().splitlines()
+    for name in METHODS:
+        (line,) = (line for line in lines if line.split()[:1] == [name])
+        assert about(name).arxiv in line
+        assert line.endswith(str(recipe_of(name)))
+        assert f"{about(name).published.top1:g} %" in line
+    assert max(map(len, lines)) <= 120
+
+
+def test_a_method_that_says_nothing_of_itself_is_described_by_its_class():
+    text = described(NAME)
+    assert text.startswith(f"{NAME}\n\n{method_class(NAME).__doc__}")
+    assert "needs      5 views" in text
+    assert "recipe.views.small.size=8" in text
+
+
+def test_what_a_method_says_of_itself_must_be_an_about():
+    class Own(Method):
+        ABOUT = "the best one"
+
+    with pytest.raises(UserError, match="ABOUT must be an About"):
+        check_method_class("own", Own)
+
+
+def test_the_memory_of_a_method_is_shown_beside_simclrs():
+    trace = StepTrace(
+        local_images=256, processes=1, peak_bytes=10**9, at_peak={}, pass_bytes=0, update_bytes=0, resting_bytes=10**8,
+        loss_bytes=0, held_bytes=0.0, flops=0, embed_flops=0, norm_bytes=0, collectives={}, payload={},
+    )  # fmt: skip
+    lines = memory_table({"simclr": trace, "other": replace(trace, peak_bytes=3 * trace.peak_bytes)}).splitlines()
+    assert [line.split()[3] for line in lines[2:]] == ["1.00x", "3.00x"]
+
+
+def test_several_recipes_have_a_row_each_on_the_same_gpus_and_one_that_cannot_be_says_why():
+    own = {"demo": [], "odd": ["recipe.global_batch_images=127"]}
+    configs = {name: load_config("digits_demo", overrides) for name, overrides in own.items()}
+    lines = plan_recipes(configs, **OPTIONS).splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["recipe", "demo", "refused:"]
+    assert lines[2].endswith("yes, as it is")
+    assert "127" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [({"images": None}, "--images: "), ({"suggest": True}, "--suggest: is for one CONFIG")]
+)
+def test_what_is_said_of_several_recipes_needs_the_images_and_no_suggestion(options, said):
+    with pytest.raises(UserError, match=said):
+        plan_recipes({"a": load_config("digits_demo")}, **OPTIONS | options)
