@@ -45,11 +45,6 @@ PUBLISHED = {
     "supcon": {"global": view((0.2, 1), (0.4, 0.4, 0.4, 0.1), 0.0)},
     "byol": BYOL,
     "barlow_twins": BYOL,
-    "moco_v3": {name: replace(each, crop_area_min=0.2, interpolation="bilinear") for name, each in BYOL.items()},
-    "dino": {
-        **{name: replace(each, crop_area_min=0.14) for name, each in BYOL.items()},
-        "small": replace(BYOL["first"], crop_area_min=0.05, crop_area_max=0.14, blur_probability=0.5, count=8, size=96),
-    },
     "vicreg": BYOL,
     "moco_v3": {name: replace(each, crop_area_min=0.2, interpolation="bilinear") for name, each in BYOL.items()},
     "dino": DINO | {"small": view((0.05, 0.14), (0.4, 0.4, 0.2, 0.1), 0.5, count=8, size=96, interpolation="bicubic")},
