@@ -14,12 +14,13 @@ from simclr_dist.data.loading.order import build_order
 from simclr_dist.data.loading.throughput import stage_seconds
 from simclr_dist.data.preview import contact_sheet
 from simclr_dist.data.sources.base import BrokenImageError, ImageSource, Subset
+from simclr_dist.data.sources.files import FileSource
 from simclr_dist.errors import UserError
 from simclr_dist.models.kernels import set_kernels
 from simclr_dist.progress_bar import ticking
 from simclr_dist.run import checkpoint
 from simclr_dist.starting.choices import Choice, Found, Rung, batch_images, choices, chosen_rung, host_for, rungs
-from simclr_dist.starting.pictures import Pictures, look_at_pictures
+from simclr_dist.starting.pictures import Pictures, look_at_pictures, mean_pixels
 from simclr_dist.starting.speed import Host, Timing, host_here, time_step
 from simclr_dist.starting.written import as_yaml, loaded
 from simclr_dist.terminal import printable, typed
@@ -53,7 +54,7 @@ def write_first_recipe(folder: Path, out: Path, hours: float, say: Callable[[str
     torch.set_num_threads(max(1, host.cores // max(1, host.gpus)))
     start = _as_config(pictures, host, rungs(pictures, host)[0])
     with ticking("making the first views (at the very first start loops are compiled)"):
-        read_seconds = _read_seconds(start, source)
+        read_seconds = _read_seconds(start, source, pictures)
     found = Found(pictures=pictures, host=host, hours=hours, read_seconds=read_seconds)
     rung, timing = chosen_rung(found, lambda rung: _measured(found, rung))
     chosen = choices(found, rung, timing)
@@ -120,10 +121,18 @@ def _as_config(pictures: Pictures, host: Host, rung: Rung) -> Config:
     return loaded(as_yaml(chosen), chosen)
 
 
-def _read_seconds(config: Config, source: ImageSource) -> float:
-    """Of one core, for an image and its views; loops that are not compiled yet are."""
+def _read_seconds(config: Config, source: FileSource, pictures: Pictures) -> float:
+    """Of one core, for an image and its views; loops that are not compiled yet are.
+
+    A few pictures are read. Where those of the set are larger in the mean (a few posters among many icons), reading
+    takes the longer.
+    """
     batches = build_batches(config, source, build_order(config.recipe, len(source)), 0, 1)
-    return sum(stage_seconds(batches, min(_READ_IMAGES, config.recipe.global_batch_images)).values())
+    count = min(_READ_IMAGES, config.recipe.global_batch_images)
+    seconds = stage_seconds(batches, count)
+    read = mean_pixels(source, batches.order.samples(0)[:count].tolist())
+    seconds["read and decode"] *= max(1.0, pictures.mean_pixels / max(1.0, read))
+    return sum(seconds.values())
 
 
 def _measured(found: Found, rung: Rung) -> Timing:

@@ -1,10 +1,12 @@
 """What a folder of pictures holds: how many in which classes, how large, grey, with alpha, turned."""
 
+import math
 import os
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from PIL import Image
 
 from simclr_dist.config.recipe import Data
 from simclr_dist.data.sources.base import BrokenImageError, ImageSource
-from simclr_dist.data.sources.decoding import check_beginning
+from simclr_dist.data.sources.decoding import MAX_PIXELS, check_beginning
 from simclr_dist.data.sources.files import FileSource
 from simclr_dist.data.sources.named import open_source
 from simclr_dist.errors import UserError, first_line
@@ -44,6 +46,8 @@ class Pictures:
     """Pictures whose headers were read."""
     short_sides: tuple[int, int, int]
     """Pixels of the shorter side: smallest, median, largest."""
+    mean_pixels: float
+    """Of a picture that is not too large to be read."""
     alpha: float
     turned: float
     """Share with an EXIF orientation other than upright."""
@@ -56,11 +60,12 @@ class Pictures:
 @dataclass(frozen=True)
 class _Header:
     short_side: int
+    pixels: int
     alpha: bool
     turned: bool
 
 
-def look_at_pictures(path: Path, done: Callable[[int], None] = lambda count: None) -> tuple[Pictures, ImageSource]:
+def look_at_pictures(path: Path, done: Callable[[int], None] = lambda count: None) -> tuple[Pictures, FileSource]:
     """What the folder holds, and its pictures as pretraining opens them.
 
     Args:
@@ -85,6 +90,7 @@ def look_at_pictures(path: Path, done: Callable[[int], None] = lambda count: Non
     if not headers:
         raise UserError(f"{printable(str(path))}: no picture of those tried can be read, the first: {unreadable[0]}")
     sides = sorted(header.short_side for header in headers)
+    pixels = [header.pixels for header in headers if header.pixels <= MAX_PIXELS]
     # Stray pictures beside the class folders take the labels from pretraining, but not from evaluation.
     labelled = source if source.labels is not None else _split(data, "train")
     numbers = Counter(labelled.labels.tolist()) if labelled and labelled.labels is not None else {}
@@ -96,11 +102,21 @@ def look_at_pictures(path: Path, done: Callable[[int], None] = lambda count: Non
         held_out=len(_split(data, "test") or ()),
         looked_at=len(headers) + len(unreadable),
         short_sides=(sides[0], sides[len(sides) // 2], sides[-1]),
+        mean_pixels=sum(pixels) / max(1, len(pixels)),
         alpha=sum(header.alpha for header in headers) / len(headers),
         turned=sum(header.turned for header in headers) / len(headers),
         grey=_is_grey(source, done),
         unreadable=unreadable,
     ), source  # fmt: skip
+
+
+def mean_pixels(source: FileSource, samples: Sequence[int]) -> float:
+    """Of those of the pictures that can be read; 0: of none."""
+    pixels = []
+    for sample in samples:
+        with suppress(Exception):  # as above
+            pixels.append(_header(os.path.join(source.root, source.name(sample))).pixels)
+    return sum(each for each in pixels if each <= MAX_PIXELS) / max(1, len(pixels))
 
 
 def _spread(count: int, most: int) -> Iterator[int]:
@@ -124,7 +140,7 @@ def _header(path: str) -> _Header:
         with Image.open(file) as image:
             turned = image.format in _WITH_EXIF and image.getexif().get(_ORIENTATION, 1) not in (0, 1)
             alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-            return _Header(min(image.size), alpha, turned)
+            return _Header(min(image.size), math.prod(image.size), alpha, turned)
 
 
 def _is_grey(source: ImageSource, done: Callable[[int], None]) -> bool:

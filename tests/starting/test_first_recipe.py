@@ -1,6 +1,7 @@
 """The first recipe: what is seen of a folder of pictures, what follows from it, and that the file trains as it is."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 from simclr_dist.config import load_config
 from simclr_dist.errors import UserError
 from simclr_dist.progress_bar import ticking
+from simclr_dist.starting import first_recipe
 from simclr_dist.starting.choices import Choice, Found, Rung, batch_images, choices, chosen_rung, host_for, rungs
 from simclr_dist.starting.first_recipe import described, next_commands, readable
 from simclr_dist.starting.pictures import Pictures, look_at_pictures
@@ -23,7 +25,7 @@ GPUS = Host(cores=32, gpus=8, gpu="some GPU", gpu_bytes=80 * 10**9, half="bfloat
 def pictures(tmp_path, count=1800, side=240, **others):
     sides = (side, side, side)
     facts = {"classes": {"a": count // 2, "b": count - count // 2}, "held_out": 0, "alpha": 0.0, "turned": 0.0}
-    facts |= {"grey": False, "unreadable": [], "remarks": ()}
+    facts |= {"grey": False, "unreadable": [], "mean_pixels": 1e4, "remarks": ()}
     return Pictures(path=tmp_path, count=count, looked_at=count, short_sides=sides, **(facts | others))
 
 
@@ -176,6 +178,17 @@ def test_the_epochs_fit_the_hours_and_the_warm_up_the_epochs(tmp_path):
     assert trial["recipe.warmup_epochs"] == pytest.approx(trial["recipe.epochs"] / 10, abs=0.01)
     assert chosen(found_of(tmp_path, hours=1e-6))["recipe.epochs"] == 1
     assert chosen(found_of(tmp_path, hours=1e6))["recipe.epochs"] == 1000
+
+
+def test_a_few_posters_among_icons_that_were_not_read_count_in_the_time_of_reading(tmp_path, monkeypatch):
+    for number in range(40):
+        write_image(tmp_path / f"{number}.png", size=(32, 32))
+    found, source = look_at_pictures(tmp_path)
+    config = first_recipe._as_config(found, CPU, rungs(found, CPU)[0])
+    monkeypatch.setattr(first_recipe, "stage_seconds", lambda *_: {"read and decode": 0.001, "crop, resize, flip": 0.1})
+    assert first_recipe._read_seconds(config, source, found) == pytest.approx(0.101)
+    posters = replace(found, mean_pixels=100 * found.mean_pixels)
+    assert first_recipe._read_seconds(config, source, posters) == pytest.approx(0.2)
 
 
 def test_grey_pictures_get_no_colour_and_small_ones_larger_crops(tmp_path):
