@@ -1,6 +1,6 @@
 """An encoder and the labelled images that it is evaluated on."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
@@ -10,6 +10,7 @@ from torch import nn
 
 from simclr_dist.config.recipe import Data
 from simclr_dist.data.loading.order import SampleOrder
+from simclr_dist.data.sources.files import without
 from simclr_dist.data.sources.named import open_source
 from simclr_dist.data.sources.summary import summary
 from simclr_dist.errors import AgreedError
@@ -34,10 +35,12 @@ class EvaluationContext:
         data: Data | None = None,
         how: Extraction | None = None,
         unfinished: Unfinished | None = None,
+        broken: Collection[str] = (),
     ) -> None:
         """Open the images: those of the encoder's own recipe unless ``data`` names others.
 
         The normalisation of the pixels stays the encoder's. ``unfinished``: where trainings are saved (None: nowhere).
+        ``broken``: files that pretraining found to be broken; they are left out, and said.
 
         Raises:
             UserError: the images cannot be read, have no labels, or have one class only.
@@ -48,7 +51,12 @@ class EvaluationContext:
         self.steps_done = pretrained.steps_done or 0
         """Of pretraining."""
         self.data = data or self.recipe.data
-        found = look_at_classes(open_source(self.data, "train"), open_source(self.data, "test"))
+        splits = [open_source(self.data, split) for split in ("train", "test")]
+        whole = [without(split, broken) for split in splits]
+        self.left_out_broken = sum(map(len, splits)) - sum(map(len, whole))
+        if self.left_out_broken:
+            self._say(f"left out, as pretraining found them to be broken: {self.left_out_broken} images")
+        found = look_at_classes(*whole)
         self.train, self.train_labels = found.train, found.train_labels
         self.test, self.test_labels, self.left_out = found.test, found.test_labels, found.left_out
         self.class_names, self.classes = found.classes, len(found.classes)
@@ -134,6 +142,8 @@ class EvaluationContext:
         }
         if self.left_out:
             data["left_out_test_images"] = self.left_out
+        if self.left_out_broken:
+            data["left_out_broken_images"] = self.left_out_broken
         return Result(
             method=method,
             steps_done=self.steps_done,

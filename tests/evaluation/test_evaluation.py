@@ -370,7 +370,7 @@ def test_few_images_are_read_without_workers_unless_some_are_asked_for():
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_look_leaves_images_that_cannot_be_read_out_and_evaluation_asks_for_them(tmp_path, processes):
+def test_a_look_and_evaluation_leave_images_out_that_the_run_found_broken(tmp_path, run, processes):
     random = np.random.default_rng(0)
     for number in range(40):
         folder = tmp_path / "images" / ("test" if number > 31 else "train") / ("dark" if number % 2 else "bright")
@@ -390,6 +390,12 @@ def test_a_look_leaves_images_that_cannot_be_read_out_and_evaluation_asks_for_th
     assert len((tmp_path / "run" / "broken_images.txt").read_text().splitlines()) == 3
     with pytest.raises(UserError, match=r"every image is needed, and one is broken: bright/02\.png"):
         extract_features(nn.Flatten(), open_source(tiny_config(tmp_path, *keys).recipe.data, "train"), 8)
+    status, _, said = run("evaluate", str(tmp_path / "run"), "knn")
+    assert status == 0, said
+    assert "left out, as pretraining found them to be broken: 3 images" in said
+    assert "29 images in 2 classes" in said
+    (found,) = (tmp_path / "run").glob("evaluation_*_knn_*.json")
+    assert json.loads(found.read_text())["data"]["left_out_broken_images"] == 3
 
 
 def test_a_look_at_images_of_one_class_is_refused_when_the_run_starts(tmp_path):

@@ -1,8 +1,10 @@
 """Broken images: named once each in run_dir/broken_images.txt, and the run stops when there are too many."""
 
+import os
 from pathlib import Path
 
 from simclr_dist.data.loading.batches import ALL_BROKEN
+from simclr_dist.data.sources.files import FileSource
 from simclr_dist.log import log
 
 
@@ -34,6 +36,11 @@ class BrokenImages:
                 except OSError as error:  # counted all the same, and met again after a restart
                     self._line_is_cut = True
                     log.warning("%s cannot be written: %s", self.path, error.strerror)
+
+    def files(self, source: FileSource) -> set[str]:
+        """Where those are that were met, of the files that the run reads."""
+        met = (sample for sample in self.met if 0 <= sample < len(source))
+        return {os.path.join(source.root, source.name(sample)) for sample in met}
 
     @property
     def count(self) -> int:

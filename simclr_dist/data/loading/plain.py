@@ -48,7 +48,7 @@ class PlainBatches(Dataset[PlainBatch]):
                 images[row] = render_plain(self.source.read(sample), side)
             except BrokenImageError as error:
                 if not self.leaves_out_broken:
-                    raise UserError(f"every image is needed, and one is broken: {error}") from error
+                    raise UserError(f"every image is needed, and one is broken: {error}; mend or remove it") from error
                 broken.append(row)
         return PlainBatch(images, broken)
 
