@@ -393,7 +393,7 @@ def test_a_look_and_evaluation_leave_images_out_that_the_run_found_broken(tmp_pa
     status, _, said = run("evaluate", str(tmp_path / "run"), "knn")
     assert status == 0, said
     assert "left out, as pretraining found them to be broken: 3 images" in said
-    assert "29 images in 2 classes" in said
+    assert "images/train: 29 images in 2 classes" in said
     (found,) = (tmp_path / "run").glob("evaluation_*_knn_*.json")
     assert json.loads(found.read_text())["data"]["left_out_broken_images"] == 3
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from simclr_dist.data.sources.base import ImageSource
+from simclr_dist.data.sources.base import ImageSource, Subset
 from simclr_dist.data.sources.beton.source import BetonSource
 from simclr_dist.data.sources.files import FileSource
 from simclr_dist.terminal import printable, say
@@ -13,10 +13,13 @@ def summary(source: ImageSource, name: str) -> str:
 
     ``name`` is that of the source, for images that do not lie in a folder or file of their own.
     """
-    where = {FileSource: "root", BetonSource: "path"}.get(type(source))
-    place = printable(str(getattr(source, where))) if where else name
+    whole = source
+    while isinstance(whole, Subset):
+        whole = whole.source
+    where = {FileSource: "root", BetonSource: "path"}.get(type(whole))
+    place = printable(str(getattr(whole, where))) if where else name
     classes = "without classes" if source.labels is None else f"in {len(np.unique(source.labels)):,} classes"
-    return "; ".join([f"{place}: {len(source):,} images {classes}", *getattr(source, "remarks", ())])
+    return "; ".join([f"{place}: {len(source):,} images {classes}", *getattr(whole, "remarks", ())])
 
 
 def say_what_was_found(*summaries: str) -> None:
