@@ -163,7 +163,11 @@ def test_where_no_fashion_mnist_is_the_line_tells_how_to_get_it(fashion_mnist, t
     assert "dataset-fashion-mnist" in message
 
 
-@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"cut"), gzip.compress(b"\0\0\x08\x01\0\0\0\x01\x07")])
+@pytest.mark.parametrize(
+    "content",
+    [b"no gzip", gzip.compress(b"cut"), gzip.compress(b"\0\0\x08\x01\0\0\0\x01\x07")],
+    ids=["no gzip", "cut", "one label of two"],  # gzip's bytes hold the time, and would name a test by it
+)
 def test_a_damaged_fashion_mnist_is_refused_with_its_folder(fashion_mnist, tmp_path, content):
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(content)
     message = complaint("fashion_mnist", tmp_path)
