@@ -117,9 +117,7 @@ def evaluate(command: click.Context, /, run: Path, words: tuple[str, ...], **opt
 
 
 def _opened(run: Path, run_dir: Path, how: Any, on: str | None, overrides: list[str]) -> Any:
-    from simclr_dist.data.loading.broken import BrokenImages
-    from simclr_dist.data.sources.files import FileSource
-    from simclr_dist.data.sources.named import open_source
+    from simclr_dist.data.loading.broken import broken_files
     from simclr_dist.distributed.agreement import all_or_none
     from simclr_dist.evaluation.context import EvaluationContext
     from simclr_dist.evaluation.saved_training import Unfinished
@@ -132,9 +130,8 @@ def _opened(run: Path, run_dir: Path, how: Any, on: str | None, overrides: list[
                 raise UserError(f"{run}: a file of weights knows no labelled images; give --on")
             run_dir.mkdir(exist_ok=True)
         data = chosen_data(pretrained.recipe.data, on, overrides)
-        source = open_source(pretrained.recipe.data) if run_dir == run and on is None else None
-        found = BrokenImages(run_dir, len(source), 1.0).files(source) if isinstance(source, FileSource) else set()
-        return EvaluationContext(pretrained, data, how, Unfinished(run_dir / "unfinished"), found)
+        broken = broken_files(run_dir, pretrained.recipe.data) if run_dir == run and on is None else set()
+        return EvaluationContext(pretrained, data, how, Unfinished(run_dir / "unfinished"), broken)
 
 
 def _label_curve(context: Any, run_dir: Path, counts: list[int] | None, splits: int) -> str:

@@ -90,7 +90,6 @@ def look_at_pictures(path: Path, done: Callable[[int], None] = lambda count: Non
     if not headers:
         raise UserError(f"{printable(str(path))}: no picture of those tried can be read, the first: {unreadable[0]}")
     sides = sorted(header.short_side for header in headers)
-    pixels = [header.pixels for header in headers if header.pixels <= MAX_PIXELS]
     # Stray pictures beside the class folders take the labels from pretraining, but not from evaluation.
     labelled = source if source.labels is not None else _split(data, "train")
     numbers = Counter(labelled.labels.tolist()) if labelled and labelled.labels is not None else {}
@@ -102,7 +101,7 @@ def look_at_pictures(path: Path, done: Callable[[int], None] = lambda count: Non
         held_out=len(_split(data, "test") or ()),
         looked_at=len(headers) + len(unreadable),
         short_sides=(sides[0], sides[len(sides) // 2], sides[-1]),
-        mean_pixels=sum(pixels) / max(1, len(pixels)),
+        mean_pixels=_mean_pixels(headers),
         alpha=sum(header.alpha for header in headers) / len(headers),
         turned=sum(header.turned for header in headers) / len(headers),
         grey=_is_grey(source, done),
@@ -112,11 +111,16 @@ def look_at_pictures(path: Path, done: Callable[[int], None] = lambda count: Non
 
 def mean_pixels(source: FileSource, samples: Sequence[int]) -> float:
     """Of those of the pictures that can be read; 0: of none."""
-    pixels = []
+    headers = []
     for sample in samples:
         with suppress(Exception):  # as above
-            pixels.append(_header(os.path.join(source.root, source.name(sample))).pixels)
-    return sum(each for each in pixels if each <= MAX_PIXELS) / max(1, len(pixels))
+            headers.append(_header(os.path.join(source.root, source.name(sample))))
+    return _mean_pixels(headers)
+
+
+def _mean_pixels(headers: Sequence[_Header]) -> float:
+    pixels = [header.pixels for header in headers if header.pixels <= MAX_PIXELS]
+    return sum(pixels) / max(1, len(pixels))
 
 
 def _spread(count: int, most: int) -> Iterator[int]:

@@ -3,9 +3,13 @@
 import os
 from pathlib import Path
 
+from simclr_dist.config.recipe import Data
 from simclr_dist.data.loading.batches import ALL_BROKEN
 from simclr_dist.data.sources.files import FileSource
+from simclr_dist.data.sources.named import open_source
 from simclr_dist.log import log
+
+_NAME = "broken_images.txt"
 
 
 class BrokenImages:
@@ -13,7 +17,7 @@ class BrokenImages:
 
     def __init__(self, run_dir: Path, images: int, max_share: float) -> None:
         """Go on with what the run folder says."""
-        self.path, self.images, self.max_share = run_dir / "broken_images.txt", images, max_share
+        self.path, self.images, self.max_share = run_dir / _NAME, images, max_share
         text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
         # A full disk, or a kill, may have left a line half written, with half of a number: its image is met again.
         *lines, rest = text.split("\n")
@@ -37,11 +41,6 @@ class BrokenImages:
                     self._line_is_cut = True
                     log.warning("%s cannot be written: %s", self.path, error.strerror)
 
-    def files(self, source: FileSource) -> set[str]:
-        """Where those are that were met, of the files that the run reads."""
-        met = (sample for sample in self.met if 0 <= sample < len(source))
-        return {os.path.join(source.root, source.name(sample)) for sample in met}
-
     @property
     def count(self) -> int:
         return len(self.met - {ALL_BROKEN})
@@ -61,3 +60,11 @@ class BrokenImages:
             log.warning(
                 "%d of %d images were broken, and others drawn in their place: %s", self.count, self.images, self.path
             )
+
+
+def broken_files(run_dir: Path, data: Data) -> set[str]:
+    """Where those images of a run are that it met broken; opens them only when there are any."""
+    if not (run_dir / _NAME).exists() or not isinstance(source := open_source(data), FileSource):
+        return set()
+    met = BrokenImages(run_dir, len(source), 1.0).met
+    return {os.path.join(source.root, source.name(sample)) for sample in met if 0 <= sample < len(source)}
