@@ -40,12 +40,12 @@ def plan(config: str, overrides: tuple[str, ...], **options: Any) -> None:
 
     Several CONFIGs, before or between the overrides of all of them, have a row each.
     """
-    from simclr_dist.planning.answer import plan_recipes, plan_run
+    from simclr_dist.planning.answer import Options, plan_recipes, plan_run
 
     others = [given for given in overrides if "=" not in given]
     own = [given for given in overrides if "=" in given]
     if others:
         configs = {name: load_config(name, own) for name in (config, *others)}
-        say(plan_recipes(configs, **options))
+        say(plan_recipes(configs, Options(**options)))
     else:
-        say(plan_run(load_config(config, own), **options))
+        say(plan_run(load_config(config, own), Options(**options)))

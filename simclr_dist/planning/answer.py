@@ -1,6 +1,7 @@
 """What ``simclr-dist plan`` does with its options."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from simclr_dist.config import Config
@@ -13,83 +14,66 @@ from simclr_dist.units import parse_bandwidth, parse_bytes, parse_count, parse_f
 _GPUS_PER_NODE = 8
 
 
-def plan_run(
-    config: Config,
-    *,
-    gpus: int,
-    card: str | None,
-    gpu_memory: str | None,
-    nodes: int | None,
-    bandwidth: str,
-    node_bandwidth: str,
-    images: str | None,
-    rate: str | None,
-    core_rate: float | None,
-    cores: int | None,
-    suggest: bool,
-    out: Path | None,
-) -> str:
-    """The text to print; the picture is written to ``out``.
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Those of the command, as they are given."""
+
+    gpus: int
+    card: str | None
+    gpu_memory: str | None
+    nodes: int | None
+    bandwidth: str
+    node_bandwidth: str
+    images: str | None
+    rate: str | None
+    core_rate: float | None
+    cores: int | None
+    suggest: bool
+    out: Path | None
+
+
+def plan_run(config: Config, options: Options) -> str:
+    """The text to print; the picture is written to ``options.out``.
 
     Raises:
         UserError: an option cannot be read, the GPUs cannot compute the recipe, the data is not here and ``images`` is
             not given.
     """
-    memory_bytes = _memory_bytes(card, gpu_memory)
-    rate_here = _rate(config.machine.precision, card, rate)
-    assumed = _assumptions(gpus, card, rate_here, core_rate, cores, (bandwidth, node_bandwidth), nodes)
-    count, found = (parse_count(images, "--images"), "") if images else _images_here(config)
+    memory_bytes = _memory_bytes(options.card, options.gpu_memory)
+    assumed = _assumptions(options, config.machine.precision)
+    count, found = (parse_count(options.images, "--images"), "") if options.images else _images_here(config)
     # Only now what imports torch: a mistake in an option is answered at once.
     from simclr_dist.data.sources.summary import say_what_was_found
     from simclr_dist.planning.plan import make_plan
     from simclr_dist.planning.report import report, suggestion
 
-    plan = make_plan(config, gpus, memory_bytes, count, assumed)
+    plan = make_plan(config, options.gpus, memory_bytes, count, assumed)
     if found:  # only now: a mistake is answered in one line
         say_what_was_found(found)
     text = report(plan)
-    if suggest:
+    if options.suggest:
         text += f"\n\n{suggestion(plan).rstrip()}"
-    if out:
+    if options.out:
         from simclr_dist.planning.picture import draw
 
-        draw(plan, out)
-        text += f"\n{out}: memory and time against GPUs"
+        draw(plan, options.out)
+        text += f"\n{options.out}: memory and time against GPUs"
     return text
 
 
-def plan_recipes(
-    configs: Mapping[str, Config],
-    *,
-    gpus: int,
-    card: str | None,
-    gpu_memory: str | None,
-    nodes: int | None,
-    bandwidth: str,
-    node_bandwidth: str,
-    images: str | None,
-    rate: str | None,
-    core_rate: float | None,
-    cores: int | None,
-    suggest: bool,
-    out: Path | None,
-) -> str:
+def plan_recipes(configs: Mapping[str, Config], options: Options) -> str:
     """A row for each of several recipes, on the same GPUs.
 
     Raises:
         UserError: an option cannot be read or is for one recipe alone, or the number of images is not given.
     """
-    for option, value in (("--suggest", suggest), ("--out", out)):
+    for option, value in (("--suggest", options.suggest), ("--out", options.out)):
         if value:
             raise UserError(f"{option}: is for one CONFIG, and {len(configs)} are given; leave it out")
-    if not images:
+    if not options.images:
         raise UserError(f"--images: give the number of images, such as 1.28M, for all {len(configs)} recipes")
-    memory_bytes, count = _memory_bytes(card, gpu_memory), parse_count(images, "--images")
-    given = []
-    for name, config in configs.items():
-        rate_here = _rate(config.machine.precision, card, rate)
-        links = (bandwidth, node_bandwidth)
-        given.append((name, config, _assumptions(gpus, card, rate_here, core_rate, cores, links, nodes)))
+    memory_bytes, count = _memory_bytes(options.card, options.gpu_memory), parse_count(options.images, "--images")
+    given = [(name, config, _assumptions(options, config.machine.precision)) for name, config in configs.items()]
     from simclr_dist.planning.plan import Plan, make_plan
     from simclr_dist.planning.report import rows_of_recipes
 
@@ -97,7 +81,7 @@ def plan_recipes(
     for name, config, assumed in given:
         with ticking(f"tracing steps of {name}"):
             try:
-                rows[name] = make_plan(config, gpus, memory_bytes, count, assumed, others=())
+                rows[name] = make_plan(config, options.gpus, memory_bytes, count, assumed, others=())
             except UserError as error:  # of this recipe: the others have their rows
                 rows[name] = str(error)
     return rows_of_recipes(rows)
@@ -148,25 +132,18 @@ def _memory_bytes(card: str | None, given: str | None) -> int:
     raise UserError(f"--gpu-memory: give a GPU's memory, such as 80GB, or --card: {', '.join(CARDS)}")
 
 
-def _assumptions(
-    gpus: int,
-    card: str | None,
-    rate: tuple[float | None, str],
-    core_rate: float | None,
-    cores: int | None,
-    links: tuple[str, str],
-    nodes: int | None,
-) -> Assumptions:
-    """``rate``: as :func:`_rate` gives it; ``links``: --bandwidth and --node-bandwidth."""
+def _assumptions(options: Options, precision: str) -> Assumptions:
+    """Of a recipe whose step is computed in ``precision``."""
+    flops_per_second, source = _rate(precision, options.card, options.rate)
     return Assumptions(
-        flops_per_second=rate[0],
-        rate_source=rate[1],
-        memory_bandwidth=CARDS[card].memory_bandwidth if card else None,
-        core_images_per_second=core_rate,
-        cores=cores,
-        bandwidth=parse_bandwidth(links[0], "--bandwidth"),
-        node_bandwidth=parse_bandwidth(links[1], "--node-bandwidth"),
-        gpus_per_node=_gpus_per_node(gpus, nodes),
+        flops_per_second=flops_per_second,
+        rate_source=source,
+        memory_bandwidth=CARDS[options.card].memory_bandwidth if options.card else None,
+        core_images_per_second=options.core_rate,
+        cores=options.cores,
+        bandwidth=parse_bandwidth(options.bandwidth, "--bandwidth"),
+        node_bandwidth=parse_bandwidth(options.node_bandwidth, "--node-bandwidth"),
+        gpus_per_node=_gpus_per_node(options.gpus, options.nodes),
     )
 
 

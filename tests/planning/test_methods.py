@@ -13,7 +13,7 @@ from simclr_dist.configs import shipped
 from simclr_dist.errors import UserError
 from simclr_dist.methods.base import Method
 from simclr_dist.methods.build import build_method
-from simclr_dist.planning.answer import plan_recipes
+from simclr_dist.planning.answer import Options, plan_recipes
 from simclr_dist.planning.methods import described, fitted_to_digits, memory_table, needs, recipe_of, recipes, table
 from simclr_dist.planning.traced_step import StepTrace
 from tests.support.two_sizes import NAME
@@ -104,7 +104,7 @@ def test_the_memory_of_a_method_is_shown_beside_simclrs():
 def test_several_recipes_have_a_row_each_on_the_same_gpus_and_one_that_cannot_be_says_why():
     own = {"demo": [], "odd": ["recipe.global_batch_images=127"]}
     configs = {name: load_config("digits_demo", overrides) for name, overrides in own.items()}
-    lines = plan_recipes(configs, **OPTIONS).splitlines()
+    lines = plan_recipes(configs, Options(**OPTIONS)).splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["recipe", "demo", "refused:"]
     assert lines[2].endswith("yes, as it is")
     assert "127" in lines[-1]
@@ -115,4 +115,4 @@ def test_several_recipes_have_a_row_each_on_the_same_gpus_and_one_that_cannot_be
 )
 def test_what_is_said_of_several_recipes_needs_the_images_and_no_suggestion(options, said):
     with pytest.raises(UserError, match=said):
-        plan_recipes({"a": load_config("digits_demo")}, **OPTIONS | options)
+        plan_recipes({"a": load_config("digits_demo")}, Options(**OPTIONS | options))
