@@ -142,9 +142,12 @@ def test_features_with_broken_images_are_never_taken_for_an_evaluations(tmp_path
 def test_weights_that_are_not_finite_and_folders_without_a_whole_image_are_refused(tmp_path):
     class Diverged(nn.Module):
         def forward(self, images):
-            return torch.full((len(images), 2), torch.inf)
+            found = images.float().mean((2, 3))
+            found[0] = torch.inf
+            return found
 
-    write_image(tmp_path / "good" / "a.png")
+    for name in ("a.png", "b.png"):
+        write_image(tmp_path / "good" / name)
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"a\.png: its features are not finite"):
