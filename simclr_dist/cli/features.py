@@ -66,6 +66,7 @@ def features(command: click.Context, /, run: Path, folder: str, out: Path, **opt
     if found is None:
         return 0
     kept, broken = found
+    check_out(out, overwrite=options["overwrite"])  # somebody may have written it meanwhile; the features are kept
     listed = out.with_name(f"{out.name}.broken.txt")
     listed.unlink(missing_ok=True)
     if broken:
