@@ -23,6 +23,7 @@ from simclr_dist.cli.doctor import doctor
 from simclr_dist.cli.evaluate import evaluate
 from simclr_dist.cli.init import init
 from simclr_dist.cli.methods import methods
+from simclr_dist.cli.metrics import metrics
 from simclr_dist.cli.options import with_debug
 from simclr_dist.cli.plan import plan
 from simclr_dist.cli.pretrain import pretrain
@@ -89,6 +90,6 @@ def command() -> None:
 
 for each in (
     init, methods, pretrain, show_config, preview, plan, verify, doctor, data, evaluate, report,
-    export_weights, import_weights, submit, status, logs, cancel, resume,
+    metrics, export_weights, import_weights, submit, status, logs, cancel, resume,
 ):  # fmt: skip
     command.add_command(each)
