@@ -29,6 +29,7 @@ from simclr_dist.cli.plan import plan
 from simclr_dist.cli.pretrain import pretrain
 from simclr_dist.cli.preview import preview
 from simclr_dist.cli.report import report
+from simclr_dist.cli.track import track
 from simclr_dist.cli.verify import verify
 from simclr_dist.cli.weights import export_weights, import_weights
 from simclr_dist.distributed.ending import end_process
@@ -90,6 +91,6 @@ def command() -> None:
 
 for each in (
     init, methods, pretrain, show_config, preview, plan, verify, doctor, data, evaluate, report,
-    metrics, export_weights, import_weights, submit, status, logs, cancel, resume,
+    metrics, track, export_weights, import_weights, submit, status, logs, cancel, resume,
 ):  # fmt: skip
     command.add_command(each)
