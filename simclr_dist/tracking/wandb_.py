@@ -31,6 +31,7 @@ class WandbSink:
         Raises:
             Exception: whatever wandb raises.
         """
+        os.environ.setdefault("WANDB_SILENT", "true")  # its warnings of no consequence; its logs have them
         import wandb
 
         self.about = about
