@@ -15,9 +15,10 @@ import simclr_dist
 PACKAGE = Path(simclr_dist.__file__).parent
 # A room uses the lines below its own. Rooms of one line may use each other, but never in a circle.
 FLOORS = [
-    "cli", "launch", "reporting planning starting verification doctor", "training", "evaluation", "weights", "guards",
+    "cli", "launch", "tracking", "reporting planning starting verification doctor", "training", "evaluation", "weights",
+    "guards",
     "run", "methods", "losses optim models", "data", "distributed", "config",
-    "compat configs storage random log errors progress_bar stop_signals terminal triton_start units",
+    "code_version compat configs storage random log errors progress_bar stop_signals terminal triton_start units",
 ]  # fmt: skip
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 

@@ -1,10 +1,10 @@
 """A copy of the code in the run folder: a requeued job runs what was submitted, whatever the checkout became."""
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import simclr_dist
+from simclr_dist.code_version import write_code_version
 from simclr_dist.data.rendering.kernels import DIGEST
 from simclr_dist.errors import UserError
 
@@ -19,26 +19,10 @@ def copy_code(folder: Path) -> None:
     try:
         # Links are followed: in a checkout two parts of the package stand beside it.
         shutil.copytree(package, folder / "simclr_dist", ignore=_left_out, dirs_exist_ok=True)
+        write_code_version(folder / "simclr_dist")
     except OSError as error:  # shutil's own holds a list of (source, target, message)
         first = error.args[0][0][-1].partition(": '")[0] if isinstance(error, shutil.Error) else error.strerror
         raise UserError(f"machine.run_dir: the code cannot be copied to {folder}: {first}") from error
-
-
-def code_version() -> str:
-    """The version, and the commit when the package stands in a git checkout ("+" when files differ from it)."""
-    package = Path(simclr_dist.__file__).parent
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(package), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        if not git("ls-files", "__init__.py"):
-            return simclr_dist.__version__
-        changed = "+" if git("status", "--porcelain", "--", str(package), str(package.parent / "launch")) else ""
-        return f"{simclr_dist.__version__} ({git('rev-parse', '--short=12', 'HEAD')}{changed})"
-    except (OSError, subprocess.CalledProcessError):
-        return simclr_dist.__version__
 
 
 def _left_out(_: str, names: list[str]) -> list[str]:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from simclr_dist.code_version import code_version
 from simclr_dist.config import Config, load_config, to_yaml
 from simclr_dist.errors import UserError
 from simclr_dist.launch.slurm import records, scheduler
 from simclr_dist.launch.slurm.batch_script import batch_script, python_command, start_script
-from simclr_dist.launch.slurm.code_copy import code_version, copy_code
+from simclr_dist.launch.slurm.code_copy import copy_code
 from simclr_dist.launch.slurm.quoting import for_shell
 from simclr_dist.launch.slurm.resources import Resources
 from simclr_dist.log import log

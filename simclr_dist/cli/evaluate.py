@@ -14,6 +14,7 @@ from simclr_dist.cli.encoding import (
     with_extraction,
 )
 from simclr_dist.cli.options import with_debug
+from simclr_dist.cli.track import say_how_to_track
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation.choices import chosen_data, chosen_method, percentages, refuse_foreign, whole_numbers
 from simclr_dist.terminal import say
@@ -97,6 +98,7 @@ def evaluate(command: click.Context, /, run: Path, words: tuple[str, ...], **opt
             found, status = str(stopped), 128 + stopped.signal
     if here.is_first:
         say(found)
+        say_how_to_track(run_dir)
     return status
 
 

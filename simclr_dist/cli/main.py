@@ -24,12 +24,14 @@ from simclr_dist.cli.evaluate import evaluate
 from simclr_dist.cli.features import features
 from simclr_dist.cli.init import init
 from simclr_dist.cli.methods import methods
+from simclr_dist.cli.metrics import metrics
 from simclr_dist.cli.neighbours import neighbours
 from simclr_dist.cli.options import with_debug
 from simclr_dist.cli.plan import plan
 from simclr_dist.cli.pretrain import pretrain
 from simclr_dist.cli.preview import preview
 from simclr_dist.cli.report import report
+from simclr_dist.cli.track import track
 from simclr_dist.cli.verify import verify
 from simclr_dist.cli.weights import export_weights, import_weights
 from simclr_dist.distributed.ending import end_process
@@ -91,6 +93,6 @@ def command() -> None:
 
 for each in (
     init, methods, pretrain, show_config, preview, plan, verify, doctor, data, evaluate, report, features, neighbours,
-    export_weights, import_weights, submit, status, logs, cancel, resume,
+    metrics, track, export_weights, import_weights, submit, status, logs, cancel, resume,
 ):  # fmt: skip
     command.add_command(each)

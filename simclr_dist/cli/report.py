@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from simclr_dist.cli.options import with_debug
+from simclr_dist.cli.track import say_how_to_track
 from simclr_dist.errors import UserError
 from simclr_dist.terminal import say
 
@@ -47,6 +48,8 @@ def report(run_dirs: tuple[Path, ...], out: Path | None, images: int, tensorboar
         for run in runs:
             say(write_tensorboard(run, images))
     say(f"{out}: {out.stat().st_size / 1e6:.1f} MB, made in {time.monotonic() - started:.0f} s")
+    for path in run_dirs:
+        say_how_to_track(path)
 
 
 def _names(run_dirs: Sequence[Path]) -> list[str]:

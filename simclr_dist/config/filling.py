@@ -33,11 +33,11 @@ def refuse_config(given: dict[str, Any]) -> None:
         UserError: naming the key and the nearest known one.
     """
     _refuse_unknown(given, _PARTS, "")
-    _refuse_shape(_keys_below(given, "machine"), Machine, "machine.")
+    refuse_shape(_keys_below(given, "machine"), Machine, "machine.")
     recipe, health = _keys_below(given, "recipe"), _keys_below(given, "health")
     _refuse_without_method(recipe)
     for name in health:
-        _refuse_shape(_keys_below(health, name, "health."), Bands, f"health.{name}.")
+        refuse_shape(_keys_below(health, name, "health."), Bands, f"health.{name}.")
     _refuse_method_keys(recipe)
     metrics = {**method_class(method_name(recipe)).METRICS, **EVERY_METHOD}
     _refuse_unknown(health, [name for name, metric in metrics.items() if metric.band], "health.")
@@ -102,11 +102,11 @@ def _views(method: str, defaults: dict[str, ViewGroup], given: dict[str, Any]) -
                 f"its groups: {', '.join(defaults)}"
             )
     _refuse_unknown(shared, [*_VIEW_KEYS, *defaults], "recipe.views.")
-    _refuse_shape(shared, ViewGroup, "recipe.views.")
+    refuse_shape(shared, ViewGroup, "recipe.views.")
     groups = {}
     for name, default in defaults.items():
         own = _keys_below(given, name, "recipe.views.")
-        _refuse_shape(own, ViewGroup, f"recipe.views.{name}.")
+        refuse_shape(own, ViewGroup, f"recipe.views.{name}.")
         groups[name] = filled(ViewGroup, {**shared, **own}, f"recipe.views.{name}.", **vars(default))
     return groups
 
@@ -115,14 +115,14 @@ def _refuse_without_method(recipe: dict[str, Any]) -> None:
     if moved := moved_keys(recipe):
         places = ", ".join(f"recipe.{old} is now recipe.{new}" for old, new in moved)
         raise UserError(f"written for an earlier version: {places}")
-    _refuse_shape({key: value for key, value in recipe.items() if key not in _UNION}, Recipe, "recipe.")
+    refuse_shape({key: value for key, value in recipe.items() if key not in _UNION}, Recipe, "recipe.")
     for key in _UNION:
         _keys_below(recipe, key, "recipe.")
 
 
 def _refuse_method_keys(recipe: dict[str, Any]) -> None:
     schema = method_class(method_name(recipe)).Config
-    _refuse_shape(recipe.get("method", {}), schema, "recipe.method.", _dotted(schema, "recipe.method."))
+    refuse_shape(recipe.get("method", {}), schema, "recipe.method.", _dotted(schema, "recipe.method."))
 
 
 def _keys_below(given: dict[str, Any], key: str, prefix: str = "") -> dict[str, Any]:
@@ -139,14 +139,19 @@ def _refuse_unknown(given: dict[str, Any], known: Iterable[str], prefix: str, mo
             raise UserError(f"unknown key '{prefix}{key}'{_hint(str(key), list(known), list(more))}")
 
 
-def _refuse_shape(given: dict[str, Any], schema: Any, prefix: str, more: Iterable[str] = ()) -> None:
+def refuse_shape(given: dict[str, Any], schema: Any, prefix: str, more: Iterable[str] = ()) -> None:
+    """Refuse keys that a dataclass of the config does not have, and values that do not fit their fields.
+
+    Raises:
+        UserError: naming the key.
+    """
     known = {entry.name: entry for entry in dataclasses.fields(schema)}
     _refuse_unknown(given, known, prefix, more)
     for key, value in given.items():
         if value == "???":
             raise UserError(f"{prefix}{key}: has no value; give it one")
         if dataclasses.is_dataclass(known[key].type):
-            _refuse_shape(_keys_below(given, key, prefix), known[key].type, f"{prefix}{key}.", more)
+            refuse_shape(_keys_below(given, key, prefix), known[key].type, f"{prefix}{key}.", more)
         elif "${" not in str(value):
             checked(f"{prefix}{key}", value, known[key])
 

@@ -1,8 +1,9 @@
 """How it is computed: every key of ``machine``; see recipe.py for the text under the fields."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from simclr_dist.config.fields import number, one_of
+from simclr_dist.config.tracking import Tracking
 
 
 @dataclass(kw_only=True)
@@ -65,3 +66,5 @@ class Machine:
     """NHWC memory layout, faster for convolutions on GPUs with tensor cores."""
     deterministic: bool = True
     """Deterministic kernels, so that a resumed run is equal to the bit on the same machine."""
+    tracking: Tracking = field(default_factory=Tracking)
+    """Weights & Biases and MLflow."""

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,7 +71,7 @@ def read_facts(run_dir: Path, name: str) -> Facts:
     """
     if not any((run_dir / part).exists() for part in ("config.yaml", "metrics.jsonl", "checkpoints")):
         raise UserError(f"{run_dir}: not the folder of a run; give the run_dir of a pretraining run")
-    config = _config(run_dir / "config.yaml")
+    config = read_config(run_dir / "config.yaml")
     method = method_of(config.get("recipe"))
     path = run_dir / "metrics.jsonl"
     metrics, damaged = read_records(path)
@@ -79,10 +80,10 @@ def read_facts(run_dir: Path, name: str) -> Facts:
         path=run_dir,
         name=name,
         method=method,
-        config=dict(_leaves(config)),
+        config=dict(leaves(config)),
         metrics=list[Any](metrics),
         descriptions=read_metric_descriptions(run_dir, method),
-        evaluations=[(file.name, _evaluation(file)) for file in sorted(run_dir.glob("evaluation_*.json"))],
+        evaluations=[(file.name, read_evaluation(file)) for file in sorted(run_dir.glob("evaluation_*.json"))],
         health=_health(run_dir / FILE),
         anomalies=read_anomalies(run_dir),
         starts=_starts(run_dir / "tensorboard"),
@@ -90,7 +91,12 @@ def read_facts(run_dir: Path, name: str) -> Facts:
     )
 
 
-def _config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """A run's config.yaml, nested, the keys of an earlier version in their new places; {} when it is missing.
+
+    Raises:
+        UserError: it cannot be understood.
+    """
     if not path.exists():
         return {}
     try:
@@ -104,15 +110,21 @@ def _config(path: Path) -> dict[str, Any]:
     return content
 
 
-def _leaves(node: dict[Any, Any], prefix: str = "") -> Any:
+def leaves(node: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of nested keys."""
     for key, value in node.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
-def _evaluation(path: Path) -> dict[str, Any]:
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """What ``evaluate`` wrote.
+
+    Raises:
+        UserError: it cannot be understood.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -9,8 +9,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from simclr_dist.config.metric import CONTRASTIVE, EVERY_METHOD, ONLINE, RANK_ME, Metric
+from simclr_dist.config.tracking import Tracking
 from simclr_dist.log import log
 from simclr_dist.run.metrics_log import MetricsLog, write_run_facts
+from simclr_dist.run.trackers import Trackers
 
 _LINE_EVERY_SECONDS = 10.0
 
@@ -22,7 +24,14 @@ class Reporter:
     """
 
     def __init__(
-        self, run_dir: Path, metrics: Mapping[str, Metric], steps_done: int, total_steps: int, *, active: bool
+        self,
+        run_dir: Path,
+        metrics: Mapping[str, Metric],
+        steps_done: int,
+        total_steps: int,
+        *,
+        active: bool,
+        tracking: Tracking | None = None,
     ) -> None:
         """``metrics`` are what the numbers of a step are; their headline stands beside the loss, and where it is not of
         negatives also what shows a collapse.
@@ -38,6 +47,7 @@ class Reporter:
         if active:
             self._metrics = MetricsLog(run_dir, steps_done)
             write_run_facts(run_dir, total_steps, metrics)
+            self._trackers = Trackers(run_dir, tracking or Tracking())
             if sys.stderr.isatty():
                 self._bar = tqdm(total=total_steps, initial=steps_done, unit="step")
 
@@ -50,12 +60,14 @@ class Reporter:
                 self._bar.close()
         if self._active:
             self._metrics.close()
+            self._trackers.close()
 
     def step(self, values: dict[str, float]) -> None:
         """The values of the step just done."""
         if not self._active:
             return
         self._metrics.write(values)
+        self._trackers.poll()
         self._rank |= {name: value for name, value in values.items() if name == RANK_ME}
         parts = [f"loss {values['loss']:.4f}", *self._shown(self._rank | values, self._headline)]
         text = "  ".join([*parts, f"{values['images_per_second']:.0f} images/s"])

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from simclr_dist.code_version import code_version
 from simclr_dist.config.metric import Metric
 from simclr_dist.errors import UserError
 from simclr_dist.log import log
@@ -109,14 +110,14 @@ def read_records(path: Path) -> tuple[list[dict[str, float]], list[bytes]]:
         return [], []
     except OSError as error:
         raise cannot_be_read(path, error) from error
-    records = [(line, _record(line)) for line in [*lines, rest] if line.strip()]
+    records = [(line, parse_record(line)) for line in [*lines, rest] if line.strip()]
     damaged = [line for line, record in records if record is None]
     if damaged and damaged[-1] is rest:
         damaged.pop()
     return [record for _, record in records if record is not None], damaged
 
 
-def _record(line: bytes) -> dict[str, float] | None:
+def parse_record(line: bytes) -> dict[str, float] | None:
     """What :meth:`MetricsLog.write` wrote; None for anything else."""
     try:
         found: Any = json.loads(line)
@@ -136,17 +137,18 @@ def last_metrics(path: Path) -> dict[str, float]:
             lines = file.read().split(b"\n")[:-1]
     except OSError:
         return {}
-    return next((record for line in reversed(lines) if (record := _record(line))), {})
+    return next((record for line in reversed(lines) if (record := parse_record(line))), {})
 
 
 def write_run_facts(run_dir: Path, total_steps: int, metrics: Mapping[str, Metric]) -> None:
-    """Keep in run.json what the numbers do not say: the length of the run, and what each metric is
-    (:mod:`simclr_dist.run.descriptions` reads it).
+    """Keep in run.json what the numbers do not say: the length of the run, what each metric is
+    (:mod:`simclr_dist.run.descriptions` reads it), and which code computes it.
 
     Raises:
         UserError: the disk is full or cannot be written.
     """
-    facts = {"total_steps": total_steps, "metrics": {name: asdict(metric) for name, metric in metrics.items()}}
+    described = {name: asdict(metric) for name, metric in metrics.items()}
+    facts = {"total_steps": total_steps, "metrics": described, "code": code_version()}
     try:
         write_atomically(run_dir / "run.json", json.dumps(facts).encode())
     except OSError as error:

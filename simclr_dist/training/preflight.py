@@ -10,6 +10,7 @@ import torch
 from simclr_dist.config import Config, Machine
 from simclr_dist.errors import UserError
 from simclr_dist.models.statistics_group import divide_batch_norm
+from simclr_dist.run.trackers import refuse_missing
 
 
 def check_machine(config: Config, processes: int) -> None:
@@ -41,6 +42,7 @@ def check_machine(config: Config, processes: int) -> None:
             "machine.recompute=none, with machine.images_per_chunk where memory is short, or machine.compile=false"
         )
     _check_compiler(machine)
+    refuse_missing(machine.tracking)
 
 
 def _check_compiler(machine: Machine) -> None:

@@ -141,7 +141,12 @@ class Trainer:
         with (
             closing(self._loader(until, stop)) as batches,
             Reporter(
-                self.folder.path, self.config.metrics, self.steps_done, total, active=self.processes.is_first
+                self.folder.path,
+                self.config.metrics,
+                self.steps_done,
+                total,
+                active=self.processes.is_first,
+                tracking=machine.tracking,
             ) as reporter,
             closing(self.folder),
         ):

@@ -90,7 +90,8 @@ def test_explain_fits_a_terminal(explained):
 
 def changed(value: Any, entry: Any) -> Any:
     """Another allowed value of a field; the same where only one is."""
-    if entry.name == "count" or (entry.name == "name" and not entry.metadata):  # the method fixes it, or is named by it
+    names_method = entry.name == "name" and value and not entry.metadata
+    if entry.name == "count" or names_method:  # the method fixes it, or is named by it
         return value
     if entry.name == "size":
         return value + 8

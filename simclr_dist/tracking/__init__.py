@@ -1,0 +1,1 @@
+"""A run's numbers to other programs: Weights & Biases and MLflow (docs/design/tracking.md)."""

@@ -1,0 +1,60 @@
+"""What a run's folder holds beside its metrics, as trackers take it: flat names, numbers and files."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from simclr_dist.errors import UserError
+from simclr_dist.reporting.facts import read_config, read_evaluation
+from simclr_dist.run.metrics_log import read_run_facts
+from simclr_dist.tracking.sink import About
+
+_FILES = ("config.yaml", "health.json", "anomalies.json", "report.html")
+
+
+def read_about(run_dir: Path) -> About:
+    """
+    Raises:
+        UserError: its config.yaml cannot be read.
+    """
+    config, facts = read_config(run_dir / "config.yaml"), read_run_facts(run_dir)
+    if isinstance(config.get("machine"), dict):
+        config["machine"] = {key: value for key, value in config["machine"].items() if key != "tracking"}
+    total = facts.get("total_steps")
+    return About(run_dir, config, str(facts.get("code", "")), total if isinstance(total, int) else None)
+
+
+def result_files(run_dir: Path) -> list[Path]:
+    """The files of a run that people look at: results, report, config."""
+    return [
+        *(path for name in _FILES if (path := run_dir / name).is_file()),
+        *sorted(run_dir.glob("evaluation_*.json")),
+    ]
+
+
+def evaluation_numbers(run_dir: Path) -> Iterator[tuple[str, int, float]]:
+    """(name, steps of pretraining, accuracy in 0..1) of all that ``evaluate`` found, in names that MLflow takes too.
+
+    Files of ``evaluate`` that cannot be understood are left out.
+    """
+    for path in sorted(run_dir.glob("evaluation_*.json")):
+        try:
+            content = read_evaluation(path)
+            yield from list(_numbers(content))
+        except (UserError, KeyError, TypeError, ValueError):
+            continue
+
+
+def _numbers(content: dict[str, Any]) -> Iterator[tuple[str, int, float]]:
+    step = int(content["steps_done"])
+    for row in content.get("rows", []):
+        yield _name(content["method"], row["name"], row["labels"]), step, float(row["mean"])
+    for point in content.get("points", []):
+        labels = f"{point['labels_per_class']} a class"
+        yield _name("label-curve", f"{point['classifier']} {point['features']}", labels), step, float(point["mean"])
+
+
+def _name(method: str, row: str, labels: str) -> str:
+    words = [re.sub(r"[^\w.-]+", "_", word.replace("%", "percent")).strip("_") for word in (method, row, labels)]
+    return "/".join(["evaluation", *words])
