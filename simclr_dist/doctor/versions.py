@@ -27,7 +27,7 @@ _OPTIONAL = {
     "onnxruntime": "simclr-dist export --to onnx needs it: pip install 'simclr_dist[export]'",
     "onnxscript": "simclr-dist export --to onnx needs it: pip install 'simclr_dist[export]'",
     "timm": "simclr-dist export --to timm needs it: pip install 'simclr_dist[export]'",
-    "ffcv": "nothing is lost: .beton files are read and written without it",
+    "ffcv": "recipe.data.source=ffcv needs it: docs/data.md; .beton files are read and written without it",
 }
 
 
