@@ -184,7 +184,7 @@ class StepIterator(EpochIterator):  # type: ignore[misc]
             assert made is None or isinstance(made, Batch)
             return made
 
-    def close(self, seconds: float = 10.0) -> None:
+    def close(self, seconds: float = 30.0) -> None:
         """End the thread once the batch that it is making is made; one that stands still longer is left to itself."""
         self.terminate_event.set()
         if self.is_alive():
