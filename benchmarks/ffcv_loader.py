@@ -25,7 +25,8 @@ from side_by_side import in_turn, ratio
 
 from simclr_dist.config.recipe import Data, Recipe
 from simclr_dist.data.loading.batches import ViewBatches
-from simclr_dist.data.loading.ffcv_steps import load_views, process_put_back
+from simclr_dist.data.loading.ffcv_process import process_put_back
+from simclr_dist.data.loading.ffcv_steps import load_views
 from simclr_dist.data.loading.order import SampleOrder
 from simclr_dist.data.sources.beton.encoding import Encoding
 from simclr_dist.data.sources.beton.writer import write_beton

@@ -15,6 +15,7 @@ from ffcv.reader import Reader
 from ffcv.transforms import RandomHorizontalFlip, ToTensor
 
 from simclr_dist.data.loading.batches import ViewBatches
+from simclr_dist.data.loading.ffcv_process import type_of_flat_arrays_kept
 from simclr_dist.data.sources.beton.source import BetonSource
 
 
@@ -35,7 +36,10 @@ def own_loader(batches: ViewBatches, threads: int) -> Loader:
             else:
                 pipelines[f"{group}_{number}"] = PipelineSpec(image, transforms=steps)
     share = batches.order.global_batch_images // batches.processes
-    return Loader(path, batch_size=share, num_workers=threads, order=OrderOption.RANDOM, seed=0, pipelines=pipelines)
+    with type_of_flat_arrays_kept():
+        return Loader(
+            path, batch_size=share, num_workers=threads, order=OrderOption.RANDOM, seed=0, pipelines=pipelines
+        )
 
 
 @contextmanager

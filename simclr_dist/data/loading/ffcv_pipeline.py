@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from simclr_dist.data.loading.batch import Batch
 from simclr_dist.data.loading.batches import ViewBatches
+from simclr_dist.data.loading.ffcv_process import type_of_flat_arrays_kept
 from simclr_dist.data.rendering.kernels.jpeg import jpeg_header
 from simclr_dist.data.rendering.numba_ import views_of_row
 from simclr_dist.data.sources.beton.ffcv_library import crc32_of_zlib
@@ -118,16 +119,17 @@ def build_loader(batches: ViewBatches, threads: int) -> tuple[Loader, int]:
     names = {name: isinstance(field, RGBImageField) for name, field in Reader(str(source.path)).handlers.items()}
     image = next(name for name, is_image in names.items() if is_image)
     operation = ViewsOfImages(_one_drawn(batches), colors=batches.colors)
-    loader = Loader(
-        str(source.path),
-        batch_size=batches.order.global_batch_images // batches.processes,
-        num_workers=threads,  # the default counts the cores of the machine, not those that the process may use
-        os_cache=True,
-        order=OrderOption.SEQUENTIAL,
-        seed=0,  # else one is drawn from numpy's global generator
-        pipelines={name: [operation] if name == image else None for name in names},
-        batches_ahead=AHEAD,
-    )
+    with type_of_flat_arrays_kept():
+        loader = Loader(
+            str(source.path),
+            batch_size=batches.order.global_batch_images // batches.processes,
+            num_workers=threads,  # the default counts the cores of the machine, not those that the process may use
+            os_cache=True,
+            order=OrderOption.SEQUENTIAL,
+            seed=0,  # else one is drawn from numpy's global generator
+            pipelines={name: [operation] if name == image else None for name in names},
+            batches_ahead=AHEAD,
+        )
     return loader, loader.graph.leaf_nodes[image].id
 
 

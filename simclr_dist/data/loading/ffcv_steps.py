@@ -1,6 +1,6 @@
 """Batches of a .beton file through ffcv's own loader and threads, in place of loader workers.
 
-What ffcv 1.0.2 does to the process that it runs in is put back or kept away here and in ffcv_pipeline.py;
+What ffcv 1.0.2 does to the process that it runs in is put back by ffcv_process.py, or kept away in ffcv_pipeline.py;
 docs/design/ffcv.md lists it.
 """
 
@@ -8,16 +8,15 @@ import atexit
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any
 
 import numba
-import torch
 
 from simclr_dist.data.loading.batch import Batch
 from simclr_dist.data.loading.batches import ViewBatches
+from simclr_dist.data.loading.ffcv_process import process_put_back
 from simclr_dist.data.loading.workers import TIMEOUT_SECONDS, load_steps, no_batch_in
 from simclr_dist.data.rendering.renderers import RENDERERS
 from simclr_dist.data.sources.beton.ffcv_source import FfcvSource
@@ -110,27 +109,6 @@ def own_rate(batches: ViewBatches, threads: int, seconds: float) -> tuple[float,
         from simclr_dist.data.loading import ffcv_own
 
         return ffcv_own.own_rate(batches, max(1, threads), seconds)
-
-
-@contextmanager
-def process_put_back() -> Iterator[None]:
-    """What ffcv sets in the process when it is imported and when a loader is made is as before after the block."""
-    # numba asks for its threads once in a process. TBB's, which it prefers, wait for each other for ever at the exit of
-    # Python when ffcv's thread has used them and ended; NUMBA_THREADING_LAYER, where it is set, is obeyed.
-    priority = list(_config.THREADING_LAYER_PRIORITY)
-    _config.THREADING_LAYER_PRIORITY = sorted(priority, key="tbb".__eq__)
-    torch_threads, numba_threads = torch.get_num_threads(), numba.get_num_threads()
-    # Its loader marks numba's one type of flat uint8 arrays as read-only: whatever else was compiled for such arrays is
-    # then found no more. While that type is no longer what its key says, ffcv is given another object, and marks that.
-    flat = numba.uint8[::1]
-    flat.mutable = False
-    try:
-        yield
-    finally:
-        torch.set_num_threads(torch_threads)
-        numba.set_num_threads(numba_threads)
-        flat.mutable = True
-        _config.THREADING_LAYER_PRIORITY = priority
 
 
 def _imported() -> Any:
