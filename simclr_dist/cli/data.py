@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 from simclr_dist.cli.options import with_config, with_debug, with_overrides
 from simclr_dist.config import load_config
 from simclr_dist.data.sources.beton.encoding import CHROMA, MODES, Encoding, default_max_side
-from simclr_dist.progress_bar import showing_progress
+from simclr_dist.progress_bar import showing_progress, ticking
 from simclr_dist.terminal import say
 
 _NAMES_SHOWN = 20
@@ -146,12 +147,14 @@ def seal(file: Path) -> None:
 def bench(config: str, overrides: tuple[str, ...], images: int, seconds: float) -> None:
     """Measure how fast the loader alone makes views, and where the time goes: no training is done.
 
-    With the recipe's images, views and batch, and the machine's renderer, views_on_device and loader_workers.
+    With the recipe's images, views and batch, and the machine's renderer, views_on_device and loader_workers. With
+    recipe.data.source=ffcv the same file is measured through source beton, and by ffcv's own pipeline, too.
     """
     loaded = load_config(config, overrides)
     from simclr_dist.data.loading.batches import build_batches
     from simclr_dist.data.loading.order import build_order
-    from simclr_dist.data.loading.throughput import loader_rate, stage_table
+    from simclr_dist.data.loading.throughput import beside_ffcv, loader_rate, stage_table
+    from simclr_dist.data.sources.beton.ffcv_source import FfcvSource
     from simclr_dist.data.sources.named import open_source
     from simclr_dist.data.sources.summary import say_what_was_found, summary
     from simclr_dist.distributed.cores import usable_cores, worker_count
@@ -160,13 +163,20 @@ def bench(config: str, overrides: tuple[str, ...], images: int, seconds: float) 
     say_what_was_found(summary(source, loaded.recipe.data.source))
     batches = build_batches(loaded, source, build_order(loaded.recipe, len(source)))
     workers = worker_count(loaded.machine.loader_workers, usable_cores())
-    first, rate = loader_rate(batches, workers, seconds)
+    is_ffcv = isinstance(source, FfcvSource)
+    with ticking("ffcv compiles, in each process") if is_ffcv else nullcontext():
+        first, rate = loader_rate(batches, workers, seconds)
     say(
         f"{loaded.recipe.data.source}, two views of {loaded.recipe.data.image_size} px, {loaded.machine.renderer}"
         f"{', colours left to the device' if loaded.machine.views_on_device else ''}\n"
         f"{stage_table(batches, images)}\n"
-        f"  the loader with {workers} worker(s): {rate:,.0f} images/s; its first batch after {first:.1f} s"
+        f"  the loader with {workers} {'thread' if is_ffcv else 'worker'}(s): {rate:,.0f} images/s; "
+        f"its first batch after {first:.1f} s"
     )
+    if is_ffcv:
+        with ticking("the same file without it, then its own pipeline"):
+            lines = beside_ffcv(batches, workers, seconds)
+        say(lines)
 
 
 def _summary(facts: dict[str, Any], file_bytes: int) -> str:

@@ -13,7 +13,7 @@ from simclr_dist.config.method import MethodKeys
 from simclr_dist.config.registry import method_class, method_keys
 from simclr_dist.config.views import ViewGroup
 
-SOURCES = ("digits", "folder", "cifar10", "cifar100", "stl10", "fashion_mnist", "imagenet", "beton")
+SOURCES = ("digits", "folder", "cifar10", "cifar100", "stl10", "fashion_mnist", "imagenet", "beton", "ffcv")
 SOURCES_WITHOUT_PATH = ("digits",)
 ENCODERS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 OPTIMIZERS = ("lars", "sgd", "adamw", "lamb")
@@ -23,11 +23,13 @@ DECAYS = ("cosine", "cosine_by_epoch", "steps")
 @dataclass(kw_only=True)
 class Data:
     source: str = one_of("folder", SOURCES, outside=True)
-    """Where the images come from. `digits` needs no file; the others read `path`. A source of your own:
-    package.module:function (docs/methods.md)."""
+    """Where the images come from. `digits` needs no file; the others read `path`. `ffcv`: a .beton through ffcv's own
+    loader and JPEG decoder, where ffcv is installed (docs/data.md). A source of your own: package.module:function
+    (docs/methods.md)."""
     path: str = ""
-    """Folder of the data set. A place, not a content: a resumed run may find the same images elsewhere. For `beton`: a
-    file, or a folder with train.beton and test.beton (pretraining prefers pretrain.beton when it is there)."""
+    """Folder of the data set. A place, not a content: a resumed run may find the same images elsewhere. For `beton`
+    and `ffcv`: a file, or a folder with train.beton and test.beton (pretraining prefers pretrain.beton when it is
+    there)."""
     image_size: int = number(224, low=8)
     """Side of a view in pixels."""
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])

@@ -28,7 +28,7 @@ _OPTIONAL = {
     "onnxscript": "simclr-dist export --to onnx needs it: pip install 'simclr_dist[export]'",
     "timm": "simclr-dist export --to timm needs it: pip install 'simclr_dist[export]'",
     "pyarrow": "simclr-dist features --out FILE.parquet needs it: pip install 'simclr_dist[parquet]'",
-    "ffcv": "nothing is lost: .beton files are read and written without it",
+    "ffcv": "recipe.data.source=ffcv needs it: docs/data.md; .beton files are read and written without it",
 }
 
 

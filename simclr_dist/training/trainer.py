@@ -13,9 +13,9 @@ from simclr_dist.config import Config
 from simclr_dist.data.loading.batch import Batch
 from simclr_dist.data.loading.batches import build_batches
 from simclr_dist.data.loading.broken import BrokenImages
+from simclr_dist.data.loading.ffcv_steps import load_views
 from simclr_dist.data.loading.one_ahead import on_device
 from simclr_dist.data.loading.order import build_order
-from simclr_dist.data.loading.workers import load_steps
 from simclr_dist.data.sources.named import open_for_pretraining
 from simclr_dist.data.sources.summary import summary
 from simclr_dist.distributed.agreement import all_or_none
@@ -205,7 +205,7 @@ class Trainer:
     def _loader(self, until: int, stop: StopSignals) -> Generator[Batch, None, None]:
         processes, machine = self.processes, self.config.machine
         batches = build_batches(self.config, self.source, self.order, processes.rank, processes.count)
-        loaded = load_steps(
+        loaded = load_views(
             batches,
             range(self.steps_done, until),
             workers=worker_count(machine.loader_workers, self.cores),

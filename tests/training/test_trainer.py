@@ -286,6 +286,6 @@ def test_a_signal_while_a_batch_is_waited_for_ends_the_run_with_the_steps_done_s
         os.kill(os.getpid(), signal.SIGTERM)
         assert is_stopped() == signal.SIGTERM
 
-    monkeypatch.setattr(trainer, "load_steps", stopped_later)
+    monkeypatch.setattr(trainer, "load_views", stopped_later)
     assert pretrain(tiny_config(tmp_path)) == trainer.Outcome(2, 88, signal.SIGTERM)
     assert final_state(tmp_path / "run")["step"] == 2

@@ -44,11 +44,27 @@ class ViewBatches(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         epoch = self.order.epoch(step)
-        samples, pictures, broken = self._read_all(self.order.samples(step, self.rank, self.processes), epoch)
+        samples, pictures, broken = self._read_all(self.samples(step), epoch)
         groups = draw_groups(self.recipe, epoch, samples)
+        views = {group.name: self.rendered(pictures, group) for group in groups}
+        return self.batch_of(epoch, samples, groups, views, broken)
+
+    def samples(self, step: int) -> NDArray[np.int64]:
+        """Sample ids of this process's share of a step's global batch."""
+        return self.order.samples(step, self.rank, self.processes)
+
+    def batch_of(
+        self,
+        epoch: int,
+        samples: NDArray[np.int64],
+        groups: list[DrawnGroup],
+        views: dict[str, Tensor],
+        broken: list[tuple[int, str]],
+    ) -> Batch:
+        """The batch of some images whose ``views`` have been made as ``groups`` says."""
         labels = None if self.source.labels is None else torch.from_numpy(self.source.labels[samples])
         return Batch(
-            views={group.name: self._rendered(pictures, group) for group in groups},
+            views=views,
             samples=torch.from_numpy(samples),
             epoch=epoch,
             seed=self.recipe.seed,
@@ -64,7 +80,8 @@ class ViewBatches(Dataset[Batch]):
         group = draw_groups(self.recipe, 0, np.zeros(1, dtype=np.int64))[0]
         (self.renderer.prepare if self.colors else self.renderer.crop)(black, group.parameters[0], 0, group.side)
 
-    def _rendered(self, pictures: list[Tensor], group: DrawnGroup) -> Tensor:
+    def rendered(self, pictures: list[Tensor], group: DrawnGroup) -> Tensor:
+        """The views of a group, one picture for each row of what was drawn: uint8 (pictures, count, 3, side, side)."""
         views = torch.empty(len(pictures), len(group.parameters), 3, group.side, group.side, dtype=torch.uint8)
         for row, picture in enumerate(pictures):
             for view, drawn in enumerate(group.parameters):
@@ -78,12 +95,13 @@ class ViewBatches(Dataset[Batch]):
         broken: list[tuple[int, str]] = []
         pictures = []
         for row, sample in enumerate(samples):
-            samples[row], picture = self._read(int(sample), epoch, broken)
+            samples[row], picture = self.read(int(sample), epoch, broken)
             pictures.append(picture)
         return _Read(samples, pictures, broken)
 
-    def _read(self, sample: int, epoch: int, broken: list[tuple[int, str]]) -> tuple[int, Tensor]:
-        """The image, or a substitute that depends on (seed, epoch, sample id) alone, so that all machines agree."""
+    def read(self, sample: int, epoch: int, broken: list[tuple[int, str]]) -> tuple[int, Tensor]:
+        """The image and its id, or a substitute that depends on (seed, epoch, sample id) alone, so that all machines
+        agree; what was met broken is added to ``broken``."""
         draws = None
         tried = sample
         for attempt in range(SUBSTITUTES + 1):

@@ -3,14 +3,17 @@
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from simclr_dist.data.loading.batches import ViewBatches
-from simclr_dist.data.loading.workers import load_steps
+from simclr_dist.data.loading.ffcv_steps import load_views, own_rate
 from simclr_dist.data.sources.base import BrokenImageError, ImageSource
+from simclr_dist.data.sources.beton.ffcv_source import FfcvSource
+from simclr_dist.data.sources.beton.source import BetonSource
 from simclr_dist.data.views.groups import draw_groups
 from simclr_dist.errors import UserError
 
@@ -81,10 +84,25 @@ def stage_table(batches: ViewBatches, images: int) -> str:
 def loader_rate(batches: ViewBatches, workers: int, seconds: float) -> tuple[float, float]:
     """(seconds to the first batch, images a second after it) of the loader alone, its batches thrown away."""
     started = time.perf_counter()
-    with closing(load_steps(batches, range(1_000_000_000), workers=workers, pin_memory=False)) as loader:
+    with closing(load_views(batches, range(1_000_000_000), workers=workers, pin_memory=False)) as loader:
         next(loader)
         first = time.perf_counter() - started
         images = 0
         while (spent := time.perf_counter() - started - first) < seconds or not images:
             images += len(next(loader))
     return first, images / spent
+
+
+def beside_ffcv(batches: ViewBatches, workers: int, seconds: float) -> str:
+    """The rates of source ``beton`` and of ffcv's own pipeline on the file of source ``ffcv``, as lines of text."""
+    source = batches.source
+    assert isinstance(source, FfcvSource)
+    without = replace(batches, source=BetonSource(source.path, source.rule))
+    measured = {
+        f"source beton, {workers} worker(s)": loader_rate(without, workers, seconds),
+        f"ffcv's own pipeline without colours, {max(1, workers)} thread(s)": own_rate(batches, workers, seconds),
+    }
+    return "\n".join(
+        f"  {name}: {rate:,.0f} images/s; its first batch after {first:.1f} s"
+        for name, (first, rate) in measured.items()
+    )

@@ -98,6 +98,14 @@ def _delivered(
         loader.end()
 
 
+def no_batch_in(seconds: float) -> UserError:
+    """The error of a wait that has lasted too long."""
+    return UserError(
+        f"no batch came in {seconds:.0f} s (in a run: machine.batch_timeout_seconds): the storage of the "
+        "images does not answer, or loading is slower than that; see simclr-dist data bench"
+    )
+
+
 class _Loader(Generic[Item]):
     """torch's loader over some steps, asked in short waits."""
 
@@ -159,10 +167,7 @@ class _Loader(Generic[Item]):
                 return []
             if time.monotonic() > deadline:
                 self._kill()
-                raise UserError(
-                    f"no batch came in {seconds:.0f} s (in a run: machine.batch_timeout_seconds): the storage of the "
-                    "images does not answer, or loading is slower than that; see simclr-dist data bench"
-                )
+                raise no_batch_in(seconds)
 
     def _kill(self) -> None:
         """The batches that they make are not wanted any more: do not wait for them."""

@@ -94,6 +94,27 @@ def _interleaved(image: Tensor) -> NDArray[np.uint8]:
 
 
 @compiled
+def views_of_row(image, row, parameters, first, taps, affine, bicubic, colored, out):  # type: ignore[no-untyped-def]
+    """All views of one group of an image, for loops that are compiled themselves.
+
+    ``parameters``: the fields of ViewParameters in their order and ``color_mixes``, each with leading dimensions
+    (images, views of all groups); the group's begin at ``first``. ``out``: uint8 (images, views of the group, 3, side,
+    side), of which row ``row`` is written; crops alone unless ``colored``.
+    """
+    attempts, place, flip, color, order, factors, grayscale, sigma, solarize, mixes = parameters
+    for view in range(out.shape[1]):
+        v = first + view
+        if colored:
+            _view(
+                image, attempts[row, v], place[row, v], flip[row, v], bicubic, out[row, view],
+                color[row, v], order[row, v], factors[row, v], affine, mixes[row, v],
+                grayscale[row, v], sigma[row, v], taps, solarize[row, v],
+            )  # fmt: skip
+        else:
+            _crop(image, attempts[row, v], place[row, v], flip[row, v], bicubic, out[row, view])
+
+
+@compiled
 def _crop(image, attempts, place, flip, bicubic, out):  # type: ignore[no-untyped-def]
     top, left, height, width = _crop_box(attempts, place, image.shape[0], image.shape[1])
     geometry.crop_and_resize(image, top, left, height, width, flip, bicubic, out)

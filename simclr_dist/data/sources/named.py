@@ -15,6 +15,7 @@ from torchvision import datasets
 from simclr_dist.config.recipe import Data, Recipe
 from simclr_dist.config.registry import method_class
 from simclr_dist.data.sources.base import ArraySource, BrokenImageError, ImageSource
+from simclr_dist.data.sources.beton.ffcv_source import open_ffcv
 from simclr_dist.data.sources.beton.source import open_beton
 from simclr_dist.data.sources.fashion_mnist import find_files, read_files
 from simclr_dist.data.sources.files import FileSource
@@ -200,4 +201,5 @@ _OPENERS: dict[str, Opener] = {
     "fashion_mnist": _open_fashion_mnist,
     "imagenet": _open_imagenet,
     "beton": open_beton,
+    "ffcv": open_ffcv,
 }

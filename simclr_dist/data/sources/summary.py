@@ -16,8 +16,8 @@ def summary(source: ImageSource, name: str) -> str:
     whole = source
     while isinstance(whole, Subset):
         whole = whole.source
-    where = {FileSource: "root", BetonSource: "path"}.get(type(whole))
-    place = printable(str(getattr(whole, where))) if where else name
+    held = whole.root if isinstance(whole, FileSource) else whole.path if isinstance(whole, BetonSource) else name
+    place = printable(str(held))
     classes = "without classes" if source.labels is None else f"in {len(np.unique(source.labels)):,} classes"
     return "; ".join([f"{place}: {len(source):,} images {classes}", *getattr(whole, "remarks", ())])
 

@@ -3,7 +3,7 @@
 import os
 import zlib
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 import torch
@@ -21,14 +21,17 @@ from simclr_dist.errors import UserError
 _SPLIT_FILES = ("pretrain.beton", "train.beton", "test.beton")
 
 
-def open_beton(path: Path, split: str, rule: PixelRule) -> "BetonSource":
+def open_beton(path: Path, split: str, rule: PixelRule, reader: "type[BetonSource] | None" = None) -> "BetonSource":
     """The file of a split: ``path`` itself, or SPLIT.beton in the folder ``path`` or beside the file ``path``.
+
+    ``reader`` is what opens it, BetonSource where none is given.
 
     Raises:
         UserError: there is no such file, or it is refused.
     """
+    reader = reader or BetonSource
     if path.is_file() and split == "pretrain":
-        return BetonSource(path, rule)
+        return reader(path, rule)
     if not path.is_dir() and not path.is_file():
         raise UserError(f"recipe.data.path: {path} is not a .beton file, nor a folder of them; give one")
     folder = path if path.is_dir() else path.parent
@@ -40,7 +43,7 @@ def open_beton(path: Path, split: str, rule: PixelRule) -> "BetonSource":
             f"'{split}' is read from {' or '.join(names)} in a folder; write it with: simclr-dist data write CONFIG "
             f"{folder / names[-1]} --split {names[-1].removesuffix('.beton')}"
         )
-    return BetonSource(found, rule)
+    return reader(found, rule)
 
 
 class BetonSource:
@@ -62,12 +65,12 @@ class BetonSource:
         _refuse_other_rule(path, sidecar.facts["written"], self.rule)
         self.path, self.classes, self.labels = path, sidecar.classes, table.labels
         self.facts = sidecar.facts
-        self._table, self._crcs = table, sidecar.crcs
+        self.table, self.crcs = table, sidecar.crcs
         self._fingerprint = sidecar.content_sha256()
         self._file: BinaryIO | None = None
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self.table)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None}
@@ -83,13 +86,13 @@ class BetonSource:
         """
         if self._file is None:
             self._file = self._opened()
-        payload = np.empty(self._table.sizes[sample], dtype=np.uint8)
+        payload = np.empty(self.table.sizes[sample], dtype=np.uint8)
         try:
-            count = os.preadv(self._file.fileno(), [payload.data], int(self._table.pointers[sample]))
+            count = os.preadv(self._file.fileno(), [payload.data], int(self.table.pointers[sample]))
         except OSError as error:
             raise UserError(f"{self.name(sample)}: cannot be read: {error.strerror}; check the disk") from error
-        if count != len(payload) or zlib.crc32(payload.data) != self._crcs[sample]:
-            raise refused(self.path, f"image {sample} was damaged after the file was written")
+        if count != len(payload) or zlib.crc32(payload.data) != self.crcs[sample]:
+            self.refuse_damaged(sample)
         return payload
 
     def read(self, sample: int) -> Tensor:
@@ -99,9 +102,9 @@ class BetonSource:
             BrokenImageError: it was no image when it was written (files of ffcv's own writer).
             UserError: it was damaged later.
         """
-        table, payload = self._table, self.payload(sample)
+        table, payload = self.table, self.payload(sample)
         shape = (int(table.heights[sample]), int(table.widths[sample]), 3)
-        pixels = decode_jpeg(payload) if table.modes[sample] == JPEG else payload.reshape(shape)
+        pixels = self._decoded(payload, shape) if table.modes[sample] == JPEG else payload.reshape(shape)
         if pixels is None or pixels.shape != shape:
             raise BrokenImageError(f"{self.name(sample)}: no JPEG of {shape[1]} x {shape[0]} pixels")
         if table.modes[sample] == JPEG and self.rule.apply_orientation:
@@ -111,12 +114,25 @@ class BetonSource:
     def fingerprint(self) -> str:
         return self._fingerprint
 
+    def refuse_damaged(self, sample: int) -> NoReturn:
+        """End the run for a payload that is not the one that was written.
+
+        Raises:
+            UserError: always.
+        """
+        raise refused(self.path, f"image {sample} was damaged after the file was written")
+
+    def _decoded(self, payload: NDArray[np.uint8], shape: tuple[int, int, int]) -> NDArray[np.uint8] | None:
+        """The pixels of a JPEG; None, or of another shape, where it is none of this ``shape``."""
+        del shape
+        return decode_jpeg(payload)
+
     def _opened(self) -> BinaryIO:
         try:
             file = self.path.open("rb", buffering=0)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be opened again: {error.strerror}; was it moved?") from error
-        if os.fstat(file.fileno()).st_size != self._table.file_bytes:
+        if os.fstat(file.fileno()).st_size != self.table.file_bytes:
             raise refused(self.path, "another file has taken its place since it was checked")
         return file
 
