@@ -65,7 +65,7 @@ def refuse_other(where: Path, differing: list[str], stored: dict[str, Any], reci
         if is_longer and all(each.startswith(("recipe.epochs ", "recipe.warmup_epochs ")) for each in differing):
             run = where.parent.parent if where.suffix == ".pt" else where.parent
             cure = (
-                f"its learning rates were those of {epochs} epochs: to extend it by a new run that begins with its "
+                f"its learning rates end with epoch {epochs}: to extend it by a new run that begins with its "
                 f"weights: {typed('extend', run, '--epochs', recipe.epochs)}; or {cure}"
             )
         raise UserError(f"machine.run_dir: {where} is of another recipe: {'; '.join(differing)}; {cure}")

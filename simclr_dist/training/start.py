@@ -82,6 +82,6 @@ class Start:
         initial = self.recipe.initial
         what = "all" if initial.what == ALL else "the encoder"
         kept = f", the optimizer's state {initial.optimizer}" if initial.what == ALL else ""
-        log.info("begins with %s of %s%s; sha256 %s", what, found.source, kept, found.sha256)
+        log.info("begins with %s of %s (%s)%s; sha256 %s", what, initial.weights, found.source, kept, found.sha256)
         for remark in found.remarks:
             log.warning("recipe.initial.weights: %s", remark)

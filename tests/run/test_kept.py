@@ -13,6 +13,7 @@ from simclr_dist.run import checkpoint
 from simclr_dist.run.kept import NONE, Kept, named_checkpoint
 from simclr_dist.training import trainer
 from tests.support.checkpoints import state
+from tests.support.commands import run_command
 from tests.support.configs import MINIMAL
 from tests.support.processes import tiny_config
 
@@ -86,7 +87,7 @@ def _train(folder: Path, monkeypatch: pytest.MonkeyPatch, values: dict[int, floa
     trainer.pretrain(config, Processes())
 
 
-def test_a_run_keeps_its_best_and_its_milestones_through_stops(tmp_path, monkeypatch):
+def test_a_run_keeps_its_best_and_its_milestones_through_stops(tmp_path, monkeypatch, capsys):
     kept = tmp_path / "run" / "kept"
     _train(tmp_path, monkeypatch, {1: 0.5, 2: 0.7, 3: 0.6}, until=3)
     assert names(kept) == [f"best_{KNN}_step_000000002.pt"]
@@ -95,6 +96,9 @@ def test_a_run_keeps_its_best_and_its_milestones_through_stops(tmp_path, monkeyp
     _train(tmp_path, monkeypatch, {6: 0.71}, until=7)
     assert names(kept) == [f"best_{KNN}_step_000000006.pt", "step_000000004.pt"]
     assert named_checkpoint(tmp_path / "run", "best") == kept / f"best_{KNN}_step_000000006.pt"
+    status, told, _ = run_command(capsys, "evaluate", tmp_path / "run", "knn", "--checkpoint", "4")
+    assert (status, "after 4 steps" in told) == (0, True)
+    assert list((tmp_path / "run").glob("evaluation_step_000000004_knn_*.json"))
 
 
 def test_a_checkpoint_is_named_by_its_step_or_its_file_and_else_those_there_are_said(tmp_path):
