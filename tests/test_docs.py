@@ -82,7 +82,7 @@ def test_every_key_that_a_document_names_is_one_of_a_config(document):
     if document.name == "CHANGELOG.md":  # which tells of keys that have moved
         return
     text = document.read_text(encoding="utf-8")
-    named = set(re.findall(r"(?<![\w./])(?:recipe|machine)(?:\.[a-z_]+)+", text))
+    named = set(re.findall(r"(?<![\w./])(?:recipe|machine)(?:\.[a-z_][a-z_0-9]*)+", text))
     assert [key for key in sorted(named) if not has_key(key)] == []
 
 

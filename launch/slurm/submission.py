@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from simclr_dist.code_version import code_version
-from simclr_dist.config import Config, load_config, to_yaml
+from simclr_dist.config import Config, Recipe, load_config, to_yaml
 from simclr_dist.errors import UserError
 from simclr_dist.launch.slurm import records, scheduler
 from simclr_dist.launch.slurm.batch_script import batch_script, python_command, start_script
@@ -101,7 +101,7 @@ class Submission:
         return f"config_{task}.yaml" if self.is_array else "config.yaml"
 
     def _mounts(self) -> list[Path]:
-        wanted = [Path.cwd(), self.base, *(Path(config.recipe.data.path) for config in self.configs)]
+        wanted = [Path.cwd(), self.base, *(place for config in self.configs for place in _places(config.recipe))]
         found = [path for path in dict.fromkeys(wanted) if str(path) != "."]
         return [path for path in found if not any(path != other and path.is_relative_to(other) for other in found)]
 
@@ -127,8 +127,9 @@ def runs_of(
         loaded = load_config(config, [*overrides, *(f"{key}={value}" for key, value in chosen)])
         names = [f"{key.rpartition('.')[2]}={value}" for key, value in chosen]
         loaded.machine.run_dir = str(base / ",".join(names).replace("/", "_")) if chosen else str(base)
-        if loaded.recipe.data.path:
-            loaded.recipe.data.path = str(Path(loaded.recipe.data.path).expanduser().absolute())
+        for node, key in ((loaded.recipe.data, "path"), (loaded.recipe.initial, "weights")):
+            if place := getattr(node, key):
+                setattr(node, key, str(Path(place).expanduser().absolute()))
         found.append(loaded)
     folders = [each.machine.run_dir for each in found]
     if len(set(folders)) < len(folders):
@@ -146,10 +147,12 @@ def check(configs: Sequence[Config], wanted: Resources, *, data: bool = True) ->
 
     Raises:
         UserError: these processes cannot compute a recipe, a run is under way already or its folder holds another
-            recipe's, the images cannot be opened, or a run does not fit into the GPUs' memory.
+            recipe's, the images cannot be opened, its initial weights are not there, or a run does not fit into the
+            GPUs' memory.
     """
     from simclr_dist.data.sources.named import open_for_pretraining
     from simclr_dist.data.sources.summary import say_what_was_found, summary
+    from simclr_dist.run.checkpoint import by_age
     from simclr_dist.run.same_recipe import refuse_folder_of_other
     from simclr_dist.training.preflight import check_machine
 
@@ -157,6 +160,9 @@ def check(configs: Sequence[Config], wanted: Resources, *, data: bool = True) ->
         check_machine(config, wanted.processes)
         refuse_folder_of_other(Path(config.machine.run_dir), config.recipe)
         refuse_running(Path(config.machine.run_dir))
+        weights = config.recipe.initial.weights
+        if data and weights and not Path(weights).exists() and not by_age(Path(config.machine.run_dir) / "checkpoints"):
+            raise UserError(f"recipe.initial.weights: {weights}: no such file or run folder")
     opened = {_images_of(config): config.recipe for config in configs}
     counts, found = {}, []
     for key, recipe in opened.items() if data else ():
@@ -170,6 +176,12 @@ def check(configs: Sequence[Config], wanted: Resources, *, data: bool = True) ->
             refuse_too_large(config, wanted.processes, wanted.gpu_memory, counts[_images_of(config)])
     if found:
         say_what_was_found(*found)
+
+
+def _places(recipe: Recipe) -> list[Path]:
+    """Folders of what a run reads: its images, and the weights that it begins with."""
+    weights = Path(recipe.initial.weights)
+    return [Path(recipe.data.path), weights if weights.is_dir() else weights.parent]
 
 
 def _images_of(config: Config) -> tuple[str, ...]:

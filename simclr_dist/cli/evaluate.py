@@ -23,6 +23,7 @@ from simclr_dist.terminal import say
 @click.command()
 @click.argument("run", metavar="RUN_OR_WEIGHTS", type=click.Path(path_type=Path))
 @click.argument("words", nargs=-1, metavar="[METHOD] [KEY=VALUE]...")
+@click.option("--checkpoint", metavar="STEP|best|FILE", help="Of the run RUN.  [default: its newest]")
 @click.option("--on", metavar="CONFIG|SOURCE|FOLDER", help="Other images to evaluate on.  [default: the run's own]")
 @click.option("--labels", help="Numbers of labels a class: label-curve (1,2,5,10,50), lowshot (10,20,50,...,500).")
 @click.option("--shares", default="1,10,100", show_default=True, help="Percent of the labels: finetune, baseline.")
@@ -84,7 +85,7 @@ def evaluate(command: click.Context, /, run: Path, words: tuple[str, ...], **opt
         run_dir = folder_of_results(run)
         cache = run_dir / "features" if options["cache"] and method != "label-curve" else None
         how = Extraction(batch_images=options["batch_at_once"], device=here.device, cache=cache, talks=here.is_first)
-        context = _opened(run, run_dir, how, options["on"], overrides)
+        context = _opened(run, run_dir, how, options, overrides)
         if here.is_first:
             say_what_was_found(*context.summaries())
         context.choose_workers(options["workers"], here.cores)
@@ -102,15 +103,19 @@ def evaluate(command: click.Context, /, run: Path, words: tuple[str, ...], **opt
     return status
 
 
-def _opened(run: Path, run_dir: Path, how: Any, on: str | None, overrides: list[str]) -> Any:
+def _opened(run: Path, run_dir: Path, how: Any, options: dict[str, Any], overrides: list[str]) -> Any:
     from simclr_dist.data.loading.broken import broken_files
     from simclr_dist.distributed.agreement import all_or_none
     from simclr_dist.evaluation.context import EvaluationContext
     from simclr_dist.evaluation.saved_training import Unfinished
+    from simclr_dist.run.kept import named_checkpoint
     from simclr_dist.weights.read import load_encoder
 
+    on, name = options["on"], options["checkpoint"]
     with all_or_none():
-        pretrained = load_encoder(run)
+        if name and run_dir != run:
+            raise UserError(f"--checkpoint: {run} is no run folder; give that, or leave the option out")
+        pretrained = load_encoder(named_checkpoint(run, name) if name else run)
         if run_dir != run:
             if on is None:
                 raise UserError(f"{run}: a file of weights knows no labelled images; give --on")

@@ -21,6 +21,7 @@ from simclr_dist.cli.config import show_config
 from simclr_dist.cli.data import data
 from simclr_dist.cli.doctor import doctor
 from simclr_dist.cli.evaluate import evaluate
+from simclr_dist.cli.extend import extend
 from simclr_dist.cli.features import features
 from simclr_dist.cli.init import init
 from simclr_dist.cli.methods import methods
@@ -92,6 +93,8 @@ def command() -> None:
 
 
 for each in (
+    init, methods, pretrain, extend, show_config, preview, plan, verify, doctor, data, evaluate, report,
+    export_weights, import_weights, submit, status, logs, cancel, resume,
     init, methods, pretrain, show_config, preview, plan, verify, doctor, data, evaluate, report, features, neighbours,
     metrics, track, export_weights, import_weights, submit, status, logs, cancel, resume,
 ):  # fmt: skip

@@ -149,7 +149,12 @@ def _parse(path: Path, overrides: Sequence[str], values: Mapping[str, Any]) -> A
 
 def _refuse_variables(config: Config) -> None:
     """A shell replaces $HOME, a config does not: a folder of that very name is meant only where it is there already."""
-    for key, text in (("machine.run_dir", config.machine.run_dir), ("recipe.data.path", config.recipe.data.path)):
+    places = {
+        "machine.run_dir": config.machine.run_dir,
+        "recipe.data.path": config.recipe.data.path,
+        "recipe.initial.weights": config.recipe.initial.weights,
+    }
+    for key, text in places.items():
         found = re.search(r"\$\{?([A-Za-z_]\w*)", text)
         if found and not Path(text).expanduser().exists():
             raise UserError(

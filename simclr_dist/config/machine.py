@@ -37,6 +37,12 @@ class Machine:
     stopped, and waited for."""
     keep_checkpoints: int = number(3, low=1)
     """How many of the newest checkpoints are kept."""
+    keep_every_steps: int = number(0, low=0)
+    """Steps between milestones: checkpoints that are kept for good, in the run's folder `kept`, whatever
+    keep_checkpoints says. They are written then, whatever save_every_steps says. 0: none."""
+    keep_best: str = one_of("none", ("none", "online_knn_top1", "online_linear_top1"))
+    """Keep the checkpoint that is the best by this metric of the online evaluations (machine.evaluate_every_epochs), in
+    the run's folder `kept`, whatever keep_checkpoints says; a better one takes its place."""
     stop_after_failed_saves: int = number(3, low=1)
     """Stop when this many saves failed one after another, on a full disk for example; before that the run continues."""
     stop_after_steps: int = number(0, low=0)

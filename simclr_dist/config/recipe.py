@@ -9,6 +9,7 @@ from functools import partial
 
 from simclr_dist.config.anomalies import Anomalies
 from simclr_dist.config.fields import FOLLOWS, number, number_that_follows, one_of
+from simclr_dist.config.initial import Initial
 from simclr_dist.config.method import MethodKeys
 from simclr_dist.config.registry import method_class, method_keys
 from simclr_dist.config.views import ViewGroup
@@ -104,6 +105,7 @@ class Recipe:
     batch_norm_group_images: int = number(0, low=0)
     """Batch-norm statistics are taken over groups of this many images; 0: the whole global batch, as the paper."""
     data: Data = field(default_factory=Data)
+    initial: Initial = field(default_factory=Initial)
     method: MethodKeys = field(default_factory=partial(method_keys, "simclr"))
     views: dict[str, ViewGroup] = field(default_factory=dict)
     """Group -> its keys. Empty: the groups of the method, as it has them."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from simclr_dist.config.health import Bands, check_bands
+from simclr_dist.config.initial import check_initial
 from simclr_dist.config.machine import Machine
 from simclr_dist.config.metric import EVERY_METHOD, Metric
 from simclr_dist.config.recipe import SOURCES, SOURCES_WITHOUT_PATH, Recipe
@@ -35,6 +36,7 @@ class Config:
         """
         recipe, data = self.recipe, self.recipe.data
         check_bands(self.health, self.metrics)
+        check_initial(recipe.initial)
         if recipe.warmup_epochs > recipe.epochs:
             raise ValueError(
                 f"recipe.warmup_epochs: {recipe.warmup_epochs:g} is more than recipe.epochs ({recipe.epochs}); "
@@ -44,6 +46,11 @@ class Config:
             raise ValueError(
                 f"recipe.batch_norm_group_images: {recipe.batch_norm_group_images} does not divide "
                 f"recipe.global_batch_images ({recipe.global_batch_images}); take a divisor, or 0 for the whole batch"
+            )
+        if self.machine.keep_best != "none" and not self.machine.evaluate_every_epochs:
+            raise ValueError(
+                f"machine.keep_best: {self.machine.keep_best} is known at online evaluations alone; set "
+                "machine.evaluate_every_epochs=1, say, or machine.keep_best=none"
             )
         # Before the views: where small ones do not fit the images, what else is wrong with them follows from it.
         method_class(recipe.method.name).check(recipe)

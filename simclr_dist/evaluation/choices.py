@@ -9,10 +9,10 @@ from simclr_dist.config.recipe import SOURCES, Data
 from simclr_dist.errors import UserError, nearest
 
 # Each method, with the options that have a meaning for it.
-_COMMON = ("on", "device", "batch_at_once", "workers", "cache", "seed", "processes")
+_COMMON = ("checkpoint", "on", "device", "batch_at_once", "workers", "cache", "seed", "processes")
 _SGD = ("epochs", "batch", "learning_rate", "optimizer", "precision")
 METHODS = {
-    "label-curve": ("on", "labels", "splits"),
+    "label-curve": ("checkpoint", "on", "labels", "splits"),
     "knn": (*_COMMON, "k", "temperature"),
     "probe": (*_COMMON, *_SGD, "solver", "augment"),
     "lowshot": (*_COMMON, "labels", "splits"),

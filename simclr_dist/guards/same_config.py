@@ -15,6 +15,8 @@ from simclr_dist.run.same_recipe import LOCATION_KEYS
 _OF_ALL = (
     "images_per_chunk",
     "save_every_steps",
+    "keep_every_steps",
+    "keep_best",
     "stop_after_failed_saves",
     "stop_after_steps",
     "compare_every_steps",

@@ -103,7 +103,8 @@ def make_plan(
             refused[count] = str(error)
     batch = config.recipe.global_batch_images
     memory = StepMemory(config.recipe, config.machine, images, [batch // count for count in counts], batch // gpus)
-    planner = _Planner(config, memory, gpu_memory_bytes, steps, assumed)
+    to_do = max(0, steps - config.recipe.initial.steps_done)
+    planner = _Planner(config, memory, gpu_memory_bytes, to_do, assumed)
     configured = planner.row(gpus, planner.configured(config.machine, batch // gpus))
     rows = [planner.best(count) for count in counts]
     return Plan(

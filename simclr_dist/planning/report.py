@@ -11,6 +11,7 @@ from simclr_dist.planning.bottleneck import bottleneck, loader_demand, norm_seco
 from simclr_dist.planning.cards import FLOPS_A_VIEW
 from simclr_dist.planning.communication import Assumptions
 from simclr_dist.planning.plan import Plan, Row
+from simclr_dist.run.kept import NONE
 from simclr_dist.units import columns, show_bytes, show_rate, show_seconds
 
 
@@ -63,15 +64,17 @@ def _head(plan: Plan) -> list[str]:
     group = recipe.batch_norm_group_images or recipe.global_batch_images
     wide = f" {recipe.encoder.width:g}x" if recipe.encoder.width != 1 else ""
     sizes = " and ".join(str(size) for size in {view.side(recipe.data.image_size): 0 for view in recipe.views.values()})
+    before = recipe.initial.steps_done
     kept, left = machine.keep_checkpoints, show_bytes(plan.gpu_memory_bytes - plan.usable_bytes)
     return [
         "predicted from a traced step and the assumptions below; nothing here was measured",
         f"recipe      {recipe.method.name}, {recipe.encoder.name}{wide} at {sizes} px, global batch "
         f"{recipe.global_batch_images}, batch norm over {group} images, {recipe.optimizer.name}, {machine.precision}",
         f"length      {plan.images} images, {plan.steps_per_epoch} steps an epoch, {recipe.epochs} epochs, "
-        f"{plan.total_steps} steps",
+        f"{plan.total_steps} steps{f', the first {before} of them done before' if before else ''}",
         f"checkpoint  {show_bytes(plan.checkpoint_bytes)}, {kept} kept: {show_bytes(kept * plan.checkpoint_bytes)}, "
         "and one more while it is written",
+        *_kept(plan),
         *textwrap.wrap(
             f"{_speed(assumed)}; {show_rate(assumed.bandwidth)} between nodes of {assumed.gpus_per_node} GPUs, "
             f"{show_rate(assumed.node_bandwidth)} inside; {show_seconds(assumed.latency_seconds)} a collective; "
@@ -82,6 +85,18 @@ def _head(plan: Plan) -> list[str]:
             subsequent_indent=" " * 12,
         ),
     ]
+
+
+def _kept(plan: Plan) -> list[str]:
+    """What stays beside the newest checkpoints."""
+    machine, size = plan.config.machine, plan.checkpoint_bytes
+    lines = []
+    if every := machine.keep_every_steps:
+        count = plan.total_steps // every - plan.config.recipe.initial.steps_done // every
+        lines.append(f"milestones  {count}, one every {every} steps: {show_bytes(count * size)}, never removed")
+    if machine.keep_best != NONE:
+        lines.append(f"best        by {machine.keep_best}: {show_bytes(size)}, and as much while it is replaced")
+    return lines
 
 
 def _speed(assumed: Assumptions) -> str:

@@ -45,7 +45,12 @@ def save(folder: Path, state: dict[str, Any], step: int, keep: int) -> Path:
 
 
 def write(
-    folder: Path, state: dict[str, Any], step: int, keep: int, before_naming: Callable[[], None] = lambda: None
+    folder: Path,
+    state: dict[str, Any],
+    step: int,
+    keep: int,
+    before_naming: Callable[[], None] = lambda: None,
+    before_removing: Callable[[Path], None] = lambda path: None,
 ) -> Path:
     """Write ``folder/step_<step>.pt``, point ``last.pt`` at it and remove all but the newest ``keep``.
 
@@ -55,9 +60,10 @@ def write(
         step: steps done.
         keep: checkpoints kept, this one included.
         before_naming: called when the file is whole and verified, before it gets its name.
+        before_removing: called with the file under its name, before older ones are removed.
 
     Raises:
-        OSError: as the file system or ``before_naming`` says; earlier checkpoints are untouched.
+        OSError: as the file system, ``before_naming`` or ``before_removing`` says; earlier checkpoints are untouched.
     """
     path = path_of(folder, step)
 
@@ -74,6 +80,7 @@ def write(
     link.unlink(missing_ok=True)
     link.symlink_to(path.name)
     link.replace(folder / "last.pt")
+    before_removing(path)
     for unneeded in (*by_age(folder)[keep:], *folder.glob(".*.tmp")):
         unneeded.unlink(missing_ok=True)
     return path

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from simclr_dist.config import Config, Recipe, to_dict, to_yaml
 from simclr_dist.data.sources.base import ImageSource
@@ -15,6 +15,7 @@ from simclr_dist.distributed.collectives import process_rank
 from simclr_dist.errors import UserError
 from simclr_dist.log import log, log_to
 from simclr_dist.run import checkpoint
+from simclr_dist.run.kept import NONE, Kept
 from simclr_dist.run.lock import RunLock
 from simclr_dist.run.newest import Newest, load_newest, set_aside
 from simclr_dist.run.same_recipe import differences, refuse_other
@@ -40,6 +41,16 @@ def contents(state_of: dict[str, Any], recipe: Recipe, images: dict[str, Any]) -
     return states | {"recipe": to_dict(recipe), "images": images}
 
 
+class Start(Protocol):
+    """How a run begins that has no checkpoint yet."""
+
+    def name_weights(self, stored: str | None) -> str:
+        """The digest of the weights that it begins with, given the one in the run's checkpoint; rank 0 asks."""
+
+    def begin(self) -> int:
+        """Begin with them; the steps of the recipe that count as done."""
+
+
 class RunFolder:
     """Restores and saves the state of a run. Every process makes one and calls the same methods; rank 0 writes."""
 
@@ -53,7 +64,9 @@ class RunFolder:
         self.lock = lock or RunLock(self.path)
         self.config = config
         self.source = source
-        self._saver = Saver(self.checkpoints, config.machine.keep_checkpoints, None, self._before_naming)
+        machine = config.machine
+        self._kept = Kept(self.path, machine.keep_every_steps, machine.keep_best)
+        self._saver = Saver(self.checkpoints, machine.keep_checkpoints, None, self._before_naming, self._kept.keep)
         self._sync_metrics: Callable[[], None] = lambda: None
         decided_by_first(self._make)
         if lock:
@@ -85,18 +98,19 @@ class RunFolder:
         except OSError as error:
             raise self._cannot_be_written(error) from error
 
-    def restore(self, state_of: dict[str, Any]) -> int:
+    def restore(self, state_of: dict[str, Any], start: Start | None = None) -> int:
         """Load the newest intact checkpoint into the objects of ``state_of`` (name -> module, optimizer, ...).
 
         Returns:
-            the steps done; 0 when there is no checkpoint.
+            the steps done; where there is no checkpoint those with which ``start`` begins, or 0.
 
         Raises:
-            UserError: the checkpoint is of another recipe or other images, or all checkpoints are damaged.
+            UserError: the checkpoint is of another recipe or other images, all checkpoints are damaged, or what
+                ``start`` refuses.
         """
-        path = decided_by_first(self._newest)
+        path, self.config.recipe.initial.sha256 = decided_by_first(lambda: self._newest(start))
         if path is None:
-            return 0
+            return start.begin() if start else 0
         state = checkpoint.load_shared(path)
         for name, target in state_of.items():
             if name in state or name in _REQUIRED:
@@ -111,6 +125,20 @@ class RunFolder:
         missing in the metrics. What it raises (OSError) makes the save fail.
         """
         self._sync_metrics = sync_metrics
+        decided_by_first(self._kept.begin)
+
+    def is_due(self, steps_done: int, evaluated: dict[str, float]) -> bool:
+        """Whether a checkpoint is to be written now: all processes get the same answer.
+
+        Args:
+            steps_done: by now.
+            evaluated: what an online evaluation found after this step, {} where there was none.
+        """
+        machine = self.config.machine
+        is_best = False
+        if evaluated and machine.keep_best != NONE:
+            is_best = decided_by_first(lambda: self._kept.is_better(steps_done, evaluated))
+        return is_best or steps_done % machine.save_every_steps == 0 or self._kept.is_milestone(steps_done)
 
     def begin_save(self, state_of: dict[str, Any], steps_done: int) -> None:
         """Have a checkpoint of ``steps_done`` written while the run continues; the call takes as long as a copy."""
@@ -171,26 +199,32 @@ class RunFolder:
             f"because: {self._saver.reason}; make room, then start again: {self._saver.last_good()}"
         )
 
-    def _newest(self) -> Path | None:
-        """On rank 0: the checkpoint to load, after checking that it is this recipe's; damaged ones are set aside."""
+    def _newest(self, start: Start | None) -> tuple[Path | None, str]:
+        """On rank 0: the checkpoint to load, after checking that it is this recipe's; damaged ones are set aside.
+
+        And the digest of the weights that the run begins, or began with.
+        """
         images = self.images  # asked for now: a file that is replaced later is not of this run
         newest = load_newest(self.checkpoints)
         path, state = newest.path, newest.state
         if path is None and newest.damaged:
             raise UserError(f"no intact checkpoint: {'; '.join(newest.complaints)}; choose another machine.run_dir")
+        if path is not None and (missing := [name for name in _REQUIRED if name not in state]):
+            raise UserError(
+                f"{path}: not of a pretraining run, as it holds no {' and no '.join(missing)}; choose another "
+                "machine.run_dir"
+            )
+        initial = self.config.recipe.initial
+        if start:
+            initial.sha256 = start.name_weights(_digest_in(state["recipe"]) if path else None)
         if path is not None:
-            if missing := [name for name in _REQUIRED if name not in state]:
-                raise UserError(
-                    f"{path}: not of a pretraining run, as it holds no {' and no '.join(missing)}; choose another "
-                    "machine.run_dir"
-                )
             self._refuse_other(path, state, images)
         self._set_aside(newest)
         try:
             write_atomically(self.path / "config.yaml", to_yaml(self.config).encode())
         except OSError as error:
             raise self._cannot_be_written(error) from error
-        return path
+        return path, initial.sha256
 
     def _set_aside(self, newest: Newest) -> None:
         """Damaged checkpoints away from the names that this run will write: it holds the lock."""
@@ -210,6 +244,12 @@ class RunFolder:
         if not differing:
             other, remark = compare(state["images"], images, self.source)
             differing = [other] * bool(other)
-        refuse_other(path, differing)
+        refuse_other(path, differing, state["recipe"], self.config.recipe)
         if remark:
             log.info("%s: %s", self.config.recipe.data.path, remark)
+
+
+def _digest_in(recipe: dict[str, Any]) -> str:
+    """Of the initial weights, in a stored recipe; "" where it began with random ones."""
+    initial = recipe.get("initial")
+    return str(initial.get("sha256", "")) if isinstance(initial, dict) else ""

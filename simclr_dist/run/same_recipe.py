@@ -14,10 +14,11 @@ from simclr_dist.config.registry import method_keys
 from simclr_dist.errors import UserError
 from simclr_dist.run import checkpoint
 from simclr_dist.storage.yaml_text import load_yaml
+from simclr_dist.terminal import typed
 
-LOCATION_KEYS = ("data.path",)
-"""Keys that say where the images are: elsewhere, perhaps, on another host or after a restart. What they are is compared
-by count and fingerprint."""
+LOCATION_KEYS = ("data.path", "initial.weights")
+"""Keys that say where images and initial weights are: elsewhere, perhaps, on another host or after a restart. What they
+are is compared by count and fingerprint, and by initial.sha256."""
 
 ALSO_UNTIL_NOW = {"data.transparent_ground": "none", "data.apply_orientation": False}
 """What versions did that had not these keys. A recipe they stored resumes with it, and with the defaults, which leave
@@ -49,19 +50,25 @@ def differences(stored: dict[str, Any], recipe: Recipe) -> list[str]:
         for part in key.split("."):
             there = there.get(part, defaults.get(key, here)) if isinstance(there, dict) else defaults.get(key, here)
         group, _, last = key.partition(".")
-        may_differ = key in LOCATION_KEYS or (group == "anomalies" and may_change(last, there, here))
+        unnamed = key == "initial.sha256" and recipe.initial.weights and not here  # until the start finds its digest
+        may_differ = key in LOCATION_KEYS or unnamed or (group == "anomalies" and may_change(last, there, here))
         if there != here and not may_differ:
             found.append(f"recipe.{key} is {there!r} there and {here!r} here")
     return found
 
 
-def refuse_other(where: Path, differing: list[str]) -> None:
-    """Raise a UserError that names what differs between ``where`` and here, if anything does."""
+def refuse_other(where: Path, differing: list[str], stored: dict[str, Any], recipe: Recipe) -> None:
+    """Raise a UserError that names what differs between ``where``, a file of the run, and here, if anything does."""
     if differing:
-        raise UserError(
-            f"machine.run_dir: {where} is of another recipe: {'; '.join(differing)}; "
-            "choose another machine.run_dir, or restore the recipe"
-        )
+        cure = "choose another machine.run_dir, or restore the recipe"
+        is_longer = isinstance(epochs := stored.get("epochs"), int) and recipe.epochs > epochs
+        if is_longer and all(each.startswith(("recipe.epochs ", "recipe.warmup_epochs ")) for each in differing):
+            run = where.parent.parent if where.suffix == ".pt" else where.parent
+            cure = (
+                f"its learning rates end with epoch {epochs}: to extend it by a new run that begins with its "
+                f"weights: {typed('extend', run, '--epochs', recipe.epochs)}; or {cure}"
+            )
+        raise UserError(f"machine.run_dir: {where} is of another recipe: {'; '.join(differing)}; {cure}")
 
 
 def refuse_folder_of_other(run_dir: Path, recipe: Recipe) -> None:
@@ -78,4 +85,4 @@ def refuse_folder_of_other(run_dir: Path, recipe: Recipe) -> None:
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return  # the job reads the checkpoint itself, and will say so
     if isinstance(stored, dict) and isinstance(stored.get("recipe"), dict):
-        refuse_other(path, differences(stored["recipe"], recipe))
+        refuse_other(path, differences(stored["recipe"], recipe), stored["recipe"], recipe)

@@ -21,13 +21,19 @@ class Saver:
     """
 
     def __init__(
-        self, folder: Path, keep: int, saved_step: int | None, before_naming: Callable[[], None] = lambda: None
+        self,
+        folder: Path,
+        keep: int,
+        saved_step: int | None,
+        before_naming: Callable[[], None] = lambda: None,
+        before_removing: Callable[[Path], None] = lambda path: None,
     ) -> None:
         """``saved_step`` is that of the newest checkpoint in ``folder``, which keeps the newest ``keep``.
 
-        ``before_naming`` is called in the writer's thread, as in :func:`checkpoint.write`.
+        ``before_naming`` and ``before_removing`` are called in the writer's thread, as in :func:`checkpoint.write`.
         """
-        self.folder, self.keep, self.before_naming = folder, keep, before_naming
+        self.folder, self.keep = folder, keep
+        self.before_naming, self.before_removing = before_naming, before_removing
         self.saved_step = saved_step
         """The step of the newest good checkpoint."""
         self.failed = 0
@@ -66,7 +72,7 @@ class Saver:
             # The last good checkpoint must be good: the loss shows spoilt weights only a step after they are saved.
             if spoilt := first_not_finite(state.get("model", {})):
                 raise ValueError(f"the weights {spoilt} are not finite")
-            checkpoint.write(self.folder, state, step, self.keep, self.before_naming)
+            checkpoint.write(self.folder, state, step, self.keep, self.before_naming, self.before_removing)
         except Exception as error:  # in a thread nobody else would hear of it
             disk = isinstance(error, OSError) and error.strerror
             self.reason = disk or first_line(error)

@@ -42,6 +42,7 @@ from simclr_dist.stop_signals import StopSignals
 from simclr_dist.training.agreed import Agreed, next_batch, say_received
 from simclr_dist.training.peak_memory import PeakMemory
 from simclr_dist.training.preflight import check_machine
+from simclr_dist.training.start import Start
 from simclr_dist.training.step import StoppedByAnomalyError, TrainingStep
 
 
@@ -116,7 +117,7 @@ class Trainer:
         self.step = TrainingStep(
             config, processes, device, self.schedule, self.order.steps_per_epoch, len(self.source), anomalies
         )
-        self.steps_done = self.folder.restore(self.step.state)
+        self.steps_done = self.folder.restore(self.step.state, Start(recipe, self.step))
         self.drift = DriftCheck(
             machine.compare_every_steps, self.order, self.folder.images, self.step.method, self.step.optimizer
         )
@@ -176,9 +177,10 @@ class Trainer:
                 peak.after_step()
                 self.drift.after_step(self.steps_done, self.folder.last_checkpoint)
                 numbers = self._numbers(values, time.perf_counter() - started, waited=agreed.waited)
-                reporter.step(numbers | self.online.after_step(self.steps_done, self.step.method.encoder))
+                evaluated = self.online.after_step(self.steps_done, self.step.method.encoder)
+                reporter.step(numbers | evaluated)
                 self.health.after_step(self.steps_done)
-                if self.steps_done % machine.save_every_steps == 0:
+                if self.folder.is_due(self.steps_done, evaluated):
                     self.drift.compare(self.steps_done, self.folder.last_checkpoint)
                     self.folder.begin_save(self.step.state, self.steps_done)
             self.drift.compare(self.steps_done, self.folder.last_checkpoint)

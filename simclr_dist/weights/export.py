@@ -89,7 +89,8 @@ def describe(loaded: LoadedEncoder, form: Format) -> dict[str, Any]:
     """What stands in the sidecar, and inside the file where its format has room."""
     recipe = to_dict(loaded.recipe) if loaded.recipe_known else None
     if recipe is not None:
-        recipe["data"]["path"] = ""  # a location on the machine that trained; exports are passed on
+        # Locations on the machine that trained; exports are passed on.
+        recipe["data"]["path"] = recipe["initial"]["weights"] = ""
     return {
         "format": FORMAT,
         "written_by": f"simclr_dist {__version__}",

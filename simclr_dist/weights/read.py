@@ -19,12 +19,12 @@ from simclr_dist.log import log
 from simclr_dist.methods.build import build_encoder as initial_encoder
 from simclr_dist.methods.build import build_method
 from simclr_dist.run import checkpoint
-from simclr_dist.run.newest import load_newest
 from simclr_dist.storage.reading import cannot_be_read
 from simclr_dist.weights.architecture import Architecture, build_encoder
 from simclr_dist.weights.descriptions import wrong_in
 from simclr_dist.weights.foreign import identify, read_safetensors, read_tensors
 from simclr_dist.weights.loaded import LoadedEncoder, recipe_of_encoder
+from simclr_dist.weights.saved import SavedState, saved_state
 
 HEAD = "projection."
 """Before the names of a head's tensors, in a checkpoint and in our own exports."""
@@ -56,7 +56,7 @@ def load_encoder(
     given = [key for key, value in hints.items() if value is not None]
     if path.is_dir() or checkpoint.is_checkpoint(path):
         _refuse_hints(path, given)
-        return _from_run(path) if path.is_dir() else _from_checkpoint(path)
+        return _from_saved(saved_state(path))
     if not path.exists():
         raise UserError(f"{path}: no such file or run folder")
     known = description_of(path)
@@ -84,48 +84,24 @@ def load_encoder(
     )
 
 
-def _from_run(run_dir: Path) -> LoadedEncoder:
-    newest = load_newest(run_dir / "checkpoints")
-    if newest.path is None:
-        reason = f": {'; '.join(newest.complaints)}" if newest.damaged else "; give the run_dir of a pretraining run"
-        raise UserError(f"{run_dir}: no checkpoint to evaluate{reason}")
-    return _of_state(newest.path, newest.state, run_dir.resolve().name, newest.passed_over())
-
-
-def _from_checkpoint(path: Path) -> LoadedEncoder:
-    try:
-        state: dict[str, Any] = checkpoint.load(path)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except checkpoint.DamagedCheckpointError as error:
-        raise UserError(f"{path}: {error}") from error
-    newer = [other for other in checkpoint.by_age(path.parent) if checkpoint.step_in_name(other) > state["step"]]
-    # Who names one of the steps means that one; last.pt promises the newest.
-    is_link = path.is_symlink() and newer
-    remark = f"{path.name} points at step {state['step']}, and {newer[0].name} is newer" if is_link else ""
-    return _of_state(path, state, path.name, remark)
-
-
-def _of_state(path: Path, state: dict[str, Any], name: str, remark: str) -> LoadedEncoder:
-    if remark and process_rank() == 0:
-        log.warning("%s: %s", path.parent, remark)
-    if missing := [part for part in ("recipe", "model") if part not in state]:
-        raise UserError(f"{path}: not of a pretraining run, as it holds no {' and no '.join(missing)}")
+def _from_saved(saved: SavedState) -> LoadedEncoder:
+    path, state = saved.path, saved.state
+    if saved.remark and process_rank() == 0:
+        log.warning("%s: %s", path.parent, saved.remark)
     recipe = recipe_from_dict(state["recipe"])
     encoder = initial_encoder(recipe)
     try:
         encoder.load_state_dict(_below(state["model"], "encoder."))
     except RuntimeError as error:
         raise UserError(f"{path}: its weights are not those of its recipe: {first_line(error)}") from error
-    steps_done = int(state["step"])
     return LoadedEncoder(
         encoder=encoder.eval().float(),
         recipe=recipe,
-        source=f"{name}, step {steps_done}",
+        source=saved.source,
         architecture=Architecture.of_recipe(recipe),
         projection=_projection(recipe, _below(state["model"], HEAD)),
-        steps_done=steps_done,
-        not_the_newest=remark,
+        steps_done=saved.steps_done,
+        not_the_newest=saved.remark,
     )
 
 

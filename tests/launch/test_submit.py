@@ -66,6 +66,12 @@ def test_a_container_sees_the_run_and_the_data(capsys, folder, image, expected):
     assert expected.format(folder) in start
 
 
+def test_a_container_sees_the_initial_weights(capsys):
+    words = ("--container=/images/simclr.sif", "recipe.initial.weights=/given/resnet50.pth")
+    (start,) = [line for line in script(capsys, *words) if line.startswith("srun")]
+    assert "--bind /given" in start
+
+
 SRUN = """#!/bin/bash
 [ -n "$REACHED" ] && { printf '%s\\0' "$@" > "$REACHED"; exit 0; }
 """
@@ -279,6 +285,12 @@ def test_a_mistake_in_a_profile_is_told_with_its_file_and_key(folder, text, comp
     (folder / "c.yaml").write_text(text)
     with pytest.raises(UserError, match=f"c.yaml.*{complaint}"):
         resources(str(folder / "c.yaml"), {})
+
+
+def test_initial_weights_that_are_not_there_are_refused_before_the_job_waits(folder):
+    config = tiny_config(folder, f"recipe.initial.weights={folder}/nothing.pth")
+    with pytest.raises(UserError, match=r"recipe\.initial\.weights: .*/nothing\.pth: no such file"):
+        check([config], Resources(tasks_per_node=1))
 
 
 def test_a_folder_of_another_recipe_is_refused_before_the_job_waits(folder):

@@ -224,6 +224,7 @@ def test_traffic_is_counted_from_the_step(config):
 def test_the_plan_says_what_fits_what_does_not_and_what_is_refused(config):
     config.recipe.batch_norm_group_images = 24
     config.recipe.global_batch_images = 72
+    config.machine.keep_every_steps, config.machine.keep_best = 10, "online_knn_top1"
     plan = make_plan(config, 3, 70 * 10**6, 1437, ASSUMED)
     assert (plan.steps_per_epoch, plan.total_steps) == (19, 76)
     assert [row.gpus for row in plan.rows] == [1, 3]  # 8 shares of 9 images are no multiple and no part of 24
@@ -234,6 +235,9 @@ def test_the_plan_says_what_fits_what_does_not_and_what_is_refused(config):
     text = report(plan)
     assert "nothing here was measured" in text
     assert "refused: " in text
+    size = plan.checkpoint_bytes
+    assert f"milestones  7, one every 10 steps: {show_bytes(7 * size)}" in text
+    assert f"best        by online_knn_top1: {show_bytes(size)}" in text
     assert all(len(line) <= 130 for line in text.splitlines() if not line.startswith("refused"))
     with pytest.raises(UserError, match="cannot be shared equally"):
         make_plan(config, 5, 10**9, 1437, ASSUMED)
