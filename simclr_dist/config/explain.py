@@ -29,7 +29,8 @@ def explain(method: str = "simclr") -> str:
     lines = []
     for key, default, entry, owner in leaves_of(everything(method)):
         rule = f" ({FOLLOWS:g}: {entry.metadata['rule']})" if "rule" in entry.metadata else ""
-        lines.append(f"{key}: {_kind(entry)} = {default!r}{rule}{_limits(entry.metadata)}")
+        head = f"{key}: {_kind(entry)} = {default!r}{rule}{_limits(entry.metadata)}"
+        lines += textwrap.wrap(head, 108, subsequent_indent="    ") if len(head) > 108 else [head]
         known = next((known for each in owner.__mro__ if entry.name in (known := _documentation(each))), {})
         text = known.get(entry.name, entry.name)
         lines += textwrap.wrap(text, 104, initial_indent="    ", subsequent_indent="    ")
