@@ -18,7 +18,7 @@ from simclr_dist.config.values import plain_number, takes_bands
 
 
 def explain(method: str = "simclr") -> str:
-    """Every key with its type, default, limits and documentation, as text of at most 110 columns.
+    """Every key with its type, default, limits and documentation, as text of at most 120 columns.
 
     Args:
         method: whose keys stand below recipe.method, whose groups below recipe.views, whose metrics below health.

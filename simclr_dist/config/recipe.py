@@ -14,7 +14,19 @@ from simclr_dist.config.method import MethodKeys
 from simclr_dist.config.registry import method_class, method_keys
 from simclr_dist.config.views import ViewGroup
 
-SOURCES = ("digits", "folder", "cifar10", "cifar100", "stl10", "fashion_mnist", "imagenet", "beton", "ffcv")
+SOURCES_WITH_MASKS = ("folder_with_masks", "voc", "voc_sbd", "cityscapes", "oxford_pet")
+SOURCES = (
+    "digits",
+    "folder",
+    *SOURCES_WITH_MASKS,
+    "cifar10",
+    "cifar100",
+    "stl10",
+    "fashion_mnist",
+    "imagenet",
+    "beton",
+    "ffcv",
+)
 SOURCES_WITHOUT_PATH = ("digits",)
 ENCODERS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 OPTIMIZERS = ("lars", "sgd", "adamw", "lamb")
@@ -43,6 +55,12 @@ class Data:
     apply_orientation: bool = True
     """Turn an image as its EXIF orientation says. A phone stores a portrait photo lying and notes how it was held, and
     every viewer turns it. false: the pixels as they are stored (as versions before, and torchvision's own readers)."""
+    labelled_images: int = number(0, low=0)
+    """Of a source with masks: how many images keep theirs in pretraining, those whose names have the smallest SHA-256,
+    so fewer are always among more. 0: all."""
+    unlabelled_images: str = one_of("left_out", ("left_out", "kept"))
+    """The others: `left_out`, or `kept` without a mask (every pixel ignored), with those in unlabelled/ of a
+    `folder_with_masks`."""
 
 
 @dataclass(kw_only=True)
@@ -56,6 +74,26 @@ class Encoder:
     """`imagenet`: 7x7 convolution of stride 2 and max-pool. `small`: 3x3 of stride 1, no max-pool (CIFAR, digits)."""
     zero_init_residual: bool = True
     """Start the last batch norm of each residual branch at zero, as Google's code does."""
+    output_stride: int = number(0, low=0)
+    """Pixels of the image to one of the last map, a side. 0: the network's own, 32, or 8 with the small stem. 16 or 8
+    (4 or 2): the strides of the last one or two stages become dilation, for dense methods; the weights have the same
+    names and shapes."""
+
+
+def dilated_stages(stem: str, output_stride: int) -> int:
+    """How many of a ResNet's last stages have dilation in place of their stride of 2.
+
+    Raises:
+        ValueError: with this stem no number of them gives ``output_stride`` (0: the network's own).
+    """
+    own = 8 if stem == "small" else 32
+    strides = (own, own // 2, own // 4)
+    if output_stride and output_stride not in strides:
+        raise ValueError(
+            f"recipe.encoder.output_stride: {output_stride} is none of {', '.join(map(str, strides))}, which the stem "
+            f"'{stem}' leaves; take one of them, or 0 for the network's own"
+        )
+    return strides.index(output_stride or own)
 
 
 @dataclass(kw_only=True)

@@ -9,9 +9,9 @@ from torch import Tensor
 from simclr_dist.config import Recipe
 from simclr_dist.config.registry import method_class
 from simclr_dist.config.views import ViewGroup
-from simclr_dist.data.loading.batch import Batch
+from simclr_dist.data.loading.batch import Batch, blank_batch
 from simclr_dist.data.loading.order import SampleOrder
-from simclr_dist.data.sources.base import ArraySource
+from simclr_dist.data.sources.base import IGNORED, ArraySource
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.methods.base import Method
 from simclr_dist.methods.build import build_method
@@ -40,7 +40,12 @@ class Miniature:
         self.images = 2 * self.batch
         """Of the data set."""
         self.method_class: type[Method] = method_class(recipe.method.name)  # type: ignore[assignment]
-        encoder = replace(recipe.encoder, name="resnet10", width=0.25, stem="small", zero_init_residual=False)
+        # The small stem leaves a quarter of the other's stride; what one from outside makes of the key is not known.
+        stride = recipe.encoder.output_stride // (4 if recipe.encoder.stem == "imagenet" else 1)
+        stride = 0 if ":" in recipe.encoder.name else stride
+        encoder = replace(
+            recipe.encoder, name="resnet10", width=0.25, stem="small", zero_init_residual=False, output_stride=stride
+        )
         self.recipe = replace(
             recipe,
             global_batch_images=self.batch,
@@ -71,7 +76,8 @@ class Miniature:
         return build_method(recipe, self.images, statistics).to(self.device, torch.float64)
 
     def global_batch(self) -> Batch:
-        """A global batch of noise, the views of an image alike; with labels where the method needs them."""
+        """A global batch of noise, the views of an image alike; with labels, masks (some of them all ignored) and
+        geometry where the method needs them."""
         samples = torch.from_numpy(self.order.samples(1))
         labels = self.random(self.batch, seed=99).mul(100).long() % _CLASSES
         return Batch(
@@ -83,6 +89,8 @@ class Miniature:
             epoch=self.order.epoch(1),
             seed=self.recipe.seed,
             labels=labels if "labels" in self.method_class.needs else None,
+            masks=self._masks() if "masks" in self.method_class.needs else {},
+            geometry=blank_batch(self.recipe, self.batch, self.device).geometry,
         )
 
     def own_batch(self) -> Batch:
@@ -93,6 +101,20 @@ class Miniature:
         """Noise as a data set."""
         pixels = np.random.default_rng(0).integers(0, 256, (self.images, 3, 20, 24), dtype=np.uint8)
         return ArraySource(pixels, None, [])
+
+    def _masks(self) -> dict[str, Tensor]:
+        """Squares of classes and of IGNORED; every fourth image has no mask."""
+        squares: dict[str, Tensor] = {}
+        masks: dict[str, Tensor] = {}
+        for number, (name, group) in enumerate(self.recipe.views.items()):
+            drawn = self.random(self.batch, group.count, 4, 4, seed=200 + number).mul(100).long() % (_CLASSES + 1)
+            drawn[drawn == _CLASSES] = IGNORED
+            drawn[::4] = IGNORED
+            squares[name] = squares[group.crop_of][:, :1].expand_as(drawn) if group.crop_of else drawn
+            side = -(-group.size // 4)
+            found = squares[name].repeat_interleave(side, 2).repeat_interleave(side, 3)
+            masks[name] = found[..., : group.size, : group.size].to(torch.uint8)
+        return masks
 
     def _pixels(self, count: int, side: int, seed: int) -> Tensor:
         views = self.random(self.batch, count, 3, side, side, seed=seed)

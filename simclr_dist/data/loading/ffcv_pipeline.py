@@ -241,7 +241,7 @@ class StepIterator(EpochIterator):  # type: ignore[misc]
         broken: list[tuple[int, str]],
     ) -> None:
         """The views of an image that is turned, or of the one that stands in for a broken one, as without ffcv."""
-        samples[row], picture = self._batches.read(int(samples[row]), epoch, broken)
+        samples[row], picture, _ = self._batches.read(int(samples[row]), epoch, broken)
         for group in draw_groups(self._batches.recipe, epoch, samples[row : row + 1]):
             views[group.name][row] = self._batches.rendered([picture], group)[0]
 

@@ -37,12 +37,14 @@ def load_views(
 ) -> Generator[Batch, None, None]:
     """Batches of the given steps in order, as :func:`load_steps` makes them; those of source ``ffcv`` by ffcv's loader.
 
-    ``workers`` are then its threads, at least one. machine.renderer=torchvision, the reference, reads image by image.
+    ``workers`` are then its threads, at least one. machine.renderer=torchvision, the reference, reads image by image, and
+    so do methods that ask where the views lie: the pixels are the same.
 
     Raises:
         UserError: as :func:`load_steps`.
     """
-    if isinstance(batches.source, FfcvSource) and batches.renderer is RENDERERS["numba"]:
+    by_ffcv = isinstance(batches.source, FfcvSource) and not (batches.masks or batches.geometry)
+    if by_ffcv and batches.renderer is RENDERERS["numba"]:
         return FfcvViews(batches, workers).load(
             steps, pin_memory=pin_memory, is_stopped=is_stopped, timeout_seconds=timeout_seconds
         )

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from simclr_dist.data.sources.base import ImageSource, Subset
+from simclr_dist.data.sources.base import ImageSource, Subset, with_masks
 from simclr_dist.data.sources.beton.source import BetonSource
 from simclr_dist.data.sources.files import FileSource
 from simclr_dist.terminal import printable, say
@@ -19,6 +19,8 @@ def summary(source: ImageSource, name: str) -> str:
     held = whole.root if isinstance(whole, FileSource) else whole.path if isinstance(whole, BetonSource) else name
     place = printable(str(held))
     classes = "without classes" if source.labels is None else f"in {len(np.unique(source.labels)):,} classes"
+    if masked := with_masks(source):
+        classes += f", with masks of {len(masked.mask_classes)} classes"
     return "; ".join([f"{place}: {len(source):,} images {classes}", *getattr(whole, "remarks", ())])
 
 
