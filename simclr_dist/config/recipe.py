@@ -53,6 +53,26 @@ class Encoder:
     """`imagenet`: 7x7 convolution of stride 2 and max-pool. `small`: 3x3 of stride 1, no max-pool (CIFAR, digits)."""
     zero_init_residual: bool = True
     """Start the last batch norm of each residual branch at zero, as Google's code does."""
+    output_stride: int = number(0, low=0)
+    """Pixels of the image to one of the last map, a side. 0: the network's own, 32, or 8 with the small stem. 16 or 8
+    (4 or 2): the strides of the last one or two stages become dilation, for dense methods; the weights have the same
+    names and shapes."""
+
+
+def dilated_stages(stem: str, output_stride: int) -> int:
+    """How many of a ResNet's last stages have dilation in place of their stride of 2.
+
+    Raises:
+        ValueError: with this stem no number of them gives ``output_stride`` (0: the network's own).
+    """
+    own = 8 if stem == "small" else 32
+    strides = (own, own // 2, own // 4)
+    if output_stride and output_stride not in strides:
+        raise ValueError(
+            f"recipe.encoder.output_stride: {output_stride} is none of {', '.join(map(str, strides))}, which the stem "
+            f"'{stem}' leaves; take one of them, or 0 for the network's own"
+        )
+    return strides.index(output_stride or own)
 
 
 @dataclass(kw_only=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from simclr_dist.config.health import Bands, check_bands
 from simclr_dist.config.machine import Machine
 from simclr_dist.config.metric import EVERY_METHOD, Metric
-from simclr_dist.config.recipe import SOURCES, SOURCES_WITHOUT_PATH, Recipe
+from simclr_dist.config.recipe import SOURCES, SOURCES_WITHOUT_PATH, Recipe, dilated_stages
 from simclr_dist.config.registry import method_class
 from simclr_dist.config.views import ViewGroup
 
@@ -47,8 +47,13 @@ class Config:
             )
         # Before the views: where small ones do not fit the images, what else is wrong with them follows from it.
         method_class(recipe.method.name).check(recipe)
-        for name, group in recipe.views.items():
+        for number, (name, group) in enumerate(recipe.views.items()):
             _check_views(f"recipe.views.{name}", group)
+            if group.crop_of and group.crop_of not in (before := list(recipe.views)[:number]):
+                raise ValueError(
+                    f"recipe.views.{name}.crop_of: '{group.crop_of}' is no group before {name}; "
+                    f"{'take ' + ' or '.join(before) if before else 'it is the first'}, or leave the key out"
+                )
         if (views := sum(group.count for group in recipe.views.values())) > MOST_VIEWS:
             raise ValueError(f"recipe.views: {views} views of an image in all groups; at most {MOST_VIEWS}")
         if min(data.std) <= 0:
@@ -62,6 +67,8 @@ class Config:
                 "recipe.optimizer.final_learning_rate_share: is where a cosine ends, and "
                 "recipe.optimizer.learning_rate_decay is 'steps'; leave one of the two out"
             )
+        if ":" not in recipe.encoder.name:
+            dilated_stages(recipe.encoder.stem, recipe.encoder.output_stride)
         if ":" in recipe.encoder.name and self.machine.recompute != "none":
             raise ValueError(
                 f"machine.recompute: '{self.machine.recompute}' is for the ResNets of this project; "

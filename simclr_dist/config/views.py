@@ -54,6 +54,9 @@ class ViewGroup(Views):
     """Views of an image in this group. Most methods fix it."""
     size: int = number(0, low=0)
     """Side of these views in pixels; 0: recipe.data.image_size."""
+    crop_of: str = ""
+    """Name of a group before this one: these views take the crop and flip of its first, so both show the same places,
+    each with colours of its own (pixel contrast). Empty: crops and flips of their own."""
 
     def side(self, image_size: int) -> int:
         """Side of these views in pixels, where ``image_size`` is recipe.data.image_size."""

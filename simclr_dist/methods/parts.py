@@ -59,6 +59,7 @@ class Parts:
             std=data.std,
             norm_layer=self.norm,
             recompute=self.recompute,
+            output_stride=keys.output_stride,
         )
 
     def _outside(self, keys: EncoderKeys) -> nn.Module:

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from simclr_dist.errors import UserError
+
 
 class Encoder(nn.Module):
     """Images to features: normalisation of the pixels, then a ResNet without its classifier.
@@ -27,17 +29,19 @@ class Encoder(nn.Module):
         std: Sequence[float] = (0.229, 0.224, 0.225),
         norm_layer: Callable[..., nn.Module] = nn.BatchNorm2d,
         recompute: str = "none",
+        output_stride: int = 0,
     ) -> None:
-        """A ResNet ``name`` with every channel count times ``width``.
+        """A ResNet ``name`` with every channel count times ``width``, its map at ``output_stride`` (recipe.encoder).
 
         ``recompute``: which activations are not kept but computed again in the backward pass: none; those inside the
         residual ``blocks``; ``all``, the stem's too.
 
         Raises:
-            ValueError: unknown name or stem, or a width that leaves less than one channel.
+            ValueError: unknown name or stem, a width that leaves less than one channel, or a stride that the stem does
+                not leave.
         """
         # Not above: torchvision takes as long to import as torch, and `config` needs a method's keys alone.
-        from simclr_dist.models.resnet import DEPTHS, WideResNet
+        from simclr_dist.models.resnet import DEPTHS, WideResNet, set_output_stride
 
         super().__init__()
         if name not in DEPTHS:
@@ -45,6 +49,7 @@ class Encoder(nn.Module):
         block, depths = DEPTHS[name]
         backbone = WideResNet(block, depths, width, stem, zero_init_residual, norm_layer)
         backbone.recompute = recompute
+        set_output_stride(backbone, output_stride)
         self._take(backbone, mean, std)
 
     @classmethod
@@ -69,8 +74,28 @@ class Encoder(nn.Module):
         self.backbone = backbone
         self.output_dim: int = backbone.output_dim
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Features of shape (rows, output_dim) of uint8 images of shape (rows, 3, height, width)."""
-        pixels = images.to(self.mean.dtype) / 255
-        features: Tensor = self.backbone((pixels - self.mean) / self.std)
+    def forward(self, images: Tensor, *, pooled: bool = True) -> Tensor:
+        """Features of shape (rows, output_dim) of uint8 images of shape (rows, 3, height, width); when not ``pooled``,
+        the map that they are pooled from."""
+        pixels = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
+        made: Tensor = self.backbone(pixels) if pooled else self.backbone.map(pixels)
+        return made
+
+    def map(self, images: Tensor) -> Tensor:
+        """The last stage's map, (rows, output_dim, h, w), of uint8 images of shape (rows, 3, height, width).
+
+        Raises:
+            UserError: the network is one from outside, and has no maps.
+        """
+        if not hasattr(self.backbone, "map"):
+            raise UserError(
+                f"recipe.encoder.name: {type(self.backbone).__name__} has no map(pixels), and the method needs maps; "
+                "write map() and pool() (docs/methods.md), or take an encoder of this project"
+            )
+        made: Tensor = self(images, pooled=False)  # by its own call: hooks and torch.compile see it
+        return made
+
+    def pool(self, maps: Tensor) -> Tensor:
+        """Features (rows, output_dim) of :meth:`map`'s (rows, output_dim, h, w): those of the encoder, to the bit."""
+        features: Tensor = self.backbone.pool(maps)
         return features

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
+from simclr_dist.config.recipe import dilated_stages
 from simclr_dist.models.batch_norm import statistics_held
 
 DEPTHS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
@@ -49,6 +50,10 @@ class WideResNet(ResNet):  # type: ignore[misc]
         self.output_dim = self._widened(512) * block.expansion
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.pool(self.map(x))
+
+    def map(self, x: Tensor) -> Tensor:
+        """Normalised images (rows, 3, height, width) to the last stage's map (rows, output_dim, h, w)."""
         x = self._kept_or_recomputed(self._stem, x, self.recompute == "all")
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             if self.recompute == "none":
@@ -56,6 +61,10 @@ class WideResNet(ResNet):  # type: ignore[misc]
                 continue
             for block in stage:
                 x = self._kept_or_recomputed(block, x, True)
+        return x
+
+    def pool(self, x: Tensor) -> Tensor:
+        """A map to features (rows, output_dim)."""
         features: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
         return features
 
@@ -85,3 +94,28 @@ class WideResNet(ResNet):  # type: ignore[misc]
             self.inplanes = self._widened(64)
         stage: nn.Sequential = super()._make_layer(block, self._widened(planes), blocks, stride, dilate)
         return stage
+
+
+def set_output_stride(network: WideResNet, output_stride: int) -> None:
+    """Give the last stages dilation in place of their stride, or their stride again: the weights stay as they are.
+
+    As torchvision's ``replace_stride_with_dilation``, which has it for bottlenecks alone: what had the stride keeps the
+    dilation of the stage before, what comes after it has twice that (Chen et al. 2017, arXiv 1706.05587, section 3.1,
+    without its multi-grid).
+
+    Raises:
+        ValueError: the network's stem does not leave this stride.
+    """
+    dilated = dilated_stages("small" if isinstance(network.maxpool, nn.Identity) else "imagenet", output_stride)
+    dilation = 1
+    for number, stage in enumerate((network.layer2, network.layer3, network.layer4)):
+        is_dilated = number >= 3 - dilated
+        before, dilation = dilation, 2 * dilation if is_dilated else dilation
+        for place, block in enumerate(stage):
+            block.stride = 1 if is_dilated or place else 2
+            strided = block.conv2 if isinstance(block, Bottleneck) else block.conv1
+            for conv in (strided, *(block.downsample or ())[:1]):
+                conv.stride = (block.stride, block.stride)
+            for conv in (block.conv1, block.conv2):
+                if conv.kernel_size == (3, 3):
+                    conv.dilation = conv.padding = (before if place == 0 and conv is strided else dilation,) * 2

@@ -40,7 +40,11 @@ class Miniature:
         self.images = 2 * self.batch
         """Of the data set."""
         self.method_class: type[Method] = method_class(recipe.method.name)  # type: ignore[assignment]
-        encoder = replace(recipe.encoder, name="resnet10", width=0.25, stem="small", zero_init_residual=False)
+        # The small stem leaves a quarter of the other's stride.
+        stride = recipe.encoder.output_stride // (4 if recipe.encoder.stem == "imagenet" else 1)
+        encoder = replace(
+            recipe.encoder, name="resnet10", width=0.25, stem="small", zero_init_residual=False, output_stride=stride
+        )
         self.recipe = replace(
             recipe,
             global_batch_images=self.batch,

@@ -32,6 +32,8 @@ class Architecture:
     stem: str = "imagenet"
     stem_padding: int = 3
     """Zeros around the image for the first convolution: 3 for 7x7; 1 for 3x3, but solo-learn has 2."""
+    output_stride: int = 0
+    """As recipe.encoder.output_stride."""
 
     @classmethod
     def of_recipe(cls, recipe: Recipe) -> "Architecture | None":
@@ -39,7 +41,8 @@ class Architecture:
         encoder = recipe.encoder
         if ":" in encoder.name:
             return None
-        return cls(encoder.name, encoder.width, encoder.stem, 3 if encoder.stem == "imagenet" else 1)
+        padding = 3 if encoder.stem == "imagenet" else 1
+        return cls(encoder.name, encoder.width, encoder.stem, padding, encoder.output_stride)
 
     @property
     def block(self) -> str:
@@ -62,7 +65,8 @@ class Architecture:
 
     def __str__(self) -> str:
         width = "" if self.width == 1 else f" {self.width:g}x"
-        return f"{self.name}{width}, {'7x7' if self.stem == 'imagenet' else '3x3'} stem"
+        stride = f", output stride {self.output_stride}" if self.output_stride else ""
+        return f"{self.name}{width}, {'7x7' if self.stem == 'imagenet' else '3x3'} stem{stride}"
 
 
 def architecture_of(state: Mapping[str, Tensor]) -> Architecture:
@@ -123,7 +127,11 @@ def build_encoder(
     complain_of_shapes(state, architecture)
     with torch.device("meta"):  # initial weights would be thrown away
         encoder = Encoder(
-            architecture.name, width=architecture.width, stem=architecture.stem, norm_layer=GroupedBatchNorm
+            architecture.name,
+            width=architecture.width,
+            stem=architecture.stem,
+            norm_layer=GroupedBatchNorm,
+            output_stride=architecture.output_stride,
         )
     encoder.mean, encoder.std = (torch.tensor(list(values)).view(3, 1, 1) for values in (mean, std))
     encoder.backbone.conv1.padding = (architecture.stem_padding,) * 2

@@ -86,5 +86,10 @@ def recipe_of_encoder(
     """A recipe that knows a ResNet and its images alone."""
     return Recipe(
         data=Data(image_size=image_size, mean=list(mean), std=list(std)),
-        encoder=EncoderKeys(name=architecture.name, width=architecture.width, stem=architecture.stem),
+        encoder=EncoderKeys(
+            name=architecture.name,
+            width=architecture.width,
+            stem=architecture.stem,
+            output_stride=architecture.output_stride,
+        ),
     )

@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from simclr_dist.config.recipe import dilated_stages
 from simclr_dist.weights.architecture import Architecture
 
 _KNOWN = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -19,7 +20,7 @@ def torchvision_lines(architecture: Architecture, head: nn.Module | None) -> lis
         for number, (channels, count) in enumerate(zip(architecture.channels, architecture.blocks, strict=True), 1):
             stride = "" if number == 1 else ", stride=2"
             lines.append(f"model.layer{number} = model._make_layer({block}, {channels}, {count}{stride})")
-    lines.append(f"model.fc = {_head_code(head)}")
+    lines += [*_dilation_lines(architecture), f"model.fc = {_head_code(head)}"]
     return [*lines, "model.load_state_dict(torch.load(FILE, weights_only=True))", "model.eval()"]
 
 
@@ -34,6 +35,7 @@ def timm_lines(architecture: Architecture, head: nn.Module | None) -> list[str]:
     if wide:
         lines.append(f"for name, stage in make_blocks(({block},) * 4, {channels}, {blocks}, {channels[0]})[0]:")
         lines.append("    setattr(model, name, stage)")
+    lines += _dilation_lines(architecture)
     if head is not None:
         lines.append(f"model.fc = {_head_code(head)}")
     return [*lines, "timm.models.load_checkpoint(model, FILE)", "model.eval()"]
@@ -72,6 +74,19 @@ def _stem_lines(architecture: Architecture) -> list[str]:
     if architecture.width != 1:
         lines.append(f"model.bn1 = torch.nn.BatchNorm2d({channels})")
     return lines
+
+
+def _dilation_lines(architecture: Architecture) -> list[str]:
+    """Dilation in place of the last stages' strides, if any: what the libraries have is for bottlenecks alone."""
+    dilated = dilated_stages(architecture.stem, architecture.output_stride)
+    stages = [f"(model.layer{5 - dilated + number}, {2**number})" for number in range(dilated)]
+    return [] if not stages else [
+        f"for stage, dilation in [{', '.join(stages)}]:  # output stride {architecture.output_stride}",
+        "    for conv in (part for part in stage.modules() if isinstance(part, torch.nn.Conv2d)):",
+        "        if conv.kernel_size == (3, 3):",
+        "            conv.dilation = conv.padding = (dilation if conv.stride == (2, 2) else 2 * dilation,) * 2",
+        "        conv.stride = (1, 1)",
+    ]  # fmt: skip
 
 
 def unknown_layer(head: nn.Module | None) -> str:

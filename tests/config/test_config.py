@@ -94,6 +94,10 @@ def changed(value: Any, entry: Any) -> Any:
         return value
     if entry.name == "size":
         return value + 8
+    if entry.name == "output_stride":  # one that either stem leaves
+        return 8
+    if entry.name == "crop_of":  # there is no group before
+        return value
     choices = entry.metadata.get("choices")
     if choices:
         return choices[(choices.index(value) + 1) % len(choices)]
@@ -128,7 +132,7 @@ def test_every_key_survives_a_round_trip_through_yaml(tmp_path):
     config = everything()
     change_all(config)
     unchanged = [key for key, value, _ in LEAVES if leaf(config, key) == value]
-    assert unchanged == ["recipe.method.name", "recipe.views.global.count"]
+    assert unchanged == ["recipe.method.name", "recipe.views.global.count", "recipe.views.global.crop_of"]
     path = tmp_path / "all.yaml"
     path.write_text(to_yaml(config), encoding="utf-8")
     assert load_config(str(path)) == config
@@ -543,6 +547,11 @@ def test_a_value_that_is_not_a_choice_is_refused_with_all_choices_and_the_neares
             ["final_learning_rate_share: is where a cosine ends", "leave one of the two out"],
         ),
         (["recipe.views.blur_sigma_min=3"], ["blur_sigma_min", "blur_sigma_max", "swap"]),
+        (
+            ["recipe.views.global.crop_of=other"],
+            ["recipe.views.global.crop_of", "'other'", "it is the first", "leave the key out"],
+        ),
+        (["recipe.encoder.stem=small", "recipe.encoder.output_stride=16"], ["output_stride: 16", "8, 4, 2", "'small'"]),
         (
             ["recipe.views.hue=0.3", "recipe.views.color_strength=2"],
             ["recipe.views.global.hue", "color_strength", "lower"],

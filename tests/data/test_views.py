@@ -12,10 +12,12 @@ import torch
 from scipy import stats
 from torchvision.transforms import RandomResizedCrop
 
-from simclr_dist.config.views import Views
+from simclr_dist.config.recipe import Recipe
+from simclr_dist.config.views import ViewGroup, Views
 from simclr_dist.data.views.affine_color import COLOR_OPERATIONS
 from simclr_dist.data.views.draws import ViewParameters, draw_views
 from simclr_dist.data.views.geometry import ASPECT_RATIOS, blur_kernel_size, crop_box
+from simclr_dist.data.views.groups import draw_groups
 
 MANY = 20_000
 IDS = np.arange(MANY)
@@ -47,6 +49,17 @@ def assert_uniform(values: np.ndarray, low: float, high: float) -> None:
     assert low <= values.min()
     assert values.max() <= high
     assert stats.kstest(values, "uniform", args=(low, high - low)).pvalue > UNLIKELY
+
+
+def test_a_group_takes_the_crop_and_flip_of_anothers_first_view_and_has_colors_of_its_own():
+    views = {"image": ViewGroup(count=2), "copy": ViewGroup(count=2, crop_of="image")}
+    image, copy = (group.parameters for group in draw_groups(Recipe(views=views), 0, IDS[:50]))
+    for view in copy:
+        for same in ("crop_attempts", "crop_place", "flip"):
+            np.testing.assert_array_equal(getattr(view, same), getattr(image[0], same))
+        assert not np.array_equal(view.color_factors, image[0].color_factors)
+    assert not np.array_equal(copy[0].color_factors, copy[1].color_factors)
+    assert not np.array_equal(image[0].crop_place, image[1].crop_place)
 
 
 # ---------------------------------------------------------------------------------------------- a pure function

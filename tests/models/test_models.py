@@ -5,8 +5,10 @@ import torch
 import torchvision
 from torch import nn
 
+from simclr_dist.errors import UserError
 from simclr_dist.models.encoder import Encoder
 from simclr_dist.models.projection import projection_head
+from simclr_dist.models.resnet import set_output_stride
 
 
 def images(side: int) -> torch.Tensor:
@@ -59,11 +61,59 @@ def test_the_small_stem_keeps_the_resolution():
         ({"name": "resnet19"}, "resnet19"),
         ({"name": "resnet18", "stem": "odd"}, "odd"),
         ({"name": "resnet18", "width": 1e-4}, "width"),
+        ({"name": "resnet18", "output_stride": 4}, "output_stride: 4 is none of 32, 16, 8"),
+        ({"name": "resnet18", "stem": "small", "output_stride": 16}, "output_stride: 16 is none of 8, 4, 2"),
     ],
 )
 def test_encoders_that_cannot_be_built_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Encoder(**options)
+
+
+@pytest.mark.parametrize("stride", [16, 8])
+def test_dilated_maps_are_those_of_torchvision_with_the_same_weights(stride):
+    encoder = Encoder("resnet50", output_stride=stride).eval()
+    theirs = torchvision.models.resnet50(weights=None, replace_stride_with_dilation=[False, stride == 8, True]).eval()
+    theirs.load_state_dict(encoder.backbone.state_dict(), strict=False)  # all but the classifier
+    found = []
+    theirs.layer4.register_forward_hook(lambda _module, _inputs, output: found.append(output))
+    with torch.no_grad():
+        own = encoder.map(images(64))
+        theirs((images(64) / 255 - encoder.mean) / encoder.std)
+    assert own.shape == (2, 2048, 64 // stride, 64 // stride)
+    assert torch.equal(own, found[0])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize(("stem", "own"), [("imagenet", 32), ("small", 8)])
+@pytest.mark.parametrize("part", [2, 4])
+def test_a_dilated_map_has_the_values_of_the_strided_one_in_its_places(name, stem, own, part):
+    """Holes in the filters (a trous): what a stride leaves out is computed too, and what it computes is the same."""
+    torch.manual_seed(0)
+    encoder = Encoder(name, width=0.25, stem=stem, zero_init_residual=False).eval()
+    with torch.no_grad():
+        strided = encoder.map(images(2 * own))
+        set_output_stride(encoder.backbone, own // part)
+        dilated = encoder.map(images(2 * own))
+        assert dilated.shape[2:] == (2 * part, 2 * part)
+        torch.testing.assert_close(dilated[..., ::part, ::part], strided)
+        set_output_stride(encoder.backbone, 0)
+        assert torch.equal(encoder.map(images(2 * own)), strided)
+
+
+@pytest.mark.parametrize("recompute", ["none", "blocks", "all"])
+def test_features_are_the_pooled_map_to_the_bit(recompute):
+    encoder = Encoder("resnet10", width=0.25, stem="small", output_stride=4, recompute=recompute).eval()
+    maps = encoder.map(images(32))
+    assert maps.shape == (2, encoder.output_dim, 8, 8)
+    assert torch.equal(encoder.pool(maps), encoder(images(32)))
+
+
+def test_maps_of_a_network_without_them_are_refused():
+    network = nn.Flatten()
+    network.output_dim = 12
+    with pytest.raises(UserError, match=r"Flatten has no map\(pixels\)"):
+        Encoder.of(network, (0.5,) * 3, (0.5,) * 3).map(images(2))
 
 
 @pytest.mark.parametrize("zero", [True, False])

@@ -39,6 +39,7 @@ NETWORKS = {
     "resnet18 with a small stem": ["recipe.encoder.name=resnet18", "recipe.encoder.width=1"],
     "resnet50 of width 0.25": ["recipe.encoder.name=resnet50", "recipe.encoder.stem=imagenet"],
     "resnet10 of width 0.25 with a small stem": [],
+    "resnet10 of output stride 2": ["recipe.encoder.output_stride=2"],
 }
 
 
