@@ -64,7 +64,7 @@ def write(
     """
     loaded = load_config(config, overrides)
     recipe = loaded.recipe
-    from simclr_dist.data.sources.base import pixel_rule_of
+    from simclr_dist.data.sources.base import pixel_rule_of, with_masks
     from simclr_dist.data.sources.beton.writer import write_beton
     from simclr_dist.data.sources.named import open_source
     from simclr_dist.data.sources.pixels import PixelRule
@@ -74,6 +74,8 @@ def write(
     signal.signal(signal.SIGTERM, _exit)
     source = open_source(recipe.data, split)
     say_what_was_found(summary(source, recipe.data.source))
+    if with_masks(source):
+        say("left out: the masks; a .beton has none", err=True)
     rule = pixel_rule_of(source)
     pixels = rule.as_dict() if isinstance(rule, PixelRule) else {}
     out = out / f"{split}.beton" if out.is_dir() else out

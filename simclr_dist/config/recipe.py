@@ -13,7 +13,18 @@ from simclr_dist.config.method import MethodKeys
 from simclr_dist.config.registry import method_class, method_keys
 from simclr_dist.config.views import ViewGroup
 
-SOURCES = ("digits", "folder", "cifar10", "cifar100", "stl10", "fashion_mnist", "imagenet", "beton")
+SOURCES_WITH_MASKS = ("folder_with_masks", "voc", "voc_sbd", "cityscapes", "oxford_pet")
+SOURCES = (
+    "digits",
+    "folder",
+    *SOURCES_WITH_MASKS,
+    "cifar10",
+    "cifar100",
+    "stl10",
+    "fashion_mnist",
+    "imagenet",
+    "beton",
+)
 SOURCES_WITHOUT_PATH = ("digits",)
 ENCODERS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 OPTIMIZERS = ("lars", "sgd", "adamw", "lamb")
@@ -40,6 +51,12 @@ class Data:
     apply_orientation: bool = True
     """Turn an image as its EXIF orientation says. A phone stores a portrait photo lying and notes how it was held, and
     every viewer turns it. false: the pixels as they are stored (as versions before, and torchvision's own readers)."""
+    labelled_images: int = number(0, low=0)
+    """Of a source with masks: how many images keep theirs in pretraining, those whose names have the smallest SHA-256,
+    so fewer are always among more. 0: all."""
+    unlabelled_images: str = one_of("left_out", ("left_out", "kept"))
+    """The others: `left_out`, or `kept` without a mask (every pixel ignored), with those in unlabelled/ of a
+    `folder_with_masks`."""
 
 
 @dataclass(kw_only=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from simclr_dist.config.health import Bands, check_bands
 from simclr_dist.config.machine import Machine
 from simclr_dist.config.metric import EVERY_METHOD, Metric
-from simclr_dist.config.recipe import SOURCES, SOURCES_WITHOUT_PATH, Recipe, dilated_stages
+from simclr_dist.config.recipe import SOURCES, SOURCES_WITH_MASKS, SOURCES_WITHOUT_PATH, Recipe, dilated_stages
 from simclr_dist.config.registry import method_class
 from simclr_dist.config.views import ViewGroup
 
@@ -73,6 +73,11 @@ class Config:
             raise ValueError(
                 f"machine.recompute: '{self.machine.recompute}' is for the ResNets of this project; "
                 f"{recipe.encoder.name} can call torch.utils.checkpoint itself; set machine.recompute=none"
+            )
+        if data.labelled_images and data.source not in SOURCES_WITH_MASKS:
+            raise ValueError(
+                f"recipe.data.labelled_images: is for sources with masks ({', '.join(SOURCES_WITH_MASKS)}), not for "
+                f"'{data.source}'; leave the key out"
             )
         if data.source in SOURCES and bool(data.path) == (data.source in SOURCES_WITHOUT_PATH):
             raise ValueError(

@@ -50,7 +50,8 @@ class Method(nn.Module):
     METRICS: ClassVar[Mapping[str, Metric]] = {}
     """What ``loss`` returns beside the loss."""
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What the images must have: ``labels``. Refused at the start when the source lacks it."""
+    """What the images must have: ``labels``, ``masks`` (of their pixels' classes); ``geometry``, where views lie in
+    their images, every source has. Refused at the start when the source lacks it."""
     ABOUT: ClassVar[About | None] = None
     """What ``simclr-dist methods`` tells of it; one of this project has it, yours may."""
     encoder: Encoder

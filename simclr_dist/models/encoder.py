@@ -87,13 +87,21 @@ class Encoder(nn.Module):
         Raises:
             UserError: the network is one from outside, and has no maps.
         """
-        if not hasattr(self.backbone, "map"):
-            raise UserError(
-                f"recipe.encoder.name: {type(self.backbone).__name__} has no map(pixels), and the method needs maps; "
-                "write map() and pool() (docs/methods.md), or take an encoder of this project"
-            )
+        self.require_map()
         made: Tensor = self(images, pooled=False)  # by its own call: hooks and torch.compile see it
         return made
+
+    def require_map(self) -> None:
+        """Refuse a network without maps.
+
+        Raises:
+            UserError: it is one from outside, and has none.
+        """
+        if not hasattr(self.backbone, "map"):
+            raise UserError(
+                f"recipe.encoder.name: {type(self.backbone).__name__} has no map(pixels), and maps are needed; write "
+                "map() and pool() (docs/methods.md), or take an encoder of this project"
+            )
 
     def pool(self, maps: Tensor) -> Tensor:
         """Features (rows, output_dim) of :meth:`map`'s (rows, output_dim, h, w): those of the encoder, to the bit."""

@@ -96,8 +96,10 @@ class WideResNet(ResNet):  # type: ignore[misc]
         return stage
 
 
-def set_output_stride(network: WideResNet, output_stride: int) -> None:
+def set_output_stride(network: WideResNet, output_stride: int) -> int:
     """Give the last stages dilation in place of their stride, or their stride again: the weights stay as they are.
+
+    Returns how many are dilated.
 
     As torchvision's ``replace_stride_with_dilation``, which has it for bottlenecks alone: what had the stride keeps the
     dilation of the stage before, what comes after it has twice that (Chen et al. 2017, arXiv 1706.05587, section 3.1,
@@ -119,3 +121,4 @@ def set_output_stride(network: WideResNet, output_stride: int) -> None:
             for conv in (block.conv1, block.conv2):
                 if conv.kernel_size == (3, 3):
                     conv.dilation = conv.padding = (before if place == 0 and conv is strided else dilation,) * 2
+    return dilated

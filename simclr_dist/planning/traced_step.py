@@ -150,8 +150,8 @@ def _traced(config: Config, tracker: StepTracker, local_images: int, processes: 
 
 def _held_bytes(batches: list[FakeBatch], computed: Computed) -> int:
     """Of what belongs to the images of a process from the first chunk to the last."""
-    all_views = [batch.views for batch in (*batches, computed.batch)]
-    views = {id(each): each for of_batch in all_views for each in of_batch.values()}
+    parts = [part for batch in (*batches, computed.batch) for part in (batch.views, batch.masks)]
+    views = {id(each): each for part in parts for each in part.values()}
     embeddings = computed.embeddings.values()
     gradients = [each for each in embeddings if each.is_floating_point()]
     return _bytes([*views.values(), *computed.targets.values(), *embeddings, *gradients])

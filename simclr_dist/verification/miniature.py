@@ -9,9 +9,9 @@ from torch import Tensor
 from simclr_dist.config import Recipe
 from simclr_dist.config.registry import method_class
 from simclr_dist.config.views import ViewGroup
-from simclr_dist.data.loading.batch import Batch
+from simclr_dist.data.loading.batch import Batch, blank_batch
 from simclr_dist.data.loading.order import SampleOrder
-from simclr_dist.data.sources.base import ArraySource
+from simclr_dist.data.sources.base import IGNORED, ArraySource
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.methods.base import Method
 from simclr_dist.methods.build import build_method
@@ -75,7 +75,8 @@ class Miniature:
         return build_method(recipe, self.images, statistics).to(self.device, torch.float64)
 
     def global_batch(self) -> Batch:
-        """A global batch of noise, the views of an image alike; with labels where the method needs them."""
+        """A global batch of noise, the views of an image alike; with labels, masks (some of them all ignored) and
+        geometry where the method needs them."""
         samples = torch.from_numpy(self.order.samples(1))
         labels = self.random(self.batch, seed=99).mul(100).long() % _CLASSES
         return Batch(
@@ -87,6 +88,8 @@ class Miniature:
             epoch=self.order.epoch(1),
             seed=self.recipe.seed,
             labels=labels if "labels" in self.method_class.needs else None,
+            masks=self._masks() if "masks" in self.method_class.needs else {},
+            geometry=blank_batch(self.recipe, self.batch, self.device).geometry,
         )
 
     def own_batch(self) -> Batch:
@@ -97,6 +100,20 @@ class Miniature:
         """Noise as a data set."""
         pixels = np.random.default_rng(0).integers(0, 256, (self.images, 3, 20, 24), dtype=np.uint8)
         return ArraySource(pixels, None, [])
+
+    def _masks(self) -> dict[str, Tensor]:
+        """Squares of classes and of IGNORED; every fourth image has no mask."""
+        masks: dict[str, Tensor] = {}
+        for number, (name, group) in enumerate(self.recipe.views.items()):
+            squares = self.random(self.batch, group.count, 4, 4, seed=200 + number).mul(100).long() % (_CLASSES + 1)
+            squares[squares == _CLASSES] = IGNORED
+            squares[::4] = IGNORED
+            side = -(-group.size // 4)
+            found = squares.repeat_interleave(side, 2).repeat_interleave(side, 3)[..., : group.size, : group.size]
+            masks[name] = found.to(torch.uint8)
+            if group.crop_of:
+                masks[name] = masks[group.crop_of][:, :1, : group.size, : group.size].repeat(1, group.count, 1, 1)
+        return masks
 
     def _pixels(self, count: int, side: int, seed: int) -> Tensor:
         views = self.random(self.batch, count, 3, side, side, seed=seed)

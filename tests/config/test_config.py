@@ -12,9 +12,17 @@ from torch import nn
 from simclr_dist.config import Config, load_config, to_dict, to_yaml
 from simclr_dist.config.explain import everything, explain
 from simclr_dist.config.loading import fields_of, recipe_from_dict
-from simclr_dist.config.recipe import ENCODERS, OPTIMIZERS, SOURCES, SOURCES_WITHOUT_PATH, Optimizer
+from simclr_dist.config.recipe import (
+    ENCODERS,
+    OPTIMIZERS,
+    SOURCES,
+    SOURCES_WITH_MASKS,
+    SOURCES_WITHOUT_PATH,
+    Optimizer,
+)
 from simclr_dist.config.views import ViewGroup
 from simclr_dist.configs import shipped
+from simclr_dist.data.sources.masked_sets import MASKED
 from simclr_dist.data.sources.named import _OPENERS
 from simclr_dist.errors import UserError
 from simclr_dist.models.resnet import DEPTHS
@@ -669,7 +677,8 @@ def test_an_interpolation_of_nothing_is_refused_with_its_key(minimal, value):
 
 
 def test_the_schema_names_the_sources_that_can_be_opened():
-    assert tuple(_OPENERS) == SOURCES
+    assert tuple(MASKED) == SOURCES_WITH_MASKS
+    assert {*_OPENERS, *MASKED} == set(SOURCES)
     assert set(SOURCES_WITHOUT_PATH) <= set(SOURCES)
 
 

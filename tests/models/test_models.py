@@ -6,9 +6,11 @@ import torchvision
 from torch import nn
 
 from simclr_dist.errors import UserError
+from simclr_dist.models.batch_norm import GroupedBatchNorm
 from simclr_dist.models.encoder import Encoder
 from simclr_dist.models.projection import projection_head
 from simclr_dist.models.resnet import set_output_stride
+from simclr_dist.models.segmentation import deeplab_v3
 
 
 def images(side: int) -> torch.Tensor:
@@ -112,8 +114,54 @@ def test_features_are_the_pooled_map_to_the_bit(recompute):
 def test_maps_of_a_network_without_them_are_refused():
     network = nn.Flatten()
     network.output_dim = 12
-    with pytest.raises(UserError, match=r"Flatten has no map\(pixels\)"):
-        Encoder.of(network, (0.5,) * 3, (0.5,) * 3).map(images(2))
+    encoder = Encoder.of(network, (0.5,) * 3, (0.5,) * 3)
+    for needs in (lambda: encoder.map(images(2)), lambda: deeplab_v3(encoder, 3)):
+        with pytest.raises(UserError, match=r"Flatten has no map\(pixels\)"):
+            needs()
+
+
+@pytest.mark.parametrize("stride", [16, 8])
+def test_the_segmentation_network_is_torchvisions_deeplab_with_the_same_weights(stride):
+    """But for its dropout; torchvision knows output stride 8 alone, so at 16 its parts are put together."""
+    own = deeplab_v3(Encoder("resnet50", norm_layer=nn.BatchNorm2d), 5, output_stride=stride).eval()
+    theirs = torchvision.models.segmentation.deeplabv3_resnet50(
+        weights=None, weights_backbone=None, num_classes=5
+    ).eval()
+    if stride == 16:
+        theirs.backbone = torchvision.models._utils.IntermediateLayerGetter(
+            torchvision.models.resnet50(weights=None, replace_stride_with_dilation=[False, False, True]),
+            {"layer4": "out"},
+        ).eval()
+        theirs.classifier = torchvision.models.segmentation.deeplabv3.DeepLabHead(2048, 5, (6, 12, 18)).eval()
+    theirs.backbone.load_state_dict(own.encoder.backbone.state_dict())
+    theirs.classifier.load_state_dict(own.classifier.state_dict())
+    pixels = images(48)
+    with torch.no_grad():
+        expected = theirs((pixels / 255 - own.encoder.mean) / own.encoder.std)["out"]
+        assert torch.equal(own(pixels), expected)
+    assert expected.shape == (2, 5, 48, 48)
+
+
+def test_a_segmentation_heads_start_depends_on_its_seed_alone_and_its_norms_are_grouped():
+    def head(seed: int) -> nn.Module:
+        torch.rand(seed + 1)  # what was drawn before has no part in it
+        return deeplab_v3(Encoder("resnet10", width=0.125, stem="small"), 3, seed=seed, output_stride=4).classifier
+
+    one, same, other = head(0), head(0), head(1)
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, same.state_dict()[name])
+    assert not torch.equal(one[4].weight, other[4].weight)
+    norms = [module for module in one.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    assert len(norms) == 7
+    assert all(isinstance(norm, GroupedBatchNorm) for norm in norms)
+    assert not any(isinstance(module, nn.Dropout) for module in one.modules())
+
+
+def test_every_weight_of_a_segmentation_network_is_trained():
+    network = deeplab_v3(Encoder("resnet10", width=0.125, stem="small"), 3)
+    logits = network(images(16))
+    nn.functional.cross_entropy(logits, torch.zeros(2, 16, 16, dtype=torch.int64)).backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
 
 
 @pytest.mark.parametrize("zero", [True, False])

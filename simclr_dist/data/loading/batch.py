@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from simclr_dist.config import Recipe
+from simclr_dist.config.registry import method_class
 from simclr_dist.data.views.color_choices import ColorChoices
+from simclr_dist.data.views.view_geometry import ViewGeometry
 from simclr_dist.random.philox import Purpose, uniforms
 
 
@@ -27,6 +29,11 @@ class Batch:
     """The recipe's."""
     labels: Tensor | None = None
     """int64, (images,): the class of each image, where the source has classes."""
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    """Group -> uint8 of shape (images, count, side, side): the class of each pixel of a view, 255 where none counts;
+    for methods that need masks, else {}."""
+    geometry: dict[str, ViewGeometry] = field(default_factory=dict)
+    """Group -> where its views lie in their images; for methods that need geometry, else {}."""
     choices: dict[str, ColorChoices] = field(default_factory=dict)
     """Group -> the choices of the colours that the training device has yet to make."""
     color_forms: dict[str, str] = field(default_factory=dict)
@@ -54,14 +61,14 @@ class Batch:
 
     def copied_to(self, device: torch.device) -> "Batch":
         """The batch on a device with what is left to it of the views still to be made: a copy and nothing more."""
-        views = {name: each.to(device, non_blocking=True) for name, each in self.views.items()}
-        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
-        return replace(self, views=views, labels=labels)
+        return self._of_device(lambda tensor: tensor.to(device, non_blocking=True))
 
     @property
     def device_tensors(self) -> list[Tensor]:
-        """What :meth:`copied_to` brings to a device: the views and the labels, not the sample ids and choices."""
-        return [*self.views.values(), *([] if self.labels is None else [self.labels])]
+        """What :meth:`copied_to` brings to a device: all but the sample ids and choices."""
+        labels = [] if self.labels is None else [self.labels]
+        geometry = [tensor for each in self.geometry.values() for tensor in each]
+        return [*self.views.values(), *labels, *self.masks.values(), *geometry]
 
     def split(self, images: int) -> "list[Batch]":
         """Parts of so many images each, in order; without ``broken``, which belongs to the whole."""
@@ -87,27 +94,45 @@ class Batch:
 
     def _each(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         return replace(
+            self._of_device(function),
+            samples=function(self.samples),
+            choices={name: ColorChoices(*map(function, each)) for name, each in self.choices.items()},
+        )
+
+    def _of_device(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        return replace(
             self,
             views={name: function(each) for name, each in self.views.items()},
-            samples=function(self.samples),
             labels=None if self.labels is None else function(self.labels),
-            choices={name: ColorChoices(*map(function, each)) for name, each in self.choices.items()},
+            masks={name: function(each) for name, each in self.masks.items()},
+            geometry={name: ViewGeometry(*map(function, each)) for name, each in self.geometry.items()},
         )
 
 
 def blank_batch(recipe: Recipe, images: int, device: torch.device) -> Batch:
     """Black views of the recipe's groups and sizes, of the first sample ids, all of class 0: for passes that only
-    settle or check something."""
-    side = recipe.data.image_size
+    settle or check something.
+
+    For a method that needs them, with masks whose right half is of class 1, and with views that are whole images.
+    """
+    needs = method_class(recipe.method.name).needs
+    views, masks, geometry = {}, {}, {}
+    for name, group in recipe.views.items():
+        side = group.side(recipe.data.image_size)
+        views[name] = torch.zeros(images, group.count, 3, side, side, dtype=torch.uint8, device=device)
+        if "masks" in needs:
+            masks[name] = torch.zeros(images, group.count, side, side, dtype=torch.uint8, device=device)
+            masks[name][..., side // 2 :] = 1
+        if "geometry" in needs:
+            box = torch.tensor([0, 0, side, side], device=device)
+            flip = torch.zeros(images, group.count, dtype=torch.bool, device=device)
+            geometry[name] = ViewGeometry(box.repeat(images, group.count, 1), flip, box[2:].repeat(images, 1))
     return Batch(
-        views={
-            name: torch.zeros(
-                images, group.count, 3, group.side(side), group.side(side), dtype=torch.uint8, device=device
-            )
-            for name, group in recipe.views.items()
-        },
+        views=views,
         samples=torch.arange(images),
         epoch=0,
         seed=recipe.seed,
         labels=torch.zeros(images, dtype=torch.int64, device=device),
+        masks=masks,
+        geometry=geometry,
     )

@@ -1,12 +1,15 @@
 """What a source of images is: a numbered set, read one at a time, each named so that a broken one can be found."""
 
 import hashlib
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+IGNORED = 255
+"""The value of a mask where no class counts."""
 
 
 class BrokenImageError(Exception):
@@ -33,6 +36,25 @@ class ImageSource(Protocol):
 
     def fingerprint(self) -> str:
         """Changes when the set of images changes, not with a copy: of files' names and sizes, of a sample of pixels."""
+
+
+class MaskedSource(ImageSource, Protocol):
+    """Images with the class of each of their pixels."""
+
+    mask_classes: list[str]
+    """Names of the classes of pixels, 255 at most; a mask holds their places in this list, or IGNORED."""
+
+    def read_with_mask(self, sample: int) -> tuple[Tensor, Tensor]:
+        """The image, as :meth:`read` gives it, and its mask, uint8 (height, width); all IGNORED where it has none.
+
+        Raises:
+            BrokenImageError: one of them cannot be decoded, or the mask does not fit the image or the classes.
+        """
+
+
+def with_masks(source: ImageSource) -> MaskedSource | None:
+    """The source as one with masks; None: it has none."""
+    return cast(MaskedSource, source) if getattr(source, "mask_classes", None) else None
 
 
 def pixel_rule_of(source: object) -> object:
@@ -68,12 +90,16 @@ class Subset:
     def __init__(self, source: ImageSource, indices: NDArray[np.int64]) -> None:
         self.source, self.indices, self.classes = source, indices, source.classes
         self.labels = None if source.labels is None else source.labels[indices]
+        self.mask_classes: list[str] = getattr(source, "mask_classes", [])
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def read(self, sample: int) -> Tensor:
         return self.source.read(int(self.indices[sample]))
+
+    def read_with_mask(self, sample: int) -> tuple[Tensor, Tensor]:
+        return cast(MaskedSource, self.source).read_with_mask(int(self.indices[sample]))
 
     def fingerprint(self) -> str:
         return hashlib.sha256(self.source.fingerprint().encode() + self.indices.astype("<i8").tobytes()).hexdigest()

@@ -4,7 +4,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,9 @@ class FileSource:
     The names stand in one block of bytes, not in a list: a list of a million strings would be copied, page by page,
     into every loader worker as its reference counts are touched.
     """
+
+    check: Callable[[bytes], None] = staticmethod(check_beginning)
+    """Refuses what the first bytes of a file show to be none of this kind."""
 
     def __init__(
         self,
@@ -82,7 +85,7 @@ class FileSource:
         """
         path = os.path.join(self.root, self.name(sample))
         try:
-            return read_image_file(path)
+            return read_image_file(path, self.check)
         except OSError as error:
             if error.errno not in (None, *_OF_THE_FILE):
                 raise _not_its_fault(path, error) from error
@@ -132,8 +135,8 @@ class FileSource:
         return BrokenImageError(f"{self.printable_name(sample)}: {type(error).__name__}: {reason_of(error)}")
 
 
-def read_image_file(path: str) -> bytes:
-    """The whole of a file that begins like an image; of any other the beginning is looked at.
+def read_image_file(path: str, check: Callable[[bytes], None] = check_beginning) -> bytes:
+    """The whole of a file that begins like an image, by ``check``; of any other the beginning is looked at.
 
     Raises:
         OSError: it is no file of a size that an image has, or no image, or the system cannot read it.
@@ -152,7 +155,7 @@ def read_image_file(path: str) -> bytes:
         if facts.st_size > MAX_FILE_BYTES:
             raise OSError(f"{facts.st_size} bytes, more than {MAX_FILE_BYTES}")
         head = os.read(descriptor, min(facts.st_size, _READ_BYTES))
-        check_beginning(head)
+        check(head)
         parts, left = [head], facts.st_size - len(head)
         while left and (part := os.read(descriptor, left)):
             parts.append(part)

@@ -7,14 +7,13 @@ are never in the first two.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from torchvision import datasets
 
 from simclr_dist.config.recipe import Data, Recipe
 from simclr_dist.config.registry import method_class
-from simclr_dist.data.sources.base import ArraySource, BrokenImageError, ImageSource
+from simclr_dist.data.sources.base import ArraySource, BrokenImageError, ImageSource, with_masks
 from simclr_dist.data.sources.beton.source import open_beton
 from simclr_dist.data.sources.fashion_mnist import find_files, read_files
 from simclr_dist.data.sources.files import FileSource
@@ -27,17 +26,18 @@ from simclr_dist.data.sources.folders import (
     some_of,
     splits_of,
 )
+from simclr_dist.data.sources.masked_sets import MASKED, open_masked
 from simclr_dist.data.sources.outside import open_outside
 from simclr_dist.data.sources.pixels import PixelRule
 from simclr_dist.data.sources.summary import summary
-from simclr_dist.errors import UserError, first_line
+from simclr_dist.data.sources.torchvision_readers import require_folder, through_torchvision
+from simclr_dist.errors import UserError
 from simclr_dist.random.permutation import permute
 from simclr_dist.terminal import printable
 
 __all__ = ["ArraySource", "BrokenImageError", "FileSource", "ImageSource", "open_for_pretraining", "open_source"]
 
 Opener = Callable[[Path, str, PixelRule], ImageSource]
-Read = TypeVar("Read")
 SPLITS = ("pretrain", "train", "test")
 DIGITS_TRAIN = 1437
 
@@ -50,20 +50,22 @@ def open_source(data: Data, split: str = "pretrain") -> ImageSource:
     """
     if ":" in data.source:
         return open_outside(data, split)
-    opened: ImageSource = _OPENERS[data.source](Path(data.path).expanduser(), split, PixelRule.of(data))
-    return opened
+    if data.source in MASKED:
+        return open_masked(data, split)
+    return _OPENERS[data.source](Path(data.path).expanduser(), split, PixelRule.of(data))
 
 
 def open_for_pretraining(recipe: Recipe) -> ImageSource:
     """The images that a recipe pretrains on, with what its method needs of them.
 
     Raises:
-        UserError: as :func:`open_source`, or the method needs labels and there are none.
+        UserError: as :func:`open_source`, or the method needs labels or masks and there are none.
     """
     data = recipe.data
     source = open_source(data)
+    lacks = {need for need, has in (("labels", source.labels is not None), ("masks", with_masks(source))) if not has}
     for need in sorted(method_class(recipe.method.name).needs):
-        if need != "labels" or source.labels is None:
+        if need in lacks:
             raise UserError(
                 f"recipe.data.source: {recipe.method.name} needs {need}, and the images of '{data.source}' "
                 "for pretraining have none; take a source with them, or another method "
@@ -91,7 +93,7 @@ def _open_folder(path: Path, split: str, rule: PixelRule) -> ImageSource:
     evaluation a fixed fifth of each class as test images. The class of an image is the first folder below the split's
     root; images directly in it leave all unlabelled for pretraining, and are left out of evaluation.
     """
-    _require_folder(path, "")
+    require_folder(path, "")
     splits = splits_of(path)
     in_test = split == "test" and splits.held_out is not None
     root = splits.held_out if in_test and splits.held_out else splits.train
@@ -141,7 +143,7 @@ def _open_folder(path: Path, split: str, rule: PixelRule) -> ImageSource:
 
 def _open_cifar(reader: type[datasets.CIFAR10]) -> Opener:
     def open_cifar(path: Path, split: str, _: PixelRule) -> ImageSource:
-        found = _through_torchvision(lambda: reader(path, train=split != "test"), reader.__name__, path)
+        found = through_torchvision(lambda: reader(path, train=split != "test"), reader.__name__, path)
         return ArraySource(found.data.transpose(0, 3, 1, 2), np.asarray(found.targets, dtype=np.int64), found.classes)
 
     return open_cifar
@@ -149,46 +151,26 @@ def _open_cifar(reader: type[datasets.CIFAR10]) -> Opener:
 
 def _open_stl10(path: Path, split: str, _: PixelRule) -> ImageSource:
     part = "unlabeled" if split == "pretrain" else split
-    found = _through_torchvision(lambda: datasets.STL10(path, split=part), "STL10", path)
+    found = through_torchvision(lambda: datasets.STL10(path, split=part), "STL10", path)
     labels = None if split == "pretrain" else found.labels.astype(np.int64)
     return ArraySource(found.data, labels, getattr(found, "classes", []))
 
 
 def _open_fashion_mnist(path: Path, split: str, _: PixelRule) -> ImageSource:
-    _require_folder(path, "FashionMNIST")
+    require_folder(path, "FashionMNIST")
     files = find_files(path, split)
-    return _through_torchvision(lambda: read_files(files), "FashionMNIST", path)
+    return through_torchvision(lambda: read_files(files), "FashionMNIST", path)
 
 
 def _open_imagenet(path: Path, split: str, rule: PixelRule) -> ImageSource:
     part = "val" if split == "test" else "train"
-    found = _through_torchvision(lambda: datasets.ImageNet(path, split=part), "ImageNet", path)
+    found = through_torchvision(lambda: datasets.ImageNet(path, split=part), "ImageNet", path)
     root = path / part
     named = [(Path(name).relative_to(root), label) for name, label in found.samples]
     kept = [(str(name), label) for name, label in named if not any(is_foreign(part) for part in name.parts)]
     remarks = [f"left out: {len(named) - len(kept)} hidden files"] if len(kept) < len(named) else []
     names, labels = [name for name, _ in kept], [label for _, label in kept]
     return FileSource(root, names, labels, [words[0] for words in found.classes], rule, remarks)
-
-
-def _through_torchvision(read: Callable[[], Read], name: str, path: Path) -> Read:
-    _require_folder(path, name)
-    try:
-        return read()
-    except Exception as error:  # torchvision raises what its parsers meet: RuntimeError, KeyError, EOFError, pickle's
-        is_plain = (path / "train").is_dir() and name == "ImageNet"
-        instead = "; class folders below train/ and val/ are read with recipe.data.source=folder" if is_plain else ""
-        raise UserError(
-            f"recipe.data.path: torchvision cannot read {name} in {path}: {first_line(error)} "
-            f"(the files must be there as torchvision downloads them{instead})"
-        ) from error
-
-
-def _require_folder(path: Path, source: str) -> None:
-    if not path.is_dir():
-        raise UserError(
-            f"recipe.data.path: {path} is not a folder; give the folder of the {source + ' ' if source else ''}images"
-        )
 
 
 _OPENERS: dict[str, Opener] = {

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from simclr_dist.config.recipe import Data
 from simclr_dist.config.registry import load
-from simclr_dist.data.sources.base import BrokenImageError, ImageSource
+from simclr_dist.data.sources.base import IGNORED, BrokenImageError, ImageSource
 from simclr_dist.errors import UserError, first_line
 
 _KEY = "recipe.data.source"
@@ -54,27 +54,50 @@ class CheckedSource:
             raise self._wrong("it holds no images")
         self.classes = [str(each) for each in source.classes]
         self.labels = self._checked_labels()
+        self.mask_classes = [str(each) for each in getattr(source, "mask_classes", [])]
+        if self.mask_classes and not callable(getattr(source, "read_with_mask", None)):
+            raise self._wrong(f"{type(source).__name__} has mask_classes and no read_with_mask()")
+        if len(self.mask_classes) > IGNORED:
+            raise self._wrong(f"{len(self.mask_classes)} mask_classes; at most {IGNORED}")
         if not isinstance(source.fingerprint(), str):
             raise self._wrong("fingerprint() must return text that changes with the set of images")
         with suppress(BrokenImageError):  # any image may be; the next one that is read is looked at too
-            self.read(0)
+            (self.read_with_mask if self.mask_classes else self.read)(0)
 
     def __len__(self) -> int:
         return self._images
 
     def read(self, sample: int) -> Tensor:
+        return self._checked_image(self._asked("read", sample), f"read({sample})")
+
+    def read_with_mask(self, sample: int) -> tuple[Tensor, Tensor]:
+        call = f"read_with_mask({sample})"
+        found = self._asked("read_with_mask", sample)
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise self._wrong(f"{call} returns {type(found).__name__}, not a pair (image, mask)")
+        image, mask = self._checked_image(found[0], call), found[1]
+        if not isinstance(mask, Tensor) or mask.dtype != torch.uint8 or mask.shape != image.shape[1:]:
+            what = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+            raise self._wrong(f"{call} returns the mask {what}, not uint8 {tuple(image.shape[1:])} as its image")
+        if beyond := mask[(mask >= len(self.mask_classes)) & (mask != IGNORED)].tolist():
+            raise self._wrong(f"{call} returns a mask with {beyond[0]}, with {len(self.mask_classes)} mask_classes")
+        return image, mask
+
+    def _asked(self, method: str, sample: int) -> Any:
         try:
-            image = self.source.read(sample)
+            return getattr(self.source, method)(sample)
         except (BrokenImageError, UserError):
             raise
         except Exception as error:
-            raise _failed(self.name, f"read({sample})", error) from error
+            raise _failed(self.name, f"{method}({sample})", error) from error
+
+    def _checked_image(self, image: Any, call: str) -> Tensor:
         if not isinstance(image, Tensor):
-            raise self._wrong(f"read({sample}) returns {type(image).__name__}, not a torch tensor")
+            raise self._wrong(f"{call} returns {type(image).__name__}, not a torch tensor")
         if image.dtype != torch.uint8:
-            raise self._wrong(f"read({sample}) returns {image.dtype} numbers, not uint8 of 0..255")
+            raise self._wrong(f"{call} returns {image.dtype} numbers, not uint8 of 0..255")
         if image.dim() != 3 or len(image) != 3 or not image.numel():
-            raise self._wrong(f"read({sample}) returns the shape {tuple(image.shape)}, not (3, height, width)")
+            raise self._wrong(f"{call} returns the shape {tuple(image.shape)}, not (3, height, width)")
         return image
 
     def fingerprint(self) -> str:

@@ -16,7 +16,7 @@ _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 _READ = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", *_WITH_ALPHA)
 _TIFF_BITS, _TIFF_PHOTOMETRIC = 258, 262
 # A grey level that is transparent stands in a PNG in the numbers of its bits, where Pillow gives pixels of 8.
-_GREY_STEPS = {"L;2": 85, "L;4": 17}
+GREY_STEPS = {"L;2": 85, "L;4": 17}
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def pixels_of(image: Image.Image, rule: PixelRule | None = None) -> NDArray[np.u
         ValueError: its numbers have no range that would make them colours.
     """
     rule = rule or PixelRule()
-    layout = _png_layout(image)
+    layout = png_layout(image)
     bits, dark_is_high = _tiff_grey(image)
     image.load()
     key = image.info.get("transparency") if rule.ground is not None else None
@@ -84,7 +84,7 @@ def _no_range(mode: str) -> str:
     return f"{what} cannot be taken for colours, as no range is agreed; save it as RGB or grey of 8 or 16 bits"
 
 
-def _png_layout(image: Image.Image) -> str:
+def png_layout(image: Image.Image) -> str:
     """How the numbers of a PNG are stored, in Pillow's words; known before it is loaded. Of other formats ''."""
     tile = getattr(image, "tile", None)
     return str(tile[0][3]) if image.format == "PNG" and tile else ""
@@ -101,7 +101,7 @@ def _tiff_grey(image: Image.Image) -> tuple[int | None, bool]:
 def _alpha_of_key(pixels: NDArray[np.uint8], key: object, layout: str) -> NDArray[np.uint8] | None:
     """0 where a pixel has the one colour that its file calls transparent."""
     if isinstance(key, int):
-        key = (key * _GREY_STEPS.get(layout, 1),) * 3
+        key = (key * GREY_STEPS.get(layout, 1),) * 3
     if not isinstance(key, tuple) or len(key) != 3:
         return None
     high = 8 if "16" in layout else 0  # Pillow keeps the upper byte of such colours

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from simclr_dist.data.sources.base import ImageSource, Subset
+from simclr_dist.data.sources.base import ImageSource, Subset, with_masks
 from simclr_dist.data.sources.beton.source import BetonSource
 from simclr_dist.data.sources.files import FileSource
 from simclr_dist.terminal import printable, say
@@ -16,9 +16,12 @@ def summary(source: ImageSource, name: str) -> str:
     whole = source
     while isinstance(whole, Subset):
         whole = whole.source
-    where = {FileSource: "root", BetonSource: "path"}.get(type(whole))
-    place = printable(str(getattr(whole, where))) if where else name
+    place = name
+    if isinstance(whole, FileSource | BetonSource):
+        place = printable(str(whole.root if isinstance(whole, FileSource) else whole.path))
     classes = "without classes" if source.labels is None else f"in {len(np.unique(source.labels)):,} classes"
+    if masked := with_masks(source):
+        classes += f", with masks of {len(masked.mask_classes)} classes"
     return "; ".join([f"{place}: {len(source):,} images {classes}", *getattr(whole, "remarks", ())])
 
 
