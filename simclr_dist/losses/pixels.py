@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-IGNORED = 255
-"""The class of pixels that count nowhere."""
+from simclr_dist.data.sources.base import IGNORED
+
+__all__ = ["IGNORED", "PART", "Pixels"]
+
 PART = 4096
 """Rows of which float64 copies are made at once."""
 

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from simclr_dist.distributed.collectives import process_count, process_rank
 from simclr_dist.losses import tiles
 from simclr_dist.losses.pixel_contrast import pixel_contrast
+from simclr_dist.losses.plain_pixels import plain_pixel_contrast
 from tests.support.golden import golden, tensor
-from tests.support.pixels import in_one_matrix
 from tests.support.processes import relative_error, run_distributed
 
 RELEASE, FORMULA = golden("pixel_label_google"), golden("pixel_label_formula")
@@ -106,7 +106,7 @@ def test_float32_in_many_tiles_is_the_one_matrix_even_when_embeddings_collapse(
 ):
     monkeypatch.setattr(tiles, "_CPU_TILE", 16)
     exact = unit(4, 2, 37, 8, spread=spread).float().double().requires_grad_()
-    expected = in_one_matrix(exact, labels_like(4, 37), temperature, loss, form, PARTNERS)
+    expected = plain_pixel_contrast(exact, labels_like(4, 37), temperature, loss, form, PARTNERS)
     expected.backward()
     for dtype, bound in ((torch.float32, 2e-4), (torch.float64, 1e-9)):
         found, gradient = loss_and_gradient(exact.detach().to(dtype), loss, form, temperature)

@@ -1,4 +1,7 @@
-"""Pixel contrast with one matrix of similarities and masks, as its paper and its release write it down."""
+"""Pixel contrast with one matrix of similarities and masks, as its paper and its release write it down.
+
+What the tiles of ``pixel_contrast.py`` are held against; nothing of theirs is used here.
+"""
 
 import torch
 from torch import Tensor
@@ -28,7 +31,9 @@ def _release(rows: Tensor, labels: Tensor, image: Tensor, temperature: float) ->
     return losses.sum() / max(1, len(losses))
 
 
-def in_one_matrix(z: Tensor, labels: Tensor, temperature: float, loss: str, form: str, partners: Tensor) -> Tensor:
+def plain_pixel_contrast(
+    z: Tensor, labels: Tensor, temperature: float, loss: str, form: str, partners: Tensor
+) -> Tensor:
     """As :func:`simclr_dist.losses.pixel_contrast.pixel_contrast`, of a whole global batch."""
     if loss == "batch":
         rows, classes = z.transpose(0, 1).flatten(1, 2), labels.transpose(0, 1).flatten(1)
@@ -37,20 +42,20 @@ def in_one_matrix(z: Tensor, labels: Tensor, temperature: float, loss: str, form
             return _paper(rows[0], classes[0], rows[1], classes[1], whole, temperature)
         return sum(
             (_release(rows[view], classes[view], torch.zeros_like(classes[view]), temperature) for view in (0, 1)),
-            torch.tensor(0.0),
+            z.new_zeros(()),
         )
     found = []
     for image, partner in enumerate(partners.tolist()):
         (own, copy), (classes, of_copy) = z[image], labels[image]
-        theirs, of_theirs = z[partner, 1], labels[partner, 1]
+        theirs, of_theirs = z[partner, 1], labels[partner, 1].where(labels[partner, 1] < 255, 255)
         if loss == "within":
             theirs, of_theirs = theirs[:0], of_theirs[:0]
         if form == "paper":
-            whole = torch.arange(len(copy) + len(theirs)) < len(copy)
+            whole = torch.arange(len(copy) + len(theirs), device=z.device) < len(copy)
             candidates, of_candidates = torch.cat((copy, theirs)), torch.cat((of_copy, of_theirs))
             found.append(_paper(own, classes, candidates, of_candidates, whole, temperature))
         elif loss == "cross":
-            number = torch.arange(len(own) + len(theirs)) // len(own)
+            number = torch.arange(len(own) + len(theirs), device=z.device) // len(own)
             found.append(_release(torch.cat((own, theirs)), torch.cat((classes, of_theirs)), number, temperature))
         else:
             zero = torch.zeros_like(classes)
