@@ -41,7 +41,7 @@ class DenseCL(Method):
     """
 
     ABOUT: ClassVar[About | None] = About(
-        title="DenseCL", paper="Wang et al. 2021", arxiv="2011.09157", keeps=("second encoder", "queue", "dense queue"),
+        title="DenseCL", paper="Wang et al. 2021", arxiv="2011.09157", keeps=("second encoder", "queue"),
         equation=(
             "L = (1 - lambda) MoCo's of pooled features + lambda mean over places s of -log exp(q_s.k_c(s)/T) /\n"
             "    [exp(q_s.k_c(s)/T) + sum over the dense queue of exp(q_s.n/T)]\n"
