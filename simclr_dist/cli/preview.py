@@ -20,6 +20,7 @@ def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> 
     loaded = load_config(config, overrides)
     from PIL import Image
 
+    from simclr_dist.config.registry import method_class
     from simclr_dist.data.preview import contact_sheet
     from simclr_dist.data.sources.base import BrokenImageError
     from simclr_dist.data.sources.named import open_for_pretraining
@@ -42,4 +43,5 @@ def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> 
         f"{name} ({group.count} of {group.side(loaded.recipe.data.image_size)} px, {group.interpolation})"
         for name, group in loaded.recipe.views.items()
     ]
-    say(f"{out}: each row an image and its views in three epochs, each {', '.join(groups)}")
+    masks = ", masks beside them" if "masks" in method_class(loaded.recipe.method.name).needs else ""
+    say(f"{out}: each row an image and its views in three epochs{masks}, each {', '.join(groups)}")

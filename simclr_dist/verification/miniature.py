@@ -40,8 +40,9 @@ class Miniature:
         self.images = 2 * self.batch
         """Of the data set."""
         self.method_class: type[Method] = method_class(recipe.method.name)  # type: ignore[assignment]
-        # The small stem leaves a quarter of the other's stride.
+        # The small stem leaves a quarter of the other's stride; what one from outside makes of the key is not known.
         stride = recipe.encoder.output_stride // (4 if recipe.encoder.stem == "imagenet" else 1)
+        stride = 0 if ":" in recipe.encoder.name else stride
         encoder = replace(
             recipe.encoder, name="resnet10", width=0.25, stem="small", zero_init_residual=False, output_stride=stride
         )
@@ -103,16 +104,16 @@ class Miniature:
 
     def _masks(self) -> dict[str, Tensor]:
         """Squares of classes and of IGNORED; every fourth image has no mask."""
+        squares: dict[str, Tensor] = {}
         masks: dict[str, Tensor] = {}
         for number, (name, group) in enumerate(self.recipe.views.items()):
-            squares = self.random(self.batch, group.count, 4, 4, seed=200 + number).mul(100).long() % (_CLASSES + 1)
-            squares[squares == _CLASSES] = IGNORED
-            squares[::4] = IGNORED
+            drawn = self.random(self.batch, group.count, 4, 4, seed=200 + number).mul(100).long() % (_CLASSES + 1)
+            drawn[drawn == _CLASSES] = IGNORED
+            drawn[::4] = IGNORED
+            squares[name] = squares[group.crop_of][:, :1].expand_as(drawn) if group.crop_of else drawn
             side = -(-group.size // 4)
-            found = squares.repeat_interleave(side, 2).repeat_interleave(side, 3)[..., : group.size, : group.size]
-            masks[name] = found.to(torch.uint8)
-            if group.crop_of:
-                masks[name] = masks[group.crop_of][:, :1, : group.size, : group.size].repeat(1, group.count, 1, 1)
+            found = squares[name].repeat_interleave(side, 2).repeat_interleave(side, 3)
+            masks[name] = found[..., : group.size, : group.size].to(torch.uint8)
         return masks
 
     def _pixels(self, count: int, side: int, seed: int) -> Tensor:

@@ -11,6 +11,7 @@ from PIL import Image
 from simclr_dist.config import Config
 from simclr_dist.config.recipe import Data, Recipe
 from simclr_dist.data.sources.base import IGNORED, ArraySource, BrokenImageError, Subset, with_masks
+from simclr_dist.data.sources.identity import compare, images_of
 from simclr_dist.data.sources.masked_files import MaskedFiles
 from simclr_dist.data.sources.named import open_source
 from simclr_dist.data.sources.outside import CheckedSource
@@ -64,6 +65,14 @@ def test_voc_is_its_train_and_val_lists_with_21_classes_and_255_ignored(tmp_path
     assert torch.equal(image, test.read(0))
     assert (mask[0] == IGNORED).all()
     assert "1 images without classes, with masks of 21 classes" in summary(test, "voc")
+
+
+def test_a_linked_voc_beside_sbd_is_read(tmp_path):
+    write_voc(tmp_path / "elsewhere", train=["a"], val=["c"])
+    write_sbd(tmp_path / "here" / "sbd", train=["b"], val=[])
+    (tmp_path / "here" / "VOCdevkit").symlink_to(tmp_path / "elsewhere" / "VOCdevkit")
+    source = opened("voc_sbd", tmp_path / "here")
+    assert (names(source), len(masks(source))) == (["a", "b"], 2)
 
 
 @pytest.mark.parametrize("folder", ["sbd", "benchmark_RELEASE/dataset", "."])
@@ -295,6 +304,18 @@ def test_the_fingerprint_changes_with_a_mask_and_with_the_classes(folder):
     other = opened("folder_with_masks", folder).fingerprint()
     Image.new("L", (9, 6)).save(folder / "masks" / f"{names(opened('folder_with_masks', folder))[0]}.png")
     assert len({before, other, opened("folder_with_masks", folder).fingerprint()}) == 3
+
+
+def test_a_run_does_not_resume_with_masks_that_were_drawn_anew_and_does_with_a_copy(folder, tmp_path_factory):
+    before = images_of(source := opened("folder_with_masks", folder))
+    copied = tmp_path_factory.mktemp("copy") / "data"
+    shutil.copytree(folder, copied, copy_function=shutil.copyfile)
+    copy = opened("folder_with_masks", copied)
+    assert compare(before, images_of(copy), copy) == (
+        "", "the files of the images have other times and the same names and sizes: taken for a copy",
+    )  # fmt: skip
+    Image.new("L", (9, 6)).save(folder / "masks" / f"{names(source)[3]}.png")
+    assert "were replaced under the same names" in compare(before, images_of(source), source)[0]
 
 
 def test_labelled_images_of_a_source_without_masks_are_refused():

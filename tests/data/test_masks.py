@@ -24,8 +24,8 @@ from simclr_dist.data.sources.base import IGNORED, BrokenImageError
 from simclr_dist.data.sources.named import open_for_pretraining
 from simclr_dist.data.views.view_geometry import ViewGeometry
 from simclr_dist.errors import UserError
-from simclr_dist.methods.base import Method
-from tests.support.masked import Thresholded, own_threshold
+from tests.support.masked import Dense, Thresholded, own_threshold
+from tests.support.toy_methods import name_of
 
 BATCH = 12
 CPU = torch.device("cpu")
@@ -139,14 +139,8 @@ def test_chunks_and_devices_take_masks_and_geometry_along():
     assert len(batch.device_tensors) == len(VIEWS) + len(tensors(batch))
 
 
-class Dense(Method):
-    """Asks for masks and geometry."""
-
-    needs = frozenset({"masks", "geometry"})
-
-
 def test_a_method_that_needs_masks_and_geometry_is_given_them_and_no_other_is():
-    recipe = Recipe(global_batch_images=4, data=Data(image_size=16), method=method_keys(f"{__name__}:Dense"))
+    recipe = Recipe(global_batch_images=4, data=Data(image_size=16), method=method_keys(name_of(Dense)))
     source = Thresholded()
     for asks, keys in ((True, recipe), (False, replace(recipe, method=method_keys("simclr")))):
         made = build_batches(Config(recipe=keys), source, build_order(keys, len(source)))[0]
@@ -160,13 +154,13 @@ def test_a_method_that_needs_masks_and_geometry_is_given_them_and_no_other_is():
 
 
 def test_a_method_that_needs_masks_is_refused_where_there_are_none():
-    recipe = Recipe(data=Data(source="digits"), method=method_keys(f"{__name__}:Dense"))
+    recipe = Recipe(data=Data(source="digits"), method=method_keys(name_of(Dense)))
     with pytest.raises(UserError, match=r"recipe.data.source: .*Dense needs masks, and the images of 'digits'"):
         open_for_pretraining(recipe)
 
 
 def test_the_contact_sheet_of_a_method_with_masks_shows_each_views_mask_beside_it():
-    recipe = Recipe(data=Data(image_size=16), method=method_keys(f"{__name__}:Dense"), views={"image": VIEWS["image"]})
+    recipe = Recipe(data=Data(image_size=16), method=method_keys(name_of(Dense)), views={"image": VIEWS["image"]})
     sheet = contact_sheet(Thresholded(), recipe, images=3, epochs=1)
     assert contact_sheet(Thresholded(), replace(recipe, method=method_keys("simclr")), 3, 1).shape[2] < sheet.shape[2]
     tiles = sheet[:, 2:, 2:]  # of 16 pixels, 2 between

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from simclr_dist.config import load_config
+from simclr_dist.config.views import ViewGroup
 from simclr_dist.data.views import groups
 from simclr_dist.distributed.collectives import alone, gather_stacked, process_count, process_rank
 from simclr_dist.distributed.processes import Processes
@@ -21,6 +22,7 @@ from simclr_dist.verification.check import Check, largest, relative_error
 from simclr_dist.verification.kernels import kernel_checks
 from simclr_dist.verification.miniature import Miniature
 from tests.support import toy_methods
+from tests.support.masked import Dense
 from tests.support.processes import run_distributed, tiny_config
 from tests.support.toy_methods import name_of
 
@@ -207,3 +209,23 @@ def test_the_command_prints_the_certificate_and_ends_with_0_or_1(run, monkeypatc
     status, out, _ = run("verify")
     assert status == 1
     assert [line.split()[0] for line in out.splitlines() if "FAILS" in line] == ["sample"]
+
+
+def test_masks_in_small_have_classes_ignored_pixels_and_images_without_any(tmp_path):
+    recipe = tiny_config(tmp_path, f"recipe.method.name={name_of(Dense)}").recipe
+    recipe.views = {"image": ViewGroup(count=2), "copy": ViewGroup(count=1, crop_of="image", size=4)}
+    batch = Miniature(recipe, Processes(), torch.device("cpu")).global_batch()
+    masks = batch.masks["image"]
+    assert masks.shape == (*batch.views["image"].shape[:2], *batch.views["image"].shape[3:])
+    assert set(masks.unique().tolist()) == {0, 1, 2, 3, 4, 255}
+    assert (masks != 255).flatten(1).any(1).unique().tolist() == [False, True]
+    assert torch.equal(batch.masks["copy"][:, 0], masks[:, 0, ::2, ::2])
+    assert {each.box.shape[:2] for each in batch.geometry.values()} == {masks.shape[:2], (len(masks), 1)}
+
+
+def test_an_output_stride_is_the_small_networks_in_small(tmp_path):
+    for overrides, stride in ((["stem=imagenet", "output_stride=8"], 2), (["stem=small", "output_stride=4"], 4)):
+        recipe = tiny_config(tmp_path, *(f"recipe.encoder.{each}" for each in overrides)).recipe
+        encoder = Miniature(recipe, Processes(), torch.device("cpu")).method().encoder
+        pixels = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+        assert encoder.map(pixels).shape[2:] == (16 // stride, 16 // stride)

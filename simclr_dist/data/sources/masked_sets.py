@@ -48,9 +48,9 @@ def _voc(path: Path, split: str) -> MaskedNames:
     """PASCAL VOC 2012 (Everingham et al.): 1,464 images to train with, 1,449 (val) to test."""
     part = "val" if split == "test" else "train"
     reader = through_torchvision(lambda: datasets.VOCSegmentation(path, image_set=part), "VOC 2012", path)
-    root = path / "VOCdevkit" / "VOC2012"
+    # Below ``path``, not VOC2012: SBD stands beside that, and a way up out of a linked folder would lead elsewhere.
     return MaskedNames(
-        root=root, names=_below(root, reader.images), masks=_below(root, reader.masks), mask_classes=VOC_CLASSES
+        root=path, names=_below(path, reader.images), masks=_below(path, reader.masks), mask_classes=VOC_CLASSES
     )
 
 
