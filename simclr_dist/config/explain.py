@@ -18,7 +18,7 @@ from simclr_dist.config.values import plain_number, takes_bands
 
 
 def explain(method: str = "simclr") -> str:
-    """Every key with its type, default, limits and documentation, as text of at most 110 columns.
+    """Every key with its type, default, limits and documentation, as text of at most 120 columns.
 
     Args:
         method: whose keys stand below recipe.method, whose groups below recipe.views, whose metrics below health.
@@ -29,7 +29,8 @@ def explain(method: str = "simclr") -> str:
     lines = []
     for key, default, entry, owner in leaves_of(everything(method)):
         rule = f" ({FOLLOWS:g}: {entry.metadata['rule']})" if "rule" in entry.metadata else ""
-        lines.append(f"{key}: {_kind(entry)} = {default!r}{rule}{_limits(entry.metadata)}")
+        head = f"{key}: {_kind(entry)} = {default!r}{rule}{_limits(entry.metadata)}"
+        lines += [head] if len(head) <= 120 else textwrap.wrap(head, 110, subsequent_indent="        ")
         known = next((known for each in owner.__mro__ if entry.name in (known := _documentation(each))), {})
         text = known.get(entry.name, entry.name)
         lines += textwrap.wrap(text, 104, initial_indent="    ", subsequent_indent="    ")
