@@ -57,7 +57,7 @@ def autograd_gather(gather: Callable[[Tensor], Tensor] | None = None) -> Callabl
                 i = slice(top, min(top + self.tile, len(self.rows)))
                 for left in range(0, len(self.columns), self.tile):
                     j = slice(left, min(left + self.tile, len(self.columns)))
-                    yield i, j, self._pairs(i, j, buffer)
+                    yield i, j, self.pairs(i, j, buffer)
 
         def mirror(self, i, j):  # type: ignore[no-untyped-def]
             return None

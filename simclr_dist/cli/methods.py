@@ -10,7 +10,7 @@ from simclr_dist.terminal import say
 
 @click.command()
 @click.argument("name", metavar="[NAME]", required=False)
-@click.option("--quick", is_flag=True, help="Without the memory, which takes a minute or two to trace.")
+@click.option("--quick", is_flag=True, help="Without the memory, which takes some minutes to trace.")
 @with_debug
 def methods(name: str | None, quick: bool) -> None:
     """Print a table of the methods, then their memory beside SimCLR's; of NAME: equation, recipes, what to type."""

@@ -28,6 +28,8 @@ METHODS = {
     "memory_bank": "simclr_dist.methods.memory_bank:MemoryBank",
     "swav": "simclr_dist.methods.swav:SwAV",
     "dino": "simclr_dist.methods.dino:DINO",
+    "densecl": "simclr_dist.methods.densecl:DenseCL",
+    "pixel_contrast": "simclr_dist.methods.pixel_contrast:PixelContrast",
 }
 """Name -> where its class is. A new method of this project is one file and one line here."""
 

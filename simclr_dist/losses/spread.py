@@ -24,6 +24,12 @@ def embedding_std(rows: Tensor) -> Tensor:
     return spread
 
 
+def spread_of_means(mean: Tensor, square: Tensor) -> Tensor:
+    """:func:`embedding_std` of unit rows from the means of their numbers and of the squares of these, (d,) each."""
+    spread: Tensor = (square - mean.square()).clamp_min(0).sqrt().mean() * len(mean) ** 0.5
+    return spread
+
+
 def rank_me(rows: Tensor) -> Tensor:
     """RankMe (Garrido et al. 2022, arXiv 2210.02885, equation 1): exp of the entropy of the singular values' shares.
 

@@ -44,7 +44,45 @@ def positive_similarities(rows: Tensor) -> Tensor:
     return torch.cat(found).repeat(2)
 
 
-class Tiles:
+class Products:
+    """exp(x_i.y_j / T) of rows x and columns y, a tile at a time, whatever pairs are asked for.
+
+    Args:
+        rows: unit rows, (n, d).
+        columns: unit rows, (N, d).
+        temperature: T.
+    """
+
+    def __init__(self, rows: Tensor, columns: Tensor, temperature: float) -> None:
+        self.wide = columns.dtype == torch.float32 and 1 / temperature > FLOAT32_LIMIT
+        # The product takes this factor for nothing and is s_ij in base 2 then; exp2 takes half of exp's time on a CPU.
+        self.factor = math.log2(math.e) / temperature
+        self.rows, self.columns = (each.double() if self.wide else each for each in (rows, columns))
+        self.temperature = temperature
+        self.tile = min(max(len(rows), len(columns)), _CPU_TILE if columns.device.type == "cpu" else _DEVICE_TILE)
+
+    def buffer(self, dtype: torch.dtype | None = None) -> Tensor:
+        """Room for the numbers of a tile; :meth:`shaped` gives it a tile's shape."""
+        return self.rows.new_empty(self.tile * self.tile, dtype=dtype)
+
+    @staticmethod
+    def shaped(buffer: Tensor, i: slice, j: slice) -> Tensor:
+        """The first numbers of a buffer as a tile of rows i and columns j."""
+        rows, columns = i.stop - i.start, j.stop - j.start
+        return buffer[: rows * columns].view(rows, columns)
+
+    def pairs(self, i: slice, j: slice, buffer: Tensor) -> Tensor:
+        """exp(s) of rows i and columns j, in the buffer."""
+        tile = self.shaped(buffer, i, j)
+        return torch.addmm(tile, self.rows[i], self.columns[j].T, beta=0, alpha=self.factor, out=tile).exp2_()
+
+    def blocks(self, begin: int, end: int) -> Iterator[slice]:
+        """The tiles' places between two rows or columns."""
+        for start in range(begin, end, self.tile):
+            yield slice(start, min(start + self.tile, end))
+
+
+class Tiles(Products):
     """exp(z_i.z_j / T) of (row of this process, column of the global batch), tile by tile.
 
     Args:
@@ -54,33 +92,33 @@ class Tiles:
         temperature: T.
     """
 
+    with_itself = False
+    """Whether a row with itself is a pair."""
+    counted: Tensor | None = None
+    """1 for a column that counts in sums over columns and 0 for another, (N,); None: all count."""
+
     def __init__(self, columns: Tensor, first: int, count: int, temperature: float) -> None:
-        self.wide = columns.dtype == torch.float32 and 1 / temperature > FLOAT32_LIMIT
-        # The product takes this factor for nothing and is s_ij in base 2 then; exp2 takes half of exp's time on a CPU.
-        self.factor = math.log2(math.e) / temperature
-        self.columns = columns.double() if self.wide else columns
+        super().__init__(columns[first : first + count], columns, temperature)
         self.rows = self.columns[first : first + count]
-        self.first, self.temperature = first, temperature
-        self.tile = min(len(columns), _CPU_TILE if columns.device.type == "cpu" else _DEVICE_TILE)
+        self.first = first
+        self._ones = self.rows.new_ones(self.tile)
 
     def walk(self) -> Iterator[tuple[slice, slice, Tensor]]:
-        """(rows, columns, exp(s) of them); the tensor is overwritten by the next. A row with itself counts 0."""
-        buffer = self.rows.new_empty(self.tile * self.tile)
+        """(rows, columns, exp(s) of them); the tensor is overwritten by the next."""
+        buffer = self.buffer()
         last = self.first + len(self.rows)
-        for top in range(0, len(self.rows), self.tile):
-            i = slice(top, min(top + self.tile, len(self.rows)))
+        for i in self.blocks(0, len(self.rows)):
             # Other processes' columns, and of this process's those that a mirror image does not serve.
-            for begin, end in ((0, self.first), (self.first + top, last), (last, len(self.columns))):
-                for left in range(begin, end, self.tile):
-                    j = slice(left, min(left + self.tile, end))
-                    yield i, j, self._pairs(i, j, buffer)
+            for begin, end in ((0, self.first), (self.first + i.start, last), (last, len(self.columns))):
+                for j in self.blocks(begin, end):
+                    yield i, j, self.pairs(i, j, buffer)
 
-    def _pairs(self, i: slice, j: slice, buffer: Tensor) -> Tensor:
-        shape = (i.stop - i.start, j.stop - j.start)
-        pairs = buffer[: shape[0] * shape[1]].view(shape)
-        torch.addmm(pairs, self.rows[i], self.columns[j].T, beta=0, alpha=self.factor, out=pairs).exp2_()
-        for diagonal, _ in self._diagonal(pairs, i, j, self.first, 0, len(self.rows)):
-            diagonal.zero_()
+    def pairs(self, i: slice, j: slice, buffer: Tensor) -> Tensor:
+        """exp(s) of rows i and columns j, in the buffer; of a row with itself 0, unless ``with_itself``."""
+        pairs = super().pairs(i, j, buffer)
+        if not self.with_itself:
+            for diagonal, _ in self._diagonal(pairs, i, j, self.first, 0, len(self.rows)):
+                diagonal.zero_()
         return pairs
 
     def mirror(self, i: slice, j: slice) -> slice | None:
@@ -102,14 +140,23 @@ class Tiles:
         and the sum of G_ij nearly 0; apart, neither term loses its digits.
         """
         sums, total = torch.zeros_like(self.rows), self.rows.new_zeros(len(self.rows))
-        ones = self.rows.new_ones(self.tile)
         for i, j, weights in walk:
-            sums[i].addmm_(weights, self.columns[j] - mean)
-            total[i].addmv_(weights, ones[: weights.shape[1]])
+            sums[i].addmm_(weights, self._centred(j, mean))
+            total[i].addmv_(weights, self.ones(j))
             if (k := self.mirror(i, j)) is not None:
-                sums[k].addmm_(weights.T, self.rows[i] - mean)
-                total[k].addmv_(weights.T, ones[: len(weights)])
+                here = slice(self.first + i.start, self.first + i.stop)
+                sums[k].addmm_(weights.T, self._centred(here, mean))
+                total[k].addmv_(weights.T, self.ones(here))
         return sums, total
+
+    def ones(self, j: slice) -> Tensor:
+        """What a sum over columns j is a product with: ones, and zeros for columns that do not count."""
+        return self._ones[: j.stop - j.start] if self.counted is None else self.counted[j]
+
+    def _centred(self, j: slice, mean: Tensor) -> Tensor:
+        """Columns j without the mean, those that do not count 0."""
+        centred = self.columns[j] - mean
+        return centred if self.counted is None else centred.mul_(self.counted[j, None])
 
     @staticmethod
     def _diagonal(pairs: Tensor, i: slice, j: slice, shift: int, low: int, high: int) -> Iterator[tuple[Tensor, slice]]:

@@ -10,16 +10,14 @@ from torch.nn import functional as F
 
 from simclr_dist.config import Recipe
 from simclr_dist.config.fields import number, one_of
-from simclr_dist.distributed.global_batch import global_batch, own_rows
-from simclr_dist.losses.bank import log_sum_exp
+from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.infonce import MUTUAL_INFORMATION_BOUND, InfoNCE, contrastive_top1
 from simclr_dist.losses.spread import embedding_std
 from simclr_dist.methods.base import About, Batch, Method, MethodKeys, Metric, Published, Tensors, ViewGroup
+from simclr_dist.methods.keys import KeyShuffle, enqueue, query_losses
 from simclr_dist.methods.parts import Parts
 from simclr_dist.methods.published_views import like_moco
 from simclr_dist.models.follower import follow, follower_of
-
-_SHUFFLE = "moco's shuffled batch norm"
 
 
 class MoCo(Method):
@@ -73,7 +71,7 @@ class MoCo(Method):
         super().__init__()
         self.config = config
         group, batch = make.recipe.batch_norm_group_images, make.recipe.global_batch_images
-        self.shuffles = config.shuffled_batch_norm and 0 < group < batch
+        self.shuffle = KeyShuffle("moco's shuffled batch norm", config.shuffled_batch_norm, group, batch)
         self.encoder = make.encoder()
         hidden = (self.encoder.output_dim,) if config.head == "mlp" else ()
         sizes = (self.encoder.output_dim, *hidden, config.output_dim)
@@ -111,9 +109,7 @@ class MoCo(Method):
         queries, keys = batch.views["global"], batch.views["global"].flip(1)
         if not self.config.symmetric:
             queries, keys = queries[:, :1], keys[:, :1]
-        if self.shuffles:
-            keys = global_batch(keys, "shuffled views")[own_rows(self._permutation(batch))]
-        return replace(batch, views={"query": queries, "key": keys})
+        return replace(batch, views={"query": queries, "key": self.shuffle.shuffled(keys, batch)})
 
     def targets(self, batch: Batch) -> Tensors:
         """``k``: unit keys (images, directions, d), of the images that ``prepare`` has put there."""
@@ -126,11 +122,9 @@ class MoCo(Method):
     def loss(self, embeddings: Tensors, targets: Tensors, batch: Batch) -> Tensors:
         """Equation 1: each query's cross-entropy over its key and the queue, averaged over the global batch."""
         q, directions = embeddings["q"].flatten(0, 1), embeddings["q"].shape[1]
-        k = own_rows(self._global_keys(targets["k"], batch)).flatten(0, 1)
-        positive = (q * k).sum(1) / self.config.temperature
-        negatives, rank = log_sum_exp(q, self.queue, self.config.temperature, positive.detach())
-        losses = (torch.logaddexp(negatives, positive) - positive).view(-1, directions)
-        loss = global_batch(losses, "losses of the queries").mean()
+        k = self.shuffle.own_in_order(targets["k"], batch).flatten(0, 1)
+        losses, rank = query_losses(q, k, self.queue, self.config.temperature)
+        loss = global_batch(losses.view(-1, directions), "losses of the queries").mean()
         rank = global_batch(rank.view(-1, directions), "ranks of the keys")
         return {
             "loss": loss,
@@ -142,31 +136,17 @@ class MoCo(Method):
 
     def after_update(self, embeddings: Tensors, targets: Tensors, batch: Batch, step: int, steps: int) -> None:
         """The keys take the place of the oldest ones; the keys' encoder follows (equation 2), parameters alone."""
-        keys = self._global_keys(targets["k"], batch).transpose(0, 1).flatten(0, 1).to(self.queue.dtype)
-        places = (self.queue_next + torch.arange(len(keys), device=keys.device)) % len(self.queue)
-        self.queue[places] = keys
-        self.queue_next.copy_((self.queue_next + len(keys)) % len(self.queue))
+        keys = self.shuffle.in_order(targets["k"], batch).transpose(0, 1).flatten(0, 1)
+        enqueue(self.queue, self.queue_next, keys)
         follow(self.key_encoder, self.encoder, self.config.momentum)
         follow(self.key_projection, self.projection, self.config.momentum)
 
     def reference_loss(self, embeddings: Tensors, targets: Tensors, batch: Batch) -> Tensor:
         """Cross-entropy of each query's key among the queue."""
-        keys = targets["k"]
-        if self.shuffles:  # keys stand in the order of these draws: back to that of the images
-            drawn = batch.draws(_SHUFFLE, 1)[:, 0].tolist()
-            keys = keys[[sorted(drawn).index(number) for number in drawn]]
+        keys = self.shuffle.plainly_in_order(targets["k"], batch)
         pairs = zip(embeddings["q"].flatten(0, 1), keys.flatten(0, 1), strict=True)
         logits = [torch.cat((k[None], self.queue)) @ q / self.config.temperature for q, k in pairs]
         return -torch.stack([F.log_softmax(each, dim=0)[0] for each in logits]).mean()
-
-    def _permutation(self, batch: Batch) -> Tensor:
-        """Which image of the global batch stands at each place of the shuffled one, (global images,)."""
-        return global_batch(batch.draws(_SHUFFLE, 1)[:, 0], "shuffle").argsort(stable=True)
-
-    def _global_keys(self, keys: Tensor, batch: Batch) -> Tensor:
-        """The keys of all processes, (global images, directions, d), in the order of the global batch again."""
-        everyone = global_batch(keys, "keys")
-        return everyone[self._permutation(batch).argsort()] if self.shuffles else everyone
 
 
 def _unit(views: Tensor, encoder: nn.Module, projection: nn.Module) -> Tensor:

@@ -87,9 +87,16 @@ def described(name: str) -> str:
         ("keys", typed("config", "--explain", name)),
         ("as it is", typed("config", example or "digits_demo", *override)),
         ("memory", typed("plan", example or _COMPARED, *override, "--gpus", 8, "--card", "a100", "--images", "1.28M")),
-        ("try it", typed("pretrain", "digits_demo", f"recipe.method.name={name}", *fitted_to_digits(name), run)),
+        ("try it", typed("pretrain", *_tried(name, example), run)),
     ]
     return "\n".join([*lines, "", *(f"{what:10} {command}" for what, command in commands)])
+
+
+def _tried(name: str, example: str) -> list[str]:
+    """A small run of a method: on the demo's digits, or where it needs masks, which they lack, on the user's own."""
+    if "masks" in method_class(name).needs:
+        return [example or "digits_demo", "recipe.data.source=folder_with_masks", "recipe.data.path=FOLDER"]
+    return ["digits_demo", f"recipe.method.name={name}", *fitted_to_digits(name)]
 
 
 def needs(name: str) -> list[str]:
@@ -107,10 +114,13 @@ def recipes(name: str) -> list[str]:
 
 
 def recipe_of(name: str) -> str | None:
-    """The shipped recipe whose heading names the number that the method's class has; None: there is none."""
+    """The shipped recipe whose heading names the number that the method's class has, or where it has none (a method
+    for maps) the first of the method's; None: there is none."""
     about = _about(name)
-    if not about or not about.published:
+    if not about:
         return None
+    if not about.published:
+        return next(iter(recipes(name)), None)
     number = f"{about.published.top1:g} %"
     return next((recipe for recipe in recipes(name) if number in _shipped()[recipe][1]), None)
 

@@ -127,7 +127,7 @@ def walk(record: dict[str, Any]) -> list[dict[str, Any]]:
     optimizer = torch.optim.SGD(trained, **record["sgd"])
     found = []
     for number, step in enumerate(record["per_process"][0]):
-        method._permutation = lambda _, step=step: torch.tensor(step["shuffle"])
+        method.shuffle.permutation = lambda _, step=step: torch.tensor(step["shuffle"])
         views = torch.stack((tensor(record["images_q"][number]), tensor(record["images_k"][number])), dim=1)
         own = batch_of(views.chunk(process_count())[process_rank()])
         computed = compute_gradients(method, parallel, own)
@@ -183,7 +183,7 @@ def test_a_symmetric_loss_is_the_mean_of_both_directions_and_the_queue_takes_the
         batch = one.prepare(batch_of(direction))
         found = one.targets(batch)
         losses.append(one.loss(one.embed(batch), found, batch)["loss"].detach())
-        keys.append(one._global_keys(found["k"], batch)[:, 0])
+        keys.append(one.shuffle.in_order(found["k"], batch)[:, 0])
     assert relative_error(loss, torch.stack(losses).mean()) < EXACT
     both.after_update({}, targets, batch, 0, 1)
     assert relative_error(both.queue[:16], torch.cat(keys)) < EXACT

@@ -20,8 +20,8 @@ def poisoned(bad_steps: tuple[int, ...], spoil: Callable[[torch.Tensor], torch.T
         NOW["step"] = steps_done + 1
         return call(self, images, steps_done)
 
-    def spoilt(self, images):
-        features = forward(self, images)
+    def spoilt(self, images, **options):
+        features = forward(self, images, **options)
         return spoil(features) if NOW["step"] in bad_steps else features
 
     TrainingStep.__call__, Encoder.forward = noted, spoilt

@@ -37,8 +37,8 @@ def load_views(
 ) -> Generator[Batch, None, None]:
     """Batches of the given steps in order, as :func:`load_steps` makes them; those of source ``ffcv`` by ffcv's loader.
 
-    ``workers`` are then its threads, at least one. machine.renderer=torchvision, the reference, reads image by image, and
-    so do methods that ask where the views lie: the pixels are the same.
+    ``workers`` are then its threads, at least one. machine.renderer=torchvision, the reference, reads image by image;
+    so is a method served that asks where the views lie: the pixels are the same.
 
     Raises:
         UserError: as :func:`load_steps`.
