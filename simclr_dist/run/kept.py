@@ -42,11 +42,14 @@ class Kept:
         return bool(self.every_steps) and step % self.every_steps == 0
 
     def is_better(self, step: int, values: dict[str, float]) -> bool:
-        """Whether ``values``, measured after ``step``, are better than the best kept; its checkpoint is then kept."""
+        """Whether ``values``, measured after ``step``, are better than all before; its checkpoint is then kept.
+
+        The best is known from here on, not when its file stands: that is written beside the steps that follow.
+        """
         value = values.get(self.best_by)
         if value is None or (self._best is not None and not value > self._best):
             return False
-        self._values[step] = value
+        self._best = self._values[step] = value
         return True
 
     def keep(self, written: Path) -> None:
@@ -71,7 +74,6 @@ class Kept:
             for path in before:
                 if path.name != name:
                     path.unlink(missing_ok=True)
-            self._best = value
             log.info("the best by %s so far, %.4g, is kept: %s", self.best_by, value, self.folder / name)
 
     def _best_files(self) -> list[Path]:

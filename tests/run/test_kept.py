@@ -87,6 +87,11 @@ def _train(folder: Path, monkeypatch: pytest.MonkeyPatch, values: dict[int, floa
     trainer.pretrain(config, Processes())
 
 
+def test_the_best_is_known_while_its_checkpoint_is_still_being_written(tmp_path):
+    kept = Kept(tmp_path, 0, KNN)
+    assert [kept.is_better(step, {KNN: value}) for step, value in enumerate((0.5, 0.7, 0.6))] == [True, True, False]
+
+
 def test_a_run_keeps_its_best_and_its_milestones_through_stops(tmp_path, monkeypatch, capsys):
     kept = tmp_path / "run" / "kept"
     _train(tmp_path, monkeypatch, {1: 0.5, 2: 0.7, 3: 0.6}, until=3)

@@ -1,6 +1,5 @@
 """What a training has to do with the processes that send its metrics."""
 
-import logging
 import sys
 
 import pytest
@@ -14,10 +13,8 @@ WANTED = Tracking(wandb=Wandb(project="p"))
 
 
 @pytest.fixture
-def started(tmp_path, monkeypatch, caplog):
+def started(tmp_path, monkeypatch):
     """Trackers whose process runs a shell script instead."""
-    monkeypatch.setattr(logging.getLogger("simclr_dist"), "propagate", True)
-    caplog.set_level(logging.INFO)
 
     def start(script):
         program = tmp_path / "program"
@@ -29,11 +26,11 @@ def started(tmp_path, monkeypatch, caplog):
     return start
 
 
-def warnings(caplog):
-    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+def warnings(logged):
+    return [message for message in logged if message.startswith("tracking warning")]
 
 
-def test_a_tracker_that_hangs_holds_up_no_step_and_the_end_only_so_long(started, caplog, monkeypatch):
+def test_a_tracker_that_hangs_holds_up_no_step_and_the_end_only_so_long(started, logged, monkeypatch):
     monkeypatch.setattr(trackers, "_PATIENCE_SECONDS", 0.2)
     running = started("exec sleep 1000")
     (process,) = running._processes.values()
@@ -41,37 +38,36 @@ def test_a_tracker_that_hangs_holds_up_no_step_and_the_end_only_so_long(started,
         running.poll()
     running.close()
     assert process.returncode is not None
-    (warning,) = warnings(caplog)
+    (warning,) = warnings(logged)
     assert "has not sent all" in warning
     assert "simclr-dist track" in warning
 
 
-def test_a_tracker_that_dies_is_one_line_and_no_error(started, caplog):
+def test_a_tracker_that_dies_is_one_line_and_no_error(started, logged):
     running = started("echo reached; exit 3")
     (process,) = running._processes.values()
     process.wait()
     for _ in range(3):
         running.poll()
     running.close()
-    assert "tracking: wandb: reached" in caplog.messages
-    (warning,) = warnings(caplog)
+    assert "tracking: wandb: reached" in logged
+    (warning,) = warnings(logged)
     assert "status 3" in warning
 
 
-def test_a_tracker_hears_of_the_end_and_is_waited_for(started, caplog):
+def test_a_tracker_hears_of_the_end_and_is_waited_for(started, logged):
     running = started("read word; echo heard $word")
     running.close()
-    assert "tracking: wandb: heard end" in caplog.messages
-    assert warnings(caplog) == []
+    assert "tracking: wandb: heard end" in logged
+    assert warnings(logged) == []
 
 
-def test_one_that_cannot_be_started_is_one_line(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(logging.getLogger("simclr_dist"), "propagate", True)
+def test_one_that_cannot_be_started_is_one_line(tmp_path, monkeypatch, logged):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "missing"))
     running = Trackers(tmp_path, WANTED)
     running.poll()
     running.close()
-    (warning,) = warnings(caplog)
+    (warning,) = warnings(logged)
     assert "cannot be started" in warning
 
 

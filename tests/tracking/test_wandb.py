@@ -11,7 +11,7 @@ from simclr_dist.tracking.sending import remember, send_all, tracking_of
 from tests.support.tracking import KEYS, evaluated, line, write_run
 from tests.support.wandb_file import history, offline_runs, records, run_record
 
-pytest.importorskip("wandb", reason="wandb is not installed: pip install 'simclr_dist[wandb]'")
+wandb = pytest.importorskip("wandb", reason="wandb is not installed: pip install 'simclr_dist[wandb]'")
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +24,7 @@ def _no_account(monkeypatch, tmp_path):
 def sent(run_dir, told=None) -> None:
     tell = (lambda line: None) if told is None else told.append
     assert send_all(run_dir, "wandb", tracking_of(run_dir, {}), tell) is None
+    wandb.teardown()  # as at the end of a process: waits until W&B's own has written its file
 
 
 def test_a_run_that_was_rewound_and_resumed_is_one_run_whose_steps_have_no_gap_and_no_repeat(tmp_path):
