@@ -24,7 +24,6 @@ import numpy as np
 import PIL
 import skimage
 from numpy.typing import NDArray
-from pasted_baselines import print_context
 from pasted_parts import (
     CLASS_FOLDERS,
     SPLITS,
@@ -218,6 +217,8 @@ def main() -> None:
     }  # fmt: skip
     (options.folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     sheet(options.folder / "train").save(options.folder / "sheet.png")
+    from pasted_baselines import print_context  # scikit-learn takes seconds to import
+
     print_context(options.folder, list(CLASS_FOLDERS))
     print(f"SHA-256 of all pixels: {digest}")
 
