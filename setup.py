@@ -49,6 +49,7 @@ setup(
     ],
     extras_require={
         "ffcv": ["ffcv>=1.0.2"],
+        "parquet": ["pyarrow>=15"],
         "slurm": ["submitit>=1.5,<1.6"],
         "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5", "timm>=1.0"],
         "bench": ["lightly>=1.5", "torch-optimizer>=0.3"],
@@ -60,6 +61,7 @@ setup(
             "onnxruntime",
             "onnxscript",
             "pre-commit",
+            "pyarrow>=15",
             "pytest",
             "pytest-xdist",
             "ruff",

@@ -25,12 +25,12 @@ from simclr_dist.distributed.devices import choose_device
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.evaluation.classifiers import accuracies
 from simclr_dist.evaluation.feature_blocks import Features
-from simclr_dist.evaluation.features import Extraction, extract_features, raw_pixels, settle_statistics
+from simclr_dist.evaluation.features import Extraction, extract_features, raw_pixels
 from simclr_dist.evaluation.frozen import chosen_probe
 from simclr_dist.evaluation.knn import knn_scores
+from simclr_dist.evaluation.untrained import untrained_encoder
 from simclr_dist.guards.anomalies import AnomalyWatch
 from simclr_dist.losses.spread import rank_me
-from simclr_dist.methods.build import build_encoder
 from simclr_dist.models.kernels import set_kernels
 from simclr_dist.optim.schedule import build_schedule
 from simclr_dist.run.metrics_log import read_metrics
@@ -106,7 +106,7 @@ def judged(
 
 
 def references(folder: Path, overrides: list[str]) -> int:
-    """The same of raw pixels, for which kNN may choose to centre them, and of the encoder with its initial weights."""
+    """The same of raw pixels, for which kNN may choose to centre them, and of the encoder with random weights."""
     config = config_of("simclr", 0, folder, overrides)
     recipe, where = config.recipe, _extraction(config)
     size = recipe.data.image_size
@@ -117,8 +117,7 @@ def references(folder: Path, overrides: list[str]) -> int:
         mean = pixels[0].mean(0)
         centred = accuracies(knn_scores(pixels[0] - mean, train.labels, pixels[1] - mean), test.labels)[0]
         write(folder / "rows" / "raw pixels.json", row | {"method": "raw pixels", "knn": max(row["knn"], centred)})
-    encoder = build_encoder(recipe)
-    settle_statistics(encoder, train, size)
+    encoder = untrained_encoder(recipe, train)
     features = [extract_features(encoder, each, size, where) for each in (train, test)]
     row = judged(features[0], train, features[1], test, where.device)
     write(folder / "rows" / "untrained.json", row | {"method": "untrained"})

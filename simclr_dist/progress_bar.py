@@ -56,7 +56,8 @@ def showing_progress(
             last_line, rate = now, done / (now - started)
             left = (total - done) / rate / 60
             start = f"{label}: " if label else ""
-            say(f"{start}{done} of {total} {unit}, {rate:.0f} {unit}/s, {left:.1f} minutes left", err=True)
+            shown = f"{rate:.{0 if rate >= 10 else 1}f}"
+            say(f"{start}{done} of {total} {unit}, {shown} {unit}/s, {left:.1f} minutes left", err=True)
 
     yield update
 

@@ -1,18 +1,22 @@
 """``simclr-dist evaluate``: which images, which method, how many processes; a table, and a JSON file beside the run."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from simclr_dist.cli.encoding import (
+    at_least_1,
+    evaluating_processes,
+    folder_of_results,
+    given_options,
+    start_in_processes,
+    with_extraction,
+)
 from simclr_dist.cli.options import with_debug
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation.choices import chosen_data, chosen_method, percentages, refuse_foreign, whole_numbers
-from simclr_dist.launch.relaunch import relaunch, stop_with_launcher
 from simclr_dist.terminal import say
-
-_at_least_1 = click.IntRange(min=1)
 
 
 @click.command()
@@ -21,18 +25,16 @@ _at_least_1 = click.IntRange(min=1)
 @click.option("--on", metavar="CONFIG|SOURCE|FOLDER", help="Other images to evaluate on.  [default: the run's own]")
 @click.option("--labels", help="Numbers of labels a class: label-curve (1,2,5,10,50), lowshot (10,20,50,...,500).")
 @click.option("--shares", default="1,10,100", show_default=True, help="Percent of the labels: finetune, baseline.")
-@click.option("--splits", type=_at_least_1, help="Draws of the labels.  [default: 5; finetune and baseline 1]")
-@click.option("--k", type=_at_least_1, default=20, show_default=True, help="Neighbours that vote: knn.")
+@click.option("--splits", type=at_least_1, help="Draws of the labels.  [default: 5; finetune and baseline 1]")
+@click.option("--k", type=at_least_1, default=20, show_default=True, help="Neighbours that vote: knn.")
 @click.option("--temperature", type=click.FloatRange(min=0, min_open=True), default=0.1, show_default=True, help="knn.")
 @click.option(
     "--solver", type=click.Choice(["auto", "lbfgs", "sgd"]), default="auto", show_default=True,
     help="Of probe; auto: lbfgs up to 100,000 images.",
 )  # fmt: skip
 @click.option("--augment", is_flag=True, help="probe --solver sgd on crops and flips, through the frozen encoder.")
-@click.option("--epochs", type=_at_least_1, help="Of SGD.  [default: probe 90, finetune 60 up to 1 % and else 30]")
-@click.option(
-    "--batch", type=_at_least_1, help="Images in a step of SGD.  [default: probe 4096, finetune the recipe's]"
-)
+@click.option("--epochs", type=at_least_1, help="Of SGD.  [default: probe 90, finetune 60 up to 1 % and else 30]")
+@click.option("--batch", type=at_least_1, help="Images in a step of SGD.  [default: probe 4096, finetune the recipe's]")
 @click.option(
     "--learning-rate", type=click.FloatRange(min=0, min_open=True),
     help="Of SGD, for 256 images.  [default: probe 0.1, finetune 0.05]",
@@ -45,10 +47,7 @@ _at_least_1 = click.IntRange(min=1)
 @click.option("--from-layer", type=click.IntRange(min=0), default=0, help="Head layers kept: finetune (SimCLR v2: 1).")
 @click.option("--with-baseline", is_flag=True, help="finetune: from scratch too, and the gain.")
 @click.option("--seed", type=click.IntRange(0, 2**32), default=0, show_default=True)
-@click.option("--processes", type=_at_least_1, help="Start this many processes on this machine.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--batch-at-once", type=_at_least_1, default=64, show_default=True, help="Images of one forward pass.")
-@click.option("--workers", type=click.IntRange(min=-1), default=-1, help="That read images.  [default: by size]")
+@with_extraction
 @click.option("--cache/--no-cache", default=True, help="Keep features in RUN_DIR/features.  [default: keep]")
 @with_debug
 @click.pass_context
@@ -70,39 +69,24 @@ def evaluate(command: click.Context, /, run: Path, words: tuple[str, ...], **opt
     command again to resume after a stop or a kill.
     """
     method, overrides = chosen_method(words)
-    given = [name for name in options if command.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT]
-    refuse_foreign(method, given, options["solver"])
+    given = given_options(command)
+    refuse_foreign(method, list(given), options["solver"])
     numbers = whole_numbers("--labels", options["labels"]) if options["labels"] is not None else None
     shares = percentages(options["shares"])
     if (options["processes"] or 1) > 1:
-        return _relaunch(options["processes"], [str(run), *words], {name: options[name] for name in given})
-    import torch
-
-    from simclr_dist.distributed.cores import own_cores
-    from simclr_dist.distributed.devices import choose_device
-    from simclr_dist.distributed.processes import Processes, process_group
-    from simclr_dist.models.kernels import set_kernels
-
-    here = Processes.from_environment()
-    device = choose_device("cpu" if method == "label-curve" else options["device"], here.local_rank)
-    if here.count > 1:
-        stop_with_launcher()
-    if here.count > 1 or device.type == "cuda":
-        set_kernels(deterministic=True)
-    with process_group(here, device):
-        cores = own_cores()
-        torch.set_num_threads(cores if here.count > 1 else torch.get_num_threads())
+        return start_in_processes("evaluate", options["processes"], [str(run), *words], given)
+    with evaluating_processes("cpu" if method == "label-curve" else options["device"]) as here:
         from simclr_dist.data.sources.summary import say_what_was_found
         from simclr_dist.evaluation.features import Extraction
         from simclr_dist.evaluation.saved_training import TrainingStoppedError
 
-        run_dir = run if run.is_dir() else run.with_name(f"{run.name}.evaluation")
+        run_dir = folder_of_results(run)
         cache = run_dir / "features" if options["cache"] and method != "label-curve" else None
-        how = Extraction(batch_images=options["batch_at_once"], device=device, cache=cache, talks=here.is_first)
+        how = Extraction(batch_images=options["batch_at_once"], device=here.device, cache=cache, talks=here.is_first)
         context = _opened(run, run_dir, how, options["on"], overrides)
         if here.is_first:
             say_what_was_found(*context.summaries())
-        context.choose_workers(options["workers"], cores)
+        context.choose_workers(options["workers"], here.cores)
         status = 0
         try:
             if method == "label-curve":
@@ -192,14 +176,3 @@ def _result(
         f"{found.steps_done} steps"
     )
     return f"{title}\n{found.table()}\n{path}"
-
-
-def _relaunch(count: int, arguments: Sequence[str], given: dict[str, Any]) -> int:
-    """The same command in ``count`` processes."""
-    for name, value in given.items():
-        option = name.replace("_", "-")
-        if name == "processes" or value is False:
-            arguments = [*arguments, *(["--no-cache"] if name == "cache" else [])]
-        else:
-            arguments = [*arguments, f"--{option}", *([] if value is True else [str(value)])]
-    return relaunch(count, ["evaluate", *arguments], given.get("device", "auto"))

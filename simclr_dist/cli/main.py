@@ -21,8 +21,10 @@ from simclr_dist.cli.config import show_config
 from simclr_dist.cli.data import data
 from simclr_dist.cli.doctor import doctor
 from simclr_dist.cli.evaluate import evaluate
+from simclr_dist.cli.features import features
 from simclr_dist.cli.init import init
 from simclr_dist.cli.methods import methods
+from simclr_dist.cli.neighbours import neighbours
 from simclr_dist.cli.options import with_debug
 from simclr_dist.cli.plan import plan
 from simclr_dist.cli.pretrain import pretrain
@@ -88,7 +90,7 @@ def command() -> None:
 
 
 for each in (
-    init, methods, pretrain, show_config, preview, plan, verify, doctor, data, evaluate, report,
+    init, methods, pretrain, show_config, preview, plan, verify, doctor, data, evaluate, report, features, neighbours,
     export_weights, import_weights, submit, status, logs, cancel, resume,
 ):  # fmt: skip
     command.add_command(each)

@@ -33,13 +33,14 @@ def report(run_dirs: tuple[Path, ...], out: Path | None, images: int, tensorboar
     An earlier report of the same name is replaced, never another file.
     """
     started = time.monotonic()
+    from simclr_dist.reporting.document import check_replaceable, write_page
     from simclr_dist.reporting.facts import read_facts
-    from simclr_dist.reporting.page import check_replaceable, page, write_page
+    from simclr_dist.reporting.page import page
 
     runs = [read_facts(path, name) for path, name in zip(run_dirs, _names(run_dirs), strict=True)]
     out = out or run_dirs[0] / ("report.html" if len(runs) == 1 else "comparison.html")
-    check_replaceable(out)
-    write_page(out, page(runs, images))
+    check_replaceable(out, "report")
+    write_page(out, "report", page(runs, images))
     if tensorboard:
         from simclr_dist.reporting.tensorboard import write_tensorboard
 

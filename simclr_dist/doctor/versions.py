@@ -27,6 +27,7 @@ _OPTIONAL = {
     "onnxruntime": "simclr-dist export --to onnx needs it: pip install 'simclr_dist[export]'",
     "onnxscript": "simclr-dist export --to onnx needs it: pip install 'simclr_dist[export]'",
     "timm": "simclr-dist export --to timm needs it: pip install 'simclr_dist[export]'",
+    "pyarrow": "simclr-dist features --out FILE.parquet needs it: pip install 'simclr_dist[parquet]'",
     "ffcv": "nothing is lost: .beton files are read and written without it",
 }
 

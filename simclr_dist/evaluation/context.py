@@ -62,8 +62,7 @@ class EvaluationContext:
         self.class_names, self.classes = found.classes, len(found.classes)
         for notice in found.notices:
             self._say(notice)
-        head = [pretrained.projection] if pretrained.projection is not None else []
-        self.encoder_sha256 = state_digest([pretrained.encoder, *head])
+        self.encoder_sha256 = pretrained.sha256
 
     @cached_property
     def train_features(self) -> FeatureMatrix:

@@ -14,28 +14,19 @@ from simclr_dist.storage.reading import cannot_be_read
 from simclr_dist.storage.temporary import remove_leftovers
 
 Features = NDArray[np.float32]
+_ELSEWHERE = "Else keep them elsewhere (features, neighbours: --blocks) or not at all (evaluate: --no-cache)"
 
 
 class FeatureBlocks:
-    """FeatureMatrix in several files of numpy's format, one after the other, mapped into memory.
+    """A feature matrix in several blocks, one after the other, that stay in their files.
 
-    All processes of a node share the system's one copy of a file's pages, and pages that are not in use cost nothing.
-    FeatureMatrix that are asked for, by a slice or an array of numbers, are copied; ``np.asarray`` copies all.
+    A block is whatever knows its ``len`` and ``shape`` and gives the rows of an array of numbers. Rows that are asked
+    for, by a slice or an array of numbers, are copied; ``np.asarray`` copies all.
     """
 
-    def __init__(self, files: Sequence[Path], rows: int) -> None:
-        """Map the files; of the last block rows beyond ``rows`` are left out.
-
-        Raises:
-            UserError: a file is not there.
-        """
-        try:
-            self._blocks = [np.load(file, mmap_mode="r") for file in files]
-        except OSError as error:
-            raise UserError(
-                f"{error.filename}: kept features cannot be read: {error.strerror}; is the folder the same for all "
-                "processes? Else --no-cache"
-            ) from error
+    def __init__(self, blocks: Sequence[Any], rows: int) -> None:
+        """Of the last block rows beyond ``rows`` are left out."""
+        self._blocks = blocks
         self._starts = np.cumsum([0, *map(len, self._blocks)])
         self._rows = rows
         self.shape: tuple[int, ...] = (rows, *self._blocks[0].shape[1:])
@@ -60,7 +51,23 @@ class FeatureBlocks:
 
 
 FeatureMatrix = Features | FeatureBlocks
-"""FeatureMatrix by slice or array of numbers, ``len`` and ``shape``; shape (images, d)."""
+"""Features by slice or array of numbers, ``len`` and ``shape``; shape (images, d)."""
+
+
+def mapped_blocks(files: Sequence[Path], rows: int) -> FeatureBlocks:
+    """Files of numpy's format, mapped into memory: all processes of a node share the system's one copy of a file's
+    pages, and pages that are not in use cost nothing.
+
+    Raises:
+        UserError: a file is not there.
+    """
+    try:
+        return FeatureBlocks([np.load(file, mmap_mode="r") for file in files], rows)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename}: kept features cannot be read: {error.strerror}; is the folder the same for all "
+            f"processes? {_ELSEWHERE}"
+        ) from error
 
 
 def block_file(folder: Path, number: int) -> Path:
@@ -103,5 +110,5 @@ def keep_block(folder: Path, number: int, rows: Features) -> None:
         write_atomically(block_file(folder, number), buffer.getvalue())
     except OSError as error:
         raise UserError(
-            f"{folder}: features cannot be kept there: {error.strerror}; make room, or --no-cache"
+            f"{folder}: features cannot be kept there: {error.strerror}; make room there. {_ELSEWHERE}"
         ) from error

@@ -5,7 +5,7 @@ are equal to the bit on any number of them (and to float rounding for another ``
 """
 
 import hashlib
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,16 +22,17 @@ from simclr_dist.distributed.agreement import all_or_none, decided_by_first
 from simclr_dist.distributed.collectives import gather_stacked, maximum, process_count, process_rank
 from simclr_dist.distributed.cores import worker_count
 from simclr_dist.evaluation.feature_blocks import (
-    FeatureBlocks,
     FeatureMatrix,
     Features,
     block_file,
     keep_block,
     kept_blocks,
+    mapped_blocks,
 )
 from simclr_dist.models.features import evaluating, features_of
 from simclr_dist.models.precision import half_precision
 from simclr_dist.progress_bar import showing_progress
+from simclr_dist.terminal import say
 from simclr_dist.weights.digest import state_digest
 
 _BATCHES_IN_BLOCK = 64
@@ -85,9 +86,14 @@ def feature_matrix(
     batches = -(-len(source) // how.batch_images)
     in_block = max(1, min(_BATCHES_IN_BLOCK, batches // 16))
     blocks = [range(start, min(start + in_block, batches)) for start in range(0, batches, in_block)]
-    folder = how.cache / features_digest(encoder, source, image_size, how) if how.cache else None
+    folder = folder_of_blocks(encoder, source, image_size, how)
     kept = set(decided_by_first(lambda: kept_blocks(folder, len(blocks)) if folder else []))
     missing = [number for number in range(len(blocks)) if number not in kept]
+    images = [min(block.stop * how.batch_images, len(source)) - block.start * how.batch_images for block in blocks]
+    if kept and how.talks:
+        count = sum(images[number] for number in kept)
+        name = f"{how.label}: " if how.label else ""
+        say(f"{name}{count} of {len(source)} images are done already: {folder}", err=True)
     found = np.empty((0, 0), dtype=np.float32)
     # In rounds of one block a process; the last round may leave some without.
     mine = missing[process_rank() :: process_count()]
@@ -103,16 +109,21 @@ def feature_matrix(
         torch.inference_mode(),
         half_precision(how.device, how.autocast),
         showing_progress(
-            len(missing) * in_block * how.batch_images, label=how.label, active=how.talks and bool(missing)
+            sum(images[number] for number in missing), label=how.label, active=how.talks and bool(missing)
         ) as progress,
     ):
         for first in range(0, len(missing), process_count()):
             together = missing[first : first + process_count()]
-            part = torch.zeros(0, 0)
+            part, left = torch.zeros(0, 0), sum(images[number] for number in together)
             with all_or_none():
                 if process_rank() < len(together):
-                    own = blocks[together[process_rank()]]
-                    part = torch.cat([features_of(encoder, next(loader), how.device) for _ in own])
+                    parts = []
+                    for _ in blocks[together[process_rank()]]:
+                        parts.append(features_of(encoder, next(loader), how.device))
+                        done = min(left, len(together) * how.batch_images)  # the others are about as far
+                        progress(done)
+                        left -= done
+                    part = torch.cat(parts)
             for number, values in zip(together, _gathered(part, how.device), strict=False):
                 values = values[: len(blocks[number]) * how.batch_images]
                 if folder:
@@ -122,11 +133,11 @@ def feature_matrix(
                     found = np.empty((len(source), *values.shape[1:]), dtype=np.float32)
                 part_of_all = found[blocks[number].start * how.batch_images :][: len(values)]
                 part_of_all[:] = values[: len(part_of_all)]
-            progress(len(together) * in_block * how.batch_images)
+            progress(left)
     if folder is None:
         return found
     with all_or_none():
-        return FeatureBlocks([block_file(folder, number) for number in range(len(blocks))], len(source))
+        return mapped_blocks([block_file(folder, number) for number in range(len(blocks))], len(source))
 
 
 def settle_statistics(encoder: nn.Module, source: ImageSource, image_size: int, images: int = 1024) -> None:
@@ -162,6 +173,24 @@ def _gathered(part: Tensor, device: torch.device) -> list[Features]:
     return list(gather_stacked(padded, label="features").cpu().numpy())
 
 
+def folder_of_blocks(encoder: nn.Module, source: ImageSource, image_size: int, how: Extraction) -> Path | None:
+    """Where the blocks of these features are kept, if anywhere; every process calls it.
+
+    Raises:
+        UserError: the images' file system does not answer.
+    """
+    return how.cache / features_digest(encoder, source, image_size, how) if how.cache else None
+
+
+def remove_blocks(encoder: nn.Module, source: ImageSource, image_size: int, how: Extraction) -> None:
+    """Remove the blocks of these features, and nothing else; process 0 alone calls it."""
+    if folder := folder_of_blocks(encoder, source, image_size, how):
+        for number in kept_blocks(folder, -(-len(source) // how.batch_images)):
+            block_file(folder, number).unlink()
+        with suppress(OSError):  # what is not ours stands there, too
+            folder.rmdir()
+
+
 def features_digest(encoder: nn.Module, source: ImageSource, image_size: int, how: Extraction) -> str:
     """32 hex digits of everything that moves a bit of the features, processes and threads aside.
 
@@ -179,5 +208,6 @@ def features_digest(encoder: nn.Module, source: ImageSource, image_size: int, ho
     facts = (
         state_digest([encoder]), pixels, contents, len(source), image_size, how.batch_images,
         how.device.type, torch.__version__, repr(pixel_rule_of(source)), *([how.autocast] if how.autocast else []),
+        *(["broken images are NaN"] if how.leaves_out_broken else []),
     )  # fmt: skip
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]

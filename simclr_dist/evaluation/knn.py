@@ -1,6 +1,6 @@
 """Weighted nearest neighbours, block by block over both sides, so that a bank of millions needs no large matrix."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -10,9 +10,11 @@ from torch.nn import functional as F
 
 from simclr_dist.distributed.collectives import gather_stacked, process_count, process_rank
 from simclr_dist.evaluation.feature_blocks import FeatureMatrix, Features
-from simclr_dist.evaluation.subsets import Labels
+from simclr_dist.evaluation.subsets import Indices, Labels
 from simclr_dist.progress_bar import showing_progress
 
+Blocks = Iterable[tuple[Indices, Features]]
+"""(numbers of images (r,), their features (r, d)), block by block."""
 _BANK_ROWS, _TEST_ROWS, _VOTING_ROWS = 16384, 1024, 128
 
 
@@ -52,18 +54,10 @@ def knn_scores(
     rank, count = (process_rank(), process_count()) if distributed else (0, 1)
     labels = torch.from_numpy(train_labels).to(device)
     classes, k = int(train_labels.max()) + 1, min(neighbours, len(train))
-    similarities = torch.full((len(test), k), -torch.inf, device=device)
-    indices = torch.zeros(len(test), k, dtype=labels.dtype, device=device)
     starts = range(rank * _BANK_ROWS, len(train), count * _BANK_ROWS)
     with showing_progress(len(starts) * len(test), "searches", "kNN", active=talks) as advance:
-        for first in starts:
-            block = _unit(train[first : first + _BANK_ROWS], device)
-            for rows in _slices(len(test), _TEST_ROWS):
-                similarity, index = (_unit(test[rows], device) @ block.T).topk(min(k, len(block)), dim=1)
-                similarities[rows], indices[rows] = _best(
-                    k, [similarities[rows], similarity], [indices[rows], index + first]
-                )
-                advance(len(similarity))
+        blocks = ((np.arange(n, min(n + _BANK_ROWS, len(train))), train[n : n + _BANK_ROWS]) for n in starts)
+        similarities, indices = nearest_rows(blocks, test, k, device, advance)
     scores = np.empty((len(test), classes), dtype=np.float32)
     for rows in _slices(len(test), _VOTING_ROWS):
         nearest = similarities[rows], indices[rows]
@@ -71,6 +65,32 @@ def knn_scores(
             nearest = _best(k, list(gather_stacked(nearest[0])), list(gather_stacked(nearest[1])))
         scores[rows] = votes(nearest[0], labels[nearest[1]], classes, temperature).cpu()
     return scores
+
+
+@torch.inference_mode()
+def nearest_rows(
+    bank: Blocks,
+    queries: FeatureMatrix,
+    k: int,
+    device: torch.device | str = "cpu",
+    advance: Callable[[int], object] = lambda searched: None,
+) -> tuple[Tensor, Tensor]:
+    """(cosine similarities, numbers) of the ``k`` nearest of a bank for each query, nearest first, both (queries, k).
+
+    Both sides are read a block at a time. ``advance`` is called with the number of queries that met a block. Where the
+    bank is smaller than ``k`` the rest is number 0 at -inf.
+    """
+    similarities = torch.full((len(queries), k), -torch.inf, device=device)
+    indices = torch.zeros(len(queries), k, dtype=torch.int64, device=device)
+    for numbers, features in bank:
+        block, number_of = _unit(features, device), torch.from_numpy(numbers).to(device)
+        for rows in _slices(len(queries), _TEST_ROWS):
+            similarity, index = (_unit(queries[rows], device) @ block.T).topk(min(k, len(block)), dim=1)
+            similarities[rows], indices[rows] = _best(
+                k, [similarities[rows], similarity], [indices[rows], number_of[index]]
+            )
+            advance(len(similarity))
+    return similarities, indices
 
 
 @torch.inference_mode()

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from simclr_dist.evaluation.classifiers import VALIDATION_SHARE, balanced_accuracy
 from simclr_dist.evaluation.context import EvaluationContext
 from simclr_dist.evaluation.feature_blocks import Features
-from simclr_dist.evaluation.features import extract_features, raw_pixels, settle_statistics
+from simclr_dist.evaluation.features import extract_features, raw_pixels
 from simclr_dist.evaluation.forms import FORMS, forms
 from simclr_dist.evaluation.knn import knn_votes
 from simclr_dist.evaluation.logistic import regression_path
 from simclr_dist.evaluation.subsets import Indices, Labels, few_labels, halves
-from simclr_dist.methods.build import build_encoder
+from simclr_dist.evaluation.untrained import untrained_encoder
 from simclr_dist.progress_bar import showing_progress
 
 USUAL_COUNTS = (1, 2, 5, 10, 50)
@@ -121,8 +121,7 @@ def label_curve(context: EvaluationContext, labels_per_class: Sequence[int] | No
 
 def _kinds(context: EvaluationContext) -> dict[str, tuple[Features, Features]]:
     train, test, size = context.train, context.test, context.data.image_size
-    untrained = build_encoder(context.recipe)
-    settle_statistics(untrained, train, size)
+    untrained = untrained_encoder(context.recipe, train)
     how = replace(context.how, cache=None, label="untrained")
     pixels = replace(how, label="raw pixels")
     return {

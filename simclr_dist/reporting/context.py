@@ -17,9 +17,9 @@ from simclr_dist.data.sources.summary import say_what_was_found, summary
 from simclr_dist.data.views.groups import draw_groups
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation.feature_blocks import Features
-from simclr_dist.evaluation.features import extract_features, settle_statistics
+from simclr_dist.evaluation.features import extract_features
 from simclr_dist.evaluation.subsets import Labels
-from simclr_dist.methods.build import build_encoder
+from simclr_dist.evaluation.untrained import untrained_encoder
 from simclr_dist.models.encoder import Encoder
 from simclr_dist.reporting import Missing
 from simclr_dist.reporting.analysis import Neighbours, nearest
@@ -61,10 +61,8 @@ class ReportContext:
 
     @cached_property
     def untrained(self) -> Encoder:
-        """The same encoder before the first step."""
-        encoder = build_encoder(self.recipe)
-        settle_statistics(encoder, self.pretraining, self.recipe.data.image_size)
-        return encoder
+        """The same encoder with random weights."""
+        return untrained_encoder(self.recipe, self.pretraining)
 
     def view_pairs(self, encoder: Encoder) -> tuple[Features, Features]:
         """Features of the first and of the second view of the shown images."""

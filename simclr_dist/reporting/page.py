@@ -1,33 +1,16 @@
-"""The page: what stands on it, in which order, and the file that it is written to."""
+"""The page of a report: what stands on it, in which order."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.resources import files
-from pathlib import Path
-from typing import NamedTuple
 
-from simclr_dist import __version__
-from simclr_dist.errors import UserError
 from simclr_dist.reporting import Missing, curves, gallery, tables
 from simclr_dist.reporting.anomalies import anomaly_table
 from simclr_dist.reporting.answer import answers
 from simclr_dist.reporting.context import ReportContext, open_context
+from simclr_dist.reporting.document import Section, document
 from simclr_dist.reporting.facts import Facts
 from simclr_dist.reporting.health import health_table
 from simclr_dist.reporting.markup import Html, folded, joined, or_sentence, sentence, tag
-from simclr_dist.storage.atomic import write_atomically
-from simclr_dist.storage.temporary import remove_leftovers
-
-MARK = '<meta name="generator" content="simclr_dist report'
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-
-
-class Section(NamedTuple):
-    """A heading and what stands below it."""
-
-    key: str
-    title: str
-    content: Html
 
 
 def page(runs: Sequence[Facts], images: int) -> Html:
@@ -55,35 +38,8 @@ def page(runs: Sequence[Facts], images: int) -> Html:
     for number, run in enumerate(runs, 1):
         title = "Starts" + (f" of {run.name}" if len(runs) > 1 else "")
         sections.append(_section(f"run{number}-starts", title, partial(tables.starts, run)))
-    return _document(runs, sections)
-
-
-def write_page(out: Path, content: Html) -> None:
-    """Write the page; only an earlier report may be replaced.
-
-    Raises:
-        UserError: another file stands there, or the folder cannot be written.
-    """
-    check_replaceable(out)
-    remove_leftovers(out.parent)
-    try:
-        write_atomically(out, content.encode(errors="replace"))
-    except OSError as error:
-        raise UserError(f"--out: {out} cannot be written: {error.strerror}; choose another name") from error
-
-
-def check_replaceable(out: Path) -> None:
-    """Refuse to replace what is not a report.
-
-    Raises:
-        UserError: a folder or another file stands there.
-    """
-    if not out.exists():
-        if not out.parent.is_dir():
-            raise UserError(f"--out: {out.parent} is not a folder; make it first")
-        return
-    if out.is_dir() or MARK.encode() not in out.read_bytes()[:2000]:
-        raise UserError(f"--out: {out} is there and is no report of simclr-dist; choose another name, or remove it")
+    title = " and ".join(run.name for run in runs)
+    return document("report", title, [*answers(runs), tables.summary(runs)], sections)
 
 
 def _encoder_sections(run: Facts, key: str, prefix: str, images: int) -> list[Section]:
@@ -118,27 +74,3 @@ def _encoder_sections(run: Facts, key: str, prefix: str, images: int) -> list[Se
 
 def _section(key: str, title: str, make: Callable[[], Html]) -> Section:
     return Section(key, title, or_sentence(make))
-
-
-def _document(runs: Sequence[Facts], sections: Sequence[Section]) -> Html:
-    title = " and ".join(run.name for run in runs)
-    style, script = (Html((files(__package__) / name).read_text("utf-8")) for name in ("page.css", "page.js"))
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        Html(f'{MARK} {__version__}">'),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        tag("title", f"{title} - simclr_dist report"),
-        tag("style", style),
-    )
-    links = tag("nav", [tag("a", section.title, href=f"#{section.key}") for section in sections])
-    body = tag(
-        "body",
-        tag("header", tag("h1", title), answers(runs), tables.summary(runs), links),
-        tag("main", [tag("section", tag("h2", s.title), s.content, id=s.key) for s in sections]),
-        tag("footer", tag("p", f"Made by simclr-dist {__version__} report.", class_="soft")),
-        tag("div", id="tip"),
-        tag("script", script),
-    )
-    return Html(f"<!doctype html>\n{tag('html', head, body, lang='en')}\n")

@@ -15,6 +15,7 @@ from simclr_dist.data.sources.pixels import PixelRule
 from simclr_dist.models.encoder import Encoder
 from simclr_dist.models.features import evaluating, features_of
 from simclr_dist.weights.architecture import Architecture
+from simclr_dist.weights.digest import state_digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,11 @@ class LoadedEncoder:
     def std(self) -> list[float]:
         """Of the three channels, pixels in 0..1."""
         return [float(number) for number in self.encoder.std.flatten()]
+
+    @property
+    def sha256(self) -> str:
+        """64 hex digits of the weights and running statistics, the projection head's included where there is one."""
+        return state_digest([self.encoder, *([self.projection] if self.projection is not None else [])])
 
     def features(self, images: Sequence[Any], *, device: torch.device | str = "cpu", batch_images: int = 64) -> Tensor:
         """Features of some images, float32 (images, output_dim) on the CPU, as ``simclr-dist evaluate`` computes them.

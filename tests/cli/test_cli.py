@@ -41,6 +41,8 @@ MISTAKES = [
     (["pretrain"], "CONFIG"),
     (["evaluate"], "RUN_OR_WEIGHTS"),
     (["evaluate", "a", "b"], "b"),
+    (["features", "a", "b"], "--out"),
+    (["neighbours", "a", "b", "--out", "c.html"], "IMAGE..."),
     (["config", "digits_dmo"], "'digits_demo'"),
     (["pretrain", "digits_dmo"], "'digits_demo'"),
     (["preview", "digits_dmo"], "'digits_demo'"),
@@ -156,6 +158,31 @@ def test_a_rank_that_is_no_number_is_no_traceback(run, monkeypatch, arguments):
 
 
 # ---------------------------------------------------------------------------------------------- help
+
+
+def test_a_command_is_started_in_processes_with_the_words_that_were_given(run, monkeypatch):
+    started = []
+    monkeypatch.setattr("simclr_dist.launch.relaunch.relaunch", lambda *given: started.append(given) or 0)
+    neighbours = [
+        "neighbours",
+        "my run",
+        "photos",
+        "a.png",
+        "b.png",
+        "--out",
+        "page.html",
+        "--k",
+        "3",
+        "--device",
+        "cpu",
+    ]
+    assert run(*neighbours, "--features", "f.npz", "--no-pixels", "--processes", "2")[0] == 0
+    assert run("features", "my run", "photos", "--out", "f.npz", "--overwrite", "--no-keep", "--processes", "3")[0] == 0
+    (count, words, device), other = started
+    assert (count, words[:5], device) == (2, neighbours[:5], "cpu")
+    assert sorted(words[5:]) == sorted([*neighbours[5:], "--features", "f.npz", "--no-pixels"])
+    assert other[0] == 3
+    assert sorted(other[1][3:]) == sorted(["--out", "f.npz", "--overwrite", "--no-keep"])
 
 
 @pytest.mark.parametrize("option", ["--help", "-h"])

@@ -21,6 +21,7 @@ from simclr_dist.evaluation.labelled_images import look_at_classes
 from simclr_dist.evaluation.logistic import regression_path
 from simclr_dist.evaluation.report import table
 from simclr_dist.evaluation.subsets import few_labels
+from simclr_dist.evaluation.untrained import untrained_encoder
 from tests.support.commands import run_command
 from tests.support.evaluation import blobs, small_context
 
@@ -195,3 +196,15 @@ def test_the_table_has_the_deviation_of_every_mean():
     assert table(points).splitlines()[-1].split() == ["kNN,", "raw", "pixels", "60.0", "+-14.1"]
     assert "balanced accuracy" in table(points, balanced=True)
     assert points[0].as_dict()["std"] == pytest.approx(0.1414, abs=1e-4)
+
+
+# --- the untrained encoder
+
+
+def test_the_untrained_encoder_has_open_residual_branches_whatever_the_recipe_starts_with(tmp_path):
+    context = small_context(tmp_path)
+    assert context.recipe.encoder.zero_init_residual
+    encoder = untrained_encoder(context.recipe, context.train)
+    last_scales = [value for name, value in encoder.named_parameters() if name.endswith("bn2.weight")]
+    assert last_scales
+    assert all((scale == 1).all() for scale in last_scales)

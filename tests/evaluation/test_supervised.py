@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation import frozen, knn
-from simclr_dist.evaluation.feature_blocks import FeatureBlocks
+from simclr_dist.evaluation.feature_blocks import mapped_blocks
 from simclr_dist.evaluation.image_batches import features_as_they_are
 from simclr_dist.evaluation.protocol import FINE_TUNING, LINEAR
 from simclr_dist.evaluation.saved_training import SavedTraining, Unfinished
@@ -249,7 +249,7 @@ def test_kept_features_stay_in_their_files_and_are_the_rows_of_one_array(tmp_pat
     files = [tmp_path / f"{number}.npy" for number in range(3)]
     for file, part in zip(files, (whole[:4], whole[4:8], np.concatenate([whole[8:], whole[:2]])), strict=True):
         np.save(file, part)
-    rows = FeatureBlocks(files, 10)
+    rows = mapped_blocks(files, 10)
     assert all(isinstance(block, np.memmap) for block in rows._blocks)
     assert (len(rows), rows.shape) == (10, whole.shape)
     for wanted in (slice(2, 9), slice(0, 0), np.array([9, 0, 4, 4]), np.array([], dtype=np.int64)):

@@ -1,0 +1,42 @@
+"""All images of a folder whatever its classes and splits, and the name of every image of any source."""
+
+from pathlib import Path
+
+from simclr_dist.config.recipe import Data
+from simclr_dist.data.sources.base import ImageSource, Subset
+from simclr_dist.data.sources.files import FileSource
+from simclr_dist.data.sources.folders import IMAGE_SUFFIXES, find_images
+from simclr_dist.data.sources.outside import CheckedSource
+from simclr_dist.data.sources.pixels import PixelRule
+from simclr_dist.errors import UserError
+from simclr_dist.terminal import printable
+
+
+def open_whole(data: Data) -> FileSource:
+    """Every image at any depth below the folder ``data.path``, in the order of the names, without labels.
+
+    Raises:
+        UserError: it is no folder, cannot be listed, or holds no images.
+    """
+    root = Path(data.path).expanduser()
+    shown = printable(str(root))
+    if not root.is_dir():
+        raise UserError(f"{shown}: is not a folder; give the folder of the images")
+    found = find_images(root)
+    left_out = found.left_out()
+    if not found.names:
+        passed_over = f"; left out: {', '.join(left_out)}" if left_out else ""
+        raise UserError(f"{shown}: no images in it (looked for {', '.join(IMAGE_SUFFIXES)}{passed_over})")
+    remarks = [f"left out: {', '.join(left_out)}"] if left_out else []
+    return FileSource(root, found.names, None, [], PixelRule.of(data), remarks)
+
+
+def image_name(source: ImageSource, sample: int) -> str:
+    """The path below the source's folder where the images are files; else the number of the image, from 0."""
+    if isinstance(source, FileSource):
+        return source.name(sample)
+    if isinstance(source, Subset):
+        return image_name(source.source, int(source.indices[sample]))
+    if isinstance(source, CheckedSource):
+        return image_name(source.source, sample)
+    return str(sample)
