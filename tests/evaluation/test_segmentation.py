@@ -1,0 +1,119 @@
+"""Fine-tuning with masks: the metric, what networks see of images, training on 1 and 2 processes, the command."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from simclr_dist.data.sources.base import IGNORED
+from simclr_dist.evaluation.confusion import class_iou, confusion, mean_iou, pixel_accuracy, pixel_confusion
+from simclr_dist.evaluation.protocol import SEGMENTATION
+from simclr_dist.evaluation.scaled_crops import CropRule, scaled_crop
+from simclr_dist.evaluation.supervised import pixel_cross_entropy
+from simclr_dist.evaluation.whole_images import Sight, predicted
+from tests.support.masked import Thresholded, own_threshold
+
+
+def some_masks(classes=5, missing=3):
+    """Masks and predictions, partly alike, in which one class is in neither, with ignored pixels."""
+    random = np.random.default_rng(0)
+    there = [number for number in range(classes) if number != missing]
+    masks = random.choice(there, (4, 9, 11)).astype(np.uint8)
+    found = np.where(random.random(masks.shape) < 0.6, masks, random.choice(there, masks.shape)).astype(np.uint8)
+    masks[:, :2] = IGNORED
+    return masks, found
+
+
+# --- the metric
+
+
+def test_iou_mean_and_pixel_accuracy_are_those_of_torchmetrics_with_a_class_that_is_in_neither():
+    metrics = pytest.importorskip("torchmetrics.classification", reason="torchmetrics is not installed")
+    masks, found = some_masks()
+    counts = sum(pixel_confusion(mask, each, 5) for mask, each in zip(masks, found, strict=True))
+    given = torch.from_numpy(found).long(), torch.from_numpy(masks).long()
+
+    def theirs(metric, average):
+        return metric(5, average=average, ignore_index=IGNORED)(*given).numpy()
+
+    each = theirs(metrics.MulticlassJaccardIndex, "none")
+    assert np.isnan(class_iou(counts)[3])
+    np.testing.assert_allclose(np.delete(class_iou(counts), 3), np.delete(each, 3), rtol=1e-6)
+    np.testing.assert_allclose(mean_iou(counts), theirs(metrics.MulticlassJaccardIndex, "macro"), rtol=1e-6)
+    np.testing.assert_allclose(pixel_accuracy(counts), theirs(metrics.MulticlassAccuracy, "micro"), rtol=1e-6)
+
+
+def test_ignored_pixels_count_nowhere_and_a_class_predicted_but_never_there_counts_as_0():
+    mask = np.array([[0, 0, 1, IGNORED]], dtype=np.uint8)
+    for at_ignored in (0, 1, 2):
+        counts = pixel_confusion(mask, np.array([[0, 2, 1, at_ignored]]), 4)
+        assert counts.sum() == 3
+        np.testing.assert_array_equal(class_iou(counts), [0.5, 1.0, 0.0, np.nan])
+        assert mean_iou(counts) == 0.5
+    assert np.isnan(mean_iou(confusion(np.zeros(0, np.int64), np.zeros(0, np.int64), 2)))
+
+
+# --- the loss and the rate
+
+
+def test_the_loss_is_the_mean_over_the_pixels_that_count_and_0_where_none_does():
+    torch.manual_seed(0)
+    logits = torch.randn(3, 4, 5, 6, requires_grad=True)
+    masks = torch.randint(0, 4, (3, 5, 6), dtype=torch.uint8)
+    masks[:, 1] = IGNORED
+    loss = pixel_cross_entropy(logits, masks)
+    torch.testing.assert_close(loss, F.cross_entropy(logits, masks.long(), ignore_index=IGNORED))
+    nothing = pixel_cross_entropy(logits, torch.full_like(masks, IGNORED))
+    nothing.backward()
+    assert float(nothing.detach()) == 0
+    assert not logits.grad.any()
+
+
+def test_the_rate_falls_as_poly_and_the_optimizer_is_sgd_with_momentum_and_decay():
+    schedule = SEGMENTATION.schedule(0.007, 100)
+    torch.testing.assert_close([schedule(step) for step in (0, 37, 99)], [0.007, 0.007 * 0.63**0.9, 0.007 * 0.01**0.9])
+    (group,) = SEGMENTATION.make_optimizer(nn.Linear(2, 2)).param_groups
+    assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.9, 1e-4, False)
+
+
+# --- what a network sees
+
+
+@pytest.mark.parametrize("drawn", [(0.9, 0.3, 0.6, 0.9), (0.5, 0.8, 0.1, 0.1), (0.0, 0.4, 0.4, 0.7)])
+@pytest.mark.parametrize("short_side", [0, 64])
+def test_crop_and_mask_stay_aligned_and_what_is_beside_the_image_is_ignored(drawn, short_side):
+    rule = CropRule(side=48, short_side=short_side, ground=(9, 9, 9))
+    image, mask = Thresholded(1, 37, 53).read_with_mask(0)
+    crop, cut = scaled_crop(image, mask, rule, drawn)
+    inside = cut[0] != IGNORED
+    mixed = (crop[:2] > 64) & (crop[:2] < 192)  # an edge lies in the pixel
+    beside = (crop == 9).all(0)
+    np.testing.assert_array_equal(own_threshold(crop)[inside & ~mixed.any(0)], cut[0][inside & ~mixed.any(0)])
+    assert inside.sum() > 300
+    assert not (inside & beside).any()
+    if drawn[0] == 0.0 and not short_side:
+        assert (~inside).sum() > 1000
+
+
+class FirstChannel(nn.Module):
+    """Says class 1 where red is bright, and notes the sizes that it sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.sizes = []
+
+    def forward(self, images):
+        self.sizes.append(tuple(images.shape[-2:]))
+        return torch.stack((images[:, 1].float(), images[:, 0].float() + 0.5), 1) * self.weight
+
+
+def test_whole_images_are_asked_about_at_their_own_size_or_at_a_stated_one_and_answered_at_their_own():
+    image, _ = Thresholded(1, 37, 53).read_with_mask(0)
+    image[1] = 128
+    network = FirstChannel().eval()
+    for short_side in (0, 74):
+        found = predicted(network, image, Sight(stride=16, short_side=short_side))
+        np.testing.assert_array_equal(found, (image[0] >= 128).numpy())
+    assert network.sizes == [(48, 64), (80, 112)]
