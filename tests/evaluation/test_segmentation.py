@@ -1,5 +1,9 @@
 """Fine-tuning with masks: the metric, what networks see of images, training on 1 and 2 processes, the command."""
 
+import os
+import signal
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,12 +11,22 @@ from torch import nn
 from torch.nn import functional as F
 
 from simclr_dist.data.sources.base import IGNORED
+from simclr_dist.data.sources.named import open_source
+from simclr_dist.data.sources.summary import summary
 from simclr_dist.evaluation.confusion import class_iou, confusion, mean_iou, pixel_accuracy, pixel_confusion
 from simclr_dist.evaluation.protocol import SEGMENTATION
+from simclr_dist.evaluation.saved_training import SavedTraining, TrainingStoppedError, Unfinished
 from simclr_dist.evaluation.scaled_crops import CropRule, scaled_crop
+from simclr_dist.evaluation.segmentation import segment
+from simclr_dist.evaluation.segmentation_context import SegmentationContext
+from simclr_dist.evaluation.subsets import first_with_masks
 from simclr_dist.evaluation.supervised import pixel_cross_entropy
 from simclr_dist.evaluation.whole_images import Sight, predicted
-from tests.support.masked import Thresholded, own_threshold
+from simclr_dist.methods.build import build_encoder
+from simclr_dist.weights.digest import state_digest
+from simclr_dist.weights.loaded import LoadedEncoder
+from tests.support.masked import Thresholded, own_threshold, write_folder
+from tests.support.processes import run_distributed, tiny_config
 
 
 def some_masks(classes=5, missing=3):
@@ -117,3 +131,68 @@ def test_whole_images_are_asked_about_at_their_own_size_or_at_a_stated_one_and_a
         found = predicted(network, image, Sight(stride=16, short_side=short_side))
         np.testing.assert_array_equal(found, (image[0] >= 128).numpy())
     assert network.sizes == [(48, 64), (80, 112)]
+
+
+# --- the method
+
+
+def small_context(folder, unfinished=None, images=12):
+    recipe = tiny_config(folder, "recipe.data.image_size=16").recipe
+    encoder = build_encoder(recipe).eval()
+    loaded = LoadedEncoder(encoder=encoder, recipe=recipe, source="a test")
+    if not (folder / "set").exists():  # files of another time would be other images
+        write_folder(folder / "set", images, ["ground", "one", "two"])
+    data = replace(recipe.data, source="folder_with_masks", path=str(folder / "set"))
+    return SegmentationContext(loaded, data, None, unfinished)
+
+
+def found_here(folder):
+    context = small_context(folder)
+    result, sheet = segment(context, images=[4, None], steps=2, batch_images=4)
+    return result.as_dict(), sheet
+
+
+def test_a_result_repeats_to_the_digit_leaves_the_encoder_as_it_is_and_agrees_on_1_and_2_processes(tmp_path):
+    before = state_digest([small_context(tmp_path).pretrained.encoder])
+    context = small_context(tmp_path)
+    alone, sheet = found_here(tmp_path)
+    segment(context, images=[4], steps=2, batch_images=4)
+    assert state_digest([context.pretrained.encoder]) == before
+    two, other_sheet = run_distributed(2, found_here, tmp_path)[1]
+    assert [row["images"] for row in alone["rows"]] == [4, 10]
+    assert (alone["protocol"], alone["data"]) == (two["protocol"], two["data"])
+    for one, other in zip(alone["rows"], two["rows"], strict=True):
+        counted = np.array(one["confusion"])
+        assert counted.sum() == np.array(other["confusion"]).sum() == 2 * 9 * 5  # without the ignored line
+        np.testing.assert_allclose(counted, other["confusion"], atol=2)  # rounding may tip a pixel
+    assert sheet.shape == other_sheet.shape
+
+
+def test_subsets_are_those_of_labelled_images_and_nested(tmp_path):
+    context = small_context(tmp_path)
+    few, many = (first_with_masks(context.train, count)[0] for count in (3, 6))
+    assert few.tolist() == many[:3].tolist()
+    pretraining = open_source(replace(context.data, labelled_images=3))
+    digest = first_with_masks(context.train, 3)[1]
+    assert f"(set {digest[:12]})" in summary(pretraining, "")
+    names = [context.train.name(int(number)) for number in few]
+    assert sorted(names) == sorted(pretraining.name(sample) for sample in range(3))
+
+
+def test_what_is_finished_is_not_trained_again_and_what_was_stopped_ends_with_the_same_numbers(tmp_path, monkeypatch):
+    whole = segment(small_context(tmp_path), images=[4, 8], steps=3, batch_images=4)
+    trained, after_step = [], SavedTraining.after_step
+
+    def note_and_stop(self, state_of, step, total):
+        trained.append((total, step))
+        if len(trained) == 5:  # the second step of the second training
+            os.kill(os.getpid(), signal.SIGTERM)
+        after_step(self, state_of, step, total)
+
+    monkeypatch.setattr(SavedTraining, "after_step", note_and_stop)
+    with pytest.raises(TrainingStoppedError, match="stopped by SIGTERM after step 2 of 4"):
+        segment(small_context(tmp_path, Unfinished(tmp_path / "u")), images=[4, 8], steps=3, batch_images=4)
+    again = segment(small_context(tmp_path, Unfinished(tmp_path / "u")), images=[4, 8], steps=3, batch_images=4)
+    assert trained == [(3, 1), (3, 2), (3, 3), (4, 1), (4, 2), (4, 3), (4, 4)]
+    assert again.result.as_dict() == whole.result.as_dict()
+    assert torch.equal(again.sheet, whole.sheet)
