@@ -1,8 +1,10 @@
 """Fine-tuning with masks: the metric, what networks see of images, training on 1 and 2 processes, the command."""
 
+import json
 import os
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from simclr_dist.evaluation.whole_images import Sight, predicted
 from simclr_dist.methods.build import build_encoder
 from simclr_dist.weights.digest import state_digest
 from simclr_dist.weights.loaded import LoadedEncoder
+from tests.support.commands import complaint
 from tests.support.masked import Thresholded, own_threshold, write_folder
 from tests.support.processes import run_distributed, tiny_config
 
@@ -196,3 +199,35 @@ def test_what_is_finished_is_not_trained_again_and_what_was_stopped_ends_with_th
     assert trained == [(3, 1), (3, 2), (3, 3), (4, 1), (4, 2), (4, 3), (4, 4)]
     assert again.result.as_dict() == whole.result.as_dict()
     assert torch.equal(again.sheet, whole.sheet)
+
+
+REFUSED = {
+    "--on digits": "the images of 'digits' have no masks; name some with --on",
+    "--images 4,x": "--images: '4,x' is not a list",
+    "--images 99": "--images: 99, but 'folder_with_masks' has 10 training images",
+    "--images 1": "--images: batch norm needs two images at least",
+    "--output-stride 16": "--output-stride: 16 is none of 8, 4, 2",
+    "--shares 1": "--shares: has no meaning for segment",
+}
+
+
+def test_what_cannot_be_evaluated_is_refused_in_one_line(run_dir, tmp_path, run):
+    write_folder(tmp_path / "set", 12, ["ground", "one"])
+    for words, said in REFUSED.items():
+        on = [] if "--on" in words else ["--on", tmp_path / "set"]
+        status, _, told = run("evaluate", run_dir, "segment", *on, *words.split())
+        assert (status, said) == (2, said if said in complaint(told) else complaint(told))
+
+
+def test_the_command_writes_numbers_and_a_picture_of_one_name_and_prints_a_table(run_dir, tmp_path, run):
+    write_folder(tmp_path / "set", 12, ["ground", "one"])
+    words = ["--on", tmp_path / "set", "--images", "4", "--steps", "2", "--with-baseline", "--seeds", "2"]
+    status, out, _ = run("evaluate", run_dir, "segment", *words)
+    assert status == 0
+    path = Path(out.splitlines()[-1])
+    content = json.loads(path.read_text())
+    assert path.with_suffix(".png").exists()
+    assert [row["name"] for row in content["rows"]] == ["segmentation, pretrained", "segmentation, from scratch"]
+    assert f"{100 * content['rows'][0]['mean']:.2f}" in out
+    assert len(content["rows"][1]["mean_iou"]) == 2
+    assert not (run_dir / "unfinished").exists()
