@@ -16,7 +16,14 @@ from simclr_dist.cli.encoding import (
 from simclr_dist.cli.options import with_debug
 from simclr_dist.cli.track import say_how_to_track
 from simclr_dist.errors import UserError
-from simclr_dist.evaluation.choices import chosen_data, chosen_method, percentages, refuse_foreign, whole_numbers
+from simclr_dist.evaluation.choices import (
+    chosen_data,
+    chosen_method,
+    numbers_of_images,
+    percentages,
+    refuse_foreign,
+    whole_numbers,
+)
 from simclr_dist.terminal import say
 
 
@@ -47,7 +54,17 @@ from simclr_dist.terminal import say
     help="Of the kernels of SGD; weights, kept features and accuracies are float32.  [default: float32]",
 )  # fmt: skip
 @click.option("--from-layer", type=click.IntRange(min=0), default=0, help="Head layers kept: finetune (SimCLR v2: 1).")
-@click.option("--with-baseline", is_flag=True, help="finetune: from scratch too, and the gain.")
+@click.option("--with-baseline", is_flag=True, help="finetune, segment: from scratch too, and the gain.")
+@click.option("--images", default="all", show_default=True, help="Numbers of images with masks: segment (16,64,all).")
+@click.option("--steps", type=at_least_1, default=2000, show_default=True, help="Of a training: segment.")
+@click.option("--seeds", type=at_least_1, default=1, show_default=True, help="Trainings: segment.")
+@click.option(
+    "--output-stride", type=at_least_1,
+    help="Pixels to one of the map: segment.  [default: the recipe's, or half the network's own]",
+)  # fmt: skip
+@click.option(
+    "--short-side", type=at_least_1, help="Shorter side that images are scaled to: segment.  [default: as they are]"
+)
 @click.option("--seed", type=click.IntRange(0, 2**32), default=0, show_default=True)
 @with_extraction
 @click.option("--cache/--no-cache", default=True, help="Keep features in RUN_DIR/features.  [default: keep]")
@@ -66,6 +83,7 @@ def evaluate(command: click.Context, /, run: Path, words: tuple[str, ...], **opt
       lowshot      the same with few labels a class: mean and deviation of several draws
       finetune     all weights, with 1, 10 and 100 % of the labels
       baseline     the same network from scratch, the same labels, the same budget
+      segment      all weights and DeepLabV3's head, with masks: mean IoU
 
     KEY=VALUE overrides recipe.data of the images evaluated on. Runs under torchrun as pretrain does. Start the same
     command again to resume after a stop or a kill.
@@ -75,6 +93,7 @@ def evaluate(command: click.Context, /, run: Path, words: tuple[str, ...], **opt
     refuse_foreign(method, list(given), options["solver"])
     numbers = whole_numbers("--labels", options["labels"]) if options["labels"] is not None else None
     shares = percentages(options["shares"])
+    images = numbers_of_images(options["images"])
     if (options["processes"] or 1) > 1:
         return start_in_processes("evaluate", options["processes"], [str(run), *words], given)
     with evaluating_processes("cpu" if method == "label-curve" else options["device"]) as here:
@@ -85,7 +104,7 @@ def evaluate(command: click.Context, /, run: Path, words: tuple[str, ...], **opt
         run_dir = folder_of_results(run)
         cache = run_dir / "features" if options["cache"] and method != "label-curve" else None
         how = Extraction(batch_images=options["batch_at_once"], device=here.device, cache=cache, talks=here.is_first)
-        context = _opened(run, run_dir, how, options, overrides)
+        context = _opened(run, run_dir, how, options, overrides, masked=method == "segment")
         if here.is_first:
             say_what_was_found(*context.summaries())
         context.choose_workers(options["workers"], here.cores)
@@ -93,6 +112,8 @@ def evaluate(command: click.Context, /, run: Path, words: tuple[str, ...], **opt
         try:
             if method == "label-curve":
                 found = _label_curve(context, run_dir, numbers, options["splits"] or 5)
+            elif method == "segment":
+                found = _segmented(context, run_dir, images, options)
             else:
                 found = _result(context, method, run_dir, numbers, shares, options)
         except TrainingStoppedError as stopped:
@@ -103,11 +124,12 @@ def evaluate(command: click.Context, /, run: Path, words: tuple[str, ...], **opt
     return status
 
 
-def _opened(run: Path, run_dir: Path, how: Any, options: dict[str, Any], overrides: list[str]) -> Any:
+def _opened(run: Path, run_dir: Path, how: Any, options: dict[str, Any], overrides: list[str], *, masked: bool) -> Any:
     from simclr_dist.data.loading.broken import broken_files
     from simclr_dist.distributed.agreement import all_or_none
     from simclr_dist.evaluation.context import EvaluationContext
     from simclr_dist.evaluation.saved_training import Unfinished
+    from simclr_dist.evaluation.segmentation_context import SegmentationContext
     from simclr_dist.run.kept import named_checkpoint
     from simclr_dist.weights.read import load_encoder
 
@@ -120,9 +142,10 @@ def _opened(run: Path, run_dir: Path, how: Any, options: dict[str, Any], overrid
             if on is None:
                 raise UserError(f"{run}: a file of weights knows no labelled images; give --on")
             run_dir.mkdir(exist_ok=True)
-        data = chosen_data(pretrained.recipe.data, on, overrides)
+        data = chosen_data(pretrained.recipe.data, on, overrides, "folder_with_masks" if masked else "folder")
         broken = broken_files(run_dir, pretrained.recipe.data) if run_dir == run and on is None else set()
-        return EvaluationContext(pretrained, data, how, Unfinished(run_dir / "unfinished"), broken)
+        kind = SegmentationContext if masked else EvaluationContext
+        return kind(pretrained, data, how, Unfinished(run_dir / "unfinished"), broken)
 
 
 def _label_curve(context: Any, run_dir: Path, counts: list[int] | None, splits: int) -> str:
@@ -173,13 +196,43 @@ def _result(
             )
     if found is None or process_rank() != 0:
         return ""
+    return _written(context, found, run_dir, "accuracy")
+
+
+def _segmented(context: Any, run_dir: Path, images: list[int | None], options: dict[str, Any]) -> str:
+    """The table and the file's name; nothing on the other processes."""
+    from simclr_dist.distributed.collectives import process_rank
+    from simclr_dist.evaluation.segmentation import segment
+
+    result, sheet = segment(
+        context,
+        images=images,
+        seeds=options["seeds"],
+        starts=("pretrained", "scratch")[: 1 + options["with_baseline"]],
+        steps=options["steps"],
+        output_stride=options["output_stride"] or 0,
+        short_side=options["short_side"] or 0,
+        batch_images=options["batch"],
+        base_learning_rate=options["learning_rate"],
+        precision=options["precision"],
+        seed=options["seed"],
+    )
+    return _written(context, result, run_dir, "IoU", sheet) if process_rank() == 0 else ""
+
+
+def _written(context: Any, found: Any, run_dir: Path, what: str, sheet: Any = None) -> str:
+    """Write the result, and a picture of its name beside it; the table and the file's name."""
     try:
         path = found.write(run_dir)
+        if sheet is not None:
+            from simclr_dist.evaluation.mask_pictures import write_png
+
+            write_png(path.with_suffix(".png"), sheet)
     except OSError as error:
         raise UserError(f"{run_dir}: the result cannot be written: {error.strerror}") from error
     context.unfinished.remove()
     title = (
-        f"{method} on {context.data.source}, {len(context.test)} test images, accuracy in %, after "
+        f"{found.method} on {context.data.source}, {len(context.test)} test images, {what} in %, after "
         f"{found.steps_done} steps"
     )
     return f"{title}\n{found.table()}\n{path}"

@@ -3,7 +3,7 @@
 Every method but the label curve writes one JSON file into the run folder,
 ``evaluation_step_<steps>_<method>_<8 hex digits>.json`` (:class:`simclr_dist.evaluation.results.Result`):
 
-- ``format``: 1; ``method``: knn, probe, lowshot, finetune, baseline; ``steps_done``: of pretraining;
+- ``format``: 1; ``method``: knn, probe, lowshot, finetune, baseline, segment; ``steps_done``: of pretraining;
 - ``encoder_sha256``: of the evaluated weights and running statistics;
 - ``data``: source, image_size, classes, train_images, train_fingerprint, test_images, test_fingerprint;
 - ``unequal_classes``: whether the table shows balanced accuracy; ``data.left_out_test_images``: of classes that the
@@ -15,6 +15,11 @@ Every method but the label curve writes one JSON file into the run folder,
   and ``std`` (over the splits), ``top5`` (a list, empty with five classes or fewer) and ``mean_top5``, ``balanced``
   (a list, the mean over the classes of the share that is right) and ``mean_balanced``,
   ``subsets_sha256`` (one for each split), ``details`` (of the method: ``inverse_l2``, ``validation``, ``gain``, ...).
+
+``segment`` (:class:`simclr_dist.evaluation.segmentation_results.SegmentationResult`) has ``class_names``, and rows with
+``name``, ``images``, ``mean_iou`` and ``pixel_accuracy`` (lists, one share for each seed), ``mean`` and ``std`` of the
+former, ``class_iou`` (a list for each seed; null for a class that is in neither masks nor predictions), ``confusion``
+(pixels, class by prediction, of all seeds), ``subset_sha256`` (of the images' names) and ``details``.
 
 The digits in the name are those of encoder, data and protocol: the same evaluation has the same name. The label curve
 writes ``evaluation_step_<steps>.json`` with ``steps_done`` and ``points``

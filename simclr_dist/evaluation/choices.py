@@ -18,6 +18,22 @@ METHODS = {
     "lowshot": (*_COMMON, "labels", "splits"),
     "finetune": (*_COMMON, *_SGD, "shares", "splits", "from_layer", "with_baseline"),
     "baseline": (*_COMMON, *_SGD, "shares", "splits", "from_layer"),
+    "segment": (
+        "on",
+        "device",
+        "workers",
+        "seed",
+        "processes",
+        "images",
+        "steps",
+        "seeds",
+        "batch",
+        "learning_rate",
+        "precision",
+        "with_baseline",
+        "output_stride",
+        "short_side",
+    ),
 }
 
 
@@ -55,6 +71,19 @@ def whole_numbers(option: str, text: str) -> list[int]:
     return counts
 
 
+def numbers_of_images(text: str) -> list[int | None]:
+    """Numbers above 0 and ``all`` (None), separated by commas."""
+    words = [word.strip() for word in text.split(",")]
+    numbers = [word for word in words if word != "all"]
+    try:
+        counts = whole_numbers("--images", ",".join(numbers)) if numbers else []
+    except UserError as error:
+        raise UserError(
+            f"--images: '{text}' is not a list of whole numbers above 0 and all, such as 16,64,all"
+        ) from error
+    return [*counts, *([None] if len(numbers) < len(words) else [])]
+
+
 def percentages(text: str) -> list[float]:
     """Shares in 0..1 of percentages separated by commas, in ascending order."""
     try:
@@ -66,15 +95,15 @@ def percentages(text: str) -> list[float]:
     return shares
 
 
-def chosen_data(own: Data, on: str | None, overrides: list[str]) -> Data:
+def chosen_data(own: Data, on: str | None, overrides: list[str], folder: str = "folder") -> Data:
     """The images to evaluate on: a config's, or those of a source (package.module:function too) or folder at the run's
-    image size."""
+    image size; ``folder`` is the source that a folder is."""
     if on is None:
         start = asdict(own)
     elif on in SOURCES or (":" in on and not Path(on).exists()):
         start = {**asdict(own), "source": on, "path": ""}
     elif Path(on).is_dir():
-        start = {**asdict(own), "source": "folder", "path": on}
+        start = {**asdict(own), "source": folder, "path": on}
     else:
         return load_config(on, overrides).recipe.data
     try:

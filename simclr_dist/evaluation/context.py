@@ -26,8 +26,8 @@ from simclr_dist.weights.digest import state_digest
 from simclr_dist.weights.loaded import LoadedEncoder
 
 
-class EvaluationContext:
-    """What every method is given; features are computed once, when first asked for, by all processes together."""
+class OpenedImages:
+    """An encoder, and the training and test images that it is evaluated on."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class EvaluationContext:
         ``broken``: files that pretraining found to be broken; they are left out, and said.
 
         Raises:
-            UserError: the images cannot be read, have no labels, or have one class only.
+            UserError: the images cannot be read.
         """
         self.pretrained, self.how, self.unfinished = pretrained, how or Extraction(), unfinished or Unfinished()
         self.recipe = pretrained.recipe
@@ -52,25 +52,11 @@ class EvaluationContext:
         """Of pretraining."""
         self.data = data or self.recipe.data
         splits = [open_source(self.data, split) for split in ("train", "test")]
-        whole = [without(split, broken) for split in splits]
-        self.left_out_broken = sum(map(len, splits)) - sum(map(len, whole))
+        self.train, self.test = (without(split, broken) for split in splits)
+        self.left_out_broken = sum(map(len, splits)) - len(self.train) - len(self.test)
         if self.left_out_broken:
             self._say(f"left out, as pretraining found them to be broken: {self.left_out_broken} images")
-        found = look_at_classes(*whole)
-        self.train, self.train_labels = found.train, found.train_labels
-        self.test, self.test_labels, self.left_out = found.test, found.test_labels, found.left_out
-        self.class_names, self.classes = found.classes, len(found.classes)
-        for notice in found.notices:
-            self._say(notice)
         self.encoder_sha256 = pretrained.sha256
-
-    @cached_property
-    def train_features(self) -> FeatureMatrix:
-        return feature_matrix(self.pretrained.encoder, self.train, self.data.image_size, self.how)
-
-    @cached_property
-    def test_features(self) -> FeatureMatrix:
-        return feature_matrix(self.pretrained.encoder, self.test, self.data.image_size, self.how)
 
     def summaries(self) -> tuple[str, str]:
         """What was found of the training and of the test images, and what was left out."""
@@ -83,6 +69,56 @@ class EvaluationContext:
         """Set the processes that read images: as requested, or (-1) by the number of images."""
         images = len(self.train) + len(self.test)
         self.how = replace(self.how, workers=reading_workers(requested, cores, images))
+
+    def data_facts(self, classes: int) -> dict[str, Any]:
+        """What a result says of the images."""
+        facts = {
+            "source": self.data.source,
+            "image_size": self.data.image_size,
+            "classes": classes,
+            "train_images": len(self.train),
+            "train_fingerprint": self.train.fingerprint(),
+            "test_images": len(self.test),
+            "test_fingerprint": self.test.fingerprint(),
+        }
+        return facts | ({"left_out_broken_images": self.left_out_broken} if self.left_out_broken else {})
+
+    def _say(self, notice: str) -> None:
+        if self.how.talks:
+            say(notice, err=True)
+
+
+class EvaluationContext(OpenedImages):
+    """What every method is given; features are computed once, when first asked for, by all processes together."""
+
+    def __init__(
+        self,
+        pretrained: LoadedEncoder,
+        data: Data | None = None,
+        how: Extraction | None = None,
+        unfinished: Unfinished | None = None,
+        broken: Collection[str] = (),
+    ) -> None:
+        """As :class:`OpenedImages`.
+
+        Raises:
+            UserError: the images cannot be read, have no labels, or have one class only.
+        """
+        super().__init__(pretrained, data, how, unfinished, broken)
+        found = look_at_classes(self.train, self.test)
+        self.train, self.train_labels = found.train, found.train_labels
+        self.test, self.test_labels, self.left_out = found.test, found.test_labels, found.left_out
+        self.class_names, self.classes = found.classes, len(found.classes)
+        for notice in found.notices:
+            self._say(notice)
+
+    @cached_property
+    def train_features(self) -> FeatureMatrix:
+        return feature_matrix(self.pretrained.encoder, self.train, self.data.image_size, self.how)
+
+    @cached_property
+    def test_features(self) -> FeatureMatrix:
+        return feature_matrix(self.pretrained.encoder, self.test, self.data.image_size, self.how)
 
     def numbers_of_labels(self, asked: Sequence[int] | None, usual: Sequence[int]) -> list[int]:
         """Labels a class: as asked; else the usual numbers as far as half of the classes have so many images.
@@ -124,25 +160,11 @@ class EvaluationContext:
         ]
         return self.unfinished.training(method, facts)
 
-    def _say(self, notice: str) -> None:
-        if self.how.talks:
-            say(notice, err=True)
-
     def result(self, method: str, protocol: dict[str, Any], rows: list[ResultRow]) -> Result:
         """The rows with all that they depend on."""
-        data = {
-            "source": self.data.source,
-            "image_size": self.data.image_size,
-            "classes": self.classes,
-            "train_images": len(self.train),
-            "train_fingerprint": self.train.fingerprint(),
-            "test_images": len(self.test),
-            "test_fingerprint": self.test.fingerprint(),
-        }
+        data = self.data_facts(self.classes)
         if self.left_out:
             data["left_out_test_images"] = self.left_out
-        if self.left_out_broken:
-            data["left_out_broken_images"] = self.left_out_broken
         return Result(
             method=method,
             steps_done=self.steps_done,

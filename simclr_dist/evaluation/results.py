@@ -43,7 +43,7 @@ class ResultRow:
     @property
     def std(self) -> float:
         """Over the splits, with n - 1; 0 for one."""
-        return float(np.std(self.top1, ddof=1)) if len(self.top1) > 1 else 0.0
+        return deviation(self.top1)
 
     def as_dict(self) -> dict[str, Any]:
         top5 = {"mean_top5": float(np.mean(self.top5))} if self.top5 else {}
@@ -52,8 +52,8 @@ class ResultRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
-    """What one method found on one data set."""
+class Found:
+    """What every method's result says, but its rows."""
 
     method: str
     steps_done: int
@@ -64,12 +64,9 @@ class Result:
     """source, image_size, classes, and count and fingerprint of the train and test images."""
     protocol: dict[str, Any]
     """Everything that was chosen: with it, the encoder and the data the result repeats to the digit."""
-    unequal_classes: bool = False
-    """Whether some class has many more test images than another."""
-    rows: tuple[ResultRow, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        return {"format": FORMAT, **asdict(self), "rows": [row.as_dict() for row in self.rows]}
+        return {"format": FORMAT, **asdict(self)}
 
     def file_name(self) -> str:
         """The same for the same method, step, encoder, data and protocol."""
@@ -79,6 +76,18 @@ class Result:
     def write(self, folder: Path) -> Path:
         """Write it into a folder; a file of that name with other numbers is left, and this one gets the next number."""
         return write_numbers(folder, self.file_name(), self.as_dict())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(Found):
+    """What one method found on one data set."""
+
+    unequal_classes: bool = False
+    """Whether some class has many more test images than another."""
+    rows: tuple[ResultRow, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**super().as_dict(), "rows": [row.as_dict() for row in self.rows]}
 
     def table(self) -> str:
         """One line a row, in percent of the test images.
@@ -107,6 +116,11 @@ class Result:
 
     def _standard_error(self, row: ResultRow) -> float:
         return float(np.sqrt(row.mean * (1 - row.mean) / self.data["test_images"]))
+
+
+def deviation(values: Sequence[float]) -> float:
+    """The standard deviation (n - 1); 0 of one value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 def accuracy_columns(splits: Sequence[Accuracies]) -> dict[str, tuple[float, ...]]:

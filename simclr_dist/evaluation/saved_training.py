@@ -52,8 +52,12 @@ class SavedTraining:
     @property
     def accuracies(self) -> Accuracies | None:
         """What the training came to, when it has been finished before."""
-        found = self._state.get("accuracies")
+        found = self.kept("accuracies")
         return (found[0], found[1], found[2]) if found else None
+
+    def kept(self, name: str) -> Any:
+        """What :meth:`keep` kept under ``name`` when the training was finished before, else None."""
+        return self._state.get(name)
 
     def restore(self, state_of: dict[str, Any]) -> int:
         """Load what was saved into the objects of ``state_of`` (name -> module, optimizer); returns the steps done."""
@@ -95,8 +99,12 @@ class SavedTraining:
 
     def finish(self, accuracies: Accuracies, step: int) -> Accuracies:
         """Keep what the training of ``step`` steps came to in place of its weights, until the result is written."""
-        self._save({"accuracies": list(accuracies)}, step, keep=1)
+        self.keep({"accuracies": list(accuracies)}, step)
         return accuracies
+
+    def keep(self, found: dict[str, Any], step: int) -> None:
+        """As :meth:`finish`, of tensors and plain data by their names."""
+        self._save(found, step, keep=1)
 
     def remove(self) -> None:
         """Forget it; on rank 0."""

@@ -6,7 +6,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from simclr_dist.data.sources.base import ImageSource
+from simclr_dist.data.sources.base import ImageSource, Subset
+from simclr_dist.data.sources.files import FileSource
+from simclr_dist.data.sources.masked_files import digest_of_names, first_by_hash
 from simclr_dist.errors import UserError
 from simclr_dist.random.philox import Purpose, uniforms
 
@@ -46,6 +48,22 @@ def halves(labels: Labels, share: float, split: int) -> tuple[Indices, Indices]:
     """
     held_out = _drawn(labels, lambda members: round(share * members) or (members > 1), split)
     return np.setdiff1d(np.arange(len(labels)), held_out), np.sort(held_out)
+
+
+def first_with_masks(source: ImageSource, count: int) -> tuple[Indices, str]:
+    """The ``count`` images that ``recipe.data.labelled_images`` leaves their masks, and the SHA-256 of their names.
+
+    They are nested, and do not depend on a seed. An image that is no file has its number for a name.
+    """
+    numbers = {_name_of(source, sample): sample for sample in range(len(source))}
+    chosen = first_by_hash(list(numbers), count)
+    return np.array([numbers[name] for name in chosen], dtype=np.int64), digest_of_names(chosen)
+
+
+def _name_of(source: ImageSource, sample: int) -> str:
+    if isinstance(source, Subset):
+        return _name_of(source.source, int(source.indices[sample]))
+    return source.name(sample) if isinstance(source, FileSource) else str(sample)
 
 
 def subset_digest(indices: Indices) -> str:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simclr_dist.data.loading.order import SampleOrder
+from simclr_dist.data.sources.base import IGNORED
 from simclr_dist.distributed.agreement import decided_by_first
-from simclr_dist.distributed.collectives import process_count, process_rank
+from simclr_dist.distributed.collectives import gather_stacked, process_count, process_rank
 from simclr_dist.distributed.data_parallel import data_parallel, settle_buckets
 from simclr_dist.errors import AgreedError
 from simclr_dist.evaluation.feature_blocks import FeatureMatrix, Features
@@ -21,11 +22,15 @@ from simclr_dist.evaluation.saved_training import SavedTraining
 from simclr_dist.models.batch_norm import GroupedBatchNorm
 from simclr_dist.models.precision import AUTOCAST, half_precision
 from simclr_dist.models.statistics_group import divide_batch_norm
-from simclr_dist.optim.schedule import Schedule, peak_learning_rate
+from simclr_dist.optim.schedule import peak_learning_rate
 from simclr_dist.progress_bar import showing_progress
 
 Batches = Callable[[Sequence[int]], Generator[tuple[Tensor, Tensor], None, None]]
 """Numbers of steps -> this process's share of each step's global batch, with its labels."""
+
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Logits and labels of this process's share -> a loss whose mean over the processes is that of the global batch."""
 
 
 class Classifier(nn.Module):
@@ -90,13 +95,28 @@ def own_part(order: SampleOrder) -> tuple[int, int]:
     return process_rank() % parts, parts
 
 
+def pixel_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
+    """Cross-entropy, the mean over the pixels of the global batch that count; a :data:`Loss`.
+
+    Args:
+        logits: (images, classes, height, width).
+        masks: uint8 (images, height, width), IGNORED where no class counts.
+    """
+    # By rows: of four dimensions torch's sums on a GPU are not the same again.
+    rows, labels = logits.movedim(1, -1).flatten(0, -2), masks.long().flatten()
+    counted = gather_stacked((labels != IGNORED).sum(), label="how many pixels count").sum()
+    # Every part of the batch is computed by equally many processes, so parts that are there twice change nothing.
+    return F.cross_entropy(rows, labels, ignore_index=IGNORED, reduction="sum") * process_count() / counted.clamp_min(1)
+
+
 def train_classifier(
-    classifier: Classifier,
+    classifier: nn.Module,
     protocol: Protocol,
     order: SampleOrder,
     batches: Batches,
     device: torch.device,
     *,
+    loss: Loss = F.cross_entropy,
     label: str = "",
     talks: bool = False,
     saved: SavedTraining | None = None,
@@ -106,11 +126,12 @@ def train_classifier(
     Started again after a stop it resumes where it was saved, and on as many processes ends with the same bits.
 
     Args:
-        classifier: trained in place, on every process alike.
+        classifier: trained in place, on every process alike; all of it, or what a :class:`Classifier` says.
         protocol: how.
         order: the steps, of :func:`steps_of`.
         batches: the images or features of each step.
         device: where.
+        loss: of logits; the default is the mean over images, which are equally many in each share.
         label: shown beside the progress.
         talks: whether there is any.
         saved: where it is saved (None: nowhere).
@@ -129,17 +150,17 @@ def train_classifier(
     classifier.to(device).train()
     rate = peak_learning_rate(protocol.base_learning_rate, "linear", order.global_batch_images)
     total = total_steps(protocol, order)
-    schedule = Schedule(peak=rate, warmup_steps=0, total_steps=total)
+    schedule = protocol.schedule(rate, total)
     optimizer = protocol.make_optimizer(classifier)
-    state = {"model": classifier.trained, "optimizer": optimizer}
+    trained = classifier.trained if isinstance(classifier, Classifier) else classifier
+    state = {"model": trained, "optimizer": optimizer}
     start = saved.restore(state)
     parallel = data_parallel(classifier, device)
 
     def backward(inputs: Tensor, labels: Tensor) -> None:
         with half_precision(device, AUTOCAST.get(protocol.precision)):
             logits = parallel(inputs.to(device, non_blocking=True))
-        # The parts are equal, so the mean over processes of their means is that of the global batch.
-        F.cross_entropy(logits.float(), labels.to(device)).backward()
+        loss(logits.float(), labels.to(device)).backward()
 
     from_step = f"{label} from step {start}" if start else label
     with (
@@ -157,7 +178,7 @@ def train_classifier(
             optimizer.step()
             advance(1)
             saved.after_step(state, step + 1, total)
-    if not all(bool(parameter.isfinite().all()) for parameter in classifier.trained.parameters()):
+    if not all(bool(parameter.isfinite().all()) for parameter in trained.parameters()):
         decided_by_first(saved.remove)  # it would only diverge again
         raise AgreedError("--learning-rate: the training diverged (weights are not finite); lower it")
     classifier.eval()

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from simclr_dist.config import Recipe
 from simclr_dist.data.loading.order import SampleOrder
 
+POLY_POWER = 0.9
+
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
@@ -16,7 +18,8 @@ class Schedule:
     total_steps: int
     steps_per_epoch: int = 1
     decay: str = "cosine"
-    """recipe.optimizer.learning_rate_decay."""
+    """recipe.optimizer.learning_rate_decay, or ``poly``: in proportion to (1 - step / total) ** 0.9 (Chen et al. 2017,
+    arXiv 1706.05587, section 4)."""
     final_share: float = 0.0
     """Where the cosine ends, of the peak."""
 
@@ -29,6 +32,8 @@ class Schedule:
         if self.decay == "cosine_by_epoch":
             step = max(self.warmup_steps, step - step % self.steps_per_epoch)
         done = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
+        if self.decay == "poly":
+            return self.peak * math.pow(max(0.0, 1.0 - done), POLY_POWER)
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
         return self.peak * (cosine + self.final_share * (1 - cosine))
 

@@ -68,13 +68,6 @@ def vote(neighbours: Neighbours, bank_labels: Labels, classes: int, temperature:
     return chosen
 
 
-def confusion(labels: Labels, predicted: Labels, classes: int) -> Indices:
-    """How many images of each class (row) were taken for each (column)."""
-    counts = np.bincount(labels * classes + predicted, minlength=classes * classes)
-    matrix: Indices = counts.reshape(classes, classes).astype(np.int64)
-    return matrix
-
-
 def feature_map(features: Features) -> Features:
     """Positions in the plane, shape (images, 2): PCA to 50 dimensions, then t-SNE, both with a fixed seed."""
     if len(features) < 8:

@@ -135,7 +135,11 @@ def evaluation_tables(run: Facts) -> Html:
     parts = []
     for name, content in run.evaluations:
         rows = [row for key in ("points", "rows") for row in content.get(key) or [] if isinstance(row, dict)]
-        columns = [c for c in dict.fromkeys(k for row in rows for k in row) if not re.search(r"sha256|details", c)]
+        columns = [
+            c
+            for c in dict.fromkeys(k for row in rows for k in row)
+            if not re.search(r"sha256|details|class_iou|confusion", c)
+        ]
         if rows:
             head = tag("tr", [tag("th", column) for column in columns])
             body = [tag("tr", [tag("td", _cell(row.get(column))) for column in columns]) for row in rows]

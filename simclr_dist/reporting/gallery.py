@@ -7,9 +7,10 @@ from simclr_dist.data.preview import contact_sheet
 from simclr_dist.data.rendering.torchvision_ import render_plain
 from simclr_dist.data.sources.base import BrokenImageError
 from simclr_dist.errors import UserError
+from simclr_dist.evaluation.confusion import confusion
 from simclr_dist.evaluation.subsets import Labels
 from simclr_dist.reporting import Missing
-from simclr_dist.reporting.analysis import alignment, confusion, feature_map, uniformity, vote
+from simclr_dist.reporting.analysis import alignment, feature_map, uniformity, vote
 from simclr_dist.reporting.charts import legend, matrix, scatter
 from simclr_dist.reporting.context import ReportContext
 from simclr_dist.reporting.markup import Html, joined, or_sentence, tag

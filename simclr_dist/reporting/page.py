@@ -11,6 +11,7 @@ from simclr_dist.reporting.document import Section, document
 from simclr_dist.reporting.facts import Facts
 from simclr_dist.reporting.health import health_table
 from simclr_dist.reporting.markup import Html, folded, joined, or_sentence, sentence, tag
+from simclr_dist.reporting.segmentation import has_segmentation, segmentation
 
 
 def page(runs: Sequence[Facts], images: int) -> Html:
@@ -30,6 +31,9 @@ def page(runs: Sequence[Facts], images: int) -> Html:
         if run.health is not None:
             sections.append(_section(f"run{number}-health", f"Health{of}", partial(health_table, run)))
     for number, run in enumerate(runs, 1):
+        if has_segmentation(run):
+            title = "Segmentation" + (f" of {run.name}" if len(runs) > 1 else "")
+            sections.append(_section(f"run{number}-segmentation", title, partial(segmentation, run)))
         sections += _encoder_sections(run, f"run{number}-", f"{run.name}: " if len(runs) > 1 else "", images)
     sections += [
         _section("recipe", "Recipe", lambda: folded("All keys", tables.config_table(runs, "recipe"))),

@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 from simclr_dist.distributed.processes import Processes
-from simclr_dist.reporting.analysis import alignment, confusion, feature_map, nearest, uniformity, vote
+from simclr_dist.evaluation.confusion import confusion
+from simclr_dist.reporting.analysis import alignment, feature_map, nearest, uniformity, vote
 from simclr_dist.reporting.answer import answer
 from simclr_dist.reporting.charts import Series, line_chart, matrix, thin, ticks
 from simclr_dist.reporting.facts import Facts, read_facts

@@ -47,8 +47,8 @@ class MaskedNames:
         kept = set(chosen)
         few = copy.copy(self)
         few.masks = [mask if name in kept else "" for name, mask in zip(self.names, self.masks, strict=True)]
-        digest = hashlib.sha256("\0".join(chosen).encode(errors="surrogateescape")).hexdigest()
-        few.remarks = [*self.remarks, f"{count:,} of {sum(map(bool, self.masks)):,} masks by hash (set {digest[:12]})"]
+        of = f"{count:,} of {sum(map(bool, self.masks)):,}"
+        few.remarks = [*self.remarks, f"{of} masks by hash (set {digest_of_names(chosen)[:12]})"]
         return few if keep_others else few.without_unlabelled()
 
     def without_unlabelled(self) -> "MaskedNames":
@@ -70,6 +70,11 @@ def first_by_hash(names: Sequence[str], count: int) -> list[str]:
             f"recipe.data.labelled_images: {count} is more than the {len(names)} images with masks; lower it (0: all)"
         )
     return sorted(names, key=lambda name: hashlib.sha256(name.encode(errors="surrogateescape")).digest())[:count]
+
+
+def digest_of_names(names: Sequence[str]) -> str:
+    """SHA-256 of names in their order."""
+    return hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()
 
 
 class MaskedFiles(FileSource):
