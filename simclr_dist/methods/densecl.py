@@ -14,7 +14,7 @@ from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.infonce import contrastive_top1
 from simclr_dist.losses.spread import EMBEDDING_STD, embedding_std
 from simclr_dist.methods.base import About, Batch, Method, MethodKeys, Metric, Tensors, ViewGroup
-from simclr_dist.methods.keys import KeyShuffle, enqueue, query_losses
+from simclr_dist.methods.keys import KeyShuffle, enqueue, query_losses, refuse_short_queue
 from simclr_dist.methods.parts import Parts
 from simclr_dist.methods.published_views import like_moco
 from simclr_dist.models.follower import follow, follower_of
@@ -103,11 +103,7 @@ class DenseCL(Method):
         """Also refuses a queue that a global batch does not fit into."""
         super().check(recipe)
         keys: Any = recipe.method
-        if keys.queue_keys < recipe.global_batch_images:
-            raise ValueError(
-                f"recipe.method.queue_keys: {keys.queue_keys} keys do not hold the {recipe.global_batch_images} of a "
-                "global batch (recipe.global_batch_images); raise it"
-            )
+        refuse_short_queue(keys.queue_keys, recipe.global_batch_images, "recipe.global_batch_images")
 
     @classmethod
     def small(cls, config: Config, images: int) -> Config:

@@ -49,6 +49,18 @@ class KeyShuffle:
         return global_batch(batch.draws(self.purpose, 1)[:, 0], "shuffle").argsort(stable=True)
 
 
+def refuse_short_queue(queue_keys: int, batch: int, of: str) -> None:
+    """A queue must hold the keys of a global batch: ``batch`` of them, which come ``of`` these keys of the recipe.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if queue_keys < batch:
+        raise ValueError(
+            f"recipe.method.queue_keys: {queue_keys} keys do not hold the {batch} of a global batch ({of}); raise it"
+        )
+
+
 def enqueue(queue: Tensor, place: Tensor, keys: Tensor) -> None:
     """Keys (n, d) take the place of the oldest of the queue (K, d), from ``place`` on, which moves behind them."""
     places = (place + torch.arange(len(keys), device=keys.device)) % len(queue)

@@ -14,7 +14,7 @@ from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.infonce import MUTUAL_INFORMATION_BOUND, InfoNCE, contrastive_top1
 from simclr_dist.losses.spread import embedding_std
 from simclr_dist.methods.base import About, Batch, Method, MethodKeys, Metric, Published, Tensors, ViewGroup
-from simclr_dist.methods.keys import KeyShuffle, enqueue, query_losses
+from simclr_dist.methods.keys import KeyShuffle, enqueue, query_losses, refuse_short_queue
 from simclr_dist.methods.parts import Parts
 from simclr_dist.methods.published_views import like_moco
 from simclr_dist.models.follower import follow, follower_of
@@ -91,11 +91,8 @@ class MoCo(Method):
         super().check(recipe)
         keys: Any = recipe.method
         batch = recipe.global_batch_images * (2 if keys.symmetric else 1)
-        if keys.queue_keys < batch:
-            raise ValueError(
-                f"recipe.method.queue_keys: {keys.queue_keys} keys do not hold the {batch} of a global batch "
-                "(recipe.global_batch_images, twice with recipe.method.symmetric); raise it"
-            )
+        of = "recipe.global_batch_images, twice with recipe.method.symmetric"
+        refuse_short_queue(keys.queue_keys, batch, of)
 
     @classmethod
     def small(cls, config: Config, images: int) -> Config:
