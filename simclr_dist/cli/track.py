@@ -57,7 +57,9 @@ def track(run_dir: Path, overrides: tuple[str, ...], as_new: bool, follow: str |
 
 def say_how_to_track(run_dir: Path) -> None:
     """After something new stands in a run's folder: the command that sends it, where the run is tracked at all."""
-    if (run_dir / "tracking").is_dir():
+    from simclr_dist.run.trackers import tracking_folder
+
+    if tracking_folder(run_dir).is_dir():
         say(f"to send it to where the run is tracked: {typed('track', run_dir)}")
 
 

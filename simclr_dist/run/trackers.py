@@ -21,6 +21,11 @@ from simclr_dist.terminal import typed
 _PATIENCE_SECONDS = 20.0
 
 
+def tracking_folder(run_dir: Path) -> Path:
+    """What is kept of trackers: which run it is there, how far it was sent, what went wrong."""
+    return run_dir / "tracking"
+
+
 def refuse_missing(tracking: Tracking) -> None:
     """
     Raises:
@@ -97,7 +102,7 @@ class Trackers:
 
 
 def _log_file(run_dir: Path, name: str) -> Path:
-    return run_dir / "tracking" / f"{name}.log"
+    return tracking_folder(run_dir) / f"{name}.log"
 
 
 def _started(run_dir: Path, name: str) -> subprocess.Popen[bytes] | None:

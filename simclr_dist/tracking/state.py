@@ -10,19 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from simclr_dist.errors import UserError
+from simclr_dist.run.trackers import tracking_folder
 from simclr_dist.storage.atomic import write_atomically
-
-
-def folder_of(run_dir: Path) -> Path:
-    """Where that stands."""
-    return run_dir / "tracking"
 
 
 class State:
     """Of each destination (a project, an experiment) of one tracker an entry, and the keys that `track` was given."""
 
     def __init__(self, run_dir: Path, tracker: str) -> None:
-        self._path = folder_of(run_dir) / f"{tracker}.json"
+        self._path = tracking_folder(run_dir) / f"{tracker}.json"
 
     def read(self, destination: str) -> dict[str, Any]:
         """The entry; {} when there is none.
@@ -76,7 +72,7 @@ def sending_alone(run_dir: Path, tracker: str, patience_seconds: float = 0.0) ->
     Raises:
         UserError: another one still does after ``patience_seconds``, or the folder cannot be written.
     """
-    path = folder_of(run_dir) / f"{tracker}.lock"
+    path = tracking_folder(run_dir) / f"{tracker}.lock"
     try:
         path.parent.mkdir(exist_ok=True)
         lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
