@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -143,6 +143,11 @@ def splits_of(root: Path) -> Splits:
     return Splits(root / train[0][1], test, (), tuple(name for name in folders if name not in kept))
 
 
+def by_hash(names: Iterable[str]) -> list[str]:
+    """Names by their SHA-256, smallest first: an order that is the same wherever the files lie, whoever lists them."""
+    return sorted(names, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
+
+
 def halves_by_name(names: Sequence[str]) -> tuple[list[str], list[str]]:
     """(train, test) of the images of a folder without splits: of each class (its first folder) those whose names have
     the smallest SHA-256, one of HELD_OUT_OF and at least one where there are two. The same wherever the folder lies.
@@ -152,9 +157,8 @@ def halves_by_name(names: Sequence[str]) -> tuple[list[str], list[str]]:
         classes.setdefault(name.partition("/")[0], []).append(name)
     held_out: set[str] = set()
     for members in classes.values():
-        by_hash = sorted(members, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
         count = max(1, round(len(members) / HELD_OUT_OF)) if len(members) > 1 else 0
-        held_out.update(by_hash[:count])
+        held_out.update(by_hash(members)[:count])
     return [name for name in names if name not in held_out], [name for name in names if name in held_out]
 
 

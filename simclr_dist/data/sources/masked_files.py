@@ -13,6 +13,7 @@ from torch import Tensor
 
 from simclr_dist.data.sources.base import IGNORED, BrokenImageError
 from simclr_dist.data.sources.files import FileSource, reason_of
+from simclr_dist.data.sources.folders import by_hash
 from simclr_dist.data.sources.identity import FileStates
 from simclr_dist.data.sources.masks import check_mask_beginning, decode_mask, plain_values
 from simclr_dist.data.sources.pixels import PixelRule
@@ -69,7 +70,7 @@ def first_by_hash(names: Sequence[str], count: int) -> list[str]:
         raise UserError(
             f"recipe.data.labelled_images: {count} is more than the {len(names)} images with masks; lower it (0: all)"
         )
-    return sorted(names, key=lambda name: hashlib.sha256(name.encode(errors="surrogateescape")).digest())[:count]
+    return by_hash(names)[:count]
 
 
 def digest_of_names(names: Sequence[str]) -> str:

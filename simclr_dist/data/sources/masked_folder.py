@@ -1,12 +1,11 @@
 """A folder with masks of the user's own: images/, masks/ and classes.txt."""
 
-import hashlib
 import os
 from pathlib import Path
 
 from simclr_dist.data.sources.base import IGNORED
 from simclr_dist.data.sources.files import reason_of
-from simclr_dist.data.sources.folders import HELD_OUT_OF, find_images, some_of, splits_of
+from simclr_dist.data.sources.folders import HELD_OUT_OF, by_hash, find_images, some_of, splits_of
 from simclr_dist.data.sources.masked_files import MaskedNames
 from simclr_dist.data.sources.torchvision_readers import require_folder
 from simclr_dist.errors import UserError
@@ -44,8 +43,7 @@ def find_masked(path: Path, split: str) -> MaskedNames:
         remarks.append(f"left out: masks without an image: {some_of(alone)}")
     names = images.names
     if splits.held_out is None:
-        by_hash = sorted(names, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
-        held_out = set(by_hash[: max(1, len(names) // HELD_OUT_OF)])
+        held_out = set(by_hash(names)[: max(1, len(names) // HELD_OUT_OF)])
         names = [name for name in names if (name in held_out) == (split == "test")]
         remarks.append(f"split by the hash of the names: one image of {HELD_OUT_OF} is a test image")
     if not names:
