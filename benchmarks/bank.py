@@ -10,7 +10,6 @@ level with the bank made.
 """
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from side_by_side import peak_mb
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -60,10 +60,6 @@ CONTENDERS: dict[str, Loss] = {
     each.__name__: each
     for each in (whole_in_tiles, whole_in_one, sampled_in_tiles, sampled_in_one, queue_in_tiles, queue_in_one)
 }
-
-
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def measure(loss: Loss, rows: int, images: int, samples: int, rounds: int) -> None:

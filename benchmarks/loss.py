@@ -11,7 +11,6 @@ Rounds are taken in turn over the contenders, and ratios are of medians of one r
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 from loss_contenders import CONTENDERS, DISTRIBUTED, TEMPERATURE
+from side_by_side import peak_mb
 from torch import Tensor
 
 D = 128
@@ -35,10 +35,6 @@ def seconds_of(loss: Callable[[Tensor, Tensor], Tensor], images: int) -> float:
     started = time.process_time()
     loss(*z).backward()
     return time.process_time() - started
-
-
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def serve(name: str, rows: int) -> None:

@@ -9,13 +9,13 @@ with the gradient and all that the loss keeps.
 """
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
 import time
 
 import torch
+from side_by_side import peak_mb
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,10 +24,6 @@ from simclr_dist.losses.plain_pixels import plain_pixel_contrast
 
 CONTENDERS = [f"{form} {way}" for form in ("paper", "release") for way in ("tiles", "one matrix")]
 TEMPERATURE, CLASSES = 0.07, 21
-
-
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def made(images: int, side: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """Contenders timed in turn in one process: the machine's speed drifts, so only ratios within a round mean anything."""
 
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -28,3 +29,8 @@ def ratio(above: list[float], below: list[float]) -> str:
     """Median, smallest and largest over the rounds of one contender's time over another's."""
     ratios = [a / b for a, b in zip(above, below, strict=True)]
     return f"median {statistics.median(ratios):.3f} (min {min(ratios):.3f}, max {max(ratios):.3f})"
+
+
+def peak_mb() -> float:
+    """The peak resident set of this process until now, MB (Linux counts it in kB)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
