@@ -5,6 +5,7 @@ which would take minutes.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -52,6 +53,7 @@ def _bare(config: Config, here: Here, mode: str) -> Iterator[Row]:
 
 def _compiled_step(config: Config, here: Here, mode: str) -> Callable[[], Any]:
     """As the trainer's step with machine.compile, in a mode of torch.compile."""
+    config = Config(recipe=config.recipe, machine=replace(config.machine, cuda_graphs=False))
     step, batch = training_step(config, here), random_batch(config.recipe, here)
     for part in step.method.children():
         part.compile(mode=mode, disable=not here.on_gpu)
@@ -60,8 +62,8 @@ def _compiled_step(config: Config, here: Here, mode: str) -> Callable[[], Any]:
 
 def _same_gradient(config: Config, here: Here) -> Iterator[Row]:
     """In float32: against the same step that is not compiled, and against itself."""
-    machine = {**vars(config.machine), "precision": "float32", "deterministic": True}
-    config = Config(recipe=config.recipe, machine=type(config.machine)(**machine))
+    machine = replace(config.machine, precision="float32", deterministic=True, cuda_graphs=False)
+    config = Config(recipe=config.recipe, machine=machine)
     step, batch = training_step(config, here), random_batch(config.recipe, here).to(here.device)
 
     def gradient() -> torch.Tensor:

@@ -24,6 +24,7 @@ _MACHINES: dict[str, dict[str, Any]] = {
         "precision": "bfloat16", "channels_last": True, "views_on_device": True
     },
     "float32": {},
+    "bfloat16, chunks": {"precision": "bfloat16", "images_per_chunk": 32},
     "float16, chunks, recompute": {"precision": "float16", "images_per_chunk": 32, "recompute": "all"},
 }  # fmt: skip
 

@@ -68,6 +68,9 @@ class Machine:
     at then."""
     compile: bool = False
     """torch.compile the parts of the method: encoders and heads."""
+    cuda_graphs: bool = True
+    """On a GPU, record the encoder's and heads' forward and backward pass once and start each in one call, where
+    nothing forbids it (recompute, compile, debug_numerics, batch-norm groups of several processes). The same bits."""
     channels_last: bool = False
     """NHWC memory layout, faster for convolutions on GPUs with tensor cores."""
     deterministic: bool = True

@@ -7,6 +7,8 @@ device, around the device's own kernels.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
+from operator import itemgetter
 
 import torch
 import torch.distributed as dist
@@ -64,7 +66,7 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         y, mean, variance = BatchNormOfGroups.apply(x, weight, self.bias, self.eps, group)
         with torch.no_grad():
             count = elements_of_group(x, group)
-            self._meet(mean.mean(0), variance.mean(0) * (count / max(1, count - 1)))
+            self.meet(mean.mean(0), variance.mean(0) * (count / max(1, count - 1)))
         return y  # type: ignore[no-any-return]
 
     def _by_torch(self, x: Tensor) -> Tensor:
@@ -74,10 +76,10 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         # Stand-ins for the running ones, also when held: a recomputation must save as many tensors as the first pass.
         mean, variance = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)  # type: ignore[arg-type]
         y: Tensor = F.batch_norm(x, mean, variance, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps)
-        self._meet(mean, variance)
+        self.meet(mean, variance)
         return y
 
-    def _meet(self, mean: Tensor, variance: Tensor) -> None:
+    def meet(self, mean: Tensor, variance: Tensor) -> None:
         """Statistics of one pass: dropped when held, kept when collected, otherwise the running ones move."""
         if self.held:
             return
@@ -113,24 +115,39 @@ def statistics_held(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def statistics_collected(module: nn.Module) -> Iterator[list[tuple[GroupedBatchNorm, Tensor, Tensor]]]:
+    """Inside, forward passes leave the running statistics alone, whatever was said of them outside.
+
+    The list has those of each call then, norm by norm.
+    """
+    norms = norms_of(module)
+    before = [(norm.held, norm.seen) for norm in norms]
+    found: list[tuple[GroupedBatchNorm, Tensor, Tensor]] = []
+    for norm in norms:
+        norm.held, norm.seen = False, []
+    try:
+        yield found
+    finally:
+        for norm, (held, seen) in zip(norms, before, strict=True):
+            found += [(norm, *each) for each in norm.seen or []]
+            norm.held, norm.seen = held, seen
+
+
+@contextmanager
 def statistics_of_one_pass(module: nn.Module, chunks: int) -> Iterator[None]:
     """Inside, the forward passes of so many chunks of equal size count as one: the running statistics move as there.
 
     A norm may be called several times a chunk (crops of two sizes): the first calls of all chunks are together what
     the first call of the whole is, then the second ones.
     """
-    norms = norms_of(module)
-    for norm in norms:
-        norm.seen = []
-    try:
+    with statistics_collected(module) as found:
         yield
-    finally:
-        for norm in norms:
-            seen, norm.seen = norm.seen or [], None
-            calls = len(seen) // chunks
-            for number in range(calls):
-                of_call = seen[number::calls]
-                norm._meet(*(torch.stack(values).mean(0) for values in zip(*of_call, strict=True)))
+    for norm, of_norm in groupby(found, key=itemgetter(0)):
+        seen = [(mean, variance) for _, mean, variance in of_norm]
+        calls = len(seen) // chunks
+        for number in range(calls):
+            of_call = seen[number::calls]
+            norm.meet(*(torch.stack(values).mean(0) for values in zip(*of_call, strict=True)))
 
 
 def average_running_statistics(module: nn.Module) -> None:

@@ -12,10 +12,6 @@ from simclr_dist.models.statistics_group import StatisticsGroup, join_statistics
 
 give_rules()
 
-_WORTH_A_FUNCTION = 100_000_000
-"""Elements from which one group on a GPU goes by our kernels, which save 0.5 ms a layer there (an H100). A function of
-autograd in Python costs the host more than torch's: with smaller layers too the GPU waited for it (docs/gpu.md)."""
-
 
 class Kernels(Protocol):
     """What a device does with the groups of one process.
@@ -56,10 +52,8 @@ def kernels_for(x: Tensor) -> Kernels:
 
 def serves_by_torch(x: Tensor) -> bool:
     """Whether ``F.batch_norm`` of ``x`` (rows, channels, ...) has exact statistics to float32 rounding, and no kernel
-    of ours is faster."""
-    if not x.is_cuda:
-        return batch_norm_cpu.sums_exactly(_dense(x))
-    return x.numel() < _WORTH_A_FUNCTION or not batch_norm_triton.available(x)
+    of ours is faster: on a GPU Triton's programs are (docs/gpu.md)."""
+    return not batch_norm_triton.available(x) if x.is_cuda else batch_norm_cpu.sums_exactly(_dense(x))
 
 
 def elements_of_group(x: Tensor, group: StatisticsGroup) -> int:

@@ -29,6 +29,7 @@ from simclr_dist.training.embedding_rank import embedding_rank
 from simclr_dist.training.gradients import Computed, compute_gradients
 from simclr_dist.training.method_rules import check_rules
 from simclr_dist.training.numbers import NumbersOnTheWay
+from simclr_dist.training.recorded import RecordedEmbedding, record_embedding
 
 
 class StoppedByAnomalyError(Exception):
@@ -68,6 +69,7 @@ class TrainingStep:
         if recipe.anomalies.needs_rollback:
             self.rollback_point = RollbackPoint(self.trained, recipe.anomalies.rollback_every_steps or steps_per_epoch)
         self.parallel: nn.Module = self.method
+        self.recorded: RecordedEmbedding | None = None
         # Of norms alone: whatever else a method holds moves after an update, and a queue may be large.
         self._buffers = [buffer for norm in norms_of(self.method) for buffer in norm.buffers()]
         self._buffers_before = [buffer.clone() for buffer in self._buffers]
@@ -95,6 +97,7 @@ class TrainingStep:
         if machine.compile and not machine.debug_numerics:  # inside what is compiled no layer can be looked at
             for part in self.method.children():
                 part.compile()
+        self._record(at_once)
         self.parallel = data_parallel(self.method, self.device)
         blank = blank_batch(recipe, self.local_images, self.device)
         settle_buckets(self.parallel, self._buffers, lambda: self.compute_gradients(blank))
@@ -208,10 +211,17 @@ class TrainingStep:
             return {"returned_to_step": float(self.rollback_point.go_back())}
         return {"skipped": 1.0}
 
+    def _record(self, at_once: int) -> None:
+        """On a GPU, the passes of so many images at once."""
+        if self.device.type == "cuda":
+            chunks = at_once < self.local_images
+            self.recorded = record_embedding(self.method, self.config, self.statistics, at_once, chunks=chunks)
+
     def _again(self, batch: Batch) -> dict[str, float]:
-        """Loss and gradient norm of the same step, computed once more."""
+        """Loss and gradient norm of the same step, computed once more, by layers that call their hooks."""
         self.optimizer.zero_grad()
-        outputs = self.compute_gradients(batch).outputs
+        with self.recorded.paused() if self.recorded else nullcontext():
+            outputs = self.compute_gradients(batch).outputs
         return NumbersOnTheWay({"loss": outputs["loss"], "gradient_norm": self.gradient_norm()}).arrive()
 
     def gradient_norm(self) -> Tensor:

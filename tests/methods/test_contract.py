@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from simclr_dist.config import Config
-from simclr_dist.config.registry import METHODS, method_class, method_keys
+from simclr_dist.config.registry import METHODS
 from simclr_dist.data.loading.batches import build_batches
 from simclr_dist.data.loading.order import build_order
 from simclr_dist.data.sources.named import open_source
@@ -33,6 +33,7 @@ from simclr_dist.training.gradients import compute_gradients
 from simclr_dist.verification.certificate import certify
 from simclr_dist.weights.export import export
 from simclr_dist.weights.read import load_encoder
+from tests.support.methods import method_config
 from tests.support.poison import poisoned
 from tests.support.processes import (
     assert_bit_equal,
@@ -41,32 +42,21 @@ from tests.support.processes import (
     pretrain_here,
     relative_error,
     run_distributed,
-    tiny_config,
 )
 
 STEPS, STOP, SKIPPED = 4, 2, 3
 GROUP = 4
 ROUNDING = 1e-3  # a running mean that is 0 but for rounding has no relative error
 TRAINED = ("model", "optimizer", "scaler")
-# Images of 8 pixels have a map of 1 with the small stem, whose pixels would be one.
-MASKED = ("recipe.data.source=tests.support.masked_digits:open_source", "recipe.encoder.output_stride=2")
 
 
 def config_of(name: str, folder: Path, *overrides: str) -> Config:
-    """The tiny recipe with the method in its small sizes: a queue is full and wraps within the steps."""
-    groups = method_class(name).views(method_keys(name))
-    sizes = (f"recipe.views.{group}.size=8" for group, each in groups.items() if each.size)  # no larger than the images
-    config = tiny_config(
-        folder, *sizes, "recipe.encoder.zero_init_residual=false",  # else residual branches have no gradient at first
-        *(MASKED if "masks" in method_class(name).needs else ()),
-        f"recipe.method.name={name}", f"recipe.batch_norm_group_images={GROUP}", "recipe.warmup_epochs=0",
-        "recipe.optimizer.base_learning_rate=2", "recipe.anomalies.on_not_finite=skip", "machine.precision=float64",
-        f"machine.stop_after_steps={STEPS}", "machine.save_every_steps=1", f"machine.keep_checkpoints={STEPS}",
-        *overrides,
+    """The method's small recipe for the runs of this module."""
+    return method_config(
+        name, folder, f"recipe.batch_norm_group_images={GROUP}", "recipe.anomalies.on_not_finite=skip",
+        "machine.precision=float64", f"machine.stop_after_steps={STEPS}", "machine.save_every_steps=1",
+        f"machine.keep_checkpoints={STEPS}", *overrides,
     )  # fmt: skip
-    config.recipe.method = method_class(name).small(config.recipe.method, config.recipe.global_batch_images)
-    config.check()
-    return config
 
 
 def _gradients(config: Config, chunk_images: int) -> dict[str, torch.Tensor]:

@@ -8,15 +8,18 @@ import pytest
 import torch
 
 from simclr_dist.config import Config
+from simclr_dist.config.registry import METHODS
 from simclr_dist.data.loading.batch import Batch, blank_batch
 from simclr_dist.data.loading.one_ahead import on_device
 from simclr_dist.data.loading.order import build_order
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.guards.anomalies import AnomalyWatch
 from simclr_dist.losses import nt_xent
+from simclr_dist.methods.simclr import SimCLR
 from simclr_dist.models.kernels import set_kernels
 from simclr_dist.optim.schedule import build_schedule
 from simclr_dist.training.step import TrainingStep
+from tests.support.methods import method_config
 from tests.support.poison import poisoned
 from tests.support.processes import assert_bit_equal, relative_error, tiny_config
 
@@ -108,3 +111,31 @@ def test_updates_before_and_after_the_judgement_leave_the_same_state(tmp_path, p
         return {name: each.state_dict() for name, each in step.trained.items()}
 
     assert_bit_equal(state(ahead=True), state(ahead=False))
+
+
+@pytest.mark.parametrize("chunks", [0, 16])
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_recorded_steps_leave_the_same_bits_as_others(tmp_path, name, chunks):
+    def states(*, recorded: bool) -> dict[str, Any]:
+        config = method_config(
+            name, tmp_path, "recipe.batch_norm_group_images=8", f"machine.images_per_chunk={chunks}",
+            "machine.precision=bfloat16", "machine.channels_last=true", f"machine.cuda_graphs={str(recorded).lower()}",
+        )  # fmt: skip
+        step = taken(config, GPU, steps=4)
+        assert bool(step.recorded) is recorded
+        return {name: each.state_dict() for name, each in step.trained.items()}
+
+    assert_bit_equal(states(recorded=True), states(recorded=False))
+
+
+def test_what_cannot_be_recorded_is_started_kernel_by_kernel(tmp_path, monkeypatch):
+    # A wait for the device, as a method of somebody's own may have it.
+    embed = SimCLR.embed
+    monkeypatch.setattr(
+        SimCLR, "embed", lambda self, batch: (batch.views["global"].sum().item(), embed(self, batch))[1]
+    )
+    config = tiny_config(tmp_path, "recipe.batch_norm_group_images=8")
+    step = taken(config, GPU, steps=2)
+    assert step.recorded is None
+    monkeypatch.undo()
+    assert_bit_equal(step.method.state_dict(), taken(config, GPU, steps=2).method.state_dict())

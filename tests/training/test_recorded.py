@@ -1,0 +1,121 @@
+"""A step whose passes are recorded is to the bit the step that is not; here with a recorder that needs no GPU."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from simclr_dist.config import Config
+from simclr_dist.data.loading.batch import Batch, blank_batch
+from simclr_dist.models.statistics_group import StatisticsGroup
+from simclr_dist.training.recorded import RecordedEmbedding, why_not
+from simclr_dist.training.step import TrainingStep
+from tests.support.methods import method_config
+from tests.support.poison import poisoned
+from tests.support.processes import assert_bit_equal, tiny_config
+from tests.support.rerun import Rerun
+from tests.support.steps import training_step
+
+CHUNKS = "machine.images_per_chunk=16"
+CPU = torch.device("cpu")
+
+
+def noise(config: Config, seed: int) -> Batch:
+    batch = blank_batch(config.recipe, config.recipe.global_batch_images, CPU)
+    for views in batch.views.values():
+        views.random_(0, 256, generator=torch.Generator().manual_seed(seed))
+    return batch
+
+
+def record(step: TrainingStep, recorder: Rerun) -> None:
+    """As the step itself does on a GPU."""
+    chunk = step.config.machine.images_per_chunk
+    blank = step.method.prepare(blank_batch(step.config.recipe, chunk or step.local_images, CPU))
+    step.recorded = RecordedEmbedding(step.method, blank, step.config.machine, recorder, chunks=bool(chunk))
+    step.method.embed = step.recorded
+
+
+def states(config: Config, recorder: Rerun | None) -> dict:
+    """Of a step, and all that each of four steps said."""
+    torch.manual_seed(0)
+    step = training_step(config, 64)
+    if recorder:
+        record(step, recorder)
+    said = [step(noise(config, number), number) for number in range(4)]
+    optimizer = step.optimizer.state_dict()["state"]
+    return {"method": step.method.state_dict(), "optimizer": optimizer, "said": dict(enumerate(said))}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("recipe.batch_norm_group_images=0",),
+        ("recipe.batch_norm_group_images=8", CHUNKS),
+        ("recipe.batch_norm_group_images=16", CHUNKS, "machine.precision=bfloat16"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("method", ["simclr", "byol", "swav"])  # plain, with a teacher, with views of two sizes
+def test_recorded_steps_leave_the_same_bits_as_others(tmp_path, method, overrides):
+    config = method_config(method, tmp_path, *overrides)
+    recorder = Rerun()
+    recorded = states(config, recorder)
+    passes = 3 * 2 if CHUNKS in overrides else 2  # two chunks forward, forward and backward; or all at once
+    assert recorder.replays == 4 * passes
+    assert_bit_equal(recorded, states(config, None))
+
+
+def test_a_recording_leaves_weights_statistics_and_random_numbers_as_they_were(tmp_path):
+    config = tiny_config(tmp_path)
+    step = training_step(config, 64)
+    before = copy.deepcopy(step.method.state_dict())
+    random = torch.get_rng_state()
+    record(step, Rerun())
+    assert_bit_equal(step.method.state_dict(), before)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(each.grad is None for each in step.method.parameters())
+
+
+def test_batches_of_another_size_and_weights_that_moved_elsewhere_go_to_the_method(tmp_path):
+    config = tiny_config(tmp_path)
+    step, recorder = training_step(config, 64), Rerun()
+    record(step, recorder)
+    batch = noise(config, 0)
+    expected = type(step.method).embed(step.method, batch)["z"]
+    assert torch.equal(step.method.embed(batch)["z"], expected)
+    assert recorder.replays == 1
+    half = batch.split(len(batch) // 2)[0]
+    assert len(step.method.embed(half)["z"]) == len(half)
+    weight = next(step.method.parameters())
+    weight.data = 2 * weight.data
+    assert torch.equal(step.method.embed(batch)["z"], type(step.method).embed(step.method, batch)["z"])
+    assert recorder.replays == 1
+
+
+def test_what_was_not_finite_is_looked_for_by_layers_that_are_called(tmp_path):
+    config = tiny_config(tmp_path, "recipe.anomalies.on_not_finite=skip")
+    step, recorder = training_step(config, 64), Rerun()
+    record(step, recorder)
+    with step.recorded.paused():
+        step.compute_gradients(noise(config, 0))
+    assert recorder.replays == 0
+    batch = noise(config, 1)
+    found = poisoned((1,), lambda features: features * math.inf, lambda: step(batch, 0))
+    assert found["skipped"] == 1
+    assert recorder.replays == 2  # of the step itself alone
+
+
+@pytest.mark.parametrize(
+    ("override", "statistics", "word"),
+    [
+        ("machine.cuda_graphs=false", StatisticsGroup(), "cuda_graphs"),
+        ("machine.recompute=blocks", StatisticsGroup(), "recompute"),
+        ("machine.debug_numerics=true", StatisticsGroup(), "debug_numerics"),
+        ("machine.compile=true", StatisticsGroup(), "compile"),
+        ("machine.deterministic=true", StatisticsGroup(spans_processes=True), "several processes"),
+    ],
+)
+def test_what_cannot_be_recorded_is_named(tmp_path, override, statistics, word):
+    assert word in why_not(tiny_config(tmp_path, override).machine, statistics)
+    assert why_not(tiny_config(tmp_path).machine, StatisticsGroup()) == ""
