@@ -37,7 +37,7 @@ def rows(here: Here) -> Iterator[Row]:
     yield _pretraining(run, images, chunk, here)
     how = Extraction(batch_images=here.size(512, 8), device=here.device, talks=False)
     context = EvaluationContext(load_encoder(run), None, how, Unfinished(run / "unfinished"))
-    points = label_curve(context, here.size([5, 50], [1]), here.size(3, 1))
+    points = label_curve(context, here.size([50], [1]), here.size(3, 1))
     for classifier in ("linear probe", "kNN"):
         of_one = [point for point in points if point.classifier == classifier]
         found = {(point.features, point.labels_per_class): 100 * point.mean for point in of_one}

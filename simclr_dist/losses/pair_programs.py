@@ -94,8 +94,9 @@ def pair_sums(
     row = _load(pieces, first + i, D, 0, D)
     shift = tl.load(a + first + i)[:, None]
     own_s = tl.load(own + first + i)[:, None]
-    total = tl.zeros((ROWS,), tl.float32)
-    above = tl.zeros((ROWS,), tl.float32)
+    # As wide as a tile: across its columns they are summed once, at the end.
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    above = tl.zeros((ROWS, COLUMNS), tl.float32)
     begin, end = _share(column_count, COLUMNS)
     for block in range(begin, end):
         j = block * COLUMNS + tl.arange(0, COLUMNS)
@@ -106,11 +107,11 @@ def pair_sums(
             counted, _ = rule(i[:, None], j[None, :], first, count)
             e = tl.where(counted, e, 0.0)
             more = more & counted
-        total += tl.sum(e, 1)
-        above += tl.sum(more.to(tl.float32), 1)
+        total += e
+        above += more.to(tl.float32)
     out = parts + tl.program_id(1).to(tl.int64) * count + i
-    tl.store(out, total, mask=i < count)
-    tl.store(out + tl.num_programs(1).to(tl.int64) * count, above, mask=i < count)
+    tl.store(out, tl.sum(total, 1), mask=i < count)
+    tl.store(out + tl.num_programs(1).to(tl.int64) * count, tl.sum(above, 1), mask=i < count)
 
 
 @triton.jit

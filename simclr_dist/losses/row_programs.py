@@ -9,6 +9,9 @@ import triton.language as tl
 
 from simclr_dist.losses.pair_programs import SCALE, partner
 
+AT_ONCE = tl.constexpr(32)
+"""Parts that are loaded together: each round of loads is a wait of half a microsecond."""
+
 
 @triton.jit
 def _rows_at(numbers, count, dim, D: tl.constexpr):
@@ -47,8 +50,8 @@ def moments(rows, parts, count, dim, D: tl.constexpr, BLOCK: tl.constexpr):
 def _added(parts, which: tl.constexpr, PARTS: tl.constexpr, D: tl.constexpr):
     """The sum over the parts of :func:`moments`' first or second."""
     total = tl.zeros((D,), tl.float64)
-    for part in range(0, PARTS, 8):
-        at = (part + tl.arange(0, 8))[:, None] * 2 * D + which * D + tl.arange(0, D)[None, :]
+    for part in range(0, PARTS, AT_ONCE):
+        at = (part + tl.arange(0, AT_ONCE))[:, None] * 2 * D + which * D + tl.arange(0, D)[None, :]
         total += tl.sum(tl.load(parts + at), 0)
     return total
 

@@ -27,6 +27,7 @@ class BarlowTwins(Method):
     norms. ``gradient_scale`` 1/32 is what its 32 processes computed.
     """
 
+    recordable = True
     ABOUT: ClassVar[About | None] = About(
         title="Barlow Twins", paper="Zbontar et al. 2021", arxiv="2103.03230", published=Published(73.5, epochs=1000),
         equation=(

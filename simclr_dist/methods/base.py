@@ -52,6 +52,9 @@ class Method(nn.Module):
     needs: ClassVar[frozenset[str]] = frozenset()
     """What the images must have: ``labels``, ``masks`` (of their pixels' classes); ``geometry``, where views lie in
     their images, every source has. Refused at the start when the source lacks it."""
+    recordable: ClassVar[bool] = False
+    """Whether ``embed`` may be recorded once and replayed (machine.cuda_graphs): it depends on the batch's tensors on
+    the device, parameters and buffers alone, not on numbers of Python's that change, and never waits for the device."""
     ABOUT: ClassVar[About | None] = None
     """What ``simclr-dist methods`` tells of it; one of this project has it, yours may."""
     encoder: Encoder

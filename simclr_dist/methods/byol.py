@@ -25,6 +25,7 @@ class BYOL(Method):
     have biases, which the batch norm after them takes out again; here they have none.
     """
 
+    recordable = True
     ABOUT: ClassVar[About | None] = About(
         title="BYOL", paper="Grill et al. 2020", arxiv="2006.07733", keeps=("second encoder",),
         published=Published(74.3, epochs=1000, from_memory=True),

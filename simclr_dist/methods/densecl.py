@@ -40,6 +40,7 @@ class DenseCL(Method):
     queue keeps the mean of each image's dense keys.
     """
 
+    recordable = True
     ABOUT: ClassVar[About | None] = About(
         title="DenseCL", paper="Wang et al. 2021", arxiv="2011.09157", keeps=("second encoder", "queue"),
         equation=(

@@ -51,6 +51,7 @@ class DINO(Method):
     their moving mean over global batches. Both whole views go through a network in one pass, small ones in another.
     """
 
+    recordable = True
     ABOUT: ClassVar[About | None] = About(
         title="DINO", paper="Caron et al. 2021", arxiv="2104.14294", keeps=("second encoder", "centre"),
         published=Published(75.3, epochs=800, from_memory=True),

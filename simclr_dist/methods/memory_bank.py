@@ -29,6 +29,7 @@ class MemoryBank(Method):
     (seed, epoch, sample id), uniformly, the image itself not left out. Z is fixed by the first global batch.
     """
 
+    recordable = True
     ABOUT: ClassVar[About | None] = About(
         title="NPID", paper="Wu et al. 2018", arxiv="1805.01978", keeps=("bank",),
         published=Published(54.99, epochs=200),

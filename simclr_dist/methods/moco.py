@@ -29,6 +29,7 @@ class MoCo(Method):
     sense with recipe.batch_norm_group_images (published: 32), and needs no particular number of processes.
     """
 
+    recordable = True
     ABOUT: ClassVar[About | None] = About(
         title="MoCo v2", paper="He et al. 2020", arxiv="1911.05722", keeps=("second encoder", "queue"),
         published=Published(67.5, epochs=200),

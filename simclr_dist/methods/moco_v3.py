@@ -29,6 +29,7 @@ class MoCoV3(Method):
     a pass of its own. The keys' encoder begins as a copy and has its own running statistics.
     """
 
+    recordable = True
     ABOUT: ClassVar[About | None] = About(
         title="MoCo v3", paper="Chen, Xie and He 2021", arxiv="2104.02057", keeps=("second encoder",),
         published=Published(72.8, epochs=300),

@@ -31,6 +31,7 @@ class PixelContrast(Method):
     ``map_size`` and each of its pixels through three 1x1 convolutions to a vector of unit length.
     """
 
+    recordable = True
     ABOUT: ClassVar[About | None] = About(
         title="Pixel contrast", paper="Zhao et al. 2020", arxiv="2012.06985",
         equation=(

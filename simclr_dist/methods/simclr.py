@@ -23,6 +23,7 @@ _COLLAPSE = "the learning rate, recipe.method.temperature and, in metrics.jsonl,
 class SimCLR(Method):
     """Chen et al. 2020 (arXiv 2002.05709), algorithm 1; with three layers in its head, SimCLR v2 (arXiv 2006.10029)."""
 
+    recordable = True
     ABOUT: ClassVar[About | None] = About(
         title="SimCLR", paper="Chen et al. 2020", arxiv="2002.05709", published=Published(69.1, epochs=800),
         equation=(

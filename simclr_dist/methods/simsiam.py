@@ -24,6 +24,7 @@ class SimSiam(Method):
     published code leaves untrained, is left out.
     """
 
+    recordable = True
     ABOUT: ClassVar[About | None] = About(
         title="SimSiam", paper="Chen and He 2021", arxiv="2011.10566", published=Published(68.1, epochs=100),
         equation="L = -1/2 mean over images of [cos(p_1, stop(z_2)) + cos(p_2, stop(z_1))]",

@@ -20,6 +20,7 @@ from simclr_dist.methods.published_views import like_moco
 class SupCon(Method):
     """Khosla et al. 2020 (arXiv 2004.11362), the loss L_out, with the constants of its published code."""
 
+    recordable = True
     ABOUT: ClassVar[About | None] = About(
         title="SupCon", paper="Khosla et al. 2020", arxiv="2004.11362",
         published=Published(78.7, epochs=700, from_memory=True),

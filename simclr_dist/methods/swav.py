@@ -29,6 +29,7 @@ class SwAV(Method):
     or not.
     """
 
+    recordable = True
     ABOUT: ClassVar[About | None] = About(
         title="SwAV", paper="Caron et al. 2020", arxiv="2006.09882", keeps=("prototypes",),
         published=Published(75.3, epochs=800),

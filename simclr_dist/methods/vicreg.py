@@ -25,6 +25,7 @@ class VICReg(Method):
     Variance and covariance are those of the global batch. Each view goes through the networks in a pass of its own.
     """
 
+    recordable = True
     ABOUT: ClassVar[About | None] = About(
         title="VICReg", paper="Bardes et al. 2022", arxiv="2105.04906", published=Published(73.2, epochs=1000),
         equation=(

@@ -80,8 +80,9 @@ class StepMemory:
             held, resting = traces[0].held_bytes, traces[0].resting_bytes
             # The loss sees all images at once, while no chunk is in the encoder.
             loss = Line.fit([(t.local_images, t.loss_bytes) for t in traces])(images)
+            kept = Line.fit([(t.local_images, t.kept_bytes) for t in traces])(chunk)
             in_chunk = self.peak_bytes(chunk, Variant(variant.recompute)) + (images - chunk) * held
-            return max(in_chunk, resting + images * held + loss)
+            return max(in_chunk, resting + images * held + kept + loss)
         if images == self.exact or images in self._fitted_sizes(images):
             return self.trace(images, variant.recompute).peak_bytes
         return max(line(images) for line in self.lines(images, variant.recompute))

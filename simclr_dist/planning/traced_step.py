@@ -4,6 +4,7 @@ torch's fake process group answers every collective at once; so one process sees
 allocate, compute and send.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -23,8 +24,9 @@ from simclr_dist.planning.fakes import fake_mode, fake_processes, kernels_of, no
 from simclr_dist.planning.gradient_buckets import in_buckets, tagged
 from simclr_dist.planning.method_watch import MethodWatch
 from simclr_dist.planning.norm_traffic import NormTraffic
-from simclr_dist.planning.tracker import Sent, StepTracker
+from simclr_dist.planning.tracker import WORK, Sent, StepTracker
 from simclr_dist.training.gradients import Computed
+from simclr_dist.training.recorded import why_not
 
 _RESTING = ("weights", "state", "optimizer state", "gradients")
 _UNTRACEABLE = (
@@ -49,9 +51,11 @@ class StepTrace:
     pass_bytes: int
     """Peak of the forward and backward passes."""
     update_bytes: int
-    """Peak of the optimizer's update and of what the method does after it."""
+    """Peak of the optimizer's update and of what the method does after it, beside what a recorded step keeps."""
     resting_bytes: int
     """Between steps: weights, state, optimizer state, and the gradient buckets when there is more than one process."""
+    kept_bytes: int
+    """Of a step whose passes are recorded (machine.cuda_graphs), what is never let go; else 0."""
     loss_bytes: int
     """Peak of what the loss alone makes, at whatever moment."""
     held_bytes: float
@@ -118,8 +122,15 @@ def _traced(config: Config, tracker: StepTracker, local_images: int, processes: 
         held = [batch, FakeBatch.of(config.recipe, local_images)] if config.machine.device == "cuda" else [batch]
     resting = sum(tracker.living[name] for name in _RESTING)
     tracker.restart()
+    recorded = config.machine.device == "cuda" and not why_not(config, step.method, step.statistics)
     computed = step.compute_gradients(batch)
-    pass_bytes, at_peak = tracker.peak, tracker.at_peak
+    at_peak, kept = tracker.at_peak, Counter[str]()
+    if recorded:
+        # It has a batch of its own, and keeps what its passes work in through loss and update to the next step.
+        chunk = config.machine.images_per_chunk or local_images
+        kept = Counter({"images": _bytes(batch.device_tensors) * chunk // local_images, WORK[0]: tracker.work_peak})
+        at_peak = tracker.rest_at_peak + kept
+    pass_bytes = at_peak.total()
     tracker.restart_peak()
     with tracker.category("update"):
         step.gradient_norm()
@@ -128,16 +139,19 @@ def _traced(config: Config, tracker: StepTracker, local_images: int, processes: 
         del undo
         step.after_update(computed, step.last)
         step.optimizer.zero_grad()
-    if tracker.peak > pass_bytes:
-        at_peak = tracker.at_peak
+    at_update = tracker.at_peak + kept
+    update_bytes = at_update.total()
+    if update_bytes > pass_bytes:
+        at_peak = at_update
     return StepTrace(
         local_images=local_images,
         processes=processes,
-        peak_bytes=max(pass_bytes, tracker.peak),
+        peak_bytes=max(pass_bytes, update_bytes),
         at_peak={name: count for name, count in at_peak.items() if count},
         pass_bytes=pass_bytes,
-        update_bytes=tracker.peak,
+        update_bytes=update_bytes,
         resting_bytes=resting,
+        kept_bytes=kept.total(),
         loss_bytes=tracker.loss_peak,
         held_bytes=_held_bytes(held, computed) / local_images,
         flops=tracker.flops,

@@ -22,6 +22,8 @@ from torch.utils.flop_counter import flop_registry
 
 from simclr_dist.distributed.watchdog import progress
 
+WORK = ("activations", "backward")
+"""What the passes of a chunk work in; the categories are told by :class:`StepTracker`."""
 _COLLECTIVES = {
     "_allgather_base_": "all_gather",
     "allgather_": "all_gather",
@@ -63,6 +65,10 @@ class StepTracker(TorchDispatchMode):
         self.peak = 0
         self.at_peak: Counter[str] = Counter()
         """``living`` when the total was highest."""
+        self.work_peak = 0
+        """The categories :data:`WORK` alone, when they were highest."""
+        self.rest_at_peak: Counter[str] = Counter()
+        """``living`` but for them, when that was highest."""
         self.loss_peak = 0
         """The category ``loss`` alone, when it was highest."""
         self.flops = 0
@@ -72,6 +78,7 @@ class StepTracker(TorchDispatchMode):
         self.payload: Counter[Sent] = Counter()
         """Kind -> bytes that this process puts in."""
         self._total = 0
+        self._rest_peak = 0
         self._category: str | None = None
         self._storages: weakref.WeakKeyDictionary[torch.UntypedStorage, list[Any]] = weakref.WeakKeyDictionary()
 
@@ -107,6 +114,7 @@ class StepTracker(TorchDispatchMode):
     def restart_peak(self) -> None:
         """Forget the peak so far."""
         self.peak, self.at_peak = self._total, Counter(self.living)
+        self.work_peak, self._rest_peak, self.rest_at_peak = 0, 0, Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         try:
@@ -125,6 +133,11 @@ class StepTracker(TorchDispatchMode):
                 self._note_storage(leaf.untyped_storage())
         if self._total > self.peak:
             self.peak, self.at_peak = self._total, Counter(self.living)
+        work = sum(self.living[name] for name in WORK)
+        self.work_peak = max(self.work_peak, work)
+        if self._total - work > self._rest_peak:
+            self._rest_peak = self._total - work
+            self.rest_at_peak = Counter({name: count for name, count in self.living.items() if name not in WORK})
         return result
 
     def _note_storage(self, storage: torch.UntypedStorage) -> None:

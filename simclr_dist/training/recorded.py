@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from simclr_dist.config import Config, Machine
 from simclr_dist.data.loading.batch import Batch, blank_batch
-from simclr_dist.errors import first_line
+from simclr_dist.errors import UserError, first_line
 from simclr_dist.log import log
 from simclr_dist.methods.base import Method, Tensors
 from simclr_dist.models.batch_norm import copy_all, norms_of, statistics_collected
@@ -60,8 +60,9 @@ class CudaRecorder:
         return made, graph.replay
 
 
-def why_not(machine: Machine, statistics: StatisticsGroup) -> str:
+def why_not(config: Config, method: type[Method] | Method, statistics: StatisticsGroup) -> str:
     """Why a step on a GPU is not recorded; '' when it is."""
+    machine = config.machine
     if not machine.cuda_graphs:
         return "machine.cuda_graphs=false"
     if machine.debug_numerics:
@@ -72,6 +73,8 @@ def why_not(machine: Machine, statistics: StatisticsGroup) -> str:
         return f"machine.recompute={machine.recompute}"
     if statistics.spans_processes:
         return "batch-norm groups of several processes, which exchange their statistics"
+    if not method.recordable:
+        return f"{config.recipe.method.name} does not say that it is recordable"
     return ""
 
 
@@ -184,24 +187,25 @@ class RecordedEmbedding:
 def record_embedding(
     method: Method, config: Config, statistics: StatisticsGroup, images: int, *, chunks: bool
 ) -> RecordedEmbedding | None:
-    """Let ``method.embed`` be replayed from now on, for batches of so many ``images``; None where it cannot.
+    """Let ``method.embed`` be replayed from now on, for batches of so many ``images``; None, and why, where it is not.
 
-    Says why not. Nothing is lost by it but time: the layers' kernels are then started one by one.
+    Raises:
+        UserError: this GPU cannot record it. What a recording leaves behind that failed is not known, so it is no
+            way out to go on without.
     """
-    if reason := why_not(config.machine, statistics):
+    if reason := why_not(config, method, statistics):
         log.info("the step's kernels are started one by one: %s", reason)
         return None
     device = next(method.parameters()).device
-    blank = blank_batch(config.recipe, images, device)
+    with torch.no_grad():
+        blank = method.prepare(blank_batch(config.recipe, images, device))
     try:
-        with torch.no_grad():
-            blank = method.prepare(blank)
         recorded = RecordedEmbedding(method, blank, config.machine, CudaRecorder(device), chunks=chunks)
-    except Exception as error:  # whatever a method's embed does that cannot be recorded
-        torch.cuda.synchronize(device)
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        log.warning("the step's kernels are started one by one, as they cannot be recorded (%s)", reason)
-        return None
+    except RuntimeError as error:
+        raise UserError(
+            f"machine.cuda_graphs: the step cannot be recorded on this GPU ({type(error).__name__}: "
+            f"{first_line(error)}); set machine.cuda_graphs=false, or --debug shows where"
+        ) from error
     method.embed = recorded  # type: ignore[method-assign]
     return recorded
 

@@ -45,7 +45,7 @@ def test_the_rehearsal_goes_through_every_section(gpu, tmp_path):
             assert line["holds"] is not False, line
             assert line["what"] in table
     promised = {line["what"] for section in found["sections"].values() for line in section["rows"] if line["holds"]}
-    assert {"verify, 1 process", "an overflow", "the compiled step's gradient"} <= promised
+    assert {"verify, 1 process", "an overflow", "the compiled step's gradient, float32"} <= promised
     losses = [line["numbers"]["error"] for line in found["sections"]["loss"]["rows"] if "error" in line["numbers"]]
     assert len(losses) >= 2
     assert max(losses) < 1e-5

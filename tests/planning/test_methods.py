@@ -104,7 +104,7 @@ def test_what_a_method_says_of_itself_must_be_an_about():
 def test_the_memory_of_a_method_is_shown_beside_simclrs():
     trace = StepTrace(
         local_images=256, processes=1, peak_bytes=10**9, at_peak={}, pass_bytes=0, update_bytes=0, resting_bytes=10**8,
-        loss_bytes=0, held_bytes=0.0, flops=0, embed_flops=0, norm_bytes=0, collectives={}, payload={},
+        kept_bytes=0, loss_bytes=0, held_bytes=0.0, flops=0, embed_flops=0, norm_bytes=0, collectives={}, payload={},
     )  # fmt: skip
     lines = memory_table({"simclr": trace, "other": replace(trace, peak_bytes=3 * trace.peak_bytes)}).splitlines()
     assert [line.split()[3] for line in lines[2:]] == ["1.00x", "3.00x"]

@@ -188,8 +188,10 @@ def test_a_single_large_share_is_not_mistaken_for_a_constant(config):
     assert memory.flops(8, Variant()) == pytest.approx(memory.flops(16, Variant()) / 2, rel=0.01)
 
 
-def test_recomputation_and_chunks_trade_operations_for_memory(config):
+@pytest.mark.parametrize("recorded", [False, True])
+def test_recomputation_and_chunks_trade_operations_for_memory(config, recorded):
     config.recipe.batch_norm_group_images = 8
+    config.machine.device, config.machine.cuda_graphs = "cuda", recorded
     plain = traced_step(config.recipe, config.machine, 32, 2, IMAGES)
     blocks, everything = (
         traced_step(config.recipe, replace(config.machine, recompute=mode), 32, 2, IMAGES) for mode in ("blocks", "all")

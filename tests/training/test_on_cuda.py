@@ -13,6 +13,7 @@ from simclr_dist.data.loading.batch import Batch, blank_batch
 from simclr_dist.data.loading.one_ahead import on_device
 from simclr_dist.data.loading.order import build_order
 from simclr_dist.distributed.processes import Processes
+from simclr_dist.errors import UserError
 from simclr_dist.guards.anomalies import AnomalyWatch
 from simclr_dist.losses import nt_xent
 from simclr_dist.methods.simclr import SimCLR
@@ -100,8 +101,9 @@ def test_batches_copied_one_ahead_are_the_hosts(tmp_path):
 @pytest.mark.parametrize("policy", ["skip", "go_back"])
 def test_updates_before_and_after_the_judgement_leave_the_same_state(tmp_path, policy):
     config = tiny_config(
-        tmp_path, f"recipe.anomalies.on_not_finite={policy}", "recipe.anomalies.rollback_every_steps=2"
-    )
+        tmp_path, f"recipe.anomalies.on_not_finite={policy}", "recipe.anomalies.rollback_every_steps=2",
+        "machine.cuda_graphs=false",  # what spoils the numbers is a layer's Python
+    )  # fmt: skip
 
     def state(ahead: bool) -> dict[str, Any]:
         step = taken(config, GPU, steps=0)
@@ -128,14 +130,13 @@ def test_recorded_steps_leave_the_same_bits_as_others(tmp_path, name, chunks):
     assert_bit_equal(states(recorded=True), states(recorded=False))
 
 
-def test_what_cannot_be_recorded_is_started_kernel_by_kernel(tmp_path, monkeypatch):
-    # A wait for the device, as a method of somebody's own may have it.
+def test_a_method_that_waits_for_the_device_is_refused_with_the_key_that_helps(tmp_path, monkeypatch):
     embed = SimCLR.embed
-    monkeypatch.setattr(
-        SimCLR, "embed", lambda self, batch: (batch.views["global"].sum().item(), embed(self, batch))[1]
-    )
-    config = tiny_config(tmp_path, "recipe.batch_norm_group_images=8")
-    step = taken(config, GPU, steps=2)
-    assert step.recorded is None
-    monkeypatch.undo()
-    assert_bit_equal(step.method.state_dict(), taken(config, GPU, steps=2).method.state_dict())
+
+    def waiting(self: SimCLR, batch: Batch) -> Any:
+        assert batch.views["global"].sum().item() >= 0
+        return embed(self, batch)
+
+    monkeypatch.setattr(SimCLR, "embed", waiting)
+    with pytest.raises(UserError, match=r"machine\.cuda_graphs=false"):
+        taken(tiny_config(tmp_path), GPU, steps=0)

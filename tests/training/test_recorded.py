@@ -8,6 +8,7 @@ import torch
 
 from simclr_dist.config import Config
 from simclr_dist.data.loading.batch import Batch, blank_batch
+from simclr_dist.methods.simclr import SimCLR
 from simclr_dist.models.statistics_group import StatisticsGroup
 from simclr_dist.training.recorded import RecordedEmbedding, why_not
 from simclr_dist.training.step import TrainingStep
@@ -16,6 +17,7 @@ from tests.support.poison import poisoned
 from tests.support.processes import assert_bit_equal, tiny_config
 from tests.support.rerun import Rerun
 from tests.support.steps import training_step
+from tests.support.toy_methods import Toy
 
 CHUNKS = "machine.images_per_chunk=16"
 CPU = torch.device("cpu")
@@ -117,5 +119,6 @@ def test_what_was_not_finite_is_looked_for_by_layers_that_are_called(tmp_path):
     ],
 )
 def test_what_cannot_be_recorded_is_named(tmp_path, override, statistics, word):
-    assert word in why_not(tiny_config(tmp_path, override).machine, statistics)
-    assert why_not(tiny_config(tmp_path).machine, StatisticsGroup()) == ""
+    assert word in why_not(tiny_config(tmp_path, override), SimCLR, statistics)
+    assert why_not(tiny_config(tmp_path), SimCLR, StatisticsGroup()) == ""
+    assert "recordable" in why_not(tiny_config(tmp_path), Toy, StatisticsGroup())  # nobody has looked at it
