@@ -17,7 +17,7 @@ from simclr_dist.triton_start import starts_programs
 _PROCESSORS = 132  # of an H100; a constant, so that the same rows are added in the same order on every card
 _ROW_NUMBERS = 4096  # of a block of rows in the programs over rows
 _MOMENTS = 64
-_WEIGHED = 4096
+_WEIGHED = 2048
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class KernelPairs:
         loss, shown = self.columns.new_empty(()), self.columns.new_empty(3, dtype=torch.float64)
         self._rows.weigh[(1,)](
             parts, self.positive, self.weight, self.pull, self.largest, loss, shown, len(self.columns), self.count,
-            parts.shape[2], _WEIGHED, num_warps=32,
+            parts.shape[2], _WEIGHED, num_warps=16,
         )  # fmt: skip
         return loss, shown
 
