@@ -13,6 +13,7 @@ import torch
 from gpu_sections.here import Here, Row, config_of, failed, random_batch, training_step
 from gpu_sections.step import bare_step, config_for, measured, trainer_step
 from simclr_dist.config import Config
+from simclr_dist.training.recorded import record_embedding
 
 _GRAPHS = "reduce-overhead"
 _MODES = {"default": "compiled", _GRAPHS: "compiled, with torch's CUDA graphs"}
@@ -29,6 +30,7 @@ def rows(here: Here) -> Iterator[Row]:
     contenders: dict[str, Callable[[], Iterator[Row]]] = {
         "bare torch, compiled": lambda: _bare(large, here, "default"),
         "trainer, compiled": lambda: _trainer(large, here),
+        "trainer, compiled and recorded": lambda: _trainer(large, here, recorded=True),
         "the compiled step's gradient": lambda: _same_gradient(here),
         "small images: trainer, compiled": lambda: _trainer(small, here, bare),
         "bare torch, CUDA graphs": lambda: _bare(large, here, _GRAPHS),
@@ -41,21 +43,24 @@ def rows(here: Here) -> Iterator[Row]:
         torch.compiler.reset()
 
 
-def _trainer(config: Config, here: Here, bare: float | None = None) -> Iterator[Row]:
-    size = "" if bare is None else "small images: "
-    yield from measured(f"{size}trainer, compiled", config, here, _compiled_step(config, here))
+def _trainer(config: Config, here: Here, bare: float | None = None, *, recorded: bool = False) -> Iterator[Row]:
+    what = ("" if bare is None else "small images: ") + "trainer, compiled" + (" and recorded" if recorded else "")
+    yield from measured(what, config, here, _compiled_step(config, here, recorded=recorded))
 
 
 def _bare(config: Config, here: Here, mode: str) -> Iterator[Row]:
     yield from measured(f"bare torch, {_MODES[mode]}", config, here, bare_step(config, here, mode))
 
 
-def _compiled_step(config: Config, here: Here) -> Callable[[], Any]:
-    """As the trainer's step with machine.compile."""
-    config = Config(recipe=config.recipe, machine=replace(config.machine, cuda_graphs=False))
-    step, batch = training_step(config, here), random_batch(config.recipe, here)
+def _compiled_step(config: Config, here: Here, *, recorded: bool = False) -> Callable[[], Any]:
+    """As the trainer's step with machine.compile; ``recorded``: as machine.cuda_graphs does it, too."""
+    plain = Config(recipe=config.recipe, machine=replace(config.machine, cuda_graphs=False))
+    step, batch = training_step(plain, here), random_batch(config.recipe, here)
     for part in step.method.children():
         part.compile(disable=not here.on_gpu)
+    if recorded and here.on_gpu:
+        images = config.recipe.global_batch_images
+        step.recorded = record_embedding(step.method, config, step.statistics, images, chunks=False)
     return lambda: step(batch, 1)
 
 

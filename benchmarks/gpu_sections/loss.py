@@ -67,7 +67,10 @@ class _Problem:
                 if self.name.startswith("8192"):
                     wanted += f", {_MILLISECONDS} ms on an H100"
                     holds = holds and 1e3 * seconds <= _MILLISECONDS
-            figure = f"{1e3 * seconds:.2f} ms, of them {1e3 * busy:.2f} in kernels{faster}, error {error:.1e}, peak {peak / 1e9:.2f} GB"
+            figure = (
+                f"{1e3 * seconds:.2f} ms, of them {1e3 * busy:.2f} in kernels{faster}, error {error:.1e}, "
+                f"peak {peak / 1e9:.2f} GB"
+            )
             yield Row(what, figure, numbers, wanted, holds if holds is None else self.here.bound(holds))
         return seconds  # type: ignore[return-value]
 
