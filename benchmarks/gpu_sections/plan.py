@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from gpu_sections.here import Here, Row, config_of
+from gpu_sections.here import Here, Row, config_of, failed
 from gpu_sections.step import trainer_step
 from simclr_dist.config import Config
 from simclr_dist.planning.cards import FLOPS_A_VIEW, card_named, rate_of
@@ -19,7 +19,11 @@ def rows(here: Here) -> Iterator[Row]:
     for name, config in _configs(here).items():
         # What a recording keeps is no tensor of torch's count: that of the same step without one is held against.
         plain = Config(recipe=config.recipe, machine=replace(config.machine, cuda_graphs=False))
-        yield _memory(name, here, _predicted(plain), trainer_step(plain, here))
+        row = _memory(name, here, _predicted(plain), step := trainer_step(plain, here))
+        yield row
+        if row.holds is False:
+            yield _in_less(f"{name}, the same step in less", here, _predicted(plain), step)
+        del step
         predicted, step = _predicted(config), trainer_step(config, here)
         yield _memory(f"{name}, recorded", here, predicted, step, recorded=True)
         yield _rate(f"{name}, its rate", here, predicted, config.machine.precision, here.seconds(step))
@@ -49,6 +53,24 @@ def _memory(name: str, here: Here, predicted: StepTrace, step: Callable[[], obje
         return Row(name, f"{figure}: {ratio:.3f}", numbers)
     holds = here.bound(abs(ratio - 1) <= _WITHIN)
     return Row(name, f"{figure}: {ratio:.3f}", numbers, f"within {_WITHIN:.0%}", holds)
+
+
+def _in_less(name: str, here: Here, predicted: StepTrace, step: Callable[[], object]) -> Row:
+    """Whether the memory that was predicted is enough, where a step takes more: for a convolution cuDNN may choose an
+    algorithm with a large workspace, and torch takes the next one where there is no room for it."""
+    allowed, whole = (1 + _WITHIN) * predicted.peak_bytes, torch.cuda.get_device_properties(0).total_memory
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(allowed / whole)
+    try:
+        step()
+        tensors, reserved = here.peak_bytes(step)
+    except torch.OutOfMemoryError as error:
+        return failed(name, error)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    figure = f"{tensors / 1e9:.2f} GB, {reserved / 1e9:.2f} reserved of {allowed / 1e9:.2f} allowed"
+    return Row(name, figure, {"peak_bytes": tensors, "allowed_bytes": allowed}, "it runs", holds=True)
 
 
 def _rate(name: str, here: Here, predicted: StepTrace, precision: str, seconds: float) -> Row:

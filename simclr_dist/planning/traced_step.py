@@ -89,14 +89,13 @@ def traced_step(recipe: Recipe, machine: Machine, local_images: int, processes: 
     """
     if machine.images_per_chunk >= local_images:
         machine = replace(machine, images_per_chunk=0)
-    on_gpu = machine.device == "cuda"
     config = Config(recipe=replace(recipe, global_batch_images=local_images * processes), machine=machine)
     try:
         with (
             fake_processes(processes),
             kernels_of(machine.device),
             fake_mode(),
-            StepTracker(local_images, has_workspaces=on_gpu and machine.precision == "float32") as tracker,
+            StepTracker(local_images) as tracker,
         ):
             return _traced(config, tracker, local_images, processes, images)
     except _UNTRACEABLE as error:

@@ -24,11 +24,6 @@ from simclr_dist.distributed.watchdog import progress
 
 WORK = ("activations", "backward")
 """What the passes of a chunk work in; the categories are told by :class:`StepTracker`."""
-WORKSPACE = "workspace"
-"""Category of what libraries take while an operation runs."""
-_FORWARD_WORKSPACE, _BACKWARD_WORKSPACE = 6.8, 9.6
-"""Of a convolution of 3 x 3 in float32 without stride, in sizes of what it reads: cuDNN 9's, which goes by Winograd's
-way there (an H100, ResNet-18 at 32 px; docs/gpu.md). In half precision it takes hardly any."""
 _COLLECTIVES = {
     "_allgather_base_": "all_gather",
     "allgather_": "all_gather",
@@ -61,10 +56,9 @@ class StepTracker(TorchDispatchMode):
     values (``item()``) is 0.
     """
 
-    def __init__(self, local_images: int = 1, *, has_workspaces: bool = False) -> None:
-        """``local_images``: those of a process in a step; ``has_workspaces``: convolutions are a GPU's in float32."""
+    def __init__(self, local_images: int = 1) -> None:
+        """``local_images``: those of a process in a step."""
         super().__init__()
-        self.has_workspaces = has_workspaces
         self.local_images = local_images
         self.living: Counter[str] = Counter()
         """Category -> bytes."""
@@ -137,26 +131,14 @@ class StepTracker(TorchDispatchMode):
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._note_storage(leaf.untyped_storage())
-        workspace = self._workspace(packet, args) if self.has_workspaces else 0
-        if self._total + workspace > self.peak:
-            self.peak, self.at_peak = self._total + workspace, self.living + Counter({WORKSPACE: workspace})
+        if self._total > self.peak:
+            self.peak, self.at_peak = self._total, Counter(self.living)
         work = sum(self.living[name] for name in WORK)
-        self.work_peak = max(self.work_peak, work + workspace)
+        self.work_peak = max(self.work_peak, work)
         if self._total - work > self._rest_peak:
             self._rest_peak = self._total - work
             self.rest_at_peak = Counter({name: count for name, count in self.living.items() if name not in WORK})
         return result
-
-    def _workspace(self, packet: Any, args: Any) -> int:
-        """Of an operation, while it runs."""
-        if packet is torch.ops.aten.convolution:
-            weight, stride, larger, times = args[1], args[3], args[0], _FORWARD_WORKSPACE
-        elif packet is torch.ops.aten.convolution_backward:
-            weight, stride, larger, times = args[2], args[4], args[0], _BACKWARD_WORKSPACE
-        else:
-            return 0
-        plain = tuple(weight.shape[2:]) == (3, 3) and set(stride) == {1}
-        return int(times * larger.numel() * larger.element_size()) if plain else 0
 
     def _note_storage(self, storage: torch.UntypedStorage) -> None:
         if storage in self._storages:

@@ -131,7 +131,7 @@ def test_a_card_gives_its_memory_and_times_by_its_rate(capsys):
     options = ("recipe.global_batch_images=16", "machine.precision=bfloat16", "--gpus", "1", "--card", "h100")
     status, out, _ = run_command(capsys, "plan", "digits_demo", *options)
     assert status == 0
-    assert "3,584 views/s of ResNet-50 at 224 px a GPU (h100: this project's step" in out
+    assert "4,383 views/s of ResNet-50 at 224 px a GPU (h100: this project's step" in out
     assert "8 GB of 80 GB left to CUDA" in " ".join(out.split())
 
 
