@@ -9,19 +9,22 @@ from torch import Tensor
 
 from simclr_dist.config import Config
 from simclr_dist.data.loading.order import build_order
+from simclr_dist.distributed.collectives import process_count, process_rank
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.guards.anomalies import AnomalyWatch
 from simclr_dist.optim.schedule import build_schedule
 from simclr_dist.training.step import TrainingStep
 
 
-def training_step(config: Config, images: int) -> TrainingStep:
-    """The step of one process on the CPU, over a data set of ``images``, ready to be taken."""
+def training_step(config: Config, images: int, *, parallel: bool = True) -> TrainingStep:
+    """The step of this process on the CPU, over a data set of ``images``; ``parallel``: ready to be taken."""
     order = build_order(config.recipe, images)
     anomalies = AnomalyWatch(config.recipe.anomalies, Path(), 0, None, active=False)
     schedule = build_schedule(config.recipe, order)
-    step = TrainingStep(config, Processes(), torch.device("cpu"), schedule, order.steps_per_epoch, images, anomalies)
-    step.make_parallel()
+    processes = Processes(process_rank(), process_count(), process_rank(), process_count())
+    step = TrainingStep(config, processes, torch.device("cpu"), schedule, order.steps_per_epoch, images, anomalies)
+    if parallel:
+        step.make_parallel()
     return step
 
 

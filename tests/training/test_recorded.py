@@ -8,13 +8,14 @@ import torch
 
 from simclr_dist.config import Config
 from simclr_dist.data.loading.batch import Batch, blank_batch
+from simclr_dist.distributed.collectives import process_rank
 from simclr_dist.methods.simclr import SimCLR
 from simclr_dist.models.statistics_group import StatisticsGroup
 from simclr_dist.training.recorded import RecordedEmbedding, why_not
 from simclr_dist.training.step import TrainingStep
 from tests.support.methods import method_config
 from tests.support.poison import poisoned
-from tests.support.processes import assert_bit_equal, tiny_config
+from tests.support.processes import assert_bit_equal, run_distributed, tiny_config
 from tests.support.rerun import Rerun
 from tests.support.steps import training_step
 from tests.support.toy_methods import Toy
@@ -23,11 +24,24 @@ CHUNKS = "machine.images_per_chunk=16"
 CPU = torch.device("cpu")
 
 
-def noise(config: Config, seed: int) -> Batch:
-    batch = blank_batch(config.recipe, config.recipe.global_batch_images, CPU)
+def noise(config: Config, seed: int, images: int = 0) -> Batch:
+    batch = blank_batch(config.recipe, images or config.recipe.global_batch_images, CPU)
     for views in batch.views.values():
         views.random_(0, 256, generator=torch.Generator().manual_seed(seed))
     return batch
+
+
+def in_ddp(config: Config, recorder: Rerun | None) -> dict:
+    """The state after three steps in each of several processes, which record before DDP, as a GPU's do."""
+    torch.manual_seed(0)
+    step = training_step(config, 64, parallel=False)
+    if recorder:
+        record(step, recorder)
+    step.make_parallel()
+    for number in range(3):
+        step(noise(config, process_rank() + 2 * number, step.local_images), number)
+    assert not recorder or recorder.replays > 0
+    return step.method.state_dict()
 
 
 def record(step: TrainingStep, recorder: Rerun) -> None:
@@ -66,6 +80,14 @@ def test_recorded_steps_leave_the_same_bits_as_others(tmp_path, method, override
     passes = 3 * 2 if CHUNKS in overrides else 2  # two chunks forward, forward and backward; or all at once
     assert recorder.replays == 4 * passes
     assert_bit_equal(recorded, states(config, None))
+
+
+@pytest.mark.parametrize("chunks", [0, 8])
+def test_two_processes_whose_steps_are_recorded_sum_the_same_gradients(tmp_path, chunks):
+    config = tiny_config(tmp_path, "recipe.batch_norm_group_images=8", f"machine.images_per_chunk={chunks}")
+    recorded, others = (run_distributed(2, in_ddp, config, recorder) for recorder in (Rerun(), None))
+    assert_bit_equal(recorded[0], recorded[1])
+    assert_bit_equal(recorded[0], others[0])
 
 
 def test_a_recording_leaves_weights_statistics_and_random_numbers_as_they_were(tmp_path):
