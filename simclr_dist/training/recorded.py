@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from simclr_dist.config import Config, Machine
 from simclr_dist.data.loading.batch import Batch, blank_batch
+from simclr_dist.distributed.collectives import process_rank
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.log import log
 from simclr_dist.methods.base import Method, Tensors
@@ -101,6 +102,7 @@ class RecordedEmbedding:
         self._method, self._norms = method, norms_of(method)
         self.parameters = [each for each in method.parameters() if each.requires_grad]
         self._places = [each.data_ptr() for each in self.parameters]
+        self._training = [norm.training for norm in self._norms]
         self._made: Tensors = {}
         self.gradients: list[Tensor] = []
         """Of the embeddings that have one: what the backward pass begins with."""
@@ -152,6 +154,7 @@ class RecordedEmbedding:
         return (
             [(each.shape, each.dtype) for each in own] == [(each.shape, each.dtype) for each in other]
             and self._places == [each.data_ptr() for each in self.parameters]
+            and self._training == [norm.training for norm in self._norms]
             and (self._chunks or not any(norm.held or norm.seen is not None for norm in self._norms))
         )
 
@@ -194,7 +197,8 @@ def record_embedding(
             way out to go on without.
     """
     if reason := why_not(config, method, statistics):
-        log.info("the step's kernels are started one by one: %s", reason)
+        if process_rank() == 0:
+            log.info("the step's kernels are started one by one: %s", reason)
         return None
     device = next(method.parameters()).device
     with torch.no_grad():

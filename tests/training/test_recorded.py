@@ -101,7 +101,7 @@ def test_a_recording_leaves_weights_statistics_and_random_numbers_as_they_were(t
     assert all(each.grad is None for each in step.method.parameters())
 
 
-def test_batches_of_another_size_and_weights_that_moved_elsewhere_go_to_the_method(tmp_path):
+def test_another_size_or_mode_and_weights_that_moved_elsewhere_go_to_the_method(tmp_path):
     config = tiny_config(tmp_path)
     step, recorder = training_step(config, 64), Rerun()
     record(step, recorder)
@@ -111,6 +111,9 @@ def test_batches_of_another_size_and_weights_that_moved_elsewhere_go_to_the_meth
     assert recorder.replays == 1
     half = batch.split(len(batch) // 2)[0]
     assert len(step.method.embed(half)["z"]) == len(half)
+    step.method.eval()
+    assert torch.equal(step.method.embed(batch)["z"], type(step.method).embed(step.method, batch)["z"])
+    step.method.train()
     weight = next(step.method.parameters())
     weight.data = 2 * weight.data
     assert torch.equal(step.method.embed(batch)["z"], type(step.method).embed(step.method, batch)["z"])
