@@ -30,6 +30,7 @@ METHODS = {
     "dino": "simclr_dist.methods.dino:DINO",
     "densecl": "simclr_dist.methods.densecl:DenseCL",
     "pixel_contrast": "simclr_dist.methods.pixel_contrast:PixelContrast",
+    "rotation": "simclr_dist.methods.rotation:Rotation",
 }
 """Name -> where its class is. A new method of this project is one file and one line here."""
 
@@ -40,12 +41,16 @@ class MethodClass(Protocol):
     Config: ClassVar[type[MethodKeys]]
     METRICS: ClassVar[Mapping[str, Metric]]
     needs: ClassVar[frozenset[str]]
+    PICTURES: ClassVar[str]
 
     @classmethod
     def views(cls, config: Any) -> dict[str, ViewGroup]: ...
 
     @classmethod
     def check(cls, recipe: Any) -> None: ...
+
+    @classmethod
+    def pictures(cls, recipe: Any, batch: Any) -> Any: ...
 
 
 @cache

@@ -54,6 +54,8 @@ class Method(nn.Module):
     their images, every source has. Refused at the start when the source lacks it."""
     ABOUT: ClassVar[About | None] = None
     """What ``simclr-dist methods`` tells of it; one of this project has it, yours may."""
+    PICTURES: ClassVar[str] = ""
+    """What :meth:`pictures` shows, in words; empty: the views."""
     encoder: Encoder
     """What evaluation and export take. Its parameters stand under ``encoder.`` in a checkpoint."""
 
@@ -83,6 +85,17 @@ class Method(nn.Module):
         Only what is large; what the method computes must stay. Here: the keys as they are.
         """
         return config
+
+    @classmethod
+    def pictures(cls, recipe: Recipe, batch: Batch) -> Tensor:
+        """What ``preview`` and reports show of a batch of views: the input of a pretext task, then its answer.
+
+        Called where PICTURES is not empty.
+
+        Returns:
+            uint8 (images, tiles, 3, side, side).
+        """
+        raise NotImplementedError
 
     def prepare(self, batch: Batch) -> Batch:
         """The batch as the other calls shall see it: once a step, on the process's whole share, without a graph.
