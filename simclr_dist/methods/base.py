@@ -79,6 +79,11 @@ class Method(nn.Module):
                 )
 
     @classmethod
+    def most_classes(cls, config: Any) -> int | None:
+        """How many classes of images it can tell; images of more are refused at the start. None: any number."""
+        return None
+
+    @classmethod
     def small(cls, config: Any, images: int) -> Any:
         """The keys with sizes (units, queues) for global batches of so few ``images``: ``verify`` takes seconds then.
 
