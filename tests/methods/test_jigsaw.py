@@ -84,3 +84,17 @@ def test_the_table_is_in_the_checkpoint_and_another_seed_has_another():
 def test_more_permutations_than_there_are_are_refused():
     with pytest.raises(UserError, match=r"recipe\.method\.permutations: 4 patches have 24 permutations, not 100"):
         load_config("digits_demo", ["recipe.method.name=jigsaw", "recipe.method.grid=2"])
+
+
+def test_its_pictures_are_the_patches_that_the_network_sees_and_the_view_without_the_room_between_them():
+    recipe = load_config("digits_demo", ["recipe.method.name=jigsaw", "recipe.method.permutations=20"]).recipe
+    recipe.seed = 3
+    batch = batch_of(2, 30)
+    patches = method_of(seed=3).prepare(batch).views["patches"]
+    seen, answer = Jigsaw.pictures(recipe, batch).unbind(1)
+    side = patches.shape[-1]
+    for place in range(9):
+        top, left = 10 * (place // 3), 10 * (place % 3)
+        assert torch.equal(seen[:, :, top : top + side, left : left + side], patches[:, place])
+        red = answer[:, 0, top, left].long()
+        assert torch.equal(red // 10, torch.full_like(red, place % 3))

@@ -127,3 +127,15 @@ def test_views_too_small_for_three_patches_are_refused():
         load_config(
             "digits_demo", ["recipe.method.name=relative_patch", "recipe.views.global.size=8", "recipe.method.gap=4"]
         )
+
+
+def test_its_pictures_are_two_patches_side_by_side_and_both_where_they_were():
+    recipe = load_config("digits_demo", ["recipe.method.name=relative_patch", "recipe.views.global.size=60"]).recipe
+    batch = batch_of(views_that_tell_their_place(5, 60))
+    seen, answer = RelativePatch.pictures(recipe, batch).unbind(1)
+    patch = Neighbourhood.of(60, 0.5, 0.073).patch
+    ground = (seen[:, :, 0, 0])[:, :, None, None]
+    left, right = (seen != ground).any(1)[..., :patch], (seen != ground).any(1)[..., -patch:]
+    assert left.flatten(1).sum(1).tolist() == right.flatten(1).sum(1).tolist() == [patch**2] * 5
+    there = answer == batch.views["global"][:, 0]
+    assert there[:, :2].all(1).flatten(1).sum(1).tolist() == [2 * patch**2] * 5
