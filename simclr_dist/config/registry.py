@@ -30,6 +30,10 @@ METHODS = {
     "dino": "simclr_dist.methods.dino:DINO",
     "densecl": "simclr_dist.methods.densecl:DenseCL",
     "pixel_contrast": "simclr_dist.methods.pixel_contrast:PixelContrast",
+    "rotation": "simclr_dist.methods.rotation:Rotation",
+    "relative_patch": "simclr_dist.methods.relative_patch:RelativePatch",
+    "jigsaw": "simclr_dist.methods.jigsaw:Jigsaw",
+    "label_augmentation": "simclr_dist.methods.label_augmentation:LabelAugmentation",
 }
 """Name -> where its class is. A new method of this project is one file and one line here."""
 
@@ -40,12 +44,19 @@ class MethodClass(Protocol):
     Config: ClassVar[type[MethodKeys]]
     METRICS: ClassVar[Mapping[str, Metric]]
     needs: ClassVar[frozenset[str]]
+    PICTURES: ClassVar[str]
 
     @classmethod
     def views(cls, config: Any) -> dict[str, ViewGroup]: ...
 
     @classmethod
     def check(cls, recipe: Any) -> None: ...
+
+    @classmethod
+    def most_classes(cls, config: Any) -> int | None: ...
+
+    @classmethod
+    def pictures(cls, recipe: Any, batch: Any) -> Any: ...
 
 
 @cache

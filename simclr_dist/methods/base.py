@@ -57,6 +57,8 @@ class Method(nn.Module):
     the device, parameters and buffers alone, not on numbers of Python's that change, and never waits for the device."""
     ABOUT: ClassVar[About | None] = None
     """What ``simclr-dist methods`` tells of it; one of this project has it, yours may."""
+    PICTURES: ClassVar[str] = ""
+    """What :meth:`pictures` shows, in words; empty: the views."""
     encoder: Encoder
     """What evaluation and export take. Its parameters stand under ``encoder.`` in a checkpoint."""
 
@@ -80,12 +82,28 @@ class Method(nn.Module):
                 )
 
     @classmethod
+    def most_classes(cls, config: Any) -> int | None:
+        """How many classes of images it can tell; images of more are refused at the start. None: any number."""
+        return None
+
+    @classmethod
     def small(cls, config: Any, images: int) -> Any:
         """The keys with sizes (units, queues) for global batches of so few ``images``: ``verify`` takes seconds then.
 
         Only what is large; what the method computes must stay. Here: the keys as they are.
         """
         return config
+
+    @classmethod
+    def pictures(cls, recipe: Recipe, batch: Batch) -> Tensor:
+        """What ``preview`` and reports show of a batch of views: the input of a pretext task, then its answer.
+
+        Called where PICTURES is not empty.
+
+        Returns:
+            uint8 (images, tiles, 3, side, side).
+        """
+        raise NotImplementedError
 
     def prepare(self, batch: Batch) -> Batch:
         """The batch as the other calls shall see it: once a step, on the process's whole share, without a graph.

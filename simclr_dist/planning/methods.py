@@ -33,8 +33,9 @@ def table() -> str:
             cells.append([name, "", ", ".join(needs(name)), "", ", ".join(recipes(name))])
             continue
         marks |= bool(about.published and about.published.from_memory)
-        cells.append([name, about.arxiv, ", ".join(needs(name)), _published(about), recipe_of(name) or ""])
-    notes = ["published: linear evaluation on ImageNet, ResNet-50; none of the recipes was run by this project"]
+        published = _published(about).replace("epochs", "ep.")  # a line has 120 columns
+        cells.append([name, about.arxiv, ", ".join(needs(name)), published, recipe_of(name) or ""])
+    notes = ["published: linear evaluation on ImageNet, ResNet-50, epochs; none of the recipes was run by this project"]
     if marks:
         notes.append("*: from memory, not read again in its source")
     notes.append("one of them, with its equation and its other recipes: simclr-dist methods NAME")

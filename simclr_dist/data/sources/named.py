@@ -60,18 +60,25 @@ def open_for_pretraining(recipe: Recipe) -> ImageSource:
     """The images that a recipe pretrains on, with what its method needs of them.
 
     Raises:
-        UserError: as :func:`open_source`, or the method needs labels or masks and there are none.
+        UserError: as :func:`open_source`, or the method needs labels or masks and there are none, or has fewer classes.
     """
     data = recipe.data
     source = open_source(data)
     lacks = {need for need, has in (("labels", source.labels is not None), ("masks", with_masks(source))) if not has}
-    for need in sorted(method_class(recipe.method.name).needs):
+    method = method_class(recipe.method.name)
+    for need in sorted(method.needs):
         if need in lacks:
             raise UserError(
                 f"recipe.data.source: {recipe.method.name} needs {need}, and the images of '{data.source}' "
                 "for pretraining have none; take a source with them, or another method "
                 f"({summary(source, data.source)})"
             )
+    most = method.most_classes(recipe.method)
+    if most is not None and source.labels is not None and (found := int(np.max(source.labels)) + 1) > most:
+        raise UserError(
+            f"recipe.method.classes: {recipe.method.name} tells {most} classes, and the images of '{data.source}' are "
+            f"of {found}; set recipe.method.classes={found}"
+        )
     return source
 
 
