@@ -43,5 +43,7 @@ def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> 
         f"{name} ({group.count} of {group.side(loaded.recipe.data.image_size)} px, {group.interpolation})"
         for name, group in loaded.recipe.views.items()
     ]
-    masks = ", masks beside them" if "masks" in method_class(loaded.recipe.method.name).needs else ""
-    say(f"{out}: each row an image and its views in three epochs{masks}, each {', '.join(groups)}")
+    method = method_class(loaded.recipe.method.name)
+    masks = ", masks beside them" if "masks" in method.needs else ""
+    shown = method.PICTURES or f"its views{masks}"
+    say(f"{out}: each row an image and, in each of three epochs, {shown}; views: {', '.join(groups)}")

@@ -30,6 +30,9 @@ METHODS = {
     "dino": "simclr_dist.methods.dino:DINO",
     "densecl": "simclr_dist.methods.densecl:DenseCL",
     "pixel_contrast": "simclr_dist.methods.pixel_contrast:PixelContrast",
+    "colorization": "simclr_dist.methods.colorization:Colorization",
+    "split_brain": "simclr_dist.methods.split_brain:SplitBrain",
+    "inpainting": "simclr_dist.methods.inpainting:Inpainting",
 }
 """Name -> where its class is. A new method of this project is one file and one line here."""
 
@@ -40,12 +43,17 @@ class MethodClass(Protocol):
     Config: ClassVar[type[MethodKeys]]
     METRICS: ClassVar[Mapping[str, Metric]]
     needs: ClassVar[frozenset[str]]
+    TAKES: ClassVar[str]
+    PICTURES: ClassVar[str]
 
     @classmethod
     def views(cls, config: Any) -> dict[str, ViewGroup]: ...
 
     @classmethod
     def check(cls, recipe: Any) -> None: ...
+
+    @classmethod
+    def pictures(cls, recipe: Any, batch: Any) -> Any: ...
 
 
 @cache

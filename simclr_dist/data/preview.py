@@ -8,11 +8,12 @@ from torchvision.utils import make_grid
 
 from simclr_dist.config import Recipe
 from simclr_dist.config.registry import method_class
+from simclr_dist.data.loading.batch import Batch
 from simclr_dist.data.rendering.masks import colored, render_masks
 from simclr_dist.data.rendering.renderers import RENDERERS
 from simclr_dist.data.rendering.torchvision_ import render_plain
 from simclr_dist.data.sources.base import ImageSource, with_masks
-from simclr_dist.data.views.groups import draw_groups
+from simclr_dist.data.views.groups import DrawnGroup, draw_groups
 from simclr_dist.data.views.view_geometry import geometry_of
 
 
@@ -20,28 +21,43 @@ def contact_sheet(source: ImageSource, recipe: Recipe, images: int, epochs: int 
     """uint8 (3, height, width): one row an image: the image itself, then its views in each of the first epochs.
 
     Smaller views stand in a white frame of the largest's size. For a method that needs masks, each view's mask stands
-    beside it, in VOC's colours.
+    beside it, in VOC's colours. A method with PICTURES shows those in the place of the views.
 
     Raises:
         BrokenImageError: one of the images cannot be read.
     """
     samples = np.linspace(0, len(source) - 1, images).astype(np.int64)
-    groups = [group for epoch in range(epochs) for group in draw_groups(recipe, epoch, samples)]
-    side = max(group.side for group in groups)
-    masked = with_masks(source) if "masks" in method_class(recipe.method.name).needs else None
-    tiles = []
+    drawn = [draw_groups(recipe, epoch, samples) for epoch in range(epochs)]
+    side = max(group.side for group in drawn[0])
+    method = method_class(recipe.method.name)
+    masked = with_masks(source) if "masks" in method.needs else None
+    rows = []
     for row, sample in enumerate(samples):
         image, mask = masked.read_with_mask(int(sample)) if masked else (source.read(int(sample)), None)
-        tiles.append(render_plain(image, side))
-        for group in groups:
-            for drawn in group.parameters:
-                view = RENDERERS[renderer].view(image, drawn, row, group.side, *group.forms)
-                tiles.append(_framed(view, side))
-                if mask is not None:
-                    place = geometry_of([(image.shape[1], image.shape[2])], [drawn], first_row=row)
-                    tiles.append(_framed(colored(render_masks([mask], place, group.side)[0, 0]), side))
-    columns = 1 + sum(len(group.parameters) for group in groups) * (2 if masked else 1)
-    return make_grid(torch.stack(tiles), nrow=columns, padding=2, pad_value=255)  # type: ignore[no-any-return]
+        tiles = [render_plain(image, side)]
+        for epoch, groups in enumerate(drawn):
+            views = {group.name: _views(image, group, row, renderer) for group in groups}
+            if method.PICTURES:
+                batch = Batch(
+                    views={name: each[None] for name, each in views.items()}, samples=torch.tensor([int(sample)]),
+                    epoch=epoch, seed=recipe.seed,
+                )  # fmt: skip
+                tiles += [_framed(tile, side) for tile in method.pictures(recipe, batch)[0]]
+                continue
+            for group in groups:
+                for view, parameters in zip(views[group.name], group.parameters, strict=True):
+                    tiles.append(_framed(view, side))
+                    if mask is not None:
+                        place = geometry_of([(image.shape[1], image.shape[2])], [parameters], first_row=row)
+                        tiles.append(_framed(colored(render_masks([mask], place, group.side)[0, 0]), side))
+        rows.append(torch.stack(tiles))
+    return make_grid(torch.cat(rows), nrow=len(rows[0]), padding=2, pad_value=255)  # type: ignore[no-any-return]
+
+
+def _views(image: Tensor, group: DrawnGroup, row: int, renderer: str) -> Tensor:
+    """uint8 (count, 3, side, side) of one image."""
+    render = RENDERERS[renderer].view
+    return torch.stack([render(image, drawn, row, group.side, *group.forms) for drawn in group.parameters])
 
 
 def _framed(view: Tensor, side: int) -> Tensor:

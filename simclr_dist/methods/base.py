@@ -17,7 +17,7 @@ from simclr_dist.config.method import MethodKeys
 from simclr_dist.config.metric import Metric
 from simclr_dist.config.views import ViewGroup
 from simclr_dist.data.loading.batch import Batch
-from simclr_dist.models.encoder import Encoder
+from simclr_dist.models.encoder import RGB, Encoder
 from simclr_dist.optim.rates import Moment, Rate
 
 __all__ = [
@@ -50,10 +50,14 @@ class Method(nn.Module):
     METRICS: ClassVar[Mapping[str, Metric]] = {}
     """What ``loss`` returns beside the loss."""
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What the images must have: ``labels``, ``masks`` (of their pixels' classes); ``geometry``, where views lie in
-    their images, every source has. Refused at the start when the source lacks it."""
+    """What the images must have: ``labels``, ``masks`` (of their pixels' classes), ``color``; ``geometry``, where
+    views lie in their images, every source has. Refused at the start when the source lacks it."""
     ABOUT: ClassVar[About | None] = None
     """What ``simclr-dist methods`` tells of it; one of this project has it, yours may."""
+    PICTURES: ClassVar[str] = ""
+    """What :meth:`pictures` shows, in words; empty: the views."""
+    TAKES: ClassVar[str] = RGB
+    """What its encoders take of an image (``models.encoder.INPUTS``): also when they are evaluated and exported."""
     encoder: Encoder
     """What evaluation and export take. Its parameters stand under ``encoder.`` in a checkpoint."""
 
@@ -83,6 +87,17 @@ class Method(nn.Module):
         Only what is large; what the method computes must stay. Here: the keys as they are.
         """
         return config
+
+    @classmethod
+    def pictures(cls, recipe: Recipe, batch: Batch) -> Tensor:
+        """What ``preview`` and reports show of a batch of views: the input of a pretext task, then its answer.
+
+        Called where PICTURES is not empty.
+
+        Returns:
+            uint8 (images, tiles, 3, side, side).
+        """
+        raise NotImplementedError
 
     def prepare(self, batch: Batch) -> Batch:
         """The batch as the other calls shall see it: once a step, on the process's whole share, without a graph.

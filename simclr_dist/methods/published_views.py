@@ -1,4 +1,4 @@
-"""The two families of views that most papers after SimCLR draw from, as defaults of a method's groups."""
+"""The families of views that most papers draw from, as defaults of a method's groups."""
 
 from dataclasses import replace
 
@@ -21,3 +21,9 @@ def like_byol() -> dict[str, ViewGroup]:
         "first": replace(view, blur_probability=1.0),
         "second": replace(view, blur_probability=0.1, solarize_probability=0.2),
     }
+
+
+def one_plain(crop_area_min: float, *, size: int = 0, grayscale_probability: float = 0.0) -> dict[str, ViewGroup]:
+    """One view, cropped and flipped and its colours left as they are: what pretext tasks and classifiers begin with."""
+    view = ViewGroup(count=1, size=size, crop_area_min=crop_area_min, color_probability=0.0, blur_probability=0.0)
+    return {"global": replace(view, grayscale_probability=grayscale_probability)}

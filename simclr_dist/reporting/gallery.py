@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from simclr_dist.config.registry import method_class
 from simclr_dist.data.preview import contact_sheet
 from simclr_dist.data.rendering.torchvision_ import render_plain
 from simclr_dist.data.sources.base import BrokenImageError
@@ -130,7 +131,8 @@ def picture_of_kernels(context: ReportContext) -> torch.Tensor:
 
 def view_pairs(context: ReportContext) -> Html:
     """Images of pretraining and their views."""
-    text = "Each row an image and its views in the first three epochs"
+    shown = method_class(context.recipe.method.name).PICTURES or "its views"
+    text = f"Each row an image and, in each of the first three epochs, {shown}"
     return tag("figure", tag("figcaption", text), _pixels(picture_of_views(context), text, 560))
 
 

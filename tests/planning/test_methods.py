@@ -18,7 +18,7 @@ from simclr_dist.planning.methods import described, fitted_to_digits, memory_tab
 from simclr_dist.planning.traced_step import StepTrace
 from tests.support.two_sizes import NAME
 
-DOCS = Path(__file__).parents[2] / "docs" / "methods.md"
+DOCS = [Path(__file__).parents[2] / "docs" / name for name in ("methods.md", "pretext.md")]
 OPTIONS = {
     "gpus": 2, "card": None, "gpu_memory": "80GB", "nodes": None, "bandwidth": "200Gb/s", "node_bandwidth": "200GB/s",
     "images": "1437", "rate": None, "core_rate": None, "cores": None, "suggest": False, "out": None,
@@ -40,7 +40,7 @@ def test_a_method_keeps_what_its_class_says_and_nothing_else(name):
     state = [key for key, _ in built.named_buffers(recurse=False)]
     keeps = about(name).keeps
     assert ("second encoder" in keeps) == second_encoder
-    assert bool({"queue", "bank", "centre"} & set(keeps)) == bool(state), state
+    assert bool({"queue", "bank", "centre", "prior"} & set(keeps)) == bool(state), state
     assert ("prototypes" in keeps) == hasattr(built, "prototypes")
     assert ("labels" in needs(name)) == ("labels" in method_class(name).needs)
 
@@ -71,7 +71,7 @@ def test_a_recipe_of_a_method_without_a_number_on_imagenet_names_its_paper(name)
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_methods_equation_is_the_one_of_the_document_which_has_a_paragraph_of_it(name):
-    document = " ".join(DOCS.read_text(encoding="utf-8").split())
+    document = " ".join("\n".join(each.read_text(encoding="utf-8") for each in DOCS).split())
     assert f"**`{name}`**" in document
     assert " ".join(about(name).equation.split()) in document
 
