@@ -34,7 +34,7 @@ class Inpainting(Method):
             "w_p = overlap_weight in the band that the input shows, else 1"
         ),
     )  # fmt: skip
-    PICTURES: ClassVar[str] = "the input, with its hole; and the answer, which is the frame"
+    PICTURES: ClassVar[str] = "the input, with its hole, and the answer, the view"
 
     @dataclass(kw_only=True)
     class Config(MethodKeys):
