@@ -34,6 +34,9 @@ METHODS = {
     "relative_patch": "simclr_dist.methods.relative_patch:RelativePatch",
     "jigsaw": "simclr_dist.methods.jigsaw:Jigsaw",
     "label_augmentation": "simclr_dist.methods.label_augmentation:LabelAugmentation",
+    "colorization": "simclr_dist.methods.colorization:Colorization",
+    "split_brain": "simclr_dist.methods.split_brain:SplitBrain",
+    "inpainting": "simclr_dist.methods.inpainting:Inpainting",
 }
 """Name -> where its class is. A new method of this project is one file and one line here."""
 
@@ -44,6 +47,7 @@ class MethodClass(Protocol):
     Config: ClassVar[type[MethodKeys]]
     METRICS: ClassVar[Mapping[str, Metric]]
     needs: ClassVar[frozenset[str]]
+    TAKES: ClassVar[str]
     PICTURES: ClassVar[str]
 
     @classmethod

@@ -17,7 +17,7 @@ from simclr_dist.config.method import MethodKeys
 from simclr_dist.config.metric import Metric
 from simclr_dist.config.views import ViewGroup
 from simclr_dist.data.loading.batch import Batch
-from simclr_dist.models.encoder import Encoder
+from simclr_dist.models.encoder import RGB, Encoder
 from simclr_dist.optim.rates import Moment, Rate
 
 __all__ = [
@@ -50,8 +50,8 @@ class Method(nn.Module):
     METRICS: ClassVar[Mapping[str, Metric]] = {}
     """What ``loss`` returns beside the loss."""
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What the images must have: ``labels``, ``masks`` (of their pixels' classes); ``geometry``, where views lie in
-    their images, every source has. Refused at the start when the source lacks it."""
+    """What the images must have: ``labels``, ``masks`` (of their pixels' classes), ``color``; ``geometry``, where
+    views lie in their images, every source has. Refused at the start when the source lacks it."""
     recordable: ClassVar[bool] = False
     """Whether ``embed`` may be recorded once and replayed (machine.cuda_graphs): it depends on the batch's tensors on
     the device, parameters and buffers alone, not on numbers of Python's that change, and never waits for the device."""
@@ -59,6 +59,8 @@ class Method(nn.Module):
     """What ``simclr-dist methods`` tells of it; one of this project has it, yours may."""
     PICTURES: ClassVar[str] = ""
     """What :meth:`pictures` shows, in words; empty: the views."""
+    TAKES: ClassVar[str] = RGB
+    """What its encoders take of an image (``models.encoder.INPUTS``): also when they are evaluated and exported."""
     encoder: Encoder
     """What evaluation and export take. Its parameters stand under ``encoder.`` in a checkpoint."""
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from simclr_dist.config import Recipe
 from simclr_dist.config.recipe import Encoder as EncoderKeys
-from simclr_dist.config.registry import load
+from simclr_dist.config.registry import load, method_class
 from simclr_dist.data.loading.batch import Batch
 from simclr_dist.errors import UserError
 from simclr_dist.models.batch_norm import GroupedBatchNorm
@@ -48,8 +48,9 @@ class Parts:
             ValueError: what it makes is no encoder.
         """
         keys, data = self.recipe.encoder, self.recipe.data
+        takes = method_class(self.recipe.method.name).TAKES
         if ":" in keys.name:
-            return Encoder.of(self._outside(keys), data.mean, data.std)
+            return Encoder.of(self._outside(keys), data.mean, data.std, takes)
         return Encoder(
             keys.name,
             width=keys.width,
@@ -60,6 +61,7 @@ class Parts:
             norm_layer=self.norm,
             recompute=self.recompute,
             output_stride=keys.output_stride,
+            takes=takes,
         )
 
     def _outside(self, keys: EncoderKeys) -> nn.Module:

@@ -32,6 +32,7 @@ class WideResNet(ResNet):  # type: ignore[misc]
         stem: str,
         zero_init_residual: bool,
         norm_layer: Callable[..., nn.Module],
+        channels_in: int = 3,
     ) -> None:
         self._width = width
         self.recompute = "none"
@@ -39,10 +40,10 @@ class WideResNet(ResNet):  # type: ignore[misc]
         super().__init__(block, depths, zero_init_residual=zero_init_residual, norm_layer=norm_layer)
         self.bn1 = norm_layer(channels)
         if stem == "small":
-            self.conv1 = nn.Conv2d(3, channels, kernel_size=3, stride=1, padding=1, bias=False)
+            self.conv1 = nn.Conv2d(channels_in, channels, kernel_size=3, stride=1, padding=1, bias=False)
             self.maxpool = nn.Identity()
         elif stem == "imagenet":
-            self.conv1 = nn.Conv2d(3, channels, kernel_size=7, stride=2, padding=3, bias=False)
+            self.conv1 = nn.Conv2d(channels_in, channels, kernel_size=7, stride=2, padding=3, bias=False)
         else:
             raise ValueError(f"unknown stem '{stem}'; known: imagenet, small")
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -94,6 +95,27 @@ class WideResNet(ResNet):  # type: ignore[misc]
             self.inplanes = self._widened(64)
         stage: nn.Sequential = super()._make_layer(block, self._widened(planes), blocks, stride, dilate)
         return stage
+
+
+class Halves(nn.Module):
+    """Two networks, of the lightness and of the colours of an image; their maps and features stand side by side."""
+
+    def __init__(self, lightness: WideResNet, color: WideResNet) -> None:
+        super().__init__()
+        self.lightness, self.color = lightness, color
+        self.output_dim = lightness.output_dim + color.output_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(self.map(x))
+
+    def map(self, x: Tensor) -> Tensor:
+        """L, a and b (rows, 3, height, width) to both last maps, (rows, output_dim, h, w), the lightness' first."""
+        return torch.cat((self.lightness.map(x[:, :1]), self.color.map(x[:, 1:])), dim=1)
+
+    def pool(self, x: Tensor) -> Tensor:
+        """A map to features (rows, output_dim)."""
+        lightness, color = x.split((self.lightness.output_dim, self.color.output_dim), dim=1)
+        return torch.cat((self.lightness.pool(lightness), self.color.pool(color)), dim=1)
 
 
 def set_output_stride(network: WideResNet, output_stride: int) -> int:

@@ -97,6 +97,9 @@ def _tried(name: str, example: str) -> list[str]:
     """A small run of a method: on the demo's digits, or where it needs masks, which they lack, on the user's own."""
     if "masks" in method_class(name).needs:
         return [example or "digits_demo", "recipe.data.source=folder_with_masks", "recipe.data.path=FOLDER"]
+    if "color" in method_class(name).needs:  # digits are grey
+        colored = ("recipe.data.source=folder", "recipe.data.path=FOLDER", "recipe.data.image_size=32")
+        return ["digits_demo", f"recipe.method.name={name}", *colored]
     return ["digits_demo", f"recipe.method.name={name}", *fitted_to_digits(name)]
 
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from simclr_dist.config import Recipe
+from simclr_dist.config.registry import method_class
 from simclr_dist.models.batch_norm import GroupedBatchNorm
-from simclr_dist.models.encoder import Encoder
+from simclr_dist.models.encoder import HALVES, RGB, Encoder
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DEPTHS: dict[tuple[str, tuple[int, ...]], str] = {
@@ -34,15 +35,17 @@ class Architecture:
     """Zeros around the image for the first convolution: 3 for 7x7; 1 for 3x3, but solo-learn has 2."""
     output_stride: int = 0
     """As recipe.encoder.output_stride."""
+    takes: str = RGB
+    """What it takes of an image: all, or the lightness."""
 
     @classmethod
     def of_recipe(cls, recipe: Recipe) -> "Architecture | None":
-        """The one that a recipe asks for; None: an encoder from outside this project."""
-        encoder = recipe.encoder
-        if ":" in encoder.name:
+        """The one that a recipe asks for; None: an encoder from outside this project, or two halves."""
+        encoder, takes = recipe.encoder, method_class(recipe.method.name).TAKES
+        if ":" in encoder.name or takes == HALVES:
             return None
         padding = 3 if encoder.stem == "imagenet" else 1
-        return cls(encoder.name, encoder.width, encoder.stem, padding, encoder.output_stride)
+        return cls(encoder.name, encoder.width, encoder.stem, padding, encoder.output_stride, takes)
 
     @property
     def block(self) -> str:
@@ -66,7 +69,8 @@ class Architecture:
     def __str__(self) -> str:
         width = "" if self.width == 1 else f" {self.width:g}x"
         stride = f", output stride {self.output_stride}" if self.output_stride else ""
-        return f"{self.name}{width}, {'7x7' if self.stem == 'imagenet' else '3x3'} stem{stride}"
+        takes = f" of the {self.takes}" if self.takes != RGB else ""
+        return f"{self.name}{width}, {'7x7' if self.stem == 'imagenet' else '3x3'} stem{stride}{takes}"
 
 
 def architecture_of(state: Mapping[str, Tensor]) -> Architecture:
@@ -132,6 +136,7 @@ def build_encoder(
             stem=architecture.stem,
             norm_layer=GroupedBatchNorm,
             output_stride=architecture.output_stride,
+            takes=architecture.takes,
         )
     encoder.mean, encoder.std = (torch.tensor(list(values)).view(3, 1, 1) for values in (mean, std))
     encoder.backbone.conv1.padding = (architecture.stem_padding,) * 2

@@ -101,7 +101,7 @@ def describe(loaded: LoadedEncoder, form: Format) -> dict[str, Any]:
         "image_size": loaded.image_size,
         "mean": loaded.mean,
         "std": loaded.std,
-        "input": form.input,
+        "input": form.input(loaded),
         "load": form.lines(loaded),
         "assumed": list(loaded.assumed),
         "recipe": recipe,

@@ -14,12 +14,17 @@ from torch import Tensor, nn
 
 from simclr_dist import __version__
 from simclr_dist.errors import UserError
+from simclr_dist.models.encoder import HALVES, LIGHTNESS
 from simclr_dist.weights import loading
 from simclr_dist.weights.architecture import Architecture
 from simclr_dist.weights.loaded import LoadedEncoder
 from simclr_dist.weights.read import HEAD, METADATA_KEY
 
 _NORMALISED = "float32 (images, 3, height, width), RGB: (pixels / 255 - mean) / std; the weights do not normalise"
+_LIGHTNESS = (
+    "float32 (images, 3, height, width), three times the lightness L of CIELAB: (L / 100 - mean) / std; the weights "
+    "neither convert nor normalise"
+)
 
 
 class Format(ABC):
@@ -29,7 +34,10 @@ class Format(ABC):
     libraries: tuple[str, ...] = ()
     """What writing and the comparison import beyond this project's dependencies; the extra ``export`` has them."""
     compared_with: str
-    input: str = _NORMALISED
+
+    def input(self, loaded: LoadedEncoder) -> str:
+        """What the file takes."""
+        return _LIGHTNESS if loaded.encoder.takes == LIGHTNESS else _NORMALISED
 
     def require(self) -> None:
         """Refuse before any work when a library is missing.
@@ -59,7 +67,7 @@ class Format(ABC):
     def outputs(self, file: Path, loaded: LoadedEncoder, images: Tensor) -> list[Tensor]:
         """Features (images, output_dim), and embeddings when there is a head, by the library of the format."""
         model = self._loaded(file, loaded)["model"]
-        pixels = (images.float() / 255 - loaded.encoder.mean) / loaded.encoder.std
+        pixels = loaded.encoder.normalised(images.float() / 255)
         with torch.inference_mode():
             if loaded.projection is None:
                 return [model(pixels)]
@@ -84,8 +92,9 @@ class ResNetFormat(Format):
     def check(self, loaded: LoadedEncoder) -> None:
         instead = "take --to safetensors or onnx"
         if loaded.architecture is None:
-            name = loaded.recipe.encoder.name
-            raise UserError(f"--to: {self.compared_with} has no layout of {name}, an encoder of your own; {instead}")
+            halves = loaded.encoder.takes == HALVES
+            what = "two networks side by side" if halves else f"{loaded.recipe.encoder.name}, an encoder of your own"
+            raise UserError(f"--to: {self.compared_with} has no layout of {what}; {instead}")
         if layer := loading.unknown_layer(loaded.projection):
             raise UserError(
                 f"--with-head: {self.compared_with}'s layout has no room for a head with {layer}; {instead}"
@@ -128,7 +137,9 @@ class Safetensors(Format):
 
     suffix = ".safetensors"
     compared_with = "simclr_dist"
-    input = "uint8 (images, 3, height, width), RGB; the encoder normalises, the weights alone do not"
+
+    def input(self, loaded: LoadedEncoder) -> str:
+        return "uint8 (images, 3, height, width), RGB; the encoder normalises, the weights alone do not"
 
     def check(self, loaded: LoadedEncoder) -> None:
         if loaded.projection is not None and any(key.startswith(HEAD) for key in loaded.encoder.backbone.state_dict()):
@@ -157,7 +168,9 @@ class Onnx(Format):
     suffix = ".onnx"
     libraries = ("onnx", "onnxscript", "onnxruntime")
     compared_with = "onnxruntime"
-    input = "'images', float32 (images, 3, image_size, image_size), RGB in 0..1; the graph normalises"
+
+    def input(self, loaded: LoadedEncoder) -> str:
+        return "'images', float32 (images, 3, image_size, image_size), RGB in 0..1; the graph normalises"
 
     def lines(self, loaded: LoadedEncoder) -> list[str]:
         return loading.onnx_lines()
@@ -198,7 +211,7 @@ class _FromPixels(nn.Module):
         self.encoder, self.projection = loaded.encoder, loaded.projection
 
     def forward(self, images: Tensor) -> Any:
-        features = self.encoder.backbone((images - self.encoder.mean) / self.encoder.std)
+        features = self.encoder.backbone(self.encoder.normalised(images))
         return features if self.projection is None else (features, self.projection(features))
 
 

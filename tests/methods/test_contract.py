@@ -210,7 +210,8 @@ def test_export_and_evaluation_take_its_encoder(method, tmp_path):
     stored = method.after(1, "whole", STEPS)["model"]
     for key, value in loaded.encoder.state_dict().items():
         assert torch.equal(value, stored[f"encoder.{key}"].to(value.dtype)), key
-    exported = export(loaded, "torchvision", tmp_path / "encoder.pt")
+    to, file = ("torchvision", "encoder.pt") if loaded.architecture else ("safetensors", "encoder.safetensors")
+    exported = export(loaded, to, tmp_path / file)
     digits = open_source(loaded.recipe.data)
     features, again = (
         extract_features(each.encoder, digits, loaded.image_size) for each in (loaded, load_encoder(exported.path))

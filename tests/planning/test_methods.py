@@ -42,7 +42,7 @@ def test_a_method_keeps_what_its_class_says_and_nothing_else(name):
     state = [key for key, _ in built.named_buffers(recurse=False)]
     keeps = about(name).keeps
     assert ("second encoder" in keeps) == second_encoder
-    assert bool({"queue", "bank", "centre", "permutations"} & set(keeps)) == bool(state), state
+    assert bool({"queue", "bank", "centre", "permutations", "prior"} & set(keeps)) == bool(state), state
     assert ("prototypes" in keeps) == hasattr(built, "prototypes")
     assert ("labels" in needs(name)) == ("labels" in method_class(name).needs)
 

@@ -16,6 +16,7 @@ from simclr_dist.config.registry import method_class
 from simclr_dist.data.sources.base import ArraySource, BrokenImageError, ImageSource, with_masks
 from simclr_dist.data.sources.beton.ffcv_source import open_ffcv
 from simclr_dist.data.sources.beton.source import open_beton
+from simclr_dist.data.sources.color import has_color
 from simclr_dist.data.sources.fashion_mnist import find_files, read_files
 from simclr_dist.data.sources.files import FileSource
 from simclr_dist.data.sources.folders import (
@@ -60,14 +61,20 @@ def open_for_pretraining(recipe: Recipe) -> ImageSource:
     """The images that a recipe pretrains on, with what its method needs of them.
 
     Raises:
-        UserError: as :func:`open_source`, or the method needs labels or masks and there are none, or has fewer classes.
+        UserError: as :func:`open_source`, or the method needs labels, masks or colours and there are none, or has fewer
+            classes.
     """
     data = recipe.data
     source = open_source(data)
-    lacks = {need for need, has in (("labels", source.labels is not None), ("masks", with_masks(source))) if not has}
+    has = {
+        "labels": lambda: source.labels is not None,
+        "masks": lambda: with_masks(source),
+        "color": lambda: has_color(source),
+        "geometry": lambda: True,
+    }
     method = method_class(recipe.method.name)
     for need in sorted(method.needs):
-        if need in lacks:
+        if not has[need]():
             raise UserError(
                 f"recipe.data.source: {recipe.method.name} needs {need}, and the images of '{data.source}' "
                 "for pretraining have none; take a source with them, or another method "

@@ -1,0 +1,139 @@
+"""Split-brain: one half of the network tells colours from the lightness, the other the lightness from colours."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from simclr_dist.config import Recipe
+from simclr_dist.config.fields import number
+from simclr_dist.distributed.global_batch import global_batch
+from simclr_dist.losses.color_bins import (
+    LIGHTNESSES,
+    bin_centres,
+    colors_of_cells,
+    is_colored,
+    lightness_classes,
+    soft_encoding,
+)
+from simclr_dist.methods.base import About, Batch, Method, MethodKeys, Metric, Tensors, ViewGroup
+from simclr_dist.methods.color_pictures import binned, in_bytes, lightness_of
+from simclr_dist.methods.colorization import COLOR_METRICS, over_colored
+from simclr_dist.methods.parts import Parts
+from simclr_dist.methods.published_views import one_plain
+from simclr_dist.models.encoder import HALVES
+
+
+class SplitBrain(Method):
+    """Zhang, Isola and Efros 2017 (arXiv 1611.09842): two networks of half the width, each of a part of the image.
+
+    The encoder is both, and its features are those of one beside those of the other.
+    """
+
+    recordable = True
+    ABOUT: ClassVar[About | None] = About(
+        title="Split-brain", paper="Zhang et al. 2017", arxiv="1611.09842",
+        equation=(
+            "L = mean over images and cells h of -log softmax(f(L))[h, c(ab_h)] - log softmax(g(ab))[h, c(L_h)]\n"
+            "c(ab): the nearest of 313 colours;   c(L): the lightness, in 100 classes"
+        ),
+    )  # fmt: skip
+
+    needs: ClassVar[frozenset[str]] = frozenset({"color"})
+    TAKES: ClassVar[str] = HALVES
+    PICTURES: ClassVar[str] = "what each half sees and the other tells, the lightness and the colours; and the view"
+
+    @dataclass(kw_only=True)
+    class Config(MethodKeys):
+        """The keys of split-brain."""
+
+        hidden_dim: int = number(256, low=1)
+        """Channels between each half's map and the classes."""
+
+    METRICS: ClassVar[Mapping[str, Metric]] = {
+        **COLOR_METRICS,
+        "lightness_top1": Metric(
+            title="lightness top-1", unit="%", from_zero=True,
+            text="the likeliest of 100 lightnesses is that of the place, in images with colour",
+        ),
+    }  # fmt: skip
+
+    def __init__(self, config: Config, make: Parts, images: int) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = make.encoder()
+        self.map_side = self.encoder.map_side(make.recipe.views["global"].side(make.recipe.data.image_size))
+        halves = (self.encoder.backbone.lightness, self.encoder.backbone.color)
+        self.dims = [half.output_dim for half in halves]
+        self.color_classifier, self.lightness_classifier = (
+            make.mlp((dim, config.hidden_dim, classes), bias=True, norm=True)
+            for dim, classes in zip(self.dims, (len(bin_centres()), LIGHTNESSES), strict=True)
+        )
+
+    @classmethod
+    def views(cls, config: MethodKeys) -> dict[str, ViewGroup]:
+        """A crop in its own colours."""
+        return one_plain(crop_area_min=0.08)
+
+    @classmethod
+    def small(cls, config: Config, images: int) -> Config:
+        """With narrow heads."""
+        return replace(config, hidden_dim=16)
+
+    @classmethod
+    def pictures(cls, recipe: Recipe, batch: Batch) -> Tensor:
+        """Lightness, classes of the colours, view."""
+        pixels = batch.views["global"][:, 0] / 255
+        return in_bytes(lightness_of(pixels), binned(pixels), pixels)
+
+    def targets(self, batch: Batch) -> Tensors:
+        """``color`` and ``lightness``, classes int64 (images, cells); ``colored`` (images,), 1 or 0."""
+        pixels = batch.views["global"][:, 0].to(self.encoder.mean.dtype) / 255
+        side = (self.map_side, self.map_side)
+        colors = colors_of_cells(pixels, side)
+        return {
+            "color": soft_encoding(colors, bin_centres().to(colors), neighbours=1).bins[..., 0],
+            "lightness": lightness_classes(pixels, side), "colored": is_colored(pixels).to(colors.dtype),
+        }  # fmt: skip
+
+    def embed(self, batch: Batch) -> Tensors:
+        """Logits ``color`` (images, cells, 313), of the lightness, and ``lightness`` (images, cells, 100), of the
+        colours; ``features`` (images, d), without a gradient."""
+        maps = self.encoder.map(batch.views["global"][:, 0])
+        of_lightness, of_color = maps.flatten(2).transpose(1, 2).split(self.dims, dim=-1)
+        found = {
+            "color": self.color_classifier(of_lightness.flatten(0, 1)),
+            "lightness": self.lightness_classifier(of_color.flatten(0, 1)),
+        }
+        logits = {name: rows.unflatten(0, of_color.shape[:2]) for name, rows in found.items()}
+        return {**logits, "features": self.encoder.pool(maps.detach())}
+
+    def embedding_rows(self, embeddings: Tensors) -> Tensor | None:
+        """The features."""
+        return embeddings["features"]
+
+    def loss(self, embeddings: Tensors, targets: Tensors, batch: Batch) -> Tensors:
+        """The sum of both halves' cross-entropies (section 3.1), the mean over the cells of the global batch."""
+        losses, right = [], []
+        for name in ("color", "lightness"):
+            logits, answers = embeddings[name], targets[name]
+            cells = F.cross_entropy(logits.flatten(0, 1), answers.flatten(), reduction="none")
+            losses.append(cells.view(answers.shape).mean(1))
+            right.append(logits.argmax(-1) == answers)
+        color, lightness, colored = over_colored(targets["colored"], *right)
+        return {
+            "loss": global_batch(torch.stack(losses, dim=1), "losses").sum(1).mean(), "color_top1": color,
+            "lightness_top1": lightness, "colored_images": colored,
+        }  # fmt: skip
+
+    def reference_loss(self, embeddings: Tensors, targets: Tensors, batch: Batch) -> Tensor:
+        """Cell by cell."""
+        losses = [
+            -logits.softmax(0).log()[answer]
+            for name in ("color", "lightness")
+            for logits, answer in zip(embeddings[name].flatten(0, 1), targets[name].flatten(), strict=True)
+        ]
+        return 2 * torch.stack(losses).mean()
