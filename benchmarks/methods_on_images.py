@@ -23,6 +23,7 @@ from typing import Any
 
 from image_recipes import IMAGES, SOURCE, known_methods
 from methods_table import write_table
+from same_settings import same_settings
 
 STOPPED = 75  # as image_runs.py says: saved, and to be resumed
 GRACE_SECONDS = 30.0
@@ -95,12 +96,7 @@ def overrides_of(options: argparse.Namespace) -> list[str]:
 def same_comparison(out: Path, options: argparse.Namespace) -> None:
     """Refuse a folder of a comparison with other settings; how many runs go at once is none."""
     keys = ("source", "images", "epochs", "batch", "image_size", "encoder", "width", "precision", "device", "override")
-    settings = {key: getattr(options, key) for key in keys}
-    file = out / "settings.json"
-    if file.exists() and (there := json.loads(file.read_text())) != settings:
-        differ = [f"--{key.replace('_', '-')} {there.get(key)}" for key in keys if there.get(key) != settings[key]]
-        sys.exit(f"{out} is of a comparison with {', '.join(differ)}; give the same, or another --out")
-    file.write_text(json.dumps(settings, indent=1))
+    same_settings(out, {key: getattr(options, key) for key in keys})
 
 
 def work(jobs: list[tuple[str, str, dict[str, Any]]], out: Path, options: argparse.Namespace) -> None:

@@ -40,9 +40,9 @@ from PIL import Image, ImageFilter, ImageOps
 
 from simclr_dist.data.sources.base import IGNORED
 
-OBJECTS = (1, 4)
-"""Of a class, in an image: fewest and most."""
-LENGTHS = (0.4, 0.9)
+OBJECTS = (2, 4)
+"""Of a class, in an image: fewest and most; each of another class, so that few images have all."""
+LENGTHS = (0.45, 0.85)
 """Of the longer side of an object, as a share of the image's side."""
 CENTRES = (0.1, 0.9)
 """Where the middle of an object may be, as shares of the image's side: some are cut by its edge."""
@@ -112,7 +112,9 @@ def compose(
 ) -> tuple[Pixels, Pixels]:
     """An image (side, side, 3) and its mask (side, side); ``cutouts`` by class, those of class 0 of no class."""
     canvas, mask = ground(photographs, side, drawn), np.zeros((side, side), dtype=np.uint8)
-    labels = [1 + drawn.below(len(cutouts) - 1) for _ in range(OBJECTS[0] + drawn.below(OBJECTS[1] - OBJECTS[0] + 1))]
+    left = list(range(1, len(cutouts)))
+    count = OBJECTS[0] + drawn.below(OBJECTS[1] - OBJECTS[0] + 1)
+    labels = [left.pop(drawn.below(len(left))) for _ in range(count)]
     for _ in range(drawn.below(3) if cutouts[0] else 0):
         labels.insert(drawn.below(len(labels) + 1), 0)
     for label in labels:

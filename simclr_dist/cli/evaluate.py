@@ -13,11 +13,10 @@ from simclr_dist.cli.encoding import (
     start_in_processes,
     with_extraction,
 )
+from simclr_dist.cli.evaluation_calls import found_by, found_by_label_curve, found_by_segment, opened
 from simclr_dist.cli.options import with_debug
 from simclr_dist.cli.track import say_how_to_track
-from simclr_dist.errors import UserError
 from simclr_dist.evaluation.choices import (
-    chosen_data,
     chosen_method,
     numbers_of_images,
     percentages,
@@ -104,135 +103,21 @@ def evaluate(command: click.Context, /, run: Path, words: tuple[str, ...], **opt
         run_dir = folder_of_results(run)
         cache = run_dir / "features" if options["cache"] and method != "label-curve" else None
         how = Extraction(batch_images=options["batch_at_once"], device=here.device, cache=cache, talks=here.is_first)
-        context = _opened(run, run_dir, how, options, overrides, masked=method == "segment")
+        context = opened(run, run_dir, how, options, overrides, masked=method == "segment")
         if here.is_first:
             say_what_was_found(*context.summaries())
         context.choose_workers(options["workers"], here.cores)
         status = 0
         try:
             if method == "label-curve":
-                found = _label_curve(context, run_dir, numbers, options["splits"] or 5)
+                found = found_by_label_curve(context, run_dir, numbers, options["splits"] or 5)
             elif method == "segment":
-                found = _segmented(context, run_dir, images, options)
+                found = found_by_segment(context, run_dir, images, options)
             else:
-                found = _result(context, method, run_dir, numbers, shares, options)
+                found = found_by(context, method, run_dir, numbers, shares, options)
         except TrainingStoppedError as stopped:
             found, status = str(stopped), 128 + stopped.signal
     if here.is_first:
         say(found)
         say_how_to_track(run_dir)
     return status
-
-
-def _opened(run: Path, run_dir: Path, how: Any, options: dict[str, Any], overrides: list[str], *, masked: bool) -> Any:
-    from simclr_dist.data.loading.broken import broken_files
-    from simclr_dist.distributed.agreement import all_or_none
-    from simclr_dist.evaluation.context import EvaluationContext
-    from simclr_dist.evaluation.saved_training import Unfinished
-    from simclr_dist.evaluation.segmentation_context import SegmentationContext
-    from simclr_dist.run.kept import named_checkpoint
-    from simclr_dist.weights.read import load_encoder
-
-    on, name = options["on"], options["checkpoint"]
-    with all_or_none():
-        if name and run_dir != run:
-            raise UserError(f"--checkpoint: {run} is no run folder; give that, or leave the option out")
-        pretrained = load_encoder(named_checkpoint(run, name) if name else run)
-        if run_dir != run:
-            if on is None:
-                raise UserError(f"{run}: a file of weights knows no labelled images; give --on")
-            run_dir.mkdir(exist_ok=True)
-        data = chosen_data(pretrained.recipe.data, on, overrides, "folder_with_masks" if masked else "folder")
-        broken = broken_files(run_dir, pretrained.recipe.data) if run_dir == run and on is None else set()
-        kind = SegmentationContext if masked else EvaluationContext
-        return kind(pretrained, data, how, Unfinished(run_dir / "unfinished"), broken)
-
-
-def _label_curve(context: Any, run_dir: Path, counts: list[int] | None, splits: int) -> str:
-    from simclr_dist.distributed.collectives import process_rank
-    from simclr_dist.evaluation.label_curve import label_curve
-    from simclr_dist.evaluation.labelled_images import are_unequal
-    from simclr_dist.evaluation.report import table, write_points
-
-    points = label_curve(context, counts, splits)
-    if process_rank() != 0:
-        return ""
-    steps = context.steps_done
-    spread = " +- standard deviation" if splits > 1 else ""
-    title = f"held-out accuracy in %, mean{spread} of {splits} draws of the labels, after {steps} steps"
-    return (
-        f"{title}\n{table(points, balanced=are_unequal(context.test_labels))}\n{write_points(run_dir, steps, points)}"
-    )
-
-
-def _result(
-    context: Any, method: str, run_dir: Path, numbers: list[int] | None, shares: list[float], options: dict[str, Any]
-) -> str:
-    """The table and the file's name; nothing on the other processes."""
-    from simclr_dist.distributed.collectives import process_rank
-    from simclr_dist.evaluation import fine_tuning, frozen
-
-    seed, splits = options["seed"], options["splits"]
-    found: Any
-    if method == "knn":
-        found = frozen.knn(context, neighbours=options["k"], temperature=options["temperature"])
-    elif method == "lowshot":
-        found = frozen.lowshot(context, labels_per_class=numbers, splits=splits or 5, seed=seed)
-    else:
-        sgd = {
-            "epochs": options["epochs"],
-            "batch_images": options["batch"],
-            "base_learning_rate": options["learning_rate"],
-            "optimizer": options["optimizer"],
-            "precision": options["precision"],
-            "seed": seed,
-        }
-        if method == "probe":
-            found = frozen.probe(context, solver=options["solver"], augment=options["augment"], **sgd)
-        else:
-            starts = {"baseline": ("scratch",)}.get(method, ("pretrained", "scratch")[: 1 + options["with_baseline"]])
-            found = fine_tuning.finetune(
-                context, label_shares=shares, splits=splits or 1, starts=starts, from_layer=options["from_layer"], **sgd
-            )
-    if found is None or process_rank() != 0:
-        return ""
-    return _written(context, found, run_dir, "accuracy")
-
-
-def _segmented(context: Any, run_dir: Path, images: list[int | None], options: dict[str, Any]) -> str:
-    """The table and the file's name; nothing on the other processes."""
-    from simclr_dist.distributed.collectives import process_rank
-    from simclr_dist.evaluation.segmentation import segment
-
-    result, sheet = segment(
-        context,
-        images=images,
-        seeds=options["seeds"],
-        starts=("pretrained", "scratch")[: 1 + options["with_baseline"]],
-        steps=options["steps"],
-        output_stride=options["output_stride"] or 0,
-        short_side=options["short_side"] or 0,
-        batch_images=options["batch"],
-        base_learning_rate=options["learning_rate"],
-        precision=options["precision"],
-        seed=options["seed"],
-    )
-    return _written(context, result, run_dir, "IoU", sheet) if process_rank() == 0 else ""
-
-
-def _written(context: Any, found: Any, run_dir: Path, what: str, sheet: Any = None) -> str:
-    """Write the result, and a picture of its name beside it; the table and the file's name."""
-    try:
-        path = found.write(run_dir)
-        if sheet is not None:
-            from simclr_dist.evaluation.mask_pictures import write_png
-
-            write_png(path.with_suffix(".png"), sheet)
-    except OSError as error:
-        raise UserError(f"{run_dir}: the result cannot be written: {error.strerror}") from error
-    context.unfinished.remove()
-    title = (
-        f"{found.method} on {context.data.source}, {len(context.test)} test images, {what} in %, after "
-        f"{found.steps_done} steps"
-    )
-    return f"{title}\n{found.table()}\n{path}"

@@ -11,6 +11,7 @@ The second term is linear in the rows, z_i.(mean of the class): no tile needs a 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -62,11 +63,11 @@ class PaperPairs:
 
     def positives(self) -> Tensor:
         """|P(i)|, float64 (n,), 0 for an anchor that does not count."""
-        return self._class_counts()[self.anchors.labels]
+        return self._class_counts[self.anchors.labels]
 
     def losses(self, sums: Tensor, positives: Tensor) -> Tensor:
         """l_i, float64 (n,), of what :meth:`sums` and :meth:`positives` give."""
-        means = self._class_means()
+        means = self._class_means
         similarities = torch.cat([
             torch.linalg.vecdot(rows.double(), means[labels] + self.mean)
             for rows, labels in zip(self.anchors.rows.split(PART), self.anchors.labels.split(PART), strict=True)
@@ -104,7 +105,7 @@ class PaperPairs:
                 self._pull_candidates(number, weights, centre, back, total)
                 others[number] += back.mul_(counted[:, None] / self.temperature)
         if pushed is not None:
-            means = self._class_means()
+            means = self._class_means
             whole = weights.pull * self.positives()
             for begin in range(0, len(rows), PART):
                 part = slice(begin, begin + PART)
@@ -126,11 +127,13 @@ class PaperPairs:
     def _counted(self, number: int) -> Tensor:
         return self.candidates[number].counted.to(self.products[number].rows.dtype)
 
+    @cached_property
     def _class_means(self) -> Tensor:
         """1/|P| sum over P of z_p - mean of each class, float64 (slots, d); 0 for a class without candidates."""
         sums = [each.class_sums(each.rows - self.mean.to(each.rows.dtype)) for each in self.candidates]
-        return torch.stack(sums).sum(0) / self._class_counts().clamp_min(1)[:, None]
+        return torch.stack(sums).sum(0) / self._class_counts.clamp_min(1)[:, None]
 
+    @cached_property
     def _class_counts(self) -> Tensor:
         """Candidates of each class, float64 (slots,)."""
         return torch.stack([each.class_counts() for each in self.candidates]).sum(0)

@@ -9,7 +9,7 @@ from simclr_dist.data.sources.base import IGNORED
 
 __all__ = ["IGNORED", "PART", "Pixels"]
 
-PART = 4096
+PART = 4352
 """Rows of which float64 copies are made at once."""
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 FLOAT32_LIMIT = 60.0
 """The largest 1/T whose exponentials are summed in float32 without a shift."""
-_CPU_TILE, _DEVICE_TILE = 768, 4096
+_CPU_TILE, _DEVICE_TILE = 768, 4352
 
 
 @dataclass

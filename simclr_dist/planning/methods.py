@@ -17,7 +17,7 @@ from simclr_dist.planning.traced_step import StepTrace, traced_step
 from simclr_dist.terminal import typed
 from simclr_dist.units import columns, show_bytes
 
-IMAGES = 256
+IMAGES = 64
 """Of a step whose memory is compared, on one process."""
 _COMPARED = "imagenet_resnet50_100"  # encoder, size of the images and precision
 _DATA_SET = 1281167  # images, of which a bank has a row each

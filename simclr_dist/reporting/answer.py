@@ -7,6 +7,7 @@ from simclr_dist.guards.health_bands import INSIDE, OUTSIDE
 from simclr_dist.reporting.curves import label_lines
 from simclr_dist.reporting.facts import Facts
 from simclr_dist.reporting.markup import Html, number, tag
+from simclr_dist.reporting.segmentation import in_words
 from simclr_dist.units import show_seconds
 
 _OURS = "pretrained"
@@ -21,13 +22,14 @@ def answers(runs: Sequence[Facts]) -> list[Html]:
 def answer(run: Facts) -> str:
     """Accuracy beside its baselines, health, and time, as far as they are known."""
     parts = [_accuracy(run), _health(run), _time(run)]
-    return f"{'; '.join(parts)}."
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _accuracy(run: Facts) -> str:
     """Of the newest evaluation with baselines, with the most labels; by the linear probe where there is one.
 
-    The best of all would be chosen on the held-out images.
+    The best of all would be chosen on the held-out images. Where there is none, mean IoU of a segmentation.
     """
     found: list[tuple[tuple[int, int, int, bool], str]] = []
     for _, content in run.evaluations:
@@ -43,7 +45,7 @@ def _accuracy(run: Facts) -> str:
                 rank = (len(others), _steps(content), labels, classifier.startswith("linear"))
                 found.append((rank, f"{text}, beside {', '.join(others)}" if others else f"{text}, without a baseline"))
     if not found:
-        return "Accuracy not known yet (simclr-dist evaluate)"
+        return in_words(run) or "Accuracy not known yet (simclr-dist evaluate)"
     return max(found)[1]
 
 

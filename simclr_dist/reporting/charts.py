@@ -14,7 +14,7 @@ POINTS = 1000
 _WIDTH, _HEIGHT = 380, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 372, 10, 192
 # Of the columns of a matrix: as many short names stand level; a letter is so wide, at 11 px.
-_LEVEL_NAMES, _LETTER = 10, 6.5
+_LEVEL_NAMES, _LETTER, _MOST_LETTERS = 10, 6.5, 14
 
 Point = tuple[float, float | None]
 
@@ -126,11 +126,12 @@ def matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> Html:
     """How many of each class (row) were taken for each (column); the shade is the share of the row."""
     n = len(classes)
     upright = n > _LEVEL_NAMES or max(map(len, classes)) * _LETTER > 360 / n
-    cell, left, top = 360 / n, 64, 64 if upright else 22
+    room = round(min(max(64, max(map(len, classes)) * _LETTER + 8), _MOST_LETTERS * _LETTER + 8))
+    cell, left, top = 360 / n, room, room if upright else 22
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     parts: list[Html] = []
     for row in range(n):
-        name, middle = _short(classes[row]), left + (row + 0.5) * cell
+        name, middle = _short(classes[row], _MOST_LETTERS), left + (row + 0.5) * cell
         parts.append(_text(left - 5, top + (row + 0.65) * cell, name, "end"))
         if upright:
             at, above = round(middle + 4, 1), top - 5
@@ -146,7 +147,7 @@ def matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> Html:
             if counts[row, column] and n <= 12:
                 shade = "on" if share > 0.5 else "off"
                 parts.append(_text(x + cell / 2, y + cell / 2 + 4, str(counts[row, column]), "middle", shade))
-    size, kind = f"0 0 428 {top + 364}", "chart matrix" + " small" * (n > 20)
+    size, kind = f"0 0 {left + 364} {top + 364}", "chart matrix" + " small" * (n > 20)
     return tag("svg", tag("title", "Confusion matrix"), parts, viewBox=size, class_=kind, role="img")
 
 

@@ -110,7 +110,9 @@ def label_curves(run: Facts) -> Html:
             title = f"{classifier}, held-out accuracy after {content.get('steps_done', '?')} steps ({name})"
             charts.append(line_chart(title, series, unit="%", x_name="labels a class", log_x=True))
     if not charts:
-        raise Missing(f"No label curve yet; make it with: {typed('evaluate', run.path.name)}")
+        raise Missing(
+            f"No label curve yet; where the images have labels, make it with: {typed('evaluate', run.path.name)}"
+        )
     return tag("div", charts, class_="cards")
 
 

@@ -6,14 +6,17 @@ import numpy as np
 import torch
 from PIL import Image
 
+from simclr_dist.data.rendering.masks import mask_colors
+from simclr_dist.evaluation.results import deviation
 from simclr_dist.reporting import Missing
-from simclr_dist.reporting.charts import Series, line_chart, matrix
+from simclr_dist.reporting.charts import Series, legend, line_chart, matrix
 from simclr_dist.reporting.facts import Facts
 from simclr_dist.reporting.markup import Html, joined, tag
 from simclr_dist.reporting.pictures import compact_uri
 from simclr_dist.reporting.tables import rows
 
 _MATRIX_CLASSES = 40
+_PRETRAINED = "segmentation, pretrained"
 
 
 def has_segmentation(run: Facts) -> bool:
@@ -38,6 +41,21 @@ def segmentation(run: Facts) -> Html:
     return joined(*parts)
 
 
+def in_words(run: Facts) -> str:
+    """Mean IoU of the newest result, with the most masks, and that from scratch; "" where there is none."""
+    for _, content in reversed(run.evaluations):
+        if content.get("method") != "segment":
+            continue
+        try:
+            masks = max(row["images"] for row in content["rows"])
+            of = {row["name"]: f"{100 * row['mean']:.1f}" for row in content["rows"] if row["images"] == masks}
+            text = f"mean IoU {of.pop(_PRETRAINED)} % fine-tuned with {masks} masks"
+        except (KeyError, TypeError, ValueError):
+            continue
+        return f"{text}, beside {', '.join(of.values())} from scratch" if of else text
+    return ""
+
+
 def _shown(run: Facts, file: str, content: dict[str, Any]) -> Html:
     found, names = content["rows"], [str(name) for name in content["class_names"]]
     series = [
@@ -46,8 +64,9 @@ def _shown(run: Facts, file: str, content: dict[str, Any]) -> Html:
     ]
     title = f"Mean IoU of whole test images after {content['steps_done']} steps of pretraining ({file})"
     curve = line_chart(title, series, unit="%", x_name="images with masks", log_x=True)
-    last = [row for row in found if "scratch" not in row["name"]][-1:] or found[-1:]
-    return joined(curve, _classes(found, names), _confusion(last[0], names), _picture(run, file))
+    last = [row for row in found if row["name"] == _PRETRAINED][-1:] or found[-1:]
+    figures = tag("div", curve, class_="cards")
+    return joined(figures, _classes(found, names), _confusion(last[0], names), _picture(run, file, names))
 
 
 def _classes(found: list[dict[str, Any]], names: list[str]) -> Html:
@@ -57,8 +76,11 @@ def _classes(found: list[dict[str, Any]], names: list[str]) -> Html:
             [seed[number] for seed in row["class_iou"] if seed[number] is not None] for number in range(len(names))
         ]
         cells = [f"{100 * np.mean(each):.1f}" if each else "-" for each in values]
-        body.append([f"{row['name']}, {row['images']} images", f"{100 * row['mean']:.1f}", *cells])
-    return rows(["IoU, %", "mean", *names], body, numeric=True)
+        spread = f" ± {100 * deviation(row['mean_iou']):.1f}" if len(row["mean_iou"]) > 1 else ""
+        body.append([f"{row['name']}, {row['images']} images", f"{100 * row['mean']:.1f}{spread}", *cells])
+    seeds = max(len(row["mean_iou"]) for row in found)
+    said = f"± is the standard deviation over {seeds} trainings." if seeds > 1 else ""
+    return joined(rows(["IoU, %", "mean", *names], body, numeric=True), tag("p", said, class_="soft") if said else None)
 
 
 def _confusion(row: dict[str, Any], names: list[str]) -> Html:
@@ -69,7 +91,7 @@ def _confusion(row: dict[str, Any], names: list[str]) -> Html:
     return joined(tag("p", text, class_="soft"), matrix(counts, names))
 
 
-def _picture(run: Facts, file: str) -> Html:
+def _picture(run: Facts, file: str, names: list[str]) -> Html:
     path = (run.path / file).with_suffix(".png")
     try:
         with Image.open(path) as image:
@@ -77,6 +99,8 @@ def _picture(run: Facts, file: str) -> Html:
     except OSError:
         return tag("p", f"The picture {path.name} is not here; evaluate again to have it.", class_="missing")
     text = "Some test images, their masks, and what each network made of them (first seed; nearly white: ignored)"
-    return tag(
-        "figure", tag("figcaption", text), tag("div", tag("img", src=compact_uri(pixels), alt=text), class_="scroll")
-    )
+    # In its own size where it fits; a page of many networks shows all of them.
+    shown = tag("img", src=compact_uri(pixels), alt=text, style="max-width:100%")
+    colors = [f"rgb({red} {green} {blue})" for red, green, blue in mask_colors()[: len(names)].tolist()]
+    keys = legend([(name, color, False) for name, color in zip(names, colors, strict=True)])
+    return tag("figure", tag("figcaption", text), shown, keys)

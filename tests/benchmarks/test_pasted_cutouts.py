@@ -86,3 +86,18 @@ def test_masks_lie_on_their_objects_and_the_source_reads_both(pasted, tmp_path):
     # Blur and noise of the whole image move the threshold at some rims.
     assert agree > 0.97 * counted
     assert len(MaskedFiles(find_masked(tmp_path / "set", "test"))) == 2
+
+
+def test_an_image_has_no_class_twice_and_some_images_have_things_of_no_class(pasted, monkeypatch):
+    pasted_labels: list[int] = []
+    monkeypatch.setattr(pasted, "paste", lambda canvas, mask, cutout, label, drawn: pasted_labels.append(label))
+    cutouts, grounds = [[Image.new("RGBA", (4, 4))]] * 8, [np.zeros((90, 90, 3), dtype=np.uint8)]
+    of_no_class = 0
+    for number in range(40):
+        pasted_labels.clear()
+        pasted.compose(cutouts, grounds, SIDE, pasted.Drawn(0, "train", number))
+        classes = [label for label in pasted_labels if label]
+        assert 2 <= len(classes) <= 4
+        assert len(set(classes)) == len(classes)
+        of_no_class += len(pasted_labels) > len(classes)
+    assert 0 < of_no_class < 40

@@ -237,7 +237,7 @@ def test_a_broken_file_is_one_line_that_names_it_and_status_2(run_dir, report, f
 
 @pytest.mark.parametrize("classes", [3, 10, 12, 25, 40])
 def test_names_of_a_matrix_never_lie_over_each_other(classes):
-    names = [f"category {number}" for number in range(classes)]
+    names = [f"category number {number}" for number in range(classes)]
     drawn = matrix(np.eye(classes, dtype=np.int64), names)
     tags = [dict(re.findall(r'([a-z-]+)="([^"]*)"', found)) for found in re.findall(r"<text ([^>]*)>[^<]*…<", drawn)]
     columns = [each for each in tags if each["text-anchor"] != "end"]
@@ -246,9 +246,9 @@ def test_names_of_a_matrix_never_lie_over_each_other(classes):
     upright = "transform" in columns[0]
     apart = min(after - before for before, after in pairwise(positions))
     size = 9 if 'class="chart matrix small"' in drawn else 11
-    assert apart >= (size - 1 if upright else 9 * 6)
+    assert apart >= (size - 1 if upright else 14 * 6)
     # All of a name stands inside the drawing.
-    assert not upright or min(float(each["y"]) for each in columns) >= 9 * 6
+    assert not upright or min(float(each["y"]) for each in columns) >= 14 * 6
 
 
 def facts(**known) -> Facts:

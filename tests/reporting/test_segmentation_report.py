@@ -45,6 +45,9 @@ def test_a_report_has_the_curve_the_classes_the_confusion_and_the_picture_of_a_s
     assert "both taken for both: 14 (100.0 %)" in content
     assert "neither taken for right: 10 (5.3 %)" in content
     assert content.count("data:image/") >= 1
+    assert f"Mean IoU {100 * mean:.1f} % fine-tuned with 64 masks, beside {100 * mean:.1f} from scratch; " in content
+    assert "rgb(128 0 0)" in content  # class 1 in the picture
+    assert " ± 0.0" in content
     assert f"{100 * mean:.2f}" in result.table()
     assert "+25.00" in result.table()
     path.write_text(json.dumps({"method": "segment", "rows": [{}]}))

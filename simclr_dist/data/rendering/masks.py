@@ -47,10 +47,10 @@ def _centres(size: int, side: int) -> NDArray[np.int64]:
 
 def colored(mask: Tensor) -> Tensor:
     """A mask (height, width) in colours, uint8 (3, height, width): those of VOC's development kit, 255 nearly white."""
-    return torch.from_numpy(_voc_colors()[mask.cpu().numpy()]).permute(2, 0, 1)
+    return torch.from_numpy(mask_colors()[mask.cpu().numpy()]).permute(2, 0, 1)
 
 
-def _voc_colors() -> NDArray[np.uint8]:
+def mask_colors() -> NDArray[np.uint8]:
     """(256, 3): the bits of a class's number in turns in red, green and blue, the lowest first in the highest bit."""
     colors, numbers = np.zeros((256, 3), dtype=np.uint8), np.arange(256)
     for bit in range(8):
