@@ -54,7 +54,8 @@ class Method(nn.Module):
     views lie in their images, every source has. Refused at the start when the source lacks it."""
     recordable: ClassVar[bool] = False
     """Whether ``embed`` may be recorded once and replayed (machine.cuda_graphs): it depends on the batch's tensors on
-    the device, parameters and buffers alone, not on numbers of Python's that change, and never waits for the device."""
+    the device but the labels, parameters and buffers alone, not on numbers of Python's that change, and never waits
+    for the device."""
     ABOUT: ClassVar[About | None] = None
     """What ``simclr-dist methods`` tells of it; one of this project has it, yours may."""
     PICTURES: ClassVar[str] = ""

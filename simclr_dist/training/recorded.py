@@ -8,6 +8,7 @@ outside: docs/design/recorded_step.md.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -83,7 +84,7 @@ class RecordedEmbedding:
     """Takes the place of ``method.embed`` for batches like the one that it was recorded with; others go to the method.
 
     What a method's ``embed`` takes beside the batch's tensors must stand in its parameters and buffers: a number of
-    Python's is recorded as it was.
+    Python's is recorded as it was. Labels are not there, as not every source has them.
     """
 
     def __init__(self, method: Method, batch: Batch, machine: Machine, recorder: Recorder, *, chunks: bool) -> None:
@@ -97,7 +98,7 @@ class RecordedEmbedding:
             chunks: whether a step has several passes: their statistics are then collected, and gradients added up.
         """
         self._active = True
-        self._embed, self._batch, self._chunks = method.embed, batch, chunks
+        self._embed, self._batch, self._chunks = method.embed, _unlabelled(batch), chunks
         self._half = AUTOCAST.get(machine.precision)
         self._method, self._norms = method, norms_of(method)
         self.parameters = [each for each in method.parameters() if each.requires_grad]
@@ -125,7 +126,7 @@ class RecordedEmbedding:
         """As ``method.embed``. What it gives is overwritten by the next call, unless there are chunks."""
         if not self._active or not self._is_like(batch):
             return self._embed(batch)
-        for place, tensor in zip(self._batch.device_tensors, batch.device_tensors, strict=True):
+        for place, tensor in zip(self._batch.device_tensors, _unlabelled(batch).device_tensors, strict=True):
             place.copy_(tensor)
         outputs = _Replay.apply(self, *self.parameters)
         if self._chunks:
@@ -150,7 +151,7 @@ class RecordedEmbedding:
 
     def _is_like(self, batch: Batch) -> bool:
         """Whether what was recorded holds for it. A norm that is held or looked at in a whole step is not as then."""
-        own, other = self._batch.device_tensors, batch.device_tensors
+        own, other = self._batch.device_tensors, _unlabelled(batch).device_tensors
         return (
             [(each.shape, each.dtype) for each in own] == [(each.shape, each.dtype) for each in other]
             and self._places == [each.data_ptr() for each in self.parameters]
@@ -187,6 +188,10 @@ class RecordedEmbedding:
             norm.meet(mean.clone(), variance.clone())
 
 
+def _unlabelled(batch: Batch) -> Batch:
+    return replace(batch, labels=None)
+
+
 def record_embedding(
     method: Method, config: Config, statistics: StatisticsGroup, images: int, *, chunks: bool
 ) -> RecordedEmbedding | None:
@@ -205,7 +210,7 @@ def record_embedding(
         blank = method.prepare(blank_batch(config.recipe, images, device))
     try:
         recorded = RecordedEmbedding(method, blank, config.machine, CudaRecorder(device), chunks=chunks)
-    except RuntimeError as error:
+    except Exception as error:  # whatever a method's embed does that cannot be recorded
         raise UserError(
             f"machine.cuda_graphs: the step cannot be recorded on this GPU ({type(error).__name__}: "
             f"{first_line(error)}); set machine.cuda_graphs=false, or --debug shows where"

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -109,6 +110,8 @@ def test_another_size_or_mode_and_weights_that_moved_elsewhere_go_to_the_method(
     expected = type(step.method).embed(step.method, batch)["z"]
     assert torch.equal(step.method.embed(batch)["z"], expected)
     assert recorder.replays == 1
+    step.method.embed(replace(batch, labels=None))  # of a source without classes
+    assert recorder.replays == 2
     half = batch.split(len(batch) // 2)[0]
     assert len(step.method.embed(half)["z"]) == len(half)
     step.method.eval()
@@ -117,7 +120,7 @@ def test_another_size_or_mode_and_weights_that_moved_elsewhere_go_to_the_method(
     weight = next(step.method.parameters())
     weight.data = 2 * weight.data
     assert torch.equal(step.method.embed(batch)["z"], type(step.method).embed(step.method, batch)["z"])
-    assert recorder.replays == 1
+    assert recorder.replays == 2
 
 
 def test_what_was_not_finite_is_looked_for_by_layers_that_are_called(tmp_path):
