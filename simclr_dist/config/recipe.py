@@ -26,6 +26,7 @@ SOURCES = (
     "imagenet",
     "beton",
     "ffcv",
+    "frames",
 )
 SOURCES_WITHOUT_PATH = ("digits",)
 ENCODERS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")

@@ -30,6 +30,7 @@ METHODS = {
     "dino": "simclr_dist.methods.dino:DINO",
     "densecl": "simclr_dist.methods.densecl:DenseCL",
     "pixel_contrast": "simclr_dist.methods.pixel_contrast:PixelContrast",
+    "temporal_contrast": "simclr_dist.methods.temporal_contrast:TemporalContrast",
 }
 """Name -> where its class is. A new method of this project is one file and one line here."""
 
