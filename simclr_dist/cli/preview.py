@@ -44,4 +44,6 @@ def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> 
         for name, group in loaded.recipe.views.items()
     ]
     masks = ", masks beside them" if "masks" in method_class(loaded.recipe.method.name).needs else ""
+    if any(group.frame != "own" for group in loaded.recipe.views.values()):
+        masks = " with its partners', and frames that are far"
     say(f"{out}: each row an image and its views in three epochs{masks}, each {', '.join(groups)}")

@@ -12,6 +12,8 @@ from simclr_dist.config.recipe import Data, Recipe
 from simclr_dist.config.views import ViewGroup
 from simclr_dist.data.loading.batches import ViewBatches
 from simclr_dist.data.loading.order import build_order
+from simclr_dist.data.preview import contact_sheet
+from simclr_dist.data.preview_frames import far_frames
 from simclr_dist.data.sources.base import Subset
 from simclr_dist.data.sources.named import open_for_pretraining
 from simclr_dist.data.sources.outside import CheckedSource
@@ -211,3 +213,16 @@ def test_images_without_partners_are_refused_at_the_start(tmp_path, source, grou
     recipe = Recipe(data=Data(source=source, path=str(tmp_path)), views={"global": group})
     with pytest.raises(UserError, match=said):
         open_for_pretraining(recipe)
+
+
+# ---------------------------------------------------------------------------------------------- pictures
+
+
+def test_the_preview_shows_each_frame_with_its_partners_and_the_nearest_that_are_far():
+    times = FrameTimes(*np.array([[0] * 9 + [1], [*range(9), 3], [0] * 10]).astype(np.int64))
+    assert far_frames(times, 4, 2) == [1, 7, 9]
+    assert far_frames(times, 1, 2) == [None, 4, 9]
+    source = open_source(Data(source="digits"), "pretrain")
+    recipe = Recipe(views=GROUPS, data=Data(image_size=70))
+    sheet = contact_sheet(source, recipe, images=2, epochs=2)
+    assert sheet.shape == (3, 2 * (70 + 13 + 2) + 2, (1 + 2 * 2 + 3) * 72 + 2)

@@ -109,7 +109,7 @@ def sequences_in_words(times: FrameTimes) -> str:
     pairs = {(int(one), int(other)) for one, other in zip(times.sequence, times.camera, strict=True)}
     cameras = Counter(sequence for sequence, _ in pairs)
     several = sum(count > 1 for count in cameras.values())
-    said = f"{len(cameras):,} sequences"
+    said = f"{len(cameras):,} sequence{'s' if len(cameras) != 1 else ''}"
     return f"{said}, {several:,} of several cameras" if several else said
 
 
