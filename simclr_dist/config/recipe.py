@@ -27,6 +27,7 @@ SOURCES = (
     "beton",
     "ffcv",
     "frames",
+    "videos",
 )
 SOURCES_WITHOUT_PATH = ("digits",)
 ENCODERS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")

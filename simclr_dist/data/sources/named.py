@@ -34,6 +34,7 @@ from simclr_dist.data.sources.pixels import PixelRule
 from simclr_dist.data.sources.summary import summary
 from simclr_dist.data.sources.times import times_of
 from simclr_dist.data.sources.torchvision_readers import require_folder, through_torchvision
+from simclr_dist.data.sources.videos import open_videos
 from simclr_dist.errors import UserError
 from simclr_dist.random.permutation import permute
 from simclr_dist.terminal import printable
@@ -203,4 +204,5 @@ _OPENERS: dict[str, Opener] = {
     "beton": open_beton,
     "ffcv": open_ffcv,
     "frames": open_frames,
+    "videos": open_videos,
 }
