@@ -3,10 +3,10 @@
     apt-get install visp-images-data opencv-doc; pip install .[video]
     python benchmarks/frames.py FOLDER [--epochs 30]
 
-writes FOLDER/frames (six PGM sequences of ViSP and the first 600 frames of vtest.avi to train on; another sequence and the
-rest of the video held out), trains the encoder in FOLDER/run, and sets it beside raw pixels and the untrained encoder. Of
-each held-out sequence every frame is asked about by a view as the recipe draws them (cropped, in other colours), among
-the other frames as they are.
+writes FOLDER/frames (six PGM sequences of ViSP and the first 600 frames of vtest.avi to train on; another sequence and
+the rest of the video held out), trains the encoder in FOLDER/run, and sets it beside raw pixels and the untrained
+encoder. Of each held-out sequence every frame is asked about by a view as the recipe draws them (cropped, in other
+colours), among the other frames as they are.
 """
 
 import argparse
@@ -67,10 +67,10 @@ def write_small(picture: Image.Image, path: Path) -> None:
 
 
 def config_of(folder: Path, epochs: int, overrides: list[str]) -> Config:
-    return load_config("frames_resnet50_temporal_contrast", [
+    return load_config("frames_resnet50_temporal", [
         f"recipe.data.path={folder / 'frames'}", f"machine.run_dir={folder / 'run'}", f"recipe.epochs={epochs}",
         "recipe.warmup_epochs=2", "recipe.data.image_size=32", "recipe.global_batch_images=64",
-        "recipe.encoder.name=resnet10", "recipe.encoder.stem=small", "recipe.encoder.width=0.25",
+        "recipe.encoder.name=resnet10", "recipe.encoder.width=0.25",
         "recipe.optimizer.base_learning_rate=0.2", "machine.precision=float32", "machine.loader_workers=1", *overrides,
     ])  # fmt: skip
 

@@ -60,7 +60,7 @@ def test_the_loss_is_the_plain_one_and_that_of_one_process_on_any_number(keys):
 
 
 def test_the_partners_group_follows_the_methods_keys():
-    config = load_config("frames_resnet50_temporal_contrast", ["recipe.method.positive_frames=4"])
+    config = load_config("frames_resnet50_temporal", ["recipe.method.positive_frames=4"])
     assert (config.recipe.views["partner"].frame, config.recipe.views["partner"].frame_distance) == ("near", 4)
     assert config.recipe.views["anchor"].frame == "own"
     assert method_class("temporal_contrast").needs == {"time"}
@@ -78,7 +78,7 @@ def test_the_partners_group_follows_the_methods_keys():
 )
 def test_recipes_that_contradict_themselves_are_refused(overrides, said):
     with pytest.raises(UserError, match=said):
-        load_config("frames_resnet50_temporal_contrast", overrides)
+        load_config("frames_resnet50_temporal", overrides)
 
 
 def test_a_group_of_another_method_may_show_near_frames_and_says_how_far():
