@@ -1,7 +1,7 @@
 """Temporal contrast on real sequences: does the frame that looks nearest lie near in time?
 
     apt-get install visp-images-data opencv-doc; pip install .[video]
-    python benchmarks/frames.py FOLDER [--epochs 30]
+    python benchmarks/frames.py FOLDER [--epochs 6]
 
 writes FOLDER/frames (six PGM sequences of ViSP and the first 600 frames of vtest.avi to train on; another sequence and
 the rest of the video held out), trains the encoder in FOLDER/run, and sets it beside raw pixels and the untrained
@@ -141,7 +141,7 @@ SEQUENCE_NAMES = ["mbt/cube", "vtest, the end"]  # in the order of the names of 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("overrides", nargs="*", help="key=value of the recipe")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
