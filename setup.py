@@ -50,12 +50,14 @@ setup(
     extras_require={
         "ffcv": ["ffcv>=1.0.2"],
         "parquet": ["pyarrow>=15"],
+        "video": ["av>=14"],
         "slurm": ["submitit>=1.5,<1.6"],
         "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5", "timm>=1.0"],
         "wandb": ["wandb>=0.20"],
         "mlflow": ["mlflow-skinny>=3.0"],
         "bench": ["lightly>=1.5", "torch-optimizer>=0.3"],
         "dev": [
+            "av>=14",
             "build",
             "hypothesis",
             "mlflow-skinny>=3.0",

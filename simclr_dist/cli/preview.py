@@ -46,4 +46,6 @@ def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> 
     method = method_class(loaded.recipe.method.name)
     masks = ", masks beside them" if "masks" in method.needs else ""
     shown = method.PICTURES or f"its views{masks}"
+    if any(group.frame != "own" for group in loaded.recipe.views.values()):
+        shown = "its views with its partners', and frames that are far"
     say(f"{out}: each row an image and, in each of three epochs, {shown}; views: {', '.join(groups)}")

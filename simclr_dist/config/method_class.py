@@ -12,7 +12,7 @@ from simclr_dist.config.views import ViewGroup
 from simclr_dist.errors import UserError, first_line
 
 _TYPES = (int, float, bool, str)
-_NEEDS = frozenset({"labels", "masks", "geometry", "color"})
+_NEEDS = frozenset({"labels", "masks", "geometry", "color", "time"})
 
 
 def check_method_class(name: str, found: Any) -> None:

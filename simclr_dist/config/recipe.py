@@ -26,6 +26,8 @@ SOURCES = (
     "imagenet",
     "beton",
     "ffcv",
+    "frames",
+    "videos",
 )
 SOURCES_WITHOUT_PATH = ("digits",)
 ENCODERS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")

@@ -37,6 +37,7 @@ METHODS = {
     "colorization": "simclr_dist.methods.colorization:Colorization",
     "split_brain": "simclr_dist.methods.split_brain:SplitBrain",
     "inpainting": "simclr_dist.methods.inpainting:Inpainting",
+    "temporal_contrast": "simclr_dist.methods.temporal_contrast:TemporalContrast",
 }
 """Name -> where its class is. A new method of this project is one file and one line here."""
 

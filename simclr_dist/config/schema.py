@@ -56,6 +56,11 @@ class Config:
         method_class(recipe.method.name).check(recipe)
         for number, (name, group) in enumerate(recipe.views.items()):
             _check_views(f"recipe.views.{name}", group)
+            if group.frame == "near" and not group.frame_distance:
+                raise ValueError(
+                    f"recipe.views.{name}.frame_distance: a frame 'near' another is at least 1 away; raise it, or "
+                    f"leave recipe.views.{name}.frame out"
+                )
             if group.crop_of and group.crop_of not in (before := list(recipe.views)[:number]):
                 raise ValueError(
                     f"recipe.views.{name}.crop_of: '{group.crop_of}' is no group before {name}; "

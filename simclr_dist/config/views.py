@@ -6,6 +6,7 @@ from simclr_dist.config.fields import number, one_of
 
 COLOR_FORMS = ("exact", "affine")
 INTERPOLATIONS = ("bilinear", "bicubic")
+FRAMES = ("own", "near", "camera")
 
 
 @dataclass(kw_only=True)
@@ -57,6 +58,11 @@ class ViewGroup(Views):
     crop_of: str = ""
     """Name of a group before this one: these views take the crop and flip of its first, so both show the same places,
     each with colours of its own (pixel contrast). Empty: crops and flips of their own."""
+    frame: str = one_of("own", FRAMES)
+    """Which frame these views show, of sources with time: the sample's `own`, one `near` it in its sequence and camera,
+    or one of another `camera`; drawn from (seed, epoch, sample id)."""
+    frame_distance: int = number(0, low=0)
+    """How many frame numbers that one is away, at most. 0 with `camera`: the same moment."""
 
     def side(self, image_size: int) -> int:
         """Side of these views in pixels, where ``image_size`` is recipe.data.image_size."""

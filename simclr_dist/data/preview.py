@@ -9,6 +9,7 @@ from torchvision.utils import make_grid
 from simclr_dist.config import Recipe
 from simclr_dist.config.registry import method_class
 from simclr_dist.data.loading.batch import Batch
+from simclr_dist.data.preview_frames import frames_sheet
 from simclr_dist.data.rendering.masks import colored, render_masks
 from simclr_dist.data.rendering.renderers import RENDERERS
 from simclr_dist.data.rendering.torchvision_ import render_plain
@@ -21,11 +22,14 @@ def contact_sheet(source: ImageSource, recipe: Recipe, images: int, epochs: int 
     """uint8 (3, height, width): one row an image: the image itself, then its views in each of the first epochs.
 
     Smaller views stand in a white frame of the largest's size. For a method that needs masks, each view's mask stands
-    beside it, in VOC's colours. A method with PICTURES shows those in the place of the views.
+    beside it, in VOC's colours. A method with PICTURES shows those in the place of the views. Where views show partners
+    of frames: :func:`preview_frames.frames_sheet`.
 
     Raises:
         BrokenImageError: one of the images cannot be read.
     """
+    if any(group.frame != "own" for group in recipe.views.values()):
+        return frames_sheet(source, recipe, images, epochs, renderer)
     samples = np.linspace(0, len(source) - 1, images).astype(np.int64)
     drawn = [draw_groups(recipe, epoch, samples) for epoch in range(epochs)]
     side = max(group.side for group in drawn[0])

@@ -119,12 +119,12 @@ def recipes(name: str) -> list[str]:
 
 def recipe_of(name: str) -> str | None:
     """The shipped recipe whose heading names the number that the method's class has, or where it has none (a method
-    for maps) the first of the method's; None: there is none."""
+    for maps, say) the shortest of the method's names; None: there is none."""
     about = _about(name)
     if not about:
         return None
     if not about.published:
-        return next(iter(recipes(name)), None)
+        return min(recipes(name), key=len, default=None)
     number = f"{about.published.top1:g} %"
     return next((recipe for recipe in recipes(name) if number in _shipped()[recipe][1]), None)
 

@@ -23,6 +23,7 @@ class Purpose(IntEnum):
     SUBSTITUTE = 3
     LABELS = 4
     METHOD = 5
+    PARTNER = 6
 
 
 def philox4x32(key: int, counter: NDArray[np.uint32]) -> NDArray[np.uint32]:

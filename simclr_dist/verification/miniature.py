@@ -76,8 +76,9 @@ class Miniature:
         return build_method(recipe, self.images, statistics).to(self.device, torch.float64)
 
     def global_batch(self) -> Batch:
-        """A global batch of noise, the views of an image alike; with labels, masks (some of them all ignored) and
-        geometry where the method needs them."""
+        """A global batch of noise, the views of an image alike; with labels, masks (some of them all ignored), geometry
+        and time where the method needs them."""
+        blank = blank_batch(self.recipe, self.batch, self.device)
         samples = torch.from_numpy(self.order.samples(1))
         labels = self.random(self.batch, seed=99).mul(100).long() % _CLASSES
         return Batch(
@@ -90,7 +91,8 @@ class Miniature:
             seed=self.recipe.seed,
             labels=labels if "labels" in self.method_class.needs else None,
             masks=self._masks() if "masks" in self.method_class.needs else {},
-            geometry=blank_batch(self.recipe, self.batch, self.device).geometry,
+            geometry=blank.geometry,
+            time=blank.time,
         )
 
     def own_batch(self) -> Batch:

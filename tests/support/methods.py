@@ -9,6 +9,7 @@ from tests.support.processes import tiny_config
 # Images of 8 pixels have a map of 1 with the small stem, whose pixels would be one.
 _COLORED = ("recipe.data.source=tests.support.colored_digits:open_source",)
 _MASKED = ("recipe.data.source=tests.support.masked_digits:open_source", "recipe.encoder.output_stride=2")
+_TIMED = ("recipe.data.source=tests.support.timed_digits:open_source",)
 
 
 def method_config(name: str, folder: Path, *overrides: str) -> Config:
@@ -19,6 +20,7 @@ def method_config(name: str, folder: Path, *overrides: str) -> Config:
         folder, *sizes, "recipe.encoder.zero_init_residual=false",  # else residual branches have no gradient at first
         *(_MASKED if "masks" in method_class(name).needs else ()),
         *(_COLORED if "color" in method_class(name).needs else ()),
+        *(_TIMED if "time" in method_class(name).needs else ()),
         f"recipe.method.name={name}", "recipe.warmup_epochs=0", "recipe.optimizer.base_learning_rate=2", *overrides,
     )  # fmt: skip
     config.recipe.method = method_class(name).small(config.recipe.method, config.recipe.global_batch_images)

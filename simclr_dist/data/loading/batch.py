@@ -10,6 +10,7 @@ from torch import Tensor
 from simclr_dist.config import Recipe
 from simclr_dist.config.registry import method_class
 from simclr_dist.data.views.color_choices import ColorChoices
+from simclr_dist.data.views.frame_time import FrameTime
 from simclr_dist.data.views.view_geometry import ViewGeometry
 from simclr_dist.random.philox import Purpose, uniforms
 
@@ -34,6 +35,8 @@ class Batch:
     for methods that need masks, else {}."""
     geometry: dict[str, ViewGeometry] = field(default_factory=dict)
     """Group -> where its views lie in their images; for methods that need geometry, else {}."""
+    time: dict[str, FrameTime] = field(default_factory=dict)
+    """Group -> when the frames that it shows were taken; for methods that need time, else {}."""
     choices: dict[str, ColorChoices] = field(default_factory=dict)
     """Group -> the choices of the colours that the training device has yet to make."""
     color_forms: dict[str, str] = field(default_factory=dict)
@@ -68,7 +71,8 @@ class Batch:
         """What :meth:`copied_to` brings to a device: all but the sample ids and choices."""
         labels = [] if self.labels is None else [self.labels]
         geometry = [tensor for each in self.geometry.values() for tensor in each]
-        return [*self.views.values(), *labels, *self.masks.values(), *geometry]
+        time = [tensor for each in self.time.values() for tensor in each]
+        return [*self.views.values(), *labels, *self.masks.values(), *geometry, *time]
 
     def split(self, images: int) -> "list[Batch]":
         """Parts of so many images each, in order; without ``broken``, which belongs to the whole."""
@@ -106,6 +110,7 @@ class Batch:
             labels=None if self.labels is None else function(self.labels),
             masks={name: function(each) for name, each in self.masks.items()},
             geometry={name: ViewGeometry(*map(function, each)) for name, each in self.geometry.items()},
+            time={name: FrameTime(*map(function, each)) for name, each in self.time.items()},
         )
 
 
@@ -113,11 +118,12 @@ def blank_batch(recipe: Recipe, images: int, device: torch.device) -> Batch:
     """Black views of the recipe's groups and sizes, of the first sample ids, all of class 0: for passes that only
     settle or check something.
 
-    For a method that needs them, with masks whose right half is of class 1, and with views that are whole images.
+    For a method that needs them, with masks whose right half is of class 1, with views that are whole images, and with
+    moments of two sequences in turns, every group showing another camera.
     """
     needs = method_class(recipe.method.name).needs
-    views, masks, geometry = {}, {}, {}
-    for name, group in recipe.views.items():
+    views, masks, geometry, time = {}, {}, {}, {}
+    for number, (name, group) in enumerate(recipe.views.items()):
         side = group.side(recipe.data.image_size)
         views[name] = torch.zeros(images, group.count, 3, side, side, dtype=torch.uint8, device=device)
         if "masks" in needs:
@@ -127,6 +133,9 @@ def blank_batch(recipe: Recipe, images: int, device: torch.device) -> Batch:
             box = torch.tensor([0, 0, side, side], device=device)
             flip = torch.zeros(images, group.count, dtype=torch.bool, device=device)
             geometry[name] = ViewGeometry(box.repeat(images, group.count, 1), flip, box[2:].repeat(images, 1))
+        if "time" in needs:
+            row = torch.arange(images, device=device)
+            time[name] = FrameTime(row % 2, 3 * (row // 2), torch.full_like(row, number))
     return Batch(
         views=views,
         samples=torch.arange(images),
@@ -135,4 +144,5 @@ def blank_batch(recipe: Recipe, images: int, device: torch.device) -> Batch:
         labels=torch.zeros(images, dtype=torch.int64, device=device),
         masks=masks,
         geometry=geometry,
+        time=time,
     )

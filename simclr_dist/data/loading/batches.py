@@ -16,6 +16,7 @@ from simclr_dist.data.loading.order import SampleOrder
 from simclr_dist.data.rendering.masks import render_masks
 from simclr_dist.data.rendering.renderers import RENDERERS, Renderer
 from simclr_dist.data.sources.base import IGNORED, BrokenImageError, ImageSource, with_masks
+from simclr_dist.data.sources.times import frames_of_group, times_of
 from simclr_dist.data.views.color_choices import choices_of
 from simclr_dist.data.views.groups import DrawnGroup, draw_groups
 from simclr_dist.data.views.view_geometry import geometry_of
@@ -32,6 +33,11 @@ class _Read(NamedTuple):
     masks: list[Tensor]
     """Of the pictures, or none at all."""
     broken: list[tuple[int, str]]
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of the pictures."""
+        return [(picture.shape[1], picture.shape[2]) for picture in self.pictures]
 
 
 @dataclass
@@ -50,18 +56,26 @@ class ViewBatches(Dataset[Batch]):
     """Whether the views have their masks beside them."""
     geometry: bool = False
     """Whether it is told where the views lie in their images."""
+    time: bool = False
+    """Whether it is told when the frames were taken that the views show."""
 
     def __getitem__(self, step: int) -> Batch:
         epoch = self.order.epoch(step)
-        samples, pictures, masks, broken = self._read_all(self.samples(step), epoch)
-        groups = draw_groups(self.recipe, epoch, samples)
-        views = {group.name: self.rendered(pictures, group) for group in groups}
-        batch = self.batch_of(epoch, samples, groups, views, broken)
+        own = self._read_all(self.samples(step), epoch)
+        groups = draw_groups(self.recipe, epoch, own.samples)
+        shown = self._shown(own, epoch)
+        views = {group.name: self.rendered(shown[group.name].pictures, group) for group in groups}
+        batch = self.batch_of(epoch, own.samples, groups, views, own.broken)
+        if self.time and (times := times_of(self.source)):
+            batch = replace(batch, time={name: times.tensors(read.samples) for name, read in shown.items()})
         if not (self.masks or self.geometry):
             return batch
-        sizes = [(picture.shape[1], picture.shape[2]) for picture in pictures]
-        placed = {group.name: geometry_of(sizes, group.parameters) for group in groups}
-        seen = {group.name: render_masks(masks, placed[group.name], group.side) for group in groups if self.masks}
+        placed = {group.name: geometry_of(shown[group.name].sizes, group.parameters) for group in groups}
+        seen = {
+            group.name: render_masks(shown[group.name].masks, placed[group.name], group.side)
+            for group in groups
+            if self.masks
+        }
         return replace(batch, masks=seen, geometry=placed if self.geometry else {})
 
     def samples(self, step: int) -> NDArray[np.int64]:
@@ -105,6 +119,19 @@ class ViewBatches(Dataset[Batch]):
                 else:
                     self.renderer.crop(picture, drawn, row, group.side, group.interpolation, out=views[row, view])
         return views
+
+    def _shown(self, own: _Read, epoch: int) -> dict[str, _Read]:
+        """Group -> the pictures that it shows: the samples' own, or their partners', each read once."""
+        read = {own.samples.tobytes(): own}
+        found = {}
+        for name in self.recipe.views:
+            frames = frames_of_group(self.source, self.recipe, name, epoch, own.samples)
+            key = frames.tobytes()  # reading replaces the ids of broken ones
+            if key not in read:
+                read[key] = self._read_all(frames, epoch)
+                own.broken.extend(read[key].broken)
+            found[name] = read[key]
+        return found
 
     def _read_all(self, samples: NDArray[np.int64], epoch: int) -> _Read:
         found = _Read(samples, [], [], [])
@@ -152,4 +179,5 @@ def build_batches(
         colors=not config.machine.views_on_device,
         masks="masks" in needs,
         geometry="geometry" in needs,
+        time="time" in needs,
     )

@@ -91,6 +91,8 @@ class Subset:
         self.source, self.indices, self.classes = source, indices, source.classes
         self.labels = None if source.labels is None else source.labels[indices]
         self.mask_classes: list[str] = getattr(source, "mask_classes", [])
+        times = getattr(source, "times", None)
+        self.times = None if times is None else times.of(indices)
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -71,8 +71,8 @@ def some_of(names: Sequence[str]) -> str:
     return f"{shown} and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else shown
 
 
-def find_images(root: Path, besides: Collection[str] = ()) -> FoundImages:
-    """All image files at any depth below ``root``, folders directly in it named in ``besides`` apart.
+def find_images(root: Path, besides: Collection[str] = (), suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> FoundImages:
+    """All image files (by ``suffixes``) at any depth below ``root``, folders directly in it named in ``besides`` apart.
 
     Links are followed, but no folder twice.
 
@@ -92,7 +92,7 @@ def find_images(root: Path, besides: Collection[str] = ()) -> FoundImages:
             name for name in folders if not is_foreign(name) and not (inside == "." and name in besides)
         )
         for name in files:
-            is_image, path = name.lower().endswith(IMAGE_SUFFIXES), os.path.normpath(os.path.join(inside, name))
+            is_image, path = name.lower().endswith(suffixes), os.path.normpath(os.path.join(inside, name))
             if is_foreign(name):
                 found.foreign += [path] if is_image else []
             elif is_image:

@@ -28,11 +28,14 @@ from simclr_dist.data.sources.folders import (
     some_of,
     splits_of,
 )
+from simclr_dist.data.sources.frames import open_frames
 from simclr_dist.data.sources.masked_sets import MASKED, open_masked
 from simclr_dist.data.sources.outside import open_outside
 from simclr_dist.data.sources.pixels import PixelRule
 from simclr_dist.data.sources.summary import summary
+from simclr_dist.data.sources.times import times_of
 from simclr_dist.data.sources.torchvision_readers import require_folder, through_torchvision
+from simclr_dist.data.sources.videos import open_videos
 from simclr_dist.errors import UserError
 from simclr_dist.random.permutation import permute
 from simclr_dist.terminal import printable
@@ -66,10 +69,12 @@ def open_for_pretraining(recipe: Recipe) -> ImageSource:
     """
     data = recipe.data
     source = open_source(data)
+    times = times_of(source)
     has = {
         "labels": lambda: source.labels is not None,
         "masks": lambda: with_masks(source),
         "color": lambda: has_color(source),
+        "time": lambda: times is not None,
         "geometry": lambda: True,
     }
     method = method_class(recipe.method.name)
@@ -86,6 +91,20 @@ def open_for_pretraining(recipe: Recipe) -> ImageSource:
             f"recipe.method.classes: {recipe.method.name} tells {most} classes, and the images of '{data.source}' are "
             f"of {found}; set recipe.method.classes={found}"
         )
+    for name, group in recipe.views.items():
+        if group.frame == "own":
+            continue
+        if times is None:
+            raise UserError(
+                f"recipe.views.{name}.frame: '{group.frame}' needs images of which it is known when they were taken, "
+                f"and those of '{data.source}' are none; take source frames or videos"
+            )
+        if not times.has_partners(group.frame, group.frame_distance):
+            cure = {"near": "raise it", "camera": "name the folders of one sequence's cameras NAME_view0, NAME_view1"}
+            raise UserError(
+                f"recipe.views.{name}.frame_distance: no frame has a partner ('{group.frame}') at most "
+                f"{group.frame_distance} frame numbers away; {cure[group.frame]} ({summary(source, data.source)})"
+            )
     return source
 
 
@@ -198,4 +217,6 @@ _OPENERS: dict[str, Opener] = {
     "imagenet": _open_imagenet,
     "beton": open_beton,
     "ffcv": open_ffcv,
+    "frames": open_frames,
+    "videos": open_videos,
 }

@@ -10,6 +10,7 @@ from torch import Tensor
 from simclr_dist.config.recipe import Data
 from simclr_dist.config.registry import load
 from simclr_dist.data.sources.base import IGNORED, BrokenImageError, ImageSource
+from simclr_dist.data.sources.times import FrameTimes
 from simclr_dist.errors import UserError, first_line
 
 _KEY = "recipe.data.source"
@@ -59,6 +60,7 @@ class CheckedSource:
             raise self._wrong(f"{type(source).__name__} has mask_classes and no read_with_mask()")
         if len(self.mask_classes) > IGNORED:
             raise self._wrong(f"{len(self.mask_classes)} mask_classes; at most {IGNORED}")
+        self.times = self._checked_times()
         if not isinstance(source.fingerprint(), str):
             raise self._wrong("fingerprint() must return text that changes with the set of images")
         with suppress(BrokenImageError):  # any image may be; the next one that is read is looked at too
@@ -117,6 +119,19 @@ class CheckedSource:
                 f"labels run from {labels.min()} to {labels.max()}, with {len(self.classes)} classes; they count from 0"
             )
         return labels
+
+    def _checked_times(self) -> FrameTimes | None:
+        times = getattr(self.source, "times", None)
+        if times is None:
+            return None
+        if not isinstance(times, FrameTimes):
+            raise self._wrong(f"times are {type(times).__name__}, not a FrameTimes (simclr_dist.data.sources.times)")
+        for name, numbers in vars(times).items():
+            if not isinstance(numbers, np.ndarray) or numbers.dtype != np.int64 or numbers.shape != (self._images,):
+                raise self._wrong(f"times.{name} must be a numpy array of int64 with a number for each image")
+            if numbers.min() < 0:
+                raise self._wrong(f"times.{name} has {numbers.min()}; numbers count from 0")
+        return times
 
     def _wrong(self, why: str) -> UserError:
         return UserError(f"{_KEY}: '{self.name}' is no source of images: {why} (docs/methods.md)")

@@ -1,0 +1,87 @@
+"""Videos: every frame at its place, in any order and process; cameras, and what is no video."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from simclr_dist.data.sources.base import BrokenImageError
+from simclr_dist.errors import UserError
+from tests.support.images import opened
+
+av = pytest.importorskip("av", reason="the extra `video` is not installed")
+
+FRAMES, KEYS = 30, 8
+
+
+def write_video(path: Path, frames: int = FRAMES, codec: str = "mpeg4", **options: int) -> None:
+    """Frame k has a white bar of k + 1 columns; between key frames they stand out of order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.bit_rate = 4_000_000
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        stream.codec_context.gop_size, stream.codec_context.max_b_frames = KEYS, 2
+        for number in range(frames):
+            picture = np.zeros((32, 48, 3), dtype=np.uint8)
+            picture[:, : number + 1] = 255
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def decoded(path: Path) -> list[np.ndarray]:
+    """All frames of a file, one after another."""
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def read(source: object, sample: int) -> np.ndarray:
+    return source.read(sample).permute(1, 2, 0).numpy()
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "avi", "mkv"])
+def test_every_frame_is_read_whatever_the_order(tmp_path, suffix):
+    write_video(tmp_path / f"a.{suffix}")
+    source, expected = opened("videos", tmp_path), decoded(tmp_path / f"a.{suffix}")
+    assert len(source) == len(expected) == FRAMES
+    assert source.read(0).shape == (3, 32, 48)
+    assert np.diff([each.mean() for each in expected]).min() > 0
+    for order in (range(FRAMES), reversed(range(FRAMES)), np.random.default_rng(0).permutation(FRAMES).tolist()):
+        for sample in order:
+            assert np.array_equal(read(source, sample), expected[sample])
+
+
+def test_a_file_is_a_sequence_and_files_of_cameras_are_one(tmp_path):
+    for name in ("pour_view0", "pour_view1", "other"):
+        write_video(tmp_path / f"{name}.mp4", 3)
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "no.mp4").write_bytes(b"not a video")
+    source = opened("videos", tmp_path)
+    assert (source.times.sequence.tolist(), source.times.frame.tolist()) == ([0] * 3 + [1] * 6, [0, 1, 2] * 3)
+    assert source.times.camera.tolist() == [0] * 6 + [1] * 3
+    assert [round(48 * read(source, sample).mean() / 255) - 1 for sample in range(9)] == [0, 1, 2] * 3
+    assert "no.mp4: no video that can be read" in source.remarks[-1]
+    assert source.name(4) == "pour_view0.mp4:1"
+
+
+def test_a_copy_has_the_fingerprint_of_its_original_and_a_longer_video_another(tmp_path):
+    for folder in ("one", "copy", "longer"):
+        write_video(tmp_path / folder / "a.mp4", 4 if folder == "longer" else 3)
+    one, copy, longer = (opened("videos", tmp_path / each).fingerprint() for each in ("one", "copy", "longer"))
+    assert one == copy != longer
+
+
+def test_a_video_that_ends_early_has_broken_frames_and_whole_ones(tmp_path):
+    write_video(tmp_path / "a.mkv")
+    source, expected = opened("videos", tmp_path), decoded(tmp_path / "a.mkv")
+    content = (tmp_path / "a.mkv").read_bytes()
+    (tmp_path / "a.mkv").write_bytes(content[: len(content) // 2])
+    assert np.array_equal(read(source, 0), expected[0])
+    with pytest.raises(BrokenImageError, match=r"a\.mkv:29: "):
+        source.read(FRAMES - 1)
+    assert np.array_equal(read(source, 1), expected[1])
+
+
+def test_a_folder_without_videos_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"no videos in .*looked for \.mp4"):
+        opened("videos", tmp_path)
