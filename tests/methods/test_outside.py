@@ -253,7 +253,7 @@ CONFIGS = [
     (("Config(MethodKeys)", "Config"), "Config must be made from simclr_dist.methods.base.MethodKeys"),
     (('"agreement": Metric', '"loss": Metric'), "METRICS has 'loss', which every method has"),
     (('role="headline"', 'role="collapse"'), "METRICS has two of the role 'collapse', agreement and embedding_std"),
-    (("    METRICS", "    needs = frozenset({'sounds'})\n    METRICS"), "needs has 'sounds'; there is geometry, l"),
+    (("    METRICS", "    needs = frozenset({'sounds'})\n    METRICS"), "needs has 'sounds'; there is color, geom"),
     (("    METRICS", "    def views(config):\n        return {}\n\n    METRICS"), "views() must be a classmethod"),
     ((CLASS, "1 / 0\n\n\n" + CLASS), "importing mine.byol_"),
 ]  # fmt: skip

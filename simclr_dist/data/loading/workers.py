@@ -181,7 +181,8 @@ class _Loader(Generic[Item]):
 
     def _how_they_ended(self) -> str:
         for worker in self._iterator._workers:
-            worker.join(0.1)  # it may be ending
+            with suppress(RuntimeError):  # torch's handler of SIGCHLD tells another one's death here
+                worker.join(0.1)  # it may be ending
         statuses = {worker.exitcode for worker in self._iterator._workers} - {None, 0}
         said = [f"killed by {signal.Signals(-each).name}" if each < 0 else f"with status {each}" for each in statuses]
         return " and ".join(sorted(said)) or "by itself"
