@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from simclr_dist.config.views import COLOR_FORMS
 from simclr_dist.data.loading.batch import Batch
 from simclr_dist.data.loading.batches import ALL_BROKEN, SUBSTITUTES, ViewBatches
 from simclr_dist.data.loading.order import SampleOrder
-from simclr_dist.data.loading.workers import load_steps
+from simclr_dist.data.loading.workers import _Loader, load_steps
 from simclr_dist.data.preview import contact_sheet
 from simclr_dist.data.rendering.renderers import RENDERERS
 from simclr_dist.data.sources.base import ArraySource, BrokenImageError, ImageSource
@@ -345,7 +346,7 @@ import multiprocessing, os, sys, threading, time
 from simclr_dist.config.recipe import Data, Recipe
 from simclr_dist.data.loading.batches import ViewBatches
 from simclr_dist.data.loading.order import SampleOrder
-from simclr_dist.data.loading.workers import load_steps
+from simclr_dist.data.loading.workers import _Loader, load_steps
 from simclr_dist.data.sources.named import open_source
 
 def megabytes():
@@ -390,7 +391,7 @@ KEPT = """
 from simclr_dist.config.recipe import Data, Recipe
 from simclr_dist.data.loading.batches import ViewBatches
 from simclr_dist.data.loading.order import SampleOrder
-from simclr_dist.data.loading.workers import load_steps
+from simclr_dist.data.loading.workers import _Loader, load_steps
 from simclr_dist.data.sources.named import open_source
 
 source = open_source(Data(source="digits"))
@@ -422,6 +423,22 @@ class Opened(PartlyBroken):
     def __init__(self) -> None:
         super().__init__()
         self.lock = threading.Lock()
+
+
+def test_how_workers_ended_is_told_though_torchs_handler_speaks_while_they_are_joined(running, monkeypatch):
+    iterator, _, workers = running
+    for worker in workers:
+        worker.kill()
+        worker.join()
+
+    def told_by_the_handler(*_):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    monkeypatch.setattr(type(workers[0]), "join", told_by_the_handler)
+    loader = SimpleNamespace(_iterator=SimpleNamespace(_workers=workers))
+    assert _Loader._how_they_ended(loader) == "killed by SIGKILL"
+    monkeypatch.undo()
+    iterator.close()
 
 
 def test_workers_begin_as_copies_of_the_process_whatever_python_starts_by_default():
