@@ -1,17 +1,10 @@
-"""Source ``videos``: every frame of every video file below a folder, decoded by PyAV where it lies.
+"""Source ``videos``: every frame of every video file below a folder, decoded by PyAV where it lies."""
 
-A file is read through once at the start, without decoding, for the times of its frames; a frame is then found from the
-key frame before it. PyAV (the extra ``video``) has FFmpeg's libraries in its wheel.
-"""
-
-import errno
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,30 +17,14 @@ from simclr_dist.data.sources.folders import find_images, some_of, splits_of
 from simclr_dist.data.sources.frames import camera_of, numbered_times, part_of, sequences_in_words
 from simclr_dist.data.sources.identity import FileStates
 from simclr_dist.data.sources.pixels import PixelRule
-from simclr_dist.data.sources.times import Numbers
 from simclr_dist.data.sources.torchvision_readers import require_folder
+from simclr_dist.data.sources.video_files import VideoDecoder, index_of, refuse_machines_fault, require_av
 from simclr_dist.errors import UserError
 from simclr_dist.terminal import printable
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ogv", ".ts")
 _OPEN = 8
 """Files that a process holds open."""
-_BEYOND = 16
-"""Decoders may give the last frames of a file out of order, as far as this."""
-# Said of this machine or its storage at this moment, and not of the file.
-_OF_THE_MACHINE = (errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT)
-
-
-@dataclass(frozen=True)
-class _Index:
-    """Of one file, in its own unit of time."""
-
-    moments: Numbers
-    """Of the frames, ascending."""
-    keys: Numbers
-    """Of the frames from which decoding can begin, ascending."""
-    seeks: Numbers
-    """Where to seek for each of these: some containers go by the time of decoding, which may be before."""
 
 
 class VideoFrames:
@@ -62,7 +39,7 @@ class VideoFrames:
             UserError: PyAV is missing, none of the files has frames, or one cannot be read because of the storage.
         """
         self.root, self.classes = root, list[str]()
-        read = {name: _index(root, name) for name in names}
+        read = {name: index_of(root, name) for name in names}
         self.names = [name for name, index in read.items() if index]
         if not self.names:
             raise UserError(f"recipe.data.path: no video below {printable(str(root))} can be read: {some_of(names)}")
@@ -76,7 +53,7 @@ class VideoFrames:
         unread = [name for name, index in read.items() if not index]
         left_out = [f"left out: {some_of(unread)}: no video that can be read"] if unread else []
         self.remarks = (*remarks, sequences_in_words(self.times), *left_out)
-        self._process, self._open = 0, OrderedDict[int, _Decoder]()
+        self._process, self._open = 0, OrderedDict[int, VideoDecoder]()
 
     def __len__(self) -> int:
         return int(self._begins[-1])
@@ -100,7 +77,7 @@ class VideoFrames:
             pixels = self._decoder(file).frame(int(self._indexes[file].moments[number]))
         except (av.FFmpegError, ValueError, EOFError) as error:
             self._open.pop(file, None)
-            _refuse_machines_fault(error, self.names[file])
+            refuse_machines_fault(error, self.names[file])
             raise BrokenImageError(f"{printable(self.name(sample))}: {reason_of(error)}") from error
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
@@ -129,11 +106,11 @@ class VideoFrames:
         file = int(np.searchsorted(self._begins, sample, side="right")) - 1
         return file, sample - int(self._begins[file])
 
-    def _decoder(self, file: int) -> "_Decoder":
+    def _decoder(self, file: int) -> "VideoDecoder":
         if self._process != os.getpid():  # a loader worker: the open files, and their places, are its parent's
             self._process, self._open = os.getpid(), OrderedDict()
         if file not in self._open:
-            self._open[file] = _Decoder(os.path.join(self.root, self.names[file]), self._indexes[file])
+            self._open[file] = VideoDecoder(os.path.join(self.root, self.names[file]), self._indexes[file])
         self._open.move_to_end(file)
         if len(self._open) > _OPEN:
             self._open.popitem(last=False)
@@ -157,117 +134,3 @@ def open_videos(path: Path, split: str, _: PixelRule) -> VideoFrames:
             f"recipe.data.path: no videos in {printable(str(root))} (looked for {', '.join(VIDEO_SUFFIXES)}{said})"
         )
     return VideoFrames(root, found.names, [*remarks, *([f"left out: {', '.join(left_out)}"] if left_out else [])])
-
-
-def require_av() -> None:
-    """Refuse to begin without PyAV.
-
-    Raises:
-        UserError: saying how to get it.
-    """
-    try:
-        import av  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            "recipe.data.source: 'videos' needs the package av (PyAV), which is not installed: pip install "
-            "'simclr_dist[video]', or write the frames as image files and take source 'frames'"
-        ) from error
-
-
-class _Decoder:
-    """One open file and how far it is decoded."""
-
-    def __init__(self, path: str, index: _Index) -> None:
-        self._path, self._index = path, index
-        self._frames: Iterator[Any] = iter(())
-        self._at: int | None = None
-        self._container = _opened(path)
-
-    def frame(self, moment: int) -> NDArray[np.uint8]:
-        """The frame of a moment, (height, width, 3).
-
-        Raises:
-            ValueError: the decoder gives none.
-            FFmpegError: it fails.
-        """
-        place = max(0, int(np.searchsorted(self._index.keys, moment, side="right")) - 1)
-        found = None
-        if self._at is not None and self._index.keys[place] <= self._at < moment:  # on the way there
-            found = self._decoded_to(moment)
-        if found is None and self._seek(int(self._index.seeks[place])):
-            found = self._decoded_to(moment)
-        if found is None:  # a container that cannot seek, or not exactly: from its beginning
-            self._container.close()
-            self._container = _opened(self._path)
-            self._begin()
-            found = self._decoded_to(moment)
-        if found is None:
-            raise ValueError("the decoder gives no such frame")
-        pixels: NDArray[np.uint8] = found.to_ndarray(format="rgb24")
-        return pixels
-
-    def _seek(self, moment: int) -> bool:
-        import av
-
-        try:
-            self._container.seek(moment, stream=self._container.streams.video[0])
-        except av.FFmpegError:
-            return False
-        self._begin()
-        return True
-
-    def _begin(self) -> None:
-        self._frames = self._container.decode(self._container.streams.video[0])
-
-    def _decoded_to(self, moment: int) -> Any:
-        beyond = 0
-        for frame in self._frames:
-            if frame.pts is None:
-                continue
-            self._at = frame.pts
-            if frame.pts == moment:
-                return frame
-            beyond += frame.pts > moment
-            if beyond > _BEYOND:
-                break
-        self._at = None
-        return None
-
-
-def _opened(path: str) -> Any:
-    import av
-
-    container = av.open(path)
-    container.streams.video[0].codec_context.thread_count = 1  # loader workers are the parallel ones
-    return container
-
-
-def _index(root: Path, name: str) -> _Index | None:
-    """None: it is no video, or has no frame."""
-    import av
-
-    moments, keys = set(), dict[int, int]()
-    try:
-        with av.open(os.path.join(root, name)) as container:
-            for packet in container.demux(container.streams.video[0]):
-                moment = packet.dts if packet.pts is None else packet.pts
-                if moment is None or packet.is_discard:
-                    continue
-                moments.add(moment)
-                if packet.is_keyframe:
-                    keys[moment] = moment if packet.dts is None else min(moment, packet.dts)
-    except (av.FFmpegError, IndexError) as error:
-        _refuse_machines_fault(error, name)
-    if not moments:
-        return None
-    ordered = np.array(sorted(moments), dtype=np.int64)
-    keys = keys or {int(ordered[0]): int(ordered[0])}
-    return _Index(ordered, *np.array(sorted(keys.items()), dtype=np.int64).T)
-
-
-def _refuse_machines_fault(error: Exception, name: str) -> None:
-    if getattr(error, "errno", None) in _OF_THE_MACHINE:
-        raise UserError(
-            f"{printable(name)}: cannot be read: {reason_of(error)}; the storage or this machine fails, not the video: "
-            "start again when it is mended"
-        ) from error
