@@ -98,7 +98,8 @@ class RecordedEmbedding:
             chunks: whether a step has several passes: their statistics are then collected, and gradients added up.
         """
         self._active = True
-        self._embed, self._batch, self._chunks = method.embed, _unlabelled(batch), chunks
+        self._embed, self._batch, self._chunks = method.embed, replace(batch, labels=None), chunks
+        self._inputs = self._batch.device_tensors
         self._half = AUTOCAST.get(machine.precision)
         self._method, self._norms = method, norms_of(method)
         self.parameters = [each for each in method.parameters() if each.requires_grad]
@@ -124,9 +125,10 @@ class RecordedEmbedding:
 
     def __call__(self, batch: Batch) -> Tensors:
         """As ``method.embed``. What it gives is overwritten by the next call, unless there are chunks."""
-        if not self._active or not self._is_like(batch):
+        given = replace(batch, labels=None).device_tensors
+        if not self._active or not self._holds_for(given):
             return self._embed(batch)
-        for place, tensor in zip(self._batch.device_tensors, _unlabelled(batch).device_tensors, strict=True):
+        for place, tensor in zip(self._inputs, given, strict=True):
             place.copy_(tensor)
         outputs = _Replay.apply(self, *self.parameters)
         if self._chunks:
@@ -149,11 +151,10 @@ class RecordedEmbedding:
         """
         return [each.clone() if self._chunks else each.detach() for each in tensors]
 
-    def _is_like(self, batch: Batch) -> bool:
-        """Whether what was recorded holds for it. A norm that is held or looked at in a whole step is not as then."""
-        own, other = self._batch.device_tensors, _unlabelled(batch).device_tensors
+    def _holds_for(self, given: list[Tensor]) -> bool:
+        """Whether what was recorded does. A norm that is held or looked at in a whole step is not as then."""
         return (
-            [(each.shape, each.dtype) for each in own] == [(each.shape, each.dtype) for each in other]
+            [(each.shape, each.dtype) for each in self._inputs] == [(each.shape, each.dtype) for each in given]
             and self._places == [each.data_ptr() for each in self.parameters]
             and self._training == [norm.training for norm in self._norms]
             and (self._chunks or not any(norm.held or norm.seen is not None for norm in self._norms))
@@ -186,10 +187,6 @@ class RecordedEmbedding:
         means, variances = self._statistics[::2], self._statistics[1::2]
         for norm, mean, variance in zip(self._seen, means, variances, strict=True):
             norm.meet(mean.clone(), variance.clone())
-
-
-def _unlabelled(batch: Batch) -> Batch:
-    return replace(batch, labels=None)
 
 
 def record_embedding(

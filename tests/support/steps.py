@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from simclr_dist.config import Config
+from simclr_dist.data.loading.batch import Batch, blank_batch
 from simclr_dist.data.loading.order import build_order
 from simclr_dist.distributed.collectives import process_count, process_rank
 from simclr_dist.distributed.processes import Processes
@@ -26,6 +27,15 @@ def training_step(config: Config, images: int, *, parallel: bool = True) -> Trai
     if parallel:
         step.make_parallel()
     return step
+
+
+def noise_batch(config: Config, seed: int, images: int = 0) -> Batch:
+    """A blank batch whose views are noise, of the global batch's ``images`` unless fewer are asked for, on the CPU."""
+    batch = blank_batch(config.recipe, images or config.recipe.global_batch_images, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(seed)
+    for views in batch.views.values():
+        views.random_(0, 256, generator=generator)
+    return batch
 
 
 def bytes_of(tensors: Iterable[Tensor]) -> int:

@@ -9,7 +9,7 @@ import torch
 
 from simclr_dist.config import Config
 from simclr_dist.config.registry import METHODS
-from simclr_dist.data.loading.batch import Batch, blank_batch
+from simclr_dist.data.loading.batch import Batch
 from simclr_dist.data.loading.one_ahead import on_device
 from simclr_dist.data.loading.order import build_order
 from simclr_dist.distributed.processes import Processes
@@ -23,6 +23,7 @@ from simclr_dist.training.step import TrainingStep
 from tests.support.methods import method_config
 from tests.support.poison import poisoned
 from tests.support.processes import assert_bit_equal, relative_error, tiny_config
+from tests.support.steps import noise_batch
 
 pytestmark = pytest.mark.cuda
 GPU, CPU = "cuda", "cpu"
@@ -39,16 +40,8 @@ def taken(config: Config, device: str, steps: int = 3) -> TrainingStep:
     step = TrainingStep(config, Processes(), torch.device(device), schedule, order.steps_per_epoch, IMAGES, anomalies)
     step.make_parallel()
     for number in range(steps):
-        step(noise(config, number), number)
+        step(noise_batch(config, number), number)
     return step
-
-
-def noise(config: Config, seed: int) -> Batch:
-    batch = blank_batch(config.recipe, config.recipe.global_batch_images, torch.device(CPU))
-    generator = torch.Generator().manual_seed(seed)
-    for views in batch.views.values():
-        views.random_(0, 256, generator=generator)
-    return batch
 
 
 @pytest.mark.parametrize("group", [0, 8])
@@ -89,7 +82,7 @@ def test_the_loss_and_its_gradient_are_those_of_float64(temperature):
 
 def test_batches_copied_one_ahead_are_the_hosts(tmp_path):
     config = tiny_config(tmp_path)
-    batches = [noise(config, seed) for seed in range(5)]
+    batches = [noise_batch(config, seed) for seed in range(5)]
     ahead = on_device((batch.pin_memory() for batch in batches), torch.device(GPU))
     for number, (batch, expected) in enumerate(zip(ahead, batches, strict=True)):
         for name, views in expected.views.items():
@@ -109,7 +102,9 @@ def test_updates_before_and_after_the_judgement_leave_the_same_state(tmp_path, p
         step = taken(config, GPU, steps=0)
         assert step.updates_ahead
         step.updates_ahead = ahead
-        poisoned((1, 4), lambda features: features * math.inf, lambda: [step(noise(config, n), n) for n in range(5)])
+        poisoned(
+            (1, 4), lambda features: features * math.inf, lambda: [step(noise_batch(config, n), n) for n in range(5)]
+        )
         return {name: each.state_dict() for name, each in step.trained.items()}
 
     assert_bit_equal(state(ahead=True), state(ahead=False))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from simclr_dist.config import Config
-from simclr_dist.data.loading.batch import Batch, blank_batch
+from simclr_dist.data.loading.batch import blank_batch
 from simclr_dist.distributed.collectives import process_rank
 from simclr_dist.methods.simclr import SimCLR
 from simclr_dist.models.statistics_group import StatisticsGroup
@@ -18,18 +18,11 @@ from tests.support.methods import method_config
 from tests.support.poison import poisoned
 from tests.support.processes import assert_bit_equal, run_distributed, tiny_config
 from tests.support.rerun import Rerun
-from tests.support.steps import training_step
+from tests.support.steps import noise_batch, training_step
 from tests.support.toy_methods import Toy
 
 CHUNKS = "machine.images_per_chunk=16"
 CPU = torch.device("cpu")
-
-
-def noise(config: Config, seed: int, images: int = 0) -> Batch:
-    batch = blank_batch(config.recipe, images or config.recipe.global_batch_images, CPU)
-    for views in batch.views.values():
-        views.random_(0, 256, generator=torch.Generator().manual_seed(seed))
-    return batch
 
 
 def in_ddp(config: Config, recorder: Rerun | None) -> dict:
@@ -40,7 +33,7 @@ def in_ddp(config: Config, recorder: Rerun | None) -> dict:
         record(step, recorder)
     step.make_parallel()
     for number in range(3):
-        step(noise(config, process_rank() + 2 * number, step.local_images), number)
+        step(noise_batch(config, process_rank() + 2 * number, step.local_images), number)
     assert not recorder or recorder.replays > 0
     return step.method.state_dict()
 
@@ -59,7 +52,7 @@ def states(config: Config, recorder: Rerun | None) -> dict:
     step = training_step(config, 64)
     if recorder:
         record(step, recorder)
-    said = [step(noise(config, number), number) for number in range(4)]
+    said = [step(noise_batch(config, number), number) for number in range(4)]
     optimizer = step.optimizer.state_dict()["state"]
     return {"method": step.method.state_dict(), "optimizer": optimizer, "said": dict(enumerate(said))}
 
@@ -106,7 +99,7 @@ def test_another_size_or_mode_and_weights_that_moved_elsewhere_go_to_the_method(
     config = tiny_config(tmp_path)
     step, recorder = training_step(config, 64), Rerun()
     record(step, recorder)
-    batch = noise(config, 0)
+    batch = noise_batch(config, 0)
     expected = type(step.method).embed(step.method, batch)["z"]
     assert torch.equal(step.method.embed(batch)["z"], expected)
     assert recorder.replays == 1
@@ -128,9 +121,9 @@ def test_what_was_not_finite_is_looked_for_by_layers_that_are_called(tmp_path):
     step, recorder = training_step(config, 64), Rerun()
     record(step, recorder)
     with step.recorded.paused():
-        step.compute_gradients(noise(config, 0))
+        step.compute_gradients(noise_batch(config, 0))
     assert recorder.replays == 0
-    batch = noise(config, 1)
+    batch = noise_batch(config, 1)
     found = poisoned((1,), lambda features: features * math.inf, lambda: step(batch, 0))
     assert found["skipped"] == 1
     assert recorder.replays == 2  # of the step itself alone
