@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from simclr_dist.models.lab import lab_of
-
 GRID = 10
 """Side of a bin in units of a and b."""
 LIGHTNESSES = 100
@@ -70,17 +68,17 @@ def annealed_mean(log_chances: Tensor, centres: Tensor, temperature: float = 0.3
     return F.softmax(log_chances / temperature, dim=-1) @ centres.to(log_chances)
 
 
-def colors_of_cells(pixels: Tensor, side: tuple[int, int]) -> Tensor:
-    """a and b (rows, cells, 2), row by row, of RGB in 0..1 (rows, 3, h, w): the mean over each cell of a map."""
-    return F.adaptive_avg_pool2d(lab_of(pixels)[:, 1:], side).flatten(2).transpose(1, 2)
+def colors_of_cells(lab: Tensor, side: tuple[int, int]) -> Tensor:
+    """a and b (rows, cells, 2), row by row, of L, a and b (rows, 3, h, w): the mean over each cell of a map."""
+    return F.adaptive_avg_pool2d(lab[:, 1:], side).flatten(2).transpose(1, 2)
 
 
-def lightness_classes(pixels: Tensor, side: tuple[int, int]) -> Tensor:
-    """The lightness of each cell of a map, in 100 classes, int64 (rows, cells), of RGB in 0..1 (rows, 3, h, w)."""
-    means = F.adaptive_avg_pool2d(lab_of(pixels)[:, :1], side).flatten(1)
+def lightness_classes(lab: Tensor, side: tuple[int, int]) -> Tensor:
+    """The lightness of each cell of a map, in 100 classes, int64 (rows, cells), of L, a and b (rows, 3, h, w)."""
+    means = F.adaptive_avg_pool2d(lab[:, :1], side).flatten(1)
     return means.floor().clamp(0, LIGHTNESSES - 1).long()
 
 
-def is_colored(pixels: Tensor) -> Tensor:
-    """Whether a pixel of an image is coloured, bool (rows,), of RGB in 0..1 (rows, 3, h, w)."""
-    return (lab_of(pixels)[:, 1:].abs() > GREY).flatten(1).any(1)
+def is_colored(lab: Tensor) -> Tensor:
+    """Whether a pixel of an image is coloured, bool (rows,), of L, a and b (rows, 3, h, w)."""
+    return (lab[:, 1:].abs() > GREY).flatten(1).any(1)

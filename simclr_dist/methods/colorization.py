@@ -1,13 +1,12 @@
 """Colorization: which colour each place of an image has, told from its lightness."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from simclr_dist.config import Recipe
 from simclr_dist.config.fields import number
 from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.color_bins import (
@@ -18,26 +17,16 @@ from simclr_dist.losses.color_bins import (
     rebalancing_weights,
     soft_encoding,
 )
-from simclr_dist.methods.base import About, Batch, Method, MethodKeys, Metric, Published, Tensors, ViewGroup
-from simclr_dist.methods.color_pictures import binned, in_bytes, lightness_of
+from simclr_dist.methods.base import About, Batch, MethodKeys, Metric, Published, Tensors
+from simclr_dist.methods.color_task import COLOR_METRICS, ColorTask, over_colored
 from simclr_dist.methods.parts import Parts
-from simclr_dist.methods.published_views import one_plain
 from simclr_dist.models.encoder import LIGHTNESS
 
 _FIXED_POINT = 2**16
 """Counts of shares are whole numbers, so that their sums have the same bits in any order of additions."""
-COLOR_METRICS: Mapping[str, Metric] = {
-    "color_top1": Metric(
-        title="colour top-1", unit="%", role="headline", band=True, from_zero=True,
-        text="the likeliest of 313 colours is that of the place, in images with colour",
-        below="the learning rate, and whether the images have colours (colored_images)",
-        above="whether the images have few colours",
-    ),
-    "colored_images": Metric(title="images with colour", unit="%", from_zero=True, text="grey ones count nowhere"),
-}  # fmt: skip
 
 
-class Colorization(Method):
+class Colorization(ColorTask):
     """Zhang, Isola and Efros 2016 (arXiv 1603.08511): the colours of each cell of the encoder's map, as classes.
 
     The encoder sees the lightness alone, also when it is evaluated. How common each colour is, which the weights are
@@ -55,7 +44,6 @@ class Colorization(Method):
         ),
     )  # fmt: skip
 
-    needs: ClassVar[frozenset[str]] = frozenset({"color"})
     TAKES: ClassVar[str] = LIGHTNESS
     PICTURES: ClassVar[str] = "the input, its lightness; the answer, the colours as classes; and the view"
 
@@ -86,31 +74,11 @@ class Colorization(Method):
     centres: Tensor
 
     def __init__(self, config: Config, make: Parts, images: int) -> None:
-        super().__init__()
-        self.config = config
-        self.encoder = make.encoder()
-        side = make.recipe.views["global"].side(make.recipe.data.image_size)
-        self.map_side = self.encoder.map_side(side)
+        super().__init__(config, make, images)
         self.register_buffer("centres", centres := bin_centres(), persistent=False)
         self.classifier = make.mlp((self.encoder.output_dim, config.hidden_dim, len(centres)), bias=True, norm=True)
         # Every colour has been seen once before the first image.
         self.register_buffer("color_counts", torch.full((len(centres),), _FIXED_POINT))
-
-    @classmethod
-    def views(cls, config: MethodKeys) -> dict[str, ViewGroup]:
-        """A crop in its own colours."""
-        return one_plain(crop_area_min=0.08)
-
-    @classmethod
-    def small(cls, config: Config, images: int) -> Config:
-        """With a narrow head."""
-        return replace(config, hidden_dim=16)
-
-    @classmethod
-    def pictures(cls, recipe: Recipe, batch: Batch) -> Tensor:
-        """Lightness, classes of the colours, view."""
-        pixels = batch.views["global"][:, 0] / 255
-        return in_bytes(lightness_of(pixels), binned(pixels), pixels)
 
     @property
     def prior(self) -> Tensor:
@@ -120,10 +88,10 @@ class Colorization(Method):
     def targets(self, batch: Batch) -> Tensors:
         """``bins`` (images, cells, neighbours) with ``shares``; ``weights`` (images, cells), 0 in grey images;
         ``colors`` (images, cells, 2); ``colored`` (images,), 1 or 0."""
-        pixels = batch.views["global"][:, 0].to(self.encoder.mean.dtype) / 255
-        colors = colors_of_cells(pixels, (self.map_side, self.map_side))
+        lab = self.lab(batch)
+        colors = colors_of_cells(lab, (self.map_side, self.map_side))
         encoded = soft_encoding(colors, self.centres, self.config.neighbours, self.config.sigma)
-        colored = is_colored(pixels).to(colors.dtype)
+        colored = is_colored(lab).to(colors.dtype)
         weights = rebalancing_weights(self.prior, self.config.uniform_share).to(colors.dtype)
         return {
             "bins": encoded.bins, "shares": encoded.shares, "colors": colors, "colored": colored,
@@ -135,11 +103,7 @@ class Colorization(Method):
         maps = self.encoder.map(batch.views["global"][:, 0])
         cells = maps.flatten(2).transpose(1, 2)
         logits: Tensor = self.classifier(cells.flatten(0, 1)).unflatten(0, cells.shape[:2])
-        return {"logits": logits, "features": self.encoder.pool(maps.detach())}
-
-    def embedding_rows(self, embeddings: Tensors) -> Tensor | None:
-        """The features."""
-        return embeddings["features"]
+        return {"features": self.encoder.pool(maps.detach()), "logits": logits}
 
     def loss(self, embeddings: Tensors, targets: Tensors, batch: Batch) -> Tensors:
         """Equation 2, the mean over the cells of the global batch; those of grey images count 0."""
@@ -177,12 +141,3 @@ class Colorization(Method):
                 weight = weights[distances.argmin()] * colored
                 losses.append(-weight * (z / z.sum() * row.softmax(0).log()).sum())
         return torch.stack(losses).mean()
-
-
-def over_colored(colored: Tensor, *values: Tensor) -> list[Tensor]:
-    """Means of values (images, cells) over the coloured images (1 in ``colored``, else 0) of the global batch, then the
-    share of those."""
-    own = torch.stack([each.double().mean(1) * colored for each in values] + [colored.double()], dim=1)
-    everyone = global_batch(own, "colours")
-    sums = everyone.sum(0)
-    return [*(sums[:-1] / sums[-1].clamp_min(1)), sums[-1] / len(everyone)]

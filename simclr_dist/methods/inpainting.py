@@ -98,11 +98,7 @@ class Inpainting(Method):
     def embed(self, batch: Batch) -> Tensors:
         """``middle`` (images, 3, h, h), predicted; ``features`` (images, d), without a gradient."""
         features = self.encoder(batch.views["masked"][:, 0])
-        return {"middle": self.decoder(features), "features": features.detach()}
-
-    def embedding_rows(self, embeddings: Tensors) -> Tensor | None:
-        """The features."""
-        return embeddings["features"]
+        return {"features": features.detach(), "middle": self.decoder(features)}
 
     def loss(self, embeddings: Tensors, targets: Tensors, batch: Batch) -> Tensors:
         """Equation 1, whose weights the published code puts into the gradient alone."""

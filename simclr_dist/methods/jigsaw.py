@@ -125,11 +125,7 @@ class Jigsaw(Method):
         features = self.encoder(patches.flatten(0, 1))
         embedded = self.projection(features).unflatten(0, patches.shape[:2])
         logits: Tensor = self.classifier(embedded.flatten(1))
-        return {"logits": logits, "features": features.detach().unflatten(0, patches.shape[:2])[:, 0]}
-
-    def embedding_rows(self, embeddings: Tensors) -> Tensor | None:
-        """The features."""
-        return embeddings["features"]
+        return {"features": features.detach().unflatten(0, patches.shape[:2])[:, 0], "logits": logits}
 
     def loss(self, embeddings: Tensors, targets: Tensors, batch: Batch) -> Tensors:
         """Cross-entropy of the permutations, averaged over the global batch."""

@@ -111,11 +111,7 @@ class LabelAugmentation(Method):
         joint = self.joint(features).view(*copies.shape[:2], -1, self.copies)
         first = features.unflatten(0, copies.shape[:2])[:, 0]
         single = {"single": self.single(first)} if self.single else {}
-        return {"joint": joint, **single, "features": first.detach()}
-
-    def embedding_rows(self, embeddings: Tensors) -> Tensor | None:
-        """The features."""
-        return embeddings["features"]
+        return {"features": first.detach(), "joint": joint, **single}
 
     def loss(self, embeddings: Tensors, targets: Tensors, batch: Batch) -> Tensors:
         """Equations 3 and 5, averaged over the global batch."""

@@ -136,11 +136,7 @@ class RelativePatch(Method):
         middle = features[:, :1].expand_as(neighbours)
         pairs = torch.stack([torch.cat([middle, neighbours], 2), torch.cat([neighbours, middle], 2)], dim=2)
         logits: Tensor = self.classifier(pairs.flatten(0, 2)).unflatten(0, pairs.shape[:3])
-        return {"logits": logits, "features": features[:, 0].detach()}
-
-    def embedding_rows(self, embeddings: Tensors) -> Tensor | None:
-        """The features."""
-        return embeddings["features"]
+        return {"features": features[:, 0].detach(), "logits": logits}
 
     def loss(self, embeddings: Tensors, targets: Tensors, batch: Batch) -> Tensors:
         """Cross-entropy of the sides, averaged over all pairs of the global batch in both orders."""

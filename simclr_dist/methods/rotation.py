@@ -75,11 +75,7 @@ class Rotation(Method):
         copies = batch.views["turned"]
         features = self.encoder(copies.flatten(0, 1))
         logits: Tensor = self.classifier(features).unflatten(0, copies.shape[:2])
-        return {"logits": logits, "features": features.detach().unflatten(0, copies.shape[:2])[:, 0]}
-
-    def embedding_rows(self, embeddings: Tensors) -> Tensor | None:
-        """The features."""
-        return embeddings["features"]
+        return {"features": features.detach().unflatten(0, copies.shape[:2])[:, 0], "logits": logits}
 
     def loss(self, embeddings: Tensors, targets: Tensors, batch: Batch) -> Tensors:
         """Equation 3: cross-entropy of the turns, averaged over all copies of the global batch."""

@@ -1,14 +1,13 @@
 """Split-brain: one half of the network tells colours from the lightness, the other the lightness from colours."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from simclr_dist.config import Recipe
 from simclr_dist.config.fields import number
 from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.color_bins import (
@@ -19,15 +18,13 @@ from simclr_dist.losses.color_bins import (
     lightness_classes,
     soft_encoding,
 )
-from simclr_dist.methods.base import About, Batch, Method, MethodKeys, Metric, Tensors, ViewGroup
-from simclr_dist.methods.color_pictures import binned, in_bytes, lightness_of
-from simclr_dist.methods.colorization import COLOR_METRICS, over_colored
+from simclr_dist.methods.base import About, Batch, MethodKeys, Metric, Tensors
+from simclr_dist.methods.color_task import COLOR_METRICS, ColorTask, over_colored
 from simclr_dist.methods.parts import Parts
-from simclr_dist.methods.published_views import one_plain
 from simclr_dist.models.encoder import HALVES
 
 
-class SplitBrain(Method):
+class SplitBrain(ColorTask):
     """Zhang, Isola and Efros 2017 (arXiv 1611.09842): two networks of half the width, each of a part of the image.
 
     The encoder is both, and its features are those of one beside those of the other.
@@ -42,7 +39,6 @@ class SplitBrain(Method):
         ),
     )  # fmt: skip
 
-    needs: ClassVar[frozenset[str]] = frozenset({"color"})
     TAKES: ClassVar[str] = HALVES
     PICTURES: ClassVar[str] = "what each half sees and the other tells, the lightness and the colours; and the view"
 
@@ -62,10 +58,7 @@ class SplitBrain(Method):
     }  # fmt: skip
 
     def __init__(self, config: Config, make: Parts, images: int) -> None:
-        super().__init__()
-        self.config = config
-        self.encoder = make.encoder()
-        self.map_side = self.encoder.map_side(make.recipe.views["global"].side(make.recipe.data.image_size))
+        super().__init__(config, make, images)
         halves = (self.encoder.backbone.lightness, self.encoder.backbone.color)
         self.dims = [half.output_dim for half in halves]
         self.color_classifier, self.lightness_classifier = (
@@ -73,30 +66,13 @@ class SplitBrain(Method):
             for dim, classes in zip(self.dims, (len(bin_centres()), LIGHTNESSES), strict=True)
         )
 
-    @classmethod
-    def views(cls, config: MethodKeys) -> dict[str, ViewGroup]:
-        """A crop in its own colours."""
-        return one_plain(crop_area_min=0.08)
-
-    @classmethod
-    def small(cls, config: Config, images: int) -> Config:
-        """With narrow heads."""
-        return replace(config, hidden_dim=16)
-
-    @classmethod
-    def pictures(cls, recipe: Recipe, batch: Batch) -> Tensor:
-        """Lightness, classes of the colours, view."""
-        pixels = batch.views["global"][:, 0] / 255
-        return in_bytes(lightness_of(pixels), binned(pixels), pixels)
-
     def targets(self, batch: Batch) -> Tensors:
         """``color`` and ``lightness``, classes int64 (images, cells); ``colored`` (images,), 1 or 0."""
-        pixels = batch.views["global"][:, 0].to(self.encoder.mean.dtype) / 255
-        side = (self.map_side, self.map_side)
-        colors = colors_of_cells(pixels, side)
+        lab, side = self.lab(batch), (self.map_side, self.map_side)
+        colors = colors_of_cells(lab, side)
         return {
             "color": soft_encoding(colors, bin_centres().to(colors), neighbours=1).bins[..., 0],
-            "lightness": lightness_classes(pixels, side), "colored": is_colored(pixels).to(colors.dtype),
+            "lightness": lightness_classes(lab, side), "colored": is_colored(lab).to(colors.dtype),
         }  # fmt: skip
 
     def embed(self, batch: Batch) -> Tensors:
@@ -109,11 +85,7 @@ class SplitBrain(Method):
             "lightness": self.lightness_classifier(of_color.flatten(0, 1)),
         }
         logits = {name: rows.unflatten(0, of_color.shape[:2]) for name, rows in found.items()}
-        return {**logits, "features": self.encoder.pool(maps.detach())}
-
-    def embedding_rows(self, embeddings: Tensors) -> Tensor | None:
-        """The features."""
-        return embeddings["features"]
+        return {"features": self.encoder.pool(maps.detach()), **logits}
 
     def loss(self, embeddings: Tensors, targets: Tensors, batch: Batch) -> Tensors:
         """The sum of both halves' cross-entropies (section 3.1), the mean over the cells of the global batch."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from simclr_dist.errors import UserError
-from simclr_dist.models.lab import lab_of
+from simclr_dist.models.lab import lab_of, lightness_of
 
 RGB, LIGHTNESS, HALVES = "rgb", "lightness", "halves"
 INPUTS = (RGB, LIGHTNESS, HALVES)
@@ -103,7 +103,7 @@ class Encoder(nn.Module):
             lightness, color = lab_of(pixels).split((1, 2), dim=1)
             return torch.cat((lightness - 50, color), dim=1) / 50
         if self.takes == LIGHTNESS:
-            pixels = lab_of(pixels)[:, :1].expand(-1, 3, -1, -1) / 100
+            pixels = lightness_of(pixels)
         return (pixels - self.mean) / self.std
 
     def map(self, images: Tensor) -> Tensor:

@@ -16,6 +16,12 @@ def lab_of(pixels: Tensor) -> Tensor:
     return torch.stack((116 * y - 16, 500 * (x - y), 200 * (y - z)), dim=-3)
 
 
+def lightness_of(pixels: Tensor) -> Tensor:
+    """The lightness alone as a grey image in 0..1, (..., 3, h, w), of sRGB in 0..1."""
+    lightness = lab_of(pixels)[..., :1, :, :]
+    return lightness.expand_as(pixels) / 100
+
+
 def rgb_of(lab: Tensor) -> Tensor:
     """sRGB in 0..1, (..., 3, h, w), of L, a and b: the inverse, where a colour that no screen shows is the nearest
     corner of each channel."""

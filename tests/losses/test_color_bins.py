@@ -77,4 +77,4 @@ def test_an_image_is_coloured_from_one_pixel_above_the_threshold_on():
     grey = torch.full((3, 3, 4, 4), 0.5)
     grey[1, 0, 2, 2] = 0.9  # a is 44
     grey[2, 0, 2, 2] = 0.505
-    assert is_colored(grey).tolist() == [False, True, False]
+    assert is_colored(lab_of(grey)).tolist() == [False, True, False]
