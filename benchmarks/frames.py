@@ -28,7 +28,7 @@ from simclr_dist.data.sources.videos import VideoFrames
 from simclr_dist.data.views.groups import draw_groups
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.evaluation.untrained import untrained_encoder
-from simclr_dist.training.trainer import pretrain
+from simclr_dist.training.pretraining import pretrain
 from simclr_dist.weights.read import load_encoder
 
 VISP = Path("/usr/share/visp-images-data/ViSP-images")

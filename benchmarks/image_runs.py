@@ -35,8 +35,8 @@ from simclr_dist.models.kernels import set_kernels
 from simclr_dist.optim.schedule import build_schedule
 from simclr_dist.run.metrics_log import read_metrics
 from simclr_dist.storage.atomic import write_atomically
+from simclr_dist.training.pretraining import pretrain
 from simclr_dist.training.step import TrainingStep
-from simclr_dist.training.trainer import pretrain
 from simclr_dist.weights.read import load_encoder
 
 STOPPED = 75

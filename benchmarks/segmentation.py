@@ -37,7 +37,7 @@ from simclr_dist.evaluation.segmentation import segment
 from simclr_dist.evaluation.segmentation_context import SegmentationContext
 from simclr_dist.methods.build import build_encoder
 from simclr_dist.storage.atomic import write_atomically
-from simclr_dist.training.trainer import pretrain
+from simclr_dist.training.pretraining import pretrain
 from simclr_dist.weights.loaded import LoadedEncoder
 from simclr_dist.weights.read import load_encoder
 

@@ -7,6 +7,7 @@ Contenders, on the same tensors, in turn, in one process; data loading is left o
 
 - trainer: the trainer's step;
 - bare: forward pass, loss, backward pass and optimizer of the same method, with this project's batch norm;
+- copy: the copy of the state alone that machine.on_lost_process=go_on makes before each step;
 - native: the same with torch's nn.BatchNorm2d and nn.BatchNorm1d, whose group is all rows;
 - sync (on a GPU alone): the same with the function of torch's SyncBatchNorm, in a group of one process; beside it
   "processes", this project's batch norm as of a group of several, which sends nothing either.
@@ -38,6 +39,7 @@ from simclr_dist.models.batch_norm import GroupedBatchNorm
 from simclr_dist.models.precision import AUTOCAST, half_precision
 from simclr_dist.models.statistics_group import StatisticsGroup, divide_batch_norm
 from simclr_dist.optim import make_optimizer
+from simclr_dist.training.standing import Standing
 from simclr_dist.training.trainer import Trainer
 
 
@@ -102,6 +104,7 @@ def contenders(trainer: Trainer, device: torch.device) -> dict[str, Callable[[],
     own = divide_batch_norm(recipe.batch_norm_group_images, recipe.global_batch_images, 1)
     steps: dict[str, Callable[[], object]] = {
         "trainer": lambda: trainer.train_step(batch),
+        "copy": Standing(trainer.step.state, 0, [], 1).begin_step,
         "bare": bare(method(own), config, batch),
         "native": bare(with_norms(method(own), Native), config, batch),
     }
@@ -142,7 +145,7 @@ def main() -> None:
         seconds = in_turn(contenders(trainer, torch.device(options.device)), options.rounds, warm_up=2, clock=clock)
     group = options.group or options.images
     print(f"{options.encoder}, {options.images} images of {options.side} pixels, batch norm over {group}, {more[1:]}")
-    pairs = [("trainer", "bare"), ("trainer", "native"), ("bare", "native"), ("processes", "sync")]
+    pairs = [("trainer", "bare"), ("trainer", "native"), ("bare", "native"), ("copy", "trainer"), ("processes", "sync")]
     for ours, theirs in (pair for pair in pairs if pair[0] in seconds):
         print(f"{ours:9} / {theirs:6}: {ratio(seconds[ours], seconds[theirs])}")
     medians = (f"{name} {1000 * statistics.median(each):.0f} ms" for name, each in seconds.items())

@@ -12,25 +12,31 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 from torch._C._distributed_c10d import TCPStore
 
+from simclr_dist.distributed.launchers import LOCAL
+from simclr_dist.distributed.run_store import RunStore
 from simclr_dist.stop_signals import NOTICES, handle_stop_signals
 from simclr_dist.terminal import say
 
-_LAUNCHER = "SIMCLR_DIST_LAUNCHER"
 _GRACE_SECONDS = 10.0
+# Where the others go on, a process that was killed comes back: not at once, as what it died of may go on, nor for ever.
+_SECONDS_TO_START, _MOST_STARTS = 5.0, 3
 
 
-def run_processes(count: int, arguments: Sequence[str]) -> int:
+def run_processes(count: int, arguments: Sequence[str], *, goes_on: bool = False) -> int:
     """Run ``simclr-dist ARGUMENTS`` in ``count`` processes that form one process group.
 
+    With ``goes_on`` the others are not ended when one fails: they go on without it.
+
     Returns:
-        0 when all returned 0; otherwise the status of the first that did not (128 + number for a signal).
+        0 when all returned 0; otherwise the status of the first that did not (128 + number for a signal). With
+        ``goes_on`` 0 when one did; otherwise the status of the last.
     """
-    store = _loopback_store()
+    store = loopback_store()
     shared = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(store.port),
@@ -38,13 +44,17 @@ def run_processes(count: int, arguments: Sequence[str]) -> int:
         "LOCAL_WORLD_SIZE": str(count),
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # torch's processes then join the store instead of making their own
         "TORCHELASTIC_RESTART_COUNT": "0",
-        _LAUNCHER: str(os.getpid()),
+        LOCAL: str(os.getpid()),
     }
     if sys.platform == "linux":
         shared["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
     command = [sys.executable, "-m", "simclr_dist", *arguments]
     processes: list[subprocess.Popen[bytes]] = []
     received: list[int] = []
+
+    def start(rank: int) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        return subprocess.Popen(command, env=environment)
 
     def pass_on(number: int, _: FrameType | None = None) -> None:
         received.append(number)
@@ -56,11 +66,12 @@ def run_processes(count: int, arguments: Sequence[str]) -> int:
     before = handle_stop_signals(pass_on)
     try:
         for rank in range(count):
-            environment = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            processes.append(subprocess.Popen(command, env=environment))
+            processes.append(start(rank))
         for number in dict.fromkeys(received):  # those that came meanwhile have not reached all
             pass_on(number)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, NOTICES)  # not earlier: processes begin with them held
+        if goes_on:
+            return _wait_for_last(processes, store, lambda rank: None if received else start(rank))
         return _wait(processes)
     finally:
         for process in processes:
@@ -70,7 +81,7 @@ def run_processes(count: int, arguments: Sequence[str]) -> int:
             signal.signal(number, handler)
 
 
-def _loopback_store() -> TCPStore:
+def loopback_store() -> TCPStore:
     """A store that this machine alone can reach: whoever reaches one may read and write it, and torch's own socket
     listens on every interface, whatever the host's name."""
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
@@ -99,9 +110,44 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
     return failed if failed >= 0 else 128 - failed
 
 
+def _wait_for_last(
+    processes: list[subprocess.Popen[bytes]], store: TCPStore, start: Callable[[int], subprocess.Popen[bytes] | None]
+) -> int:
+    """Until all have ended; the others are told of each end, and one that was killed is started again."""
+    records, ended = RunStore(store), dict[int, float]()
+    starts = [0] * len(processes)
+    while len(ended) < len(processes):
+        for rank, process in enumerate(processes):
+            if rank not in ended and process.poll() is not None:
+                ended[rank] = time.monotonic()
+                records.end_of(rank)
+                if process.returncode < 0:
+                    say(
+                        f"simclr-dist: process {rank} was killed by {signal.Signals(-process.returncode).name}",
+                        err=True,
+                    )
+            elif (
+                rank in ended
+                and process.returncode < 0
+                and starts[rank] < _MOST_STARTS
+                and time.monotonic() > ended[rank] + _SECONDS_TO_START
+            ):
+                again = start(rank)
+                if again is None:  # the run is being stopped
+                    continue
+                records.begins_again(rank)
+                say(f"simclr-dist: process {rank} is started again", err=True)
+                processes[rank], starts[rank] = again, starts[rank] + 1
+                del ended[rank]
+        time.sleep(0.05)
+    statuses = [processes[rank].returncode for rank in sorted(ended, key=lambda rank: ended[rank])]
+    failed = 0 if 0 in statuses else statuses[-1]
+    return failed if failed >= 0 else 128 - failed
+
+
 def stop_with_launcher() -> None:
     """In a process of :func:`run_processes`: get SIGTERM when the launcher dies, so that no process is left behind."""
-    launcher = os.environ.get(_LAUNCHER)
+    launcher = os.environ.get(LOCAL)
     if launcher is None or sys.platform != "linux":
         return
     set_parent_death_signal = 1

@@ -7,10 +7,18 @@ from simclr_dist.config import Config
 from simclr_dist.errors import UserError
 
 
-def relaunch(count: int, arguments: Sequence[str], device: str, check: Callable[[], None] | None = None) -> int:
+def relaunch(
+    count: int,
+    arguments: Sequence[str],
+    device: str,
+    check: Callable[[], None] | None = None,
+    *,
+    goes_on: bool = False,
+) -> int:
     """Run ``simclr-dist ARGUMENTS`` in ``count`` processes on this machine, and return its status.
 
-    What they would all refuse is refused here, once: ``check``, and a ``device`` that is not there.
+    What they would all refuse is refused here, once: ``check``, and a ``device`` that is not there. ``goes_on``: the
+    others go on when one is lost.
 
     Raises:
         UserError: a launcher has started several processes already, or what ``check`` refuses.
@@ -24,10 +32,11 @@ def relaunch(count: int, arguments: Sequence[str], device: str, check: Callable[
     if check:
         check()
     require_devices(device, count)
-    return int(local.run_processes(count, [*arguments, *(["--debug"] if "--debug" in sys.argv else [])]))
+    debug = ["--debug"] if "--debug" in sys.argv else []
+    return int(local.run_processes(count, [*arguments, *debug], goes_on=goes_on))
 
 
-def relaunch_checked(count: int, config: Config, arguments: Sequence[str]) -> int:
+def relaunch_checked(count: int, config: Config, arguments: Sequence[str], *, goes_on: bool = False) -> int:
     """As :func:`relaunch`, for a command that computes a recipe: checked is that ``count`` processes can.
 
     Raises:
@@ -35,7 +44,9 @@ def relaunch_checked(count: int, config: Config, arguments: Sequence[str]) -> in
     """
     from simclr_dist.training.preflight import check_machine
 
-    return relaunch(count, arguments, config.machine.device, check=lambda: check_machine(config, count))
+    return relaunch(
+        count, arguments, config.machine.device, check=lambda: check_machine(config, count), goes_on=goes_on
+    )
 
 
 def stop_with_launcher() -> None:

@@ -14,6 +14,10 @@ class UserError(ValueError):
         super().__init__(message.rpartition(f"{__name__}.{type(self).__name__}: ")[2].strip())
 
 
+class LostProcessError(UserError):
+    """Another process is lost; the message names it. This process has done nothing wrong."""
+
+
 class AgreedError(UserError):
     """A UserError that all processes raise together, so that one of them is enough to print it."""
 

@@ -17,7 +17,7 @@ from simclr_dist.evaluation.features import Extraction
 from simclr_dist.evaluation.label_curve import label_curve
 from simclr_dist.evaluation.saved_training import Unfinished
 from simclr_dist.run.metrics_log import read_metrics
-from simclr_dist.training.trainer import pretrain
+from simclr_dist.training.pretraining import pretrain
 from simclr_dist.weights.read import load_encoder
 
 

@@ -15,7 +15,8 @@ from simclr_dist.config import Config
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.run import checkpoint
 from simclr_dist.run.newest import load_newest
-from simclr_dist.training.trainer import Trainer, pretrain
+from simclr_dist.training.pretraining import pretrain
+from simclr_dist.training.trainer import Trainer
 
 _CONTEXT = multiprocessing.get_context("fork")
 # machine halves: what resumes must be what was killed, whatever the kernels.

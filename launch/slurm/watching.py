@@ -140,7 +140,10 @@ def _progress(run_dir: Path) -> str:
     if not line:
         return "none done yet"
     parts = [_steps(run_dir, line), f"loss {_number(line, 'loss', '.4f')}", _headline(run_dir, line)]
-    text = "  ".join(part for part in [*parts, f"{_number(line, 'images_per_second', '.0f')} images/s"] if part)
+    speed = f"{_number(line, 'images_per_second', '.0f')} images/s"
+    if "processes" in line:  # not in the lines of earlier versions
+        speed += f" of {_number(line, 'processes', '.0f')} processes"
+    text = "  ".join(part for part in [*parts, speed] if part)
     if "total_steps" in facts and line["step"] < facts["total_steps"]:
         text += f"  {duration((facts['total_steps'] - line['step']) * line['step_seconds'])} left when it runs"
     return text

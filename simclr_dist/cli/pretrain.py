@@ -8,6 +8,7 @@ import click
 
 from simclr_dist.cli.options import with_config, with_debug
 from simclr_dist.config import Config, load_config
+from simclr_dist.config.machine import GO_ON
 from simclr_dist.distributed.launchers import rank_here
 from simclr_dist.launch.relaunch import relaunch_checked, stop_with_launcher
 from simclr_dist.launch.slurm import scheduler
@@ -39,18 +40,19 @@ def pretrain(config: str, overrides: tuple[str, ...], processes: int | None, deb
 
         if not (processes and processes > 1):
             stop_with_launcher()
-            from simclr_dist.training.trainer import pretrain as run
+            from simclr_dist.training.pretraining import pretrain as run
     if processes and processes > 1:
-        return relaunch_checked(processes, loaded, ["pretrain", config, *overrides])
+        goes_on = loaded.machine.on_lost_process == GO_ON
+        return relaunch_checked(processes, loaded, ["pretrain", config, *overrides], goes_on=goes_on)
 
     here = Processes.from_environment()
-    return _report(run(loaded, here, scheduler.has_ended), loaded, here.is_first)
+    return _report(run(loaded, here, scheduler.has_ended), loaded)
 
 
-def _report(outcome: Any, config: Config, is_first: bool) -> int:
+def _report(outcome: Any, config: Config) -> int:
     run_dir, finished = config.machine.run_dir, outcome.steps_done == outcome.total_steps
     job = os.environ.get("SLURM_JOB_ID")
-    if not is_first:
+    if not outcome.is_first:
         # SLURM ends a job when one of its processes fails: not before process 0 may have put it back into the queue.
         return 128 + outcome.signal if outcome.signal and not job else 0
     if finished:

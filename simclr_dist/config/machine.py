@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from simclr_dist.config.fields import number, one_of
 from simclr_dist.config.tracking import Tracking
 
+STOP, GO_ON = ON_LOST_PROCESS = ("stop", "go_on")
+
 
 @dataclass(kw_only=True)
 class Machine:
@@ -50,6 +52,9 @@ class Machine:
     collective_timeout_seconds: int = number(600, low=1)
     """After so long without an answer of all other processes, a process ends, and with it the run: one of them hangs.
     Longer than the longest wait that is right, such as that for a slow file system at the start."""
+    on_lost_process: str = one_of("stop", ON_LOST_PROCESS)
+    """When a process is killed, fails or hangs. `stop`: the run ends and resumes from its last checkpoint when it is
+    started again. `go_on`: the others go on, from the step before in their memory; on CPUs, with --processes."""
     batch_timeout_seconds: int = number(1800, low=1)
     """After so long without a batch from the loader workers the run saves and ends: the storage of the images does not
     answer. With several processes at most nine tenths of collective_timeout_seconds."""

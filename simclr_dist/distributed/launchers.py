@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from simclr_dist.errors import UserError
 
+LOCAL = "SIMCLR_DIST_LAUNCHER"
+"""Variable with the process id of this project's own launcher (launch/local.py), in the processes that it starts."""
+
 
 @dataclass(frozen=True)
 class Launcher:

@@ -11,7 +11,9 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
+from simclr_dist import compat
 from simclr_dist.distributed.collectives import process_rank
+from simclr_dist.distributed.connections import break_off, connections_noted
 from simclr_dist.distributed.devices import refuse_shared_gpus
 from simclr_dist.distributed.ending import abandon_group
 from simclr_dist.distributed.launchers import ranks_here
@@ -24,6 +26,8 @@ from simclr_dist.distributed.watchdog.monitor import LostProcesses
 from simclr_dist.errors import UserError
 
 _numbers = itertools.count()  # of groups in one store: none reads what an earlier one left there
+# After a meeting all come at once, or one has been lost since.
+_TO_FORM = timedelta(seconds=30)
 _open: list[ExitStack] = []  # the group that this process is in, if process_group made it
 
 
@@ -59,6 +63,7 @@ def process_group(
     *,
     ends_itself: bool | None = None,
     is_stopped: Callable[[], object] = lambda: False,
+    meeting: int | None = None,
 ) -> Iterator[None]:
     """The default process group for as long as the block runs; none for one process.
 
@@ -73,9 +78,12 @@ def process_group(
             error leaves the group without waiting for the others (:func:`ending.end_process` then ends the process);
             otherwise the collective raises. None: where the backend raises nothing, as NCCL.
         is_stopped: whether a signal has asked this process to stop; asked by that thread.
+        meeting: the number of the meeting that decided on these processes (membership.py), of whom some may have been
+            in more groups than others; None: all have been in the same ones.
 
     Raises:
-        UserError: the processes do not find each other, or one of them hangs or is gone; it is named.
+        LostProcessError: one of them hangs or is gone; it is named.
+        UserError: the processes do not find each other.
     """
     on_gpu = device.type == "cuda"
     if on_gpu:
@@ -91,22 +99,26 @@ def process_group(
     if on_gpu:
         _leave_judgement_to_guard()
     progress.begin()
+    name = str(next(_numbers)) if meeting is None else f"of meeting {meeting}"
     with ExitStack() as stack:
         store = stack.enter_context(meeting_point(processes.rank, processes.count, timeout))
-        lost = stack.enter_context(_lost_processes(store, processes, timeout_seconds))
+        lost = stack.enter_context(_lost_processes(store, f"heartbeats {name}", processes, timeout_seconds))
         stack.enter_context(_group_ended(abandoned_at_errors=ends_itself))
         stack.enter_context(patience_of_groups(patience))
         stack.enter_context(lost.named())
         if ends_itself:
             end_when_waiting_in_vain(lost, device, is_stopped)
         check_interface()
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-            store=PrefixStore(f"group {next(_numbers)}", store),
-            rank=processes.rank,
-            world_size=processes.count,
-            timeout=patience,
-        )
+        with connections_noted():
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+                store=PrefixStore(f"group {name}", store),
+                rank=processes.rank,
+                world_size=processes.count,
+                timeout=min(patience, _TO_FORM) if meeting else patience,
+            )
+        if meeting:
+            compat.set_timeout(patience, dist.group.WORLD)
         if on_gpu:
             refuse_shared_gpus(device)
         _open.append(stack)
@@ -139,10 +151,10 @@ def _leave_judgement_to_guard() -> None:
 
 
 @contextmanager
-def _lost_processes(store: TCPStore, processes: Processes, timeout_seconds: int) -> Iterator[LostProcesses]:
+def _lost_processes(store: TCPStore, name: str, processes: Processes, timeout_seconds: int) -> Iterator[LostProcesses]:
     held_by_first = first_holds_store()
     try:
-        heartbeats = HeartbeatStore(store, f"heartbeats {next(_numbers)}", is_here=held_by_first and processes.is_first)
+        heartbeats = HeartbeatStore(store, name, is_here=held_by_first and processes.is_first)
     except dist.DistError as error:
         raise UserError("the store where the processes met is gone: see the log of process 0") from error
     lost = LostProcesses(heartbeats, processes.rank, processes.count, timeout_seconds, held_by_first=held_by_first)
@@ -161,6 +173,7 @@ def _group_ended(*, abandoned_at_errors: bool) -> Iterator[None]:
             if abandoned_at_errors:
                 abandon_group(dist.distributed_c10d._abort_process_group)
             else:
+                break_off()
                 dist.destroy_process_group()
         raise
     if dist.is_initialized():

@@ -77,6 +77,12 @@ def meeting_point(rank: int, count: int, timeout: timedelta) -> Iterator[TCPStor
         file.unlink(missing_ok=True)
 
 
+def launchers_store(timeout_seconds: float) -> TCPStore:
+    """A connection to the store that this project's local launcher holds."""
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return TCPStore(host, port, is_master=False, timeout=timedelta(seconds=timeout_seconds))
+
+
 @contextmanager
 def _as_user_error(where: str, timeout: timedelta) -> Iterator[None]:
     try:

@@ -7,6 +7,8 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
+from simclr_dist.distributed.connections import connections_noted
+
 _patience: timedelta | None = None
 
 
@@ -29,5 +31,6 @@ def new_group(ranks: list[int]) -> dist.ProcessGroup | None:
     # Its collectives run beside those of the default group (DDP's, of the gradients), which NCCL calls safe when it
     # launches them in the order of the host, the same on all processes. Read at NCCL's first communicator.
     os.environ.setdefault("NCCL_LAUNCH_ORDER_IMPLICIT", "1")
-    made = dist.new_group(ranks, timeout=_patience)
+    with connections_noted():
+        made = dist.new_group(ranks, timeout=_patience)
     return made if isinstance(made, dist.ProcessGroup) else None

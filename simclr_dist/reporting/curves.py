@@ -21,8 +21,9 @@ _ALWAYS = {
     "gradient_norm": Metric(title="gradient norm", from_zero=True),
     "images_per_second": Metric(title="throughput", unit="images/s", from_zero=True),
     "data_wait_share": Metric(title="share of the step spent waiting for images", unit="%", from_zero=True),
+    "processes": Metric(title="processes", from_zero=True),
 }
-_SPEED = ("images_per_second", "data_wait_share")
+_SPEED = ("images_per_second", "data_wait_share", "processes")
 _NO_CURVE = ("step", "epoch", "step_seconds", "skipped", "returned_to_step")
 _ORDER = ("loss", "headline", "online", "curve", "collapse", "learning_rate", "gradient_norm", "unknown")
 
@@ -43,9 +44,11 @@ def training_curves(runs: Sequence[Facts]) -> Html:
 
 
 def speed_curves(runs: Sequence[Facts]) -> Html:
-    """How fast it went and what it waited for."""
+    """How fast it went, what it waited for and, where that changed, how many processes it had."""
+    same = len({line["processes"] for run in runs for line in run.metrics if "processes" in line}) < 2
+    wanted = [name for name in _SPEED if name != "processes" or not same]
     found = _curves(runs)
-    return _charts(runs, {curve: metrics for curve, metrics in found.items() if curve.name in _SPEED})
+    return _charts(runs, {curve: metrics for curve, metrics in found.items() if curve.name in wanted})
 
 
 def _curves(runs: Sequence[Facts]) -> dict[_Curve, list[Metric | None]]:

@@ -32,9 +32,10 @@ class Reporter:
         *,
         active: bool,
         tracking: Tracking | None = None,
+        known: Iterable[dict[str, float]] = (),
     ) -> None:
         """``metrics`` are what the numbers of a step are; their headline stands beside the loss, and where it is not of
-        negatives also what shows a collapse.
+        negatives also what shows a collapse. ``known``: as :class:`MetricsLog` takes it.
         """
         self.total, self._first, self._active = total_steps, steps_done, active
         self._known = {**EVERY_METHOD, **metrics}
@@ -45,7 +46,7 @@ class Reporter:
         self._started = self._last_line = time.monotonic()
         self._bar = None
         if active:
-            self._metrics = MetricsLog(run_dir, steps_done)
+            self._metrics = MetricsLog(run_dir, steps_done, known)
             write_run_facts(run_dir, total_steps, metrics)
             self._trackers = Trackers(run_dir, tracking or Tracking())
             if sys.stderr.isatty():

@@ -118,6 +118,19 @@ class RunFolder:
         steps_done = self._saver.saved_step = int(state["step"])
         return steps_done
 
+    def go_on_from(self, step: int) -> None:
+        """Begin with a state that is in memory: checkpoints of later steps, which come again, are removed."""
+
+        def remove_later() -> None:
+            self.lock.check()
+            for path in checkpoint.by_age(self.checkpoints):
+                if checkpoint.step_in_name(path) <= step:
+                    self._saver.saved_step = checkpoint.step_in_name(path)
+                    return
+                path.unlink(missing_ok=True)
+
+        decided_by_first(remove_later)
+
     def begin(self, sync_metrics: Callable[[], None]) -> None:
         """Before the first save: ``sync_metrics`` brings the metrics to the disk.
 
@@ -144,6 +157,11 @@ class RunFolder:
         """Have a checkpoint of ``steps_done`` written while the run continues; the call takes as long as a copy."""
         if process_rank() == 0:
             self._saver.begin(contents(state_of, self.config.recipe, self.images), steps_done)
+
+    def save_unless_there(self, state_of: dict[str, Any], steps_done: int) -> None:
+        """As :meth:`begin_save`, where the newest checkpoint is another one."""
+        if process_rank() == 0 and self._saver.saved_step != steps_done:
+            self.begin_save(state_of, steps_done)
 
     @property
     def failed_saves(self) -> int:

@@ -49,6 +49,8 @@ class RunLock:
         self.folder = Path(folder).expanduser()
         self.owner = owner or Owner.here()
         self.beat_seconds, self.silent_seconds = beat_seconds, silent_seconds
+        self.colleagues: set[str] = set()
+        """Owners' tokens, of processes of this very run: one of them that holds the folder is out by agreement."""
         self.is_lost = False
         """Whether a sign of life found that another process has taken over; always False on other ranks than 0."""
         self._job_has_ended = job_has_ended
@@ -80,7 +82,7 @@ class RunLock:
         # Rank 0 may have to watch another host's holder for minutes: the others' collectives must not time out.
         while not decided_by_first(self._try):
             pass
-        if process_rank() == 0:
+        if process_rank() == 0 and not self._thread.is_alive():
             self._thread.start()
 
     def check(self) -> None:
@@ -122,6 +124,9 @@ class RunLock:
 
     def _try(self) -> bool:
         """Take it if it is free. False: ask again, the present holder is being watched, or another was faster."""
+        if self._file is not None:  # held since an earlier group of the same run
+            self.check()
+            return True
         try:
             held = self._files.newest()
             if held.number and not self._is_free(held):
@@ -136,6 +141,8 @@ class RunLock:
         """Whether the holder is gone; a UserError when it lives."""
         here, holder = self.owner, held.holder
         if holder is not None:
+            if holder.token in self.colleagues:
+                return True
             restarts = here.restarts_of_same_job(holder)
             if restarts is not None and restarts != here.restarts:
                 if restarts > here.restarts:  # this process is what is left of a node that SLURM gave up

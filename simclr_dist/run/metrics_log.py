@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,11 @@ class MetricsLog:
     What a full disk does not take waits in memory until there is room.
     """
 
-    def __init__(self, run_dir: Path, steps_done: int) -> None:
+    def __init__(self, run_dir: Path, steps_done: int, known: Iterable[dict[str, float]] = ()) -> None:
         """Drop what a previous process wrote after the checkpoint of ``steps_done``: those steps come again.
 
-        Lines that are no records are moved to metrics.jsonl.damaged.
+        ``known`` are values of steps that a process which was lost may not have written. Lines that are
+        no records are moved to metrics.jsonl.damaged.
 
         Raises:
             UserError: the file cannot be read, or the disk is full or cannot be written.
@@ -44,6 +45,9 @@ class MetricsLog:
         except OSError as error:
             raise cannot_be_written(self.path.parent, error) from error
         self._waits = False
+        for values in known:
+            if values["step"] > max((line["step"] for line in lines), default=0):
+                self.write(values)
 
     def write(self, values: dict[str, float]) -> None:
         """One step's values; numbers that are not finite become null.

@@ -21,6 +21,8 @@ class Agreed(NamedTuple):
     failed_saves: float
     run_is_lost: float
     """1 when another process has taken the run over."""
+    can_grow: float
+    """1 when more processes could take part."""
     no_batch: float
     """1 when one of them has no batch, as it cannot be made or the run stops before it is."""
 

@@ -45,6 +45,15 @@ def check_machine(config: Config, processes: int) -> None:
     refuse_missing(machine.tracking)
 
 
+def fits(config: Config, processes: int) -> bool:
+    """Whether so many processes can compute the recipe."""
+    try:
+        check_machine(config, processes)
+    except UserError:
+        return False
+    return True
+
+
 def _check_compiler(machine: Machine) -> None:
     """For a CPU torch writes C++; for a GPU Triton writes a launcher of each kernel in C, with Python's headers."""
     if not machine.compile:

@@ -1,9 +1,8 @@
 """The training loop. It knows no particular method: the seam is :class:`simclr_dist.methods.base.Method`."""
 
-import os
 import time
-from collections.abc import Callable, Generator
-from contextlib import ExitStack, closing
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -15,73 +14,41 @@ from simclr_dist.data.loading.batches import build_batches
 from simclr_dist.data.loading.broken import BrokenImages
 from simclr_dist.data.loading.ffcv_steps import load_views
 from simclr_dist.data.loading.one_ahead import on_device
-from simclr_dist.data.loading.order import build_order
-from simclr_dist.data.sources.named import open_for_pretraining
 from simclr_dist.data.sources.summary import summary
 from simclr_dist.distributed.agreement import all_or_none
 from simclr_dist.distributed.collectives import gather_objects, maximum
-from simclr_dist.distributed.cores import own_cores, worker_count
-from simclr_dist.distributed.devices import choose_device
-from simclr_dist.distributed.nccl import warn_of_nvls
-from simclr_dist.distributed.processes import Processes, process_group
+from simclr_dist.distributed.cores import worker_count
+from simclr_dist.distributed.processes import Processes
 from simclr_dist.distributed.watchdog import progress
 from simclr_dist.errors import AgreedError
-from simclr_dist.evaluation.online import OnlineEvaluation
 from simclr_dist.guards.anomalies import AnomalyWatch
 from simclr_dist.guards.health_bands import HealthCheck
 from simclr_dist.guards.replicas import DriftCheck
 from simclr_dist.guards.same_config import refuse_other_configs
 from simclr_dist.log import log
-from simclr_dist.models.kernels import set_kernels
 from simclr_dist.optim.schedule import build_schedule
-from simclr_dist.progress_bar import said_when_slow
 from simclr_dist.run.console import Reporter
 from simclr_dist.run.folder import RunFolder
 from simclr_dist.run.lock import RunLock
 from simclr_dist.stop_signals import StopSignals
-from simclr_dist.training.agreed import Agreed, next_batch, say_received
+from simclr_dist.training.agreed import Agreed, next_batch
+from simclr_dist.training.opened import Opened, open_images
 from simclr_dist.training.peak_memory import PeakMemory
-from simclr_dist.training.preflight import check_machine
+from simclr_dist.training.standing import Gap, Ground, MoreProcessesError, Standing
 from simclr_dist.training.start import Start
 from simclr_dist.training.step import StoppedByAnomalyError, TrainingStep
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a call of :func:`pretrain` ended."""
+    """How a call of :func:`pretraining.pretrain` ended."""
 
     steps_done: int
     total_steps: int
     signal: int | None = None
     """The signal that stopped it, if one did."""
-
-
-def pretrain(config: Config, processes: Processes, job_has_ended: Callable[[str], bool] = lambda job: False) -> Outcome:
-    """Run, or go on with, the run in machine.run_dir; every process of the run calls this.
-
-    ``job_has_ended`` says of a SLURM job that holds the run folder whether it is known to be over.
-
-    Raises:
-        UserError: the machine cannot compute the recipe, the data cannot be read, the folder is in use or holds
-            another recipe's run, too many images are broken, the loss is not finite.
-    """
-    check_machine(config, processes.count)
-    device = choose_device(config.machine.device, processes.local_rank)
-    set_kernels(deterministic=config.machine.deterministic, precision=config.machine.precision)
-    if processes.is_first and processes.count > 1 and device.type == "cuda" and config.machine.deterministic:
-        warn_of_nvls()
-    say = say_received if processes.is_first else lambda name: None
-    meeting = f"waiting for {processes.count} processes to meet"
-    with ExitStack() as stack:
-        # Under SLURM the end of a start that is preempted is SLURM's: the job is queued again.
-        stop = stack.enter_context(StopSignals(say, ends_before_begin="SLURM_JOB_ID" not in os.environ))
-        patience = config.machine.collective_timeout_seconds
-        with said_when_slow(meeting, write=log.info, active=processes.is_first):
-            stack.enter_context(process_group(processes, device, patience, is_stopped=lambda: stop.has_arrived))
-        lock = stack.enter_context(RunLock(config.machine.run_dir, job_has_ended))
-        cores = own_cores()
-        torch.set_num_threads(config.machine.threads_per_process or cores)
-        return Trainer(config, processes, device, lock, cores=cores).train(stop)
+    is_first: bool = True
+    """Whether this process was process 0 at the end, and speaks for the run."""
 
 
 class Trainer:
@@ -95,17 +62,20 @@ class Trainer:
         lock: RunLock | None = None,
         *,
         cores: int = 1,
+        ground: Ground | None = None,
     ) -> None:
-        """``cores`` are this process's own, for loader workers where the config gives no number."""
+        """
+        Args:
+            cores: this process's own, for loader workers where the config gives no number.
+            ground: where the run goes on when a process is lost; None: it ends then.
+        """
         recipe, machine = config.recipe, config.machine
         self.config, self.processes, self.device = config, processes, device
         self.cores = cores
         refuse_other_configs(config)
-        opening = f"opening the images of recipe.data ({recipe.data.source} {recipe.data.path})"
-        with said_when_slow(opening, write=log.info, active=processes.is_first), all_or_none():
-            self.source = open_for_pretraining(recipe)
-            self.order = build_order(recipe, len(self.source))
-            self.online = OnlineEvaluation(recipe, machine, self.order.steps_per_epoch, device, cores=cores)
+        with all_or_none():
+            there = ground.opened if ground else None
+            self.source, self.order, self.online = there or open_images(config, device, cores, say=processes.is_first)
         self.folder = RunFolder(config, self.source, lock)
         self.schedule = build_schedule(recipe, self.order)
         steps = (self.schedule.total_steps, self.order.steps_per_epoch)
@@ -117,13 +87,30 @@ class Trainer:
         self.step = TrainingStep(
             config, processes, device, self.schedule, self.order.steps_per_epoch, len(self.source), anomalies
         )
-        self.steps_done = self.folder.restore(self.step.state, Start(recipe, self.step))
+        self.kept = ground.kept if ground else None
+        self.can_grow = ground.can_grow if ground else lambda: False
+        self.steps_done = self._restored()
         self.drift = DriftCheck(
             machine.compare_every_steps, self.order, self.folder.images, self.step.method, self.step.optimizer
         )
         # Before DDP gives all processes rank 0's weights, which would hide that theirs differ.
         self.drift.begin(self.steps_done, self.folder.last_checkpoint)
         self.step.make_parallel()
+        self.standing = None
+        if ground:
+            known, most = self.kept.numbers if self.kept else [], 2 * machine.save_every_steps
+            self.standing = ground.standing = Standing(self.step.state, self.steps_done, known, most)
+            ground.opened = Opened(self.source, self.order, self.online)
+        self.gap = Gap(ground.lost_at if ground else None)
+
+    def _restored(self) -> int:
+        """The steps done, the state being that after them."""
+        if not self.kept:
+            return self.folder.restore(self.step.state, Start(self.config.recipe, self.step))
+        for name, target in self.step.state.items():
+            target.load_state_dict(self.kept.states[name])
+        self.folder.go_on_from(self.kept.step)
+        return self.kept.step
 
     def train(self, stop: StopSignals) -> Outcome:
         """Walk the steps that are left; save as asked, at the end, and when stopped."""
@@ -133,12 +120,7 @@ class Trainer:
         broken = BrokenImages(self.folder.path, len(self.source), machine.max_broken_image_share)
         peak = PeakMemory(self.device, active=self.processes.is_first)
         signal = 0
-        if self.processes.is_first:
-            log.info("%s", summary(self.source, self.config.recipe.data.source))
-            log.info("step %d of %d, %d processes, %s", self.steps_done, total, self.processes.count, self.device.type)
-            if machine.compile and machine.debug_numerics:
-                log.warning("machine.compile: nothing is compiled, as machine.debug_numerics looks at every layer")
-            log.info("making the first batch; at the first start on a machine the loops that do it are compiled")
+        self._announce()
         with (
             closing(self._loader(until, stop)) as batches,
             Reporter(
@@ -148,10 +130,13 @@ class Trainer:
                 total,
                 active=self.processes.is_first,
                 tracking=machine.tracking,
+                known=self.kept.numbers if self.kept else [],
             ) as reporter,
             closing(self.folder),
         ):
             self.folder.begin(reporter.sync)
+            if self.kept:  # a save that a lost process had begun may be missing
+                self.folder.save_unless_there(self.step.state, self.steps_done)
             self.step.anomalies.begin()
             self.health.begin(self.steps_done, self.online.every_steps)
             while self.steps_done < until and not signal:
@@ -164,34 +149,55 @@ class Trainer:
                 if agreed.run_is_lost:
                     raise AgreedError(self.folder.lock.loss())
                 self.folder.check_saves(agreed.failed_saves)
+                if agreed.can_grow and not signal:
+                    raise MoreProcessesError
                 if batch is None or agreed.no_batch:
                     self._stop_if_failed(failure)
                     break
                 if agreed.broken:
                     self._note(broken, batch)
+                if self.standing:
+                    self.standing.begin_step()
                 try:
                     values = self.train_step(batch)
                 except StoppedByAnomalyError as stopped:
                     self._stop(str(stopped))
                 self.steps_done += 1
                 peak.after_step()
-                self.drift.after_step(self.steps_done, self.folder.last_checkpoint)
-                numbers = self._numbers(values, time.perf_counter() - started, waited=agreed.waited)
-                evaluated = self.online.after_step(self.steps_done, self.step.method.encoder)
-                reporter.step(numbers | evaluated)
-                self.health.after_step(self.steps_done)
-                if self.folder.is_due(self.steps_done, evaluated):
-                    self.drift.compare(self.steps_done, self.folder.last_checkpoint)
-                    self.folder.begin_save(self.step.state, self.steps_done)
+                self._finish_step(values, started, agreed.waited, reporter)
             self.drift.compare(self.steps_done, self.folder.last_checkpoint)
             self.folder.finish_save(self.step.state, self.steps_done)
             if self.processes.is_first:
                 broken.tell_count()
-        return Outcome(self.steps_done, total, signal)
+        return Outcome(self.steps_done, total, signal, self.processes.is_first)
 
     def train_step(self, batch: Batch) -> dict[str, float]:
         """The next step of the recipe, as :class:`TrainingStep` does it."""
         return self.step(batch, self.steps_done)
+
+    def _announce(self) -> None:
+        if not self.processes.is_first:
+            return
+        total, machine = self.schedule.total_steps, self.config.machine
+        log.info("%s", summary(self.source, self.config.recipe.data.source))
+        log.info("step %d of %d, %d processes, %s", self.steps_done, total, self.processes.count, self.device.type)
+        if machine.compile and machine.debug_numerics:
+            log.warning("machine.compile: nothing is compiled, as machine.debug_numerics looks at every layer")
+        log.info("making the first batch; at the first start on a machine the loops that do it are compiled")
+
+    def _finish_step(self, values: dict[str, float], started: float, waited: float, reporter: Reporter) -> None:
+        """Look at what the step has made, tell its numbers, and save when it is time."""
+        self.drift.after_step(self.steps_done, self.folder.last_checkpoint)
+        numbers = self._numbers(values, time.perf_counter() - started, waited)
+        evaluated = self.online.after_step(self.steps_done, self.step.method.encoder)
+        reporter.step(numbers | evaluated)
+        self.gap.after_step(self.processes)
+        self.health.after_step(self.steps_done)
+        if self.folder.is_due(self.steps_done, evaluated):
+            self.drift.compare(self.steps_done, self.folder.last_checkpoint)
+            self.folder.begin_save(self.step.state, self.steps_done)
+        if self.standing:
+            self.standing.end_step(numbers | evaluated)
 
     def _agreed(self, stop: StopSignals, batch: Batch | None, waited: float) -> Agreed:
         own = Agreed(
@@ -200,6 +206,7 @@ class Trainer:
             waited=waited,
             failed_saves=self.folder.failed_saves,
             run_is_lost=float(self.folder.lock.is_lost),
+            can_grow=float(self.can_grow()),
             no_batch=float(batch is None),
         )
         return Agreed(*maximum(list(own)))
@@ -248,4 +255,5 @@ class Trainer:
             "images_per_second": self.config.recipe.global_batch_images / seconds,
             "data_wait_share": waited / seconds,
             "step_seconds": seconds,
+            "processes": self.processes.count,
         }

@@ -416,7 +416,7 @@ import resource, sys
 from simclr_dist.config import load_config
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.errors import UserError
-from simclr_dist.training.trainer import pretrain
+from simclr_dist.training.pretraining import pretrain
 
 folder, *tiny = sys.argv[1:]
 

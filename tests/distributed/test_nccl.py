@@ -5,7 +5,7 @@ import torch
 
 from simclr_dist.distributed.nccl import allows_nvls
 from simclr_dist.distributed.processes import Processes
-from simclr_dist.training import trainer
+from simclr_dist.training import pretraining
 from tests.support.processes import tiny_config
 
 
@@ -36,10 +36,10 @@ def test_a_deterministic_run_says_once_that_its_environment_asks_for_nvls(
         raise StoppedError
 
     monkeypatch.setenv("NCCL_ALGO", "NVLS")
-    monkeypatch.setattr(trainer, "choose_device", lambda *_: torch.device(device))
-    monkeypatch.setattr(trainer, "set_kernels", lambda **_: None)
-    monkeypatch.setattr(trainer, "process_group", stop)
+    monkeypatch.setattr(pretraining, "choose_device", lambda *_: torch.device(device))
+    monkeypatch.setattr(pretraining, "set_kernels", lambda **_: None)
+    monkeypatch.setattr(pretraining, "process_group", stop)
     config = tiny_config(tmp_path, f"machine.deterministic={str(deterministic).lower()}")
     with pytest.raises(StoppedError):
-        trainer.pretrain(config, Processes(rank, 2, rank, 2))
+        pretraining.pretrain(config, Processes(rank, 2, rank, 2))
     assert [line.startswith("NCCL_ALGO=NVLS allows NVLS") for line in logged if "NVLS" in line] == [True] * warned

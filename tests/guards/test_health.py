@@ -14,7 +14,7 @@ from simclr_dist.guards.health_bands import HealthCheck, judge, read_record, ste
 from simclr_dist.reporting.curves import training_curves
 from simclr_dist.reporting.facts import read_facts
 from simclr_dist.reporting.health import health_table
-from simclr_dist.training.trainer import pretrain
+from simclr_dist.training.pretraining import pretrain
 from tests.support.processes import assert_bit_equal, final_state, tiny_config
 
 STEPS, EPOCH, SAVE_EVERY = 20, 4, 3

@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,22 +68,22 @@ touch {folder}/left_alone_$RANK
 """
 
 
-def launch_stand_ins(folder: Path) -> tuple[int, str]:
+def launch_stand_ins(folder: Path, *, goes_on: bool = False) -> tuple[int, str]:
     """Status and complaints of the launcher with two shell scripts as its processes, which start at once."""
     script = folder / "stand_in"
     script.write_text(STAND_IN.format(folder=folder))
     script.chmod(0o755)
     sys.executable = str(script)
-    local._GRACE_SECONDS = 0.2
+    local._GRACE_SECONDS = local._SECONDS_TO_START = 0.2
     with contextlib.redirect_stderr(io.StringIO()) as complaints:
-        status = local.run_processes(2, ["pretrain"])
+        status = local.run_processes(2, ["pretrain"], goes_on=goes_on)
     return status, complaints.getvalue()
 
 
 @contextlib.contextmanager
-def stand_ins(folder: Path) -> Iterator[Running]:
+def stand_ins(folder: Path, launch: Callable[..., Any] = launch_stand_ins) -> Iterator[Running]:
     """The launcher in a process of its own, once its processes are there."""
-    launcher = Running(1, launch_stand_ins, folder)
+    launcher = Running(1, launch, folder)
     try:
         while len(list(folder.glob("ready_*"))) < 2:
             assert launcher.processes[0].is_alive()
@@ -156,6 +157,21 @@ def listening(pid: int) -> set[str]:
             if state == "0A" and rest[5] in sockets:
                 found.add(address.partition(":")[0])
     return found
+
+
+def test_where_the_others_go_on_a_killed_process_is_started_again(tmp_path):
+    with stand_ins(tmp_path, partial(launch_stand_ins, goes_on=True)) as launcher:
+        (tmp_path / "ready_0").unlink()
+        os.kill(next(pid for pid in workers_of(tmp_path) if b"RANK=0" in environment(pid)), signal.SIGKILL)
+        while not (tmp_path / "ready_0").exists():
+            assert launcher.processes[0].is_alive()
+            time.sleep(0.01)
+        os.kill(launcher.processes[0].pid, signal.SIGTERM)
+        status, complaints = launcher.results()[0]
+    assert status == 128 + signal.SIGTERM
+    assert complaints.splitlines() == [
+        "simclr-dist: process 0 was killed by SIGKILL", "simclr-dist: process 0 is started again"
+    ]  # fmt: skip
 
 
 def test_the_store_of_the_launcher_waits_for_connections_from_this_machine_alone(tmp_path):

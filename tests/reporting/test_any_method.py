@@ -23,7 +23,7 @@ from simclr_dist.run import console
 from simclr_dist.run.console import Reporter
 from simclr_dist.run.descriptions import method_of, read_method, read_metric_descriptions
 from simclr_dist.run.metrics_log import read_metrics, write_run_facts
-from simclr_dist.training.trainer import pretrain
+from simclr_dist.training.pretraining import pretrain
 from tests.support.other_method import ENCODER, NAME, Distance
 from tests.support.processes import tiny_config
 

@@ -23,7 +23,7 @@ from simclr_dist.reporting.answer import answer
 from simclr_dist.reporting.charts import Series, line_chart, matrix, thin, ticks
 from simclr_dist.reporting.facts import Facts, read_facts
 from simclr_dist.reporting.markup import Html, tag
-from simclr_dist.training.trainer import pretrain
+from simclr_dist.training.pretraining import pretrain
 from tests.support.processes import tiny_config
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

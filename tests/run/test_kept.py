@@ -11,7 +11,7 @@ from simclr_dist.errors import UserError
 from simclr_dist.evaluation.online import OnlineEvaluation
 from simclr_dist.run import checkpoint
 from simclr_dist.run.kept import NONE, Kept, named_checkpoint
-from simclr_dist.training import trainer
+from simclr_dist.training import pretraining
 from tests.support.checkpoints import state
 from tests.support.commands import run_command
 from tests.support.configs import MINIMAL
@@ -84,7 +84,7 @@ def _train(folder: Path, monkeypatch: pytest.MonkeyPatch, values: dict[int, floa
         folder, "machine.evaluate_every_epochs=1", f"machine.keep_best={KNN}", f"machine.stop_after_steps={until}",
         "machine.keep_checkpoints=1", "machine.keep_every_steps=4", "machine.compare_every_steps=0",
     )  # fmt: skip
-    trainer.pretrain(config, Processes())
+    pretraining.pretrain(config, Processes())
 
 
 def test_the_best_is_known_while_its_checkpoint_is_still_being_written(tmp_path):

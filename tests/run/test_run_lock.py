@@ -17,7 +17,7 @@ from simclr_dist.errors import UserError
 from simclr_dist.run import checkpoint
 from simclr_dist.run.lock import RunLock
 from simclr_dist.run.lock_owner import Owner
-from simclr_dist.training import trainer
+from simclr_dist.training import pretraining, trainer
 from tests.support.processes import (
     Running,
     final_state,
@@ -48,12 +48,12 @@ def test_a_second_start_refuses_and_goes_on_at_once_when_the_first_was_killed(tm
         wait_for_step(tmp_path / "run", 3, running)  # the save of step 2 has waited until that of step 1 was there
         holder = f"process {running.processes[0].pid}"
         with pytest.raises(UserError, match=f"run is in use by {holder} on host .*; last sign of life"):
-            trainer.pretrain(config, Processes())
+            pretraining.pretrain(config, Processes())
         running.kill()
         assert list((tmp_path / "run").glob("lock_*"))
         saved = final_state(tmp_path / "run")["step"]
         goes_on = tiny_config(tmp_path, "recipe.epochs=1000", f"machine.stop_after_steps={saved + 1}")
-        assert trainer.pretrain(goes_on, Processes()).steps_done == saved + 1
+        assert pretraining.pretrain(goes_on, Processes()).steps_done == saved + 1
     finally:
         running.kill()
     assert len(losses(tmp_path / "run")) == saved + 1
@@ -190,7 +190,7 @@ def test_a_run_that_lost_its_folder_while_it_wrote_a_checkpoint_does_not_put_it_
     monkeypatch.setattr(checkpoint, "write_with_checksum", slow)
     with requeued:
         with pytest.raises(UserError, match="has taken this run over"):
-            trainer.pretrain(tiny_config(tmp_path, "machine.save_every_steps=1"), Processes())
+            pretraining.pretrain(tiny_config(tmp_path, "machine.save_every_steps=1"), Processes())
         assert {path.name for path in (tmp_path / "run" / "checkpoints").glob("step_*")} == set(found)
         assert final_state(tmp_path / "run")["step"] == 2
         assert not list((tmp_path / "run").rglob("*.tmp"))

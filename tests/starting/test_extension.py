@@ -11,7 +11,7 @@ from simclr_dist.distributed.processes import Processes
 from simclr_dist.errors import UserError
 from simclr_dist.optim.schedule import build_schedule
 from simclr_dist.run.metrics_log import read_metrics
-from simclr_dist.training import trainer
+from simclr_dist.training import pretraining
 from tests.support.commands import complaint, run_command
 from tests.support.processes import tiny_config
 
@@ -24,7 +24,7 @@ def run(tmp_path_factory) -> Path:
     """A run of two epochs that stands after three steps."""
     folder = tmp_path_factory.mktemp("extended")
     config = tiny_config(folder, f"machine.stop_after_steps={STEPS}", "machine.save_every_steps=7")
-    trainer.pretrain(config, Processes())
+    pretraining.pretrain(config, Processes())
     return folder / "run"
 
 
@@ -38,7 +38,7 @@ def test_the_longer_run_begins_after_the_last_step_with_the_rate_of_its_own_sche
     assert f"simclr-dist pretrain {new}.yaml" in told
     config = load_config(f"{new}.yaml", [f"machine.stop_after_steps={STEPS + 2}"])
     assert config.machine.save_every_steps == 7
-    trainer.pretrain(config, Processes())
+    pretraining.pretrain(config, Processes())
     lines = read_metrics(new / "metrics.jsonl")
     assert [line["step"] for line in lines] == [STEPS + 1, STEPS + 2]
     schedule = build_schedule(config.recipe, build_order(config.recipe, IMAGES))
@@ -82,8 +82,8 @@ def test_a_config_that_is_there_is_not_overwritten(run, tmp_path, capsys):
 
 def test_more_epochs_in_the_folder_of_a_run_are_refused_with_the_command_that_extends_it(run):
     with pytest.raises(UserError) as refused:
-        trainer.pretrain(tiny_config(run.parent, "recipe.epochs=9"), Processes())
+        pretraining.pretrain(tiny_config(run.parent, "recipe.epochs=9"), Processes())
     assert f"simclr-dist extend {run} --epochs 9;" in str(refused.value)
     with pytest.raises(UserError, match="another recipe") as refused:
-        trainer.pretrain(tiny_config(run.parent, "recipe.epochs=9", "recipe.seed=1"), Processes())
+        pretraining.pretrain(tiny_config(run.parent, "recipe.epochs=9", "recipe.seed=1"), Processes())
     assert "simclr-dist extend" not in str(refused.value)

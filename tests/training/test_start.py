@@ -14,7 +14,7 @@ from simclr_dist.distributed.processes import Processes
 from simclr_dist.errors import UserError
 from simclr_dist.planning.checkpoints import checkpoint_bytes
 from simclr_dist.run import checkpoint
-from simclr_dist.training import trainer
+from simclr_dist.training import pretraining, trainer
 from simclr_dist.weights.digest import state_digest
 from simclr_dist.weights.export import export
 from simclr_dist.weights.initial import read_initial
@@ -37,7 +37,7 @@ def runs(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     for name, method in (("simclr", ()), ("moco", MOCO)):
         config = tiny_config(folder, *method, f"machine.run_dir={folder / name}", "machine.stop_after_steps=3")
-        trainer.pretrain(config, Processes())
+        pretraining.pretrain(config, Processes())
     return folder
 
 
@@ -108,9 +108,9 @@ def _config(folder: Path, runs: Path, name: str, steps: int, *more: str) -> Conf
 
 
 def test_one_process_two_processes_and_a_resumed_run_walk_the_same_way_from_given_weights(runs, tmp_path):
-    trainer.pretrain(_config(tmp_path, runs, "whole", 7), Processes())
+    pretraining.pretrain(_config(tmp_path, runs, "whole", 7), Processes())
     for steps in (5, 7):
-        trainer.pretrain(_config(tmp_path, runs, "resumed", steps), Processes())
+        pretraining.pretrain(_config(tmp_path, runs, "resumed", steps), Processes())
     run_distributed(2, pretrain_here, _config(tmp_path, runs, "two", 7))
     whole, resumed, two = (final_state(tmp_path / name) for name in ("whole", "resumed", "two"))
     assert_bit_equal(whole, resumed)
@@ -124,19 +124,18 @@ def test_a_run_that_has_begun_needs_its_weights_no_more_but_takes_no_others(runs
     given = tmp_path / "given"
     shutil.copytree(runs / "simclr", given)
     config = [f"recipe.initial.weights={given}", "machine.stop_after_steps=1"]
-    trainer.pretrain(tiny_config(tmp_path, *config), Processes())
+    pretraining.pretrain(tiny_config(tmp_path, *config), Processes())
     named = load_config(str(tmp_path / "run" / "config.yaml")).recipe.initial.sha256
     shutil.rmtree(given)
-    assert (
-        trainer.pretrain(tiny_config(tmp_path, *config[:1], "machine.stop_after_steps=2"), Processes()).steps_done == 2
-    )
+    longer = tiny_config(tmp_path, *config[:1], "machine.stop_after_steps=2")
+    assert pretraining.pretrain(longer, Processes()).steps_done == 2
     shutil.copytree(runs / "moco", given)
     with pytest.raises(UserError, match=f"holds other weights .*sha256={named} to resume without them"):
-        trainer.pretrain(tiny_config(tmp_path, *config), Processes())
+        pretraining.pretrain(tiny_config(tmp_path, *config), Processes())
     resumed = tiny_config(tmp_path, config[0], f"recipe.initial.sha256={named}", "machine.stop_after_steps=3")
-    assert trainer.pretrain(resumed, Processes()).steps_done == 3
+    assert pretraining.pretrain(resumed, Processes()).steps_done == 3
     with pytest.raises(UserError, match=r"of another recipe: recipe.initial.sha256 is '[0-9a-f]{64}' there and ''"):
-        trainer.pretrain(tiny_config(tmp_path, "machine.stop_after_steps=4"), Processes())
+        pretraining.pretrain(tiny_config(tmp_path, "machine.stop_after_steps=4"), Processes())
 
 
 @pytest.mark.parametrize(

@@ -22,13 +22,13 @@ from simclr_dist.data.loading.batches import ViewBatches
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.errors import UserError
 from simclr_dist.run.metrics_log import MetricsLog, last_metrics, read_metrics, write_run_facts
-from simclr_dist.training import trainer
+from simclr_dist.training import pretraining, trainer
 from simclr_dist.training.preflight import check_machine
 from tests.support.processes import final_state, losses, pretrain_here, run_distributed, tiny_config
 
 
 def pretrain(config: Config) -> trainer.Outcome:
-    return trainer.pretrain(config, Processes())
+    return pretraining.pretrain(config, Processes())
 
 
 def photographs(folder: Path, count: int = 16) -> Path:
@@ -72,7 +72,7 @@ def test_every_step_is_told_with_every_metric(tmp_path):
     assert set(line) == {
         "step", "epoch", "loss", "contrastive_top1", "contrastive_top5", "positive_rank_mean", "embedding_std",
         "mutual_information_bound", "learning_rate", "gradient_norm", "images_per_second", "data_wait_share",
-        "step_seconds",
+        "step_seconds", "processes",
     }  # fmt: skip
     # The bound is of the mean NT-Xent, whatever the recipe's scale.
     assert line["mutual_information_bound"] == pytest.approx(math.log(63) - line["loss"] / 2)
@@ -187,7 +187,7 @@ def test_a_machine_that_cannot_compute_the_recipe_is_refused_before_anything_is_
 ):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=message):
-        trainer.pretrain(tiny_config(tmp_path, *overrides), Processes(count=processes))
+        pretraining.pretrain(tiny_config(tmp_path, *overrides), Processes(count=processes))
     assert not (tmp_path / "run").exists()
 
 

@@ -18,7 +18,7 @@ from simclr_dist.distributed.watchdog import progress
 from simclr_dist.distributed.watchdog.diagnosis import Heartbeats, diagnose, ended, store_lost
 from simclr_dist.distributed.watchdog.failures import how_it_failed, reason_of
 from simclr_dist.distributed.watchdog.heartbeats import LEFT, WORKS, Heartbeat, HeartbeatStore
-from simclr_dist.errors import AgreedError, UserError
+from simclr_dist.errors import AgreedError, LostProcessError, UserError
 
 Answer = TypeVar("Answer")
 
@@ -60,7 +60,8 @@ class LostProcesses:
         """One line instead of what the backends raise; an error of this process's own is published to the others.
 
         Raises:
-            UserError: another process is lost.
+            LostProcessError: another process is lost.
+            UserError: NCCL fails in this one.
         """
         try:
             yield
@@ -71,7 +72,7 @@ class LostProcesses:
             if failure is not None:
                 self.state = failure
                 said = f" ({reason_of(error)})" if of_backend else ""
-                raise UserError(self._line(self._found_out) + said) from error
+                raise LostProcessError(self._line(self._found_out) + said) from error
             if self._failed_itself:
                 kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
                 self.publish(ended(self.rank, self.host, kind + reason_of(error)))

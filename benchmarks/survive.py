@@ -1,0 +1,168 @@
+"""Runs that lose processes at random moments, each against the run that was resized at the same steps.
+
+    python benchmarks/survive.py --out OUT --runs 100
+    python benchmarks/survive.py --out OUT --runs 10 recipe.method.name=moco machine.images_per_chunk=32
+
+The digits in four processes, of which one to three get SIGKILL at a random moment each, process 0 in a quarter of the
+runs; the launcher starts them again after some seconds. Whenever the number of processes changed, a second run is
+stopped with a checkpoint and resumed with the other number: weights, optimizer, method state and losses must be equal
+to the bit, and metrics.jsonl without gap or repeat. OUT/rows.jsonl keeps a line a run; the same command goes on.
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from itertools import groupby
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from simclr_dist.run import checkpoint
+from simclr_dist.run.metrics_log import read_metrics
+
+PROCESSES = 4
+PARTS = ("model", "optimizer", "scaler", "anomalies")
+
+
+def command(run: Path, processes: int, *keys: str) -> list[str]:
+    return [
+        sys.executable, "-m", "simclr_dist", "pretrain", "digits_demo", "--processes", str(processes),
+        "machine.device=cpu", "machine.threads_per_process=1", "machine.loader_workers=1",
+        "machine.save_every_steps=10",
+        f"machine.run_dir={run}", *keys,
+    ]  # fmt: skip
+
+
+def children(launcher: int) -> dict[int, int]:
+    """Rank -> process id, of those that the launcher has started and that live."""
+    found = {}
+    for pid in Path("/proc").glob("[0-9]*"):
+        try:
+            status = (pid / "stat").read_text().rpartition(")")[2].split()
+            environment = (pid / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        ranks = [int(each[5:]) for each in environment if each.startswith(b"RANK=")]
+        if ranks and status[0] != "Z" and int(status[1]) == launcher:
+            found[ranks[0]] = int(pid.name)
+    return found
+
+
+def lose_some(run: Path, total: int, keys: list[str], draws: random.Random, log: Path) -> tuple[int, list[Any]]:
+    """The run, some of its processes killed; its status and who was killed after which step."""
+    number = draws.randint(1, PROCESSES - 1)
+    victims = draws.sample(range(1, PROCESSES), number)
+    if draws.random() < 0.25:
+        victims[0] = 0
+    after = sorted(draws.uniform(1, 0.8 * total) for _ in victims)
+    deaths = []
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command(run, PROCESSES, "machine.on_lost_process=go_on", *keys), stdout=output, stderr=output
+        )
+        while process.poll() is None:
+            done = len(read_metrics(run / "metrics.jsonl"))
+            if after and done >= after[0]:
+                time.sleep(draws.uniform(0, 0.5))  # anywhere in a step, or in the answer to an earlier loss
+                if pid := children(process.pid).get(victims[0]):
+                    os.kill(pid, signal.SIGKILL)
+                    deaths.append((victims[0], done))
+                after.pop(0)
+                victims.pop(0)
+            time.sleep(0.02)
+    return process.returncode, deaths
+
+
+def resized(run: Path, other: Path, keys: list[str]) -> None:
+    """The same run through checkpoints, stopped wherever ``run`` went on with another number of processes."""
+    for processes, lines in groupby(read_metrics(run / "metrics.jsonl"), key=lambda line: int(line["processes"])):
+        until = int(list(lines)[-1]["step"])
+        subprocess.run(
+            command(other, processes, f"machine.stop_after_steps={until}", *keys), check=True, capture_output=True
+        )
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def equal(run: Path, other: Path, total: int) -> str:
+    """ "" when the two are the same to the bit, else what differs."""
+    lines, expected = (read_metrics(each / "metrics.jsonl") for each in (run, other))
+    if [line["step"] for line in lines] != list(range(1, total + 1)):
+        return "steps are missing or repeated"
+    if [line["loss"] for line in lines] != [line["loss"] for line in expected]:
+        return "losses"
+    states = [checkpoint.load(checkpoint.by_age(each / "checkpoints")[0]) for each in (run, other)]
+    return ", ".join(part for part in PARTS if not same(states[0].get(part), states[1].get(part)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("keys", nargs="*", help="KEY=VALUE of all runs")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--epochs", type=int, default=5, help="of 11 steps")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows = options.out / "rows.jsonl"
+    done = [json.loads(line) for line in rows.read_text().splitlines()] if rows.exists() else []
+    keys = [f"recipe.epochs={options.epochs}", "recipe.warmup_epochs=1", *options.keys]
+    total = 11 * options.epochs
+    for number in range(len(done), options.runs):
+        run, other = options.out / "run", options.out / "resized"
+        for folder in (run, other):
+            shutil.rmtree(folder, ignore_errors=True)
+        log = options.out / f"{number}.log"
+        status, deaths = lose_some(run, total, keys, random.Random(number), log)
+        text = log.read_text()
+        row: dict[str, Any] = {
+            "run": number,
+            "status": status,
+            "killed": deaths,
+            "processes": [int(line["processes"]) for line in read_metrics(run / "metrics.jsonl")],
+            "gaps": [float(found) for found in re.findall(r"go on, ([\d.]+) s after", text)],
+            "grown": text.count("4 go on from"),
+        }
+        if status == 0:
+            resized(run, other, keys)
+            row["differs"] = equal(run, other, total)
+        done.append(row)
+        with rows.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        changes = [count for count, _ in groupby(row["processes"])]
+        print(
+            f"{number}: status {status}; killed (process, after step) {deaths}; processes {changes}; "
+            f"gaps {row['gaps']} s; {'differs: ' + row['differs'] if row.get('differs') else 'equal to the bit'}"
+            if status == 0
+            else f"{number}: status {status}, see {log}",
+            flush=True,
+        )
+    good = [row for row in done if row["status"] == 0 and not row.get("differs")]
+    gaps = [gap for row in done for gap in row["gaps"]] or [0.0]
+    print(
+        f"{len(good)} of {len(done)} runs finished without a new start and are equal to the bit; "
+        f"{sum(len(row['killed']) for row in done)} processes killed, process 0 in "
+        f"{sum(any(rank == 0 for rank, _ in row['killed']) for row in done)} runs; "
+        f"{sum(row['grown'] for row in done)} times back to four; "
+        f"gap {median(gaps):.1f} s in the median, {max(gaps):.1f} s at most"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""gloo's connections of this process, which it can break off from any thread.
+
+A group closes its connections when nothing refers to it any more: not when it is destroyed or aborted, as an error's
+traceback or a model's batch norm may refer to it still (tried with torch 2.14). Until then those who wait for this
+process would wait for their timeout.
+"""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+_noted: set[tuple[int, int]] = set()  # descriptor and inode: the number alone may be given to another file later
+
+
+@contextmanager
+def connections_noted() -> Iterator[None]:
+    """What the block connects is of a group. No other thread should connect to anything meanwhile."""
+    before = _sockets()
+    try:
+        yield
+    finally:
+        _noted.update(_sockets() - before)
+
+
+def break_off() -> None:
+    """Shut the groups' connections down: collectives fail at once, here and where this process is waited for."""
+    here = _sockets()
+    for descriptor, inode in list(_noted):
+        _noted.discard((descriptor, inode))
+        if (descriptor, inode) in here:
+            with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
+                # Not one to the store, which outlives the group.
+                if connection.getpeername()[1] != int(os.environ.get("MASTER_PORT", 0)):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+
+def _sockets() -> set[tuple[int, int]]:
+    found = set()
+    for name in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else []:
+        with suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                found.add((int(name), os.fstat(int(name)).st_ino))
+    return found

@@ -1,0 +1,112 @@
+"""What the processes of a run tell each other beside their groups, in a store that outlives them."""
+
+import json
+from datetime import timedelta
+from typing import Any
+
+from torch._C._distributed_c10d import PrefixStore, Store
+
+_PREFIX = "members"
+_ANSWER_SECONDS = 10.0
+
+Came = tuple[int | None, list[int]]
+"""Rank in the group before, and the steps after which the process has the state."""
+Decided = tuple[list[int], list[int], int | None]
+"""Members by rank, those in reserve, the step; see :class:`membership.Meeting`."""
+
+
+class RunStore:
+    """The records of a run in a store: one connection, for one thread.
+
+    An identity is a process's first rank. Every method raises DistError or ConnectionError when the store is gone.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = PrefixStore(_PREFIX, store)
+        self._store.set_timeout(timedelta(seconds=_ANSWER_SECONDS))
+
+    def begin(self, identity: int, card: str) -> bool:
+        """A process begins; whether one with its identity has begun before."""
+        before = self._store.check([f"alive {identity}"])
+        self._store.set(f"card {self._store.add('cards', 1)}", card)
+        self._store.set(f"alive {identity}", card)
+        return before
+
+    def begins_again(self, identity: int) -> None:
+        """The launcher has started a process with the identity of one that has ended."""
+        self._store.set(f"alive {identity}", "not yet")
+        self._store.set(f"ended {identity}", "no")
+
+    def end_of(self, identity: int) -> None:
+        """The launcher has seen it end: nobody waits for its signs of life."""
+        self._store.set(f"ended {identity}", "yes")
+        self._store.add("events", 1)
+
+    def has_ended(self, identity: int) -> bool:
+        return self._get(f"ended {identity}") == b"yes"
+
+    def cards(self) -> list[str]:
+        """What all processes have said of themselves that have ever begun."""
+        begun = self._store.add("cards", 0)
+        return [self._store.get(f"card {number}").decode() for number in range(1, begun + 1)]
+
+    def live(self, identity: int, beat: str) -> None:
+        self._store.set(f"alive {identity}", beat)
+
+    def beat_of(self, identity: int) -> bytes | None:
+        """Changes as long as it lives; None: it has not begun."""
+        return self._get(f"alive {identity}")
+
+    def wait(self, identity: int, beat: str) -> None:
+        self._store.set(f"reserve {identity}", beat)
+
+    def waiting_beat_of(self, identity: int) -> bytes | None:
+        """Changes as long as it is in reserve; None: it never was."""
+        return self._get(f"reserve {identity}")
+
+    def come(self, meeting: int, identity: int, brought: Came) -> None:
+        self._store.set(f"came {meeting} {identity}", json.dumps(brought))
+        self._store.add("events", 1)
+
+    def came(self, meeting: int, identity: int) -> Came | None:
+        """What it brought to the meeting; None: it has not come."""
+        found = self._get(f"came {meeting} {identity}")
+        if found is None:
+            return None
+        rank, steps = json.loads(found)
+        return rank, steps
+
+    def decide(self, meeting: int, decided: Decided) -> None:
+        """The first decision holds."""
+        self._store.compare_set(f"decided {meeting}", "", json.dumps(decided))
+        self._store.set("newest", str(meeting))
+
+    def decided(self, meeting: int) -> Decided | None:
+        found = self._get(f"decided {meeting}")
+        if found is None:
+            return None
+        members, reserve, step = json.loads(found)
+        return members, reserve, step
+
+    @property
+    def newest(self) -> int:
+        """The number of the last meeting; 0: there was none."""
+        return int(self._get("newest") or 0)
+
+    @property
+    def events(self) -> int:
+        """How often a process has ended or come to a meeting."""
+        return self._store.add("events", 0)
+
+    def end(self, outcome: Any) -> None:
+        """The run is over; the first outcome holds."""
+        self._store.compare_set("over", "", json.dumps(outcome))
+
+    @property
+    def outcome(self) -> Any:
+        """What :meth:`end` was given; None: the run is not over."""
+        found = self._get("over")
+        return None if found is None else json.loads(found)
+
+    def _get(self, key: str) -> bytes | None:
+        return self._store.get(key) if self._store.check([key]) else None

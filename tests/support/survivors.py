@@ -1,0 +1,152 @@
+"""Whole runs of several processes of which some are killed on the way, and the runs that they must equal to the bit."""
+
+import math
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from launch.local import loopback_store
+from simclr_dist.config import Config
+from simclr_dist.distributed.launchers import LOCAL
+from simclr_dist.distributed.processes import Processes
+from simclr_dist.distributed.run_store import RunStore
+from simclr_dist.distributed.watchdog import monitor, progress
+from simclr_dist.evaluation.online import OnlineEvaluation
+from simclr_dist.run.metrics_log import read_metrics
+from simclr_dist.run.writer import Saver
+from simclr_dist.training import step, trainer
+from simclr_dist.training.pretraining import pretrain
+from simclr_dist.training.trainer import Outcome
+from tests.support.processes import Running, pretrain_here, run_distributed
+
+
+class Death(NamedTuple):
+    """When a process kills itself."""
+
+    step: int
+    moment: str
+    """A key of :data:`MOMENTS`, or the label of a collective."""
+
+
+MOMENTS: dict[str, tuple[Any, str]] = {
+    "loading": (trainer, "next_batch"),
+    "forward": (step, "compute_gradients"),
+    "update": (step, "average_running_statistics"),  # after the optimizer's, before the running statistics'
+    "after the update": (step.TrainingStep, "after_update"),
+    "saving": (Saver, "_write"),
+    "look": (OnlineEvaluation, "after_step"),
+}
+"""Name -> the object and the name of the function in which the process dies."""
+
+
+def run_with_losses(
+    config: Config,
+    count: int,
+    deaths: dict[int, Death],
+    fate: signal.Signals = signal.SIGKILL,
+    *,
+    back_after: float | None = None,
+    slow: float = 0.0,
+) -> dict[int, Outcome | str]:
+    """The run, in ``count`` processes; how it ended in each that was not killed, or the error's message.
+
+    With ``fate`` SIGSTOP they go on when all others have ended.  ``back_after``: seconds after which those that were
+    killed begin again. ``slow``: seconds that each step takes longer.
+    """
+    store = loopback_store()
+    records = RunStore(store)
+    shared = {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
+        LOCAL: str(os.getpid()),
+    }  # fmt: skip
+
+    def start(rank: int, death: Death | None) -> Running:
+        return Running(1, _member, shared, rank, count, config, death, fate, slow)
+
+    running = [start(rank, deaths.get(rank)) for rank in range(count)]
+    ended: dict[int, float] = {}
+    stopped = {rank for rank in deaths if fate != signal.SIGKILL}
+    while len(ended.keys() | stopped) < count:
+        for rank, each in enumerate(running):
+            if rank not in ended and not each.processes[0].is_alive():
+                ended[rank] = time.monotonic()
+                records.end_of(rank)
+            killed = running[rank].processes[0].exitcode
+            if back_after is not None and killed and time.monotonic() > ended.get(rank, math.inf) + back_after:
+                running[rank] = start(rank, None)
+                records.begins_again(rank)
+                del ended[rank]
+        time.sleep(0.02)
+    for rank in stopped:
+        os.kill(running[rank].processes[0].pid or 0, signal.SIGCONT)
+    killed = {rank for rank, death in deaths.items() if rank not in stopped and running[rank].processes[0].exitcode}
+    return {rank: each.results()[0] for rank, each in enumerate(running) if rank not in killed}
+
+
+def _member(
+    shared: dict[str, str],
+    rank: int,
+    count: int,
+    config: Config,
+    death: Death | None,
+    fate: signal.Signals,
+    slow: float,
+) -> Any:
+    os.environ.update(shared)
+    monitor._OBSERVED_SECONDS = 0.75
+    trainer.next_batch = _later(trainer.next_batch, slow)
+    if death:
+        _will_die(death, fate)
+    try:
+        return pretrain(config, Processes(rank, count, rank, count))
+    except ValueError as error:
+        return str(error)
+
+
+def _later(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(seconds)
+        return function(*arguments)
+
+    return slowly
+
+
+def _will_die(death: Death, fate: signal.Signals) -> None:
+    def at(function: Callable[..., Any], *_: str) -> Callable[..., Any]:
+        def dying(*arguments: Any, **named: Any) -> Any:
+            # A thread saves while the step goes on.
+            if (arguments[-1] if death.moment == "saving" else progress.current().step) == death.step:
+                os.kill(os.getpid(), fate)
+            return function(*arguments, **named)
+
+        return dying
+
+    if death.moment in MOMENTS:
+        place, name = MOMENTS[death.moment]
+        setattr(place, name, at(getattr(place, name)))
+    else:
+        from simclr_dist.distributed import collectives
+
+        begin = collectives.begin_collective
+
+        def begin_collective(label: str) -> None:
+            if label == death.moment and progress.current().step == death.step:
+                os.kill(os.getpid(), fate)
+            begin(label)
+
+        collectives.begin_collective = begin_collective
+
+
+def resized_through_checkpoints(run: Path, config: Config, folder: Path) -> Path:
+    """The run folder of the same recipe, stopped and resumed wherever ``run`` went on with other processes."""
+    lines = read_metrics(run / "metrics.jsonl")
+    machine = replace(config.machine, run_dir=str(folder), on_lost_process="stop")
+    for processes, of_them in groupby(lines, key=lambda line: int(line["processes"])):
+        until = int(list(of_them)[-1]["step"])
+        run_distributed(processes, pretrain_here, replace(config, machine=replace(machine, stop_after_steps=until)))
+    return folder

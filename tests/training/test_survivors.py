@@ -1,0 +1,62 @@
+"""A run whose processes are killed one after the other goes on, and is the run that was resized at the same steps."""
+
+import signal
+from pathlib import Path
+
+from simclr_dist.config import Config
+from simclr_dist.run.metrics_log import read_metrics
+from tests.support.processes import assert_bit_equal, final_state, losses, tiny_config
+from tests.support.survivors import Death, resized_through_checkpoints, run_with_losses
+
+STEPS = 7
+STEPS_TO_COME_BACK = 25
+MOCO_IN_CHUNKS = (
+    "recipe.method.name=moco", "recipe.method.queue_keys=64", "recipe.batch_norm_group_images=8",
+    "machine.images_per_chunk=8",
+)  # fmt: skip
+
+
+def config_of(folder: Path, *overrides: str) -> Config:
+    return tiny_config(
+        folder, "recipe.batch_norm_group_images=16", f"machine.stop_after_steps={STEPS}", "machine.save_every_steps=2",
+        "machine.on_lost_process=go_on", "machine.device=cpu", *overrides,
+    )  # fmt: skip
+
+
+def assert_same_run(run: Path, config: Config, folder: Path) -> list[int]:
+    """As one resized at the same steps, to the bit; the number of processes of each step."""
+    other = resized_through_checkpoints(run, config, folder)
+    assert losses(run) == losses(other)
+    assert len(losses(run)) == config.machine.stop_after_steps
+    one, same = final_state(run), final_state(other)
+    for part in ("model", "optimizer", "scaler", "anomalies", "step"):
+        assert_bit_equal(one[part], same[part], part)
+    return [int(line["processes"]) for line in read_metrics(run / "metrics.jsonl")]
+
+
+def test_killed_processes_leave_no_trace_in_weights_queue_losses_or_metrics(tmp_path):
+    config = config_of(tmp_path, *MOCO_IN_CHUNKS)
+    # Process 3, in reserve after the first loss, takes the place of process 2; after the third it is alone.
+    deaths = {1: Death(2, "forward"), 2: Death(4, "update"), 0: Death(6, "the agreement at the start of a step")}
+    ended = run_with_losses(config, 4, deaths)
+    assert set(ended) == {3}
+    assert ended[3].is_first
+    assert assert_same_run(tmp_path / "run", config, tmp_path / "resized") == [4, 2, 2, 2, 2, 1, 1]
+
+
+def test_a_process_that_comes_back_is_taken_in_and_the_run_grows_again(tmp_path):
+    config = config_of(tmp_path, f"machine.stop_after_steps={STEPS_TO_COME_BACK}")
+    ended = run_with_losses(config, 4, {0: Death(4, "saving")}, back_after=5, slow=0.3)
+    assert set(ended) == {0, 1, 2, 3}
+    assert [outcome for outcome in ended.values() if isinstance(outcome, str)] == []
+    counts = assert_same_run(tmp_path / "run", config, tmp_path / "resized")
+    assert sorted(set(counts)) == [2, 4]
+    assert counts[:2] == [4, 4]
+    assert counts[-1] == 4
+
+
+def test_a_process_that_hangs_is_left_behind_and_writes_nothing_when_it_wakes(tmp_path):
+    config = config_of(tmp_path, "machine.collective_timeout_seconds=4")
+    ended = run_with_losses(config, 2, {0: Death(4, "rows of the loss")}, signal.SIGSTOP)
+    assert "the run goes on without this process" in ended[0]
+    assert assert_same_run(tmp_path / "run", config, tmp_path / "resized") == [2, 2, 2, 1, 1, 1, 1]
