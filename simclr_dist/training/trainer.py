@@ -17,6 +17,7 @@ from simclr_dist.data.loading.ffcv_steps import load_views
 from simclr_dist.data.loading.one_ahead import on_device
 from simclr_dist.data.loading.order import build_order
 from simclr_dist.data.sources.named import open_for_pretraining
+from simclr_dist.data.sources.shards.settings import use_shard_settings
 from simclr_dist.data.sources.summary import summary
 from simclr_dist.distributed.agreement import all_or_none
 from simclr_dist.distributed.collectives import gather_objects, maximum
@@ -101,10 +102,11 @@ class Trainer:
         self.config, self.processes, self.device = config, processes, device
         self.cores = cores
         refuse_other_configs(config)
+        use_shard_settings(machine.shards)
         opening = f"opening the images of recipe.data ({recipe.data.source} {recipe.data.path})"
         with said_when_slow(opening, write=log.info, active=processes.is_first), all_or_none():
             self.source = open_for_pretraining(recipe)
-            self.order = build_order(recipe, len(self.source))
+            self.order = build_order(recipe, self.source)
             self.online = OnlineEvaluation(recipe, machine, self.order.steps_per_epoch, device, cores=cores)
         self.folder = RunFolder(config, self.source, lock)
         self.schedule = build_schedule(recipe, self.order)

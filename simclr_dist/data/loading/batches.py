@@ -12,10 +12,11 @@ from torch.utils.data import Dataset
 from simclr_dist.config import Config, Recipe
 from simclr_dist.config.registry import method_class
 from simclr_dist.data.loading.batch import Batch
-from simclr_dist.data.loading.order import SampleOrder
+from simclr_dist.data.loading.order import SampleOrder, ShardOrder
 from simclr_dist.data.rendering.masks import render_masks
 from simclr_dist.data.rendering.renderers import RENDERERS, Renderer
 from simclr_dist.data.sources.base import IGNORED, BrokenImageError, ImageSource, with_masks
+from simclr_dist.data.sources.shards.source import ShardSource
 from simclr_dist.data.sources.times import frames_of_group, times_of
 from simclr_dist.data.views.color_choices import choices_of
 from simclr_dist.data.views.groups import DrawnGroup, draw_groups
@@ -61,6 +62,8 @@ class ViewBatches(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         epoch = self.order.epoch(step)
+        if isinstance(self.source, ShardSource) and isinstance(self.order, ShardOrder):
+            self.source.will_read(self.order.shards_from(step), self.order.window(step))
         own = self._read_all(self.samples(step), epoch)
         groups = draw_groups(self.recipe, epoch, own.samples)
         shown = self._shown(own, epoch)
@@ -146,6 +149,9 @@ class ViewBatches(Dataset[Batch]):
         id) alone, so that all machines agree. What was met broken is added to ``broken``."""
         draws = None
         tried = sample
+        first, count = 0, len(self.source)
+        if isinstance(self.source, ShardSource):
+            first, count = self.source.substitutes(sample)
         for attempt in range(SUBSTITUTES + 1):
             try:
                 if self.masks and (source := with_masks(self.source)):
@@ -158,7 +164,7 @@ class ViewBatches(Dataset[Batch]):
                 ids = np.array([sample], dtype=np.int64)
                 draws = random_words(self.recipe.seed, Purpose.SUBSTITUTE, epoch, ids, 0, SUBSTITUTES)[0]
             if attempt < SUBSTITUTES:
-                tried = int(draws[attempt]) % len(self.source)
+                tried = first + int(draws[attempt]) % count
         broken.append((ALL_BROKEN, f"{SUBSTITUTES} substitutes in a row were broken too"))
         no_mask = [torch.full((1, 1), IGNORED, dtype=torch.uint8)] if self.masks else []
         return sample, torch.zeros(3, 1, 1, dtype=torch.uint8), no_mask
