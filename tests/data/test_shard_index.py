@@ -234,3 +234,10 @@ def test_a_flipped_byte_is_refused_by_shard_and_sample(tmp_path):
     assert source.content(0) == picture(0)
     with pytest.raises(UserError, match=r"s-000\.tar: 000001\.png is not what was indexed"):
         source.read(1)
+
+
+def test_a_folder_of_something_else_is_not_written_into(tmp_path):
+    write_shards(tmp_path / "tars", [1])
+    (tmp_path / "photos" / "cats").mkdir(parents=True)
+    with pytest.raises(UserError, match="photos: is something else than an index"):
+        indexed(tmp_path / "tars", tmp_path / "photos")

@@ -21,7 +21,6 @@ import numpy as np
 
 from simclr_dist.data.sources.beton.parallel import end_with
 from simclr_dist.data.sources.shards.index import Part, Shard, ShardIndex, is_index, read_index, write_index
-from simclr_dist.data.sources.shards.local import LocalStore
 from simclr_dist.data.sources.shards.place import Stamp, Store, is_remote
 from simclr_dist.data.sources.shards.samples import as_column, read_samples
 from simclr_dist.data.sources.shards.store import open_store, stamps
@@ -33,6 +32,8 @@ from simclr_dist.storage.reading import cannot_be_read
 from simclr_dist.terminal import printable
 
 _PARTS = "parts"
+_OWN = re.compile(r"index\.json|parts|columns_\w+|pretrain|train|test|\..*")
+"""Names in an index's folder."""
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
@@ -85,9 +86,7 @@ def index_shards(
         UserError: there are no shards, one is no plain whole tar, a server does not answer, or ``out`` is no index.
     """
     root, names = find_shards(places, wait_seconds)
-    if out.exists() and not (
-        out.is_dir() and (is_index(out) or all((out / name).is_dir() for name in os.listdir(out)))
-    ):
+    if out.exists() and not (out.is_dir() and all(_OWN.fullmatch(name) for name in os.listdir(out))):
         raise UserError(f"{printable(str(out))}: is something else than an index; give the name of a new folder")
     store = open_store(root, wait_seconds)
     say(f"{len(names):,} shards below {root}: asking for their sizes")
@@ -257,7 +256,7 @@ def _below(place: str) -> Iterator[str]:
         elif os.path.exists(full):
             yield full
         else:
-            raise LocalStore("").error(full, FileNotFoundError(2, os.strerror(2)))
+            raise UserError(f"{printable(path)}: no such file or folder; give tar files or a folder of them")
 
 
 def _below_url(place: str, wait_seconds: float) -> Iterator[str]:
