@@ -14,8 +14,8 @@ of 1.5 times the bytes that reading from the disk takes, in turns.
 
 import argparse
 import json
+import multiprocessing
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -96,10 +96,12 @@ def walk(folder: Path, location: str, every: int, rank: int, processes: int, fir
         for step in range(first, order.steps_per_epoch):
             source.will_read(order.shards_from(step), order.window(step))
             own = read[step * BATCH + rank * share :][:share]
-            for row, sample in enumerate(order.samples(step, rank, processes).tolist()):
-                number = int(source.content(sample)) if sample % every == 0 else sample
-                assert own[row] in (-1, number), "read again after a kill it is another one"
-                own[row] = number
+            samples = order.samples(step, rank, processes)
+            numbers = samples.copy()
+            for row in np.flatnonzero(samples % every == 0).tolist():
+                numbers[row] = int(source.content(int(samples[row])))
+            assert (numbers == np.where(own == -1, numbers, own)).all(), "read again after a kill it is another one"
+            own[:] = numbers
             (folder / f"done_{rank}").write_text(str(step + 1))
             if step % 10 == 9:
                 memory.write(json.dumps([step, *memory_here()]) + "\n")
@@ -132,31 +134,24 @@ def measure_order(folder: Path, samples: int, shards: int, every: int) -> None:
         quarter, most, began = order.steps_per_epoch // 4, 0, time.monotonic()
         cache = source.cache
         assert cache
-        first = 0
+        first, context = 0, multiprocessing.get_context("fork")
         for processes, until in ((4, quarter), (2, 2 * quarter), (3, 3 * quarter), (4, order.steps_per_epoch)):
             for path in folder.glob("done_*"):
                 path.unlink()
             walkers = [
-                subprocess.Popen(
-                    [
-                        sys.executable,
-                        __file__,
-                        "walk",
-                        str(folder),
-                        server.url,
-                        *map(str, (every, rank, processes, first)),
-                    ]
-                )
+                context.Process(target=walk, args=(folder, server.url, every, rank, processes, first))
                 for rank in range(processes)
             ]
+            for walker in walkers:
+                walker.start()
             while (done := done_by_all(folder, processes)) < until:
                 most = max(most, cache.used_bytes())
-                assert all(walker.poll() in (None, 0) for walker in walkers)
+                assert all(walker.exitcode in (None, 0) for walker in walkers)
                 time.sleep(0.05)
             for walker in walkers:
                 if until < order.steps_per_epoch:
-                    walker.send_signal(signal.SIGKILL)
-                walker.wait()
+                    walker.kill()
+                walker.join()
             how = "killed" if until < order.steps_per_epoch else "ended"
             print(
                 f"{processes} processes from step {first} to {done}, {how}, {time.monotonic() - began:.0f} s",
@@ -329,17 +324,11 @@ def main() -> None:
     rates.add_argument("--seconds", type=float, default=20.0)
     rates.add_argument("--rounds", type=int, default=3)
     rates.add_argument("--workers", type=int, default=1)
-    walker = kinds.add_parser("walk")
-    walker.add_argument("folder", type=Path)
-    walker.add_argument("location")
-    walker.add_argument("numbers", type=int, nargs=4)
     given = parser.parse_args()
     if given.what == "order":
         measure_order(given.folder, given.samples, given.shards, given.every)
-    elif given.what == "rate":
-        measure_rates(given.folder, given.images, given.seconds, given.rounds, given.workers)
     else:
-        walk(given.folder, given.location, *given.numbers)
+        measure_rates(given.folder, given.images, given.seconds, given.rounds, given.workers)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from simclr_dist.config import to_yaml
 from simclr_dist.config.recipe import Data
 from simclr_dist.config.shards import Shards
 from simclr_dist.data.sources.named import open_source
 from simclr_dist.data.sources.shards import indexing
 from simclr_dist.data.sources.shards.index import read_index
-from simclr_dist.data.sources.shards.settings import use_shard_settings
+from simclr_dist.data.sources.shards.settings import shard_settings, use_shard_settings, use_shard_settings_of
 from simclr_dist.data.sources.shards.tar import Position, members
 from simclr_dist.errors import UserError
+from tests.support.processes import tiny_config
 from tests.support.shards import indexed, picture, write_shards, write_tar
 
 LONG = "folder/" * 30 + "name" * 20 + ".png"
@@ -241,3 +243,16 @@ def test_a_folder_of_something_else_is_not_written_into(tmp_path):
     (tmp_path / "photos" / "cats").mkdir(parents=True)
     with pytest.raises(UserError, match="photos: is something else than an index"):
         indexed(tmp_path / "tars", tmp_path / "photos")
+
+
+def test_a_run_that_is_looked_at_brings_its_own_settings_and_another_one_changes_none(tmp_path):
+    use_shard_settings(Shards(wait_seconds=7))
+    try:
+        use_shard_settings_of(tmp_path)
+        assert shard_settings().wait_seconds == 7
+        config = tiny_config(tmp_path, "machine.shards.location=/nvme")
+        (tmp_path / "config.yaml").write_text(to_yaml(config))
+        use_shard_settings_of(tmp_path)
+        assert shard_settings() == config.machine.shards != Shards()
+    finally:
+        use_shard_settings(Shards())

@@ -67,6 +67,16 @@ def test_a_window_is_read_to_its_end_before_the_next_one_begins():
     assert at == 50
 
 
+def test_windows_of_one_size_are_permuted_each_in_its_own_way():
+    order = shard_order([8] * 6, 1)
+    told = list(islice(order.shards_from(0), 6))
+    place = {shard: number % WINDOW * 8 for number, shard in enumerate(told)}
+    samples = epoch_of(order, 0)
+    within = [place[sample // 8] + sample % 8 for sample in samples.tolist()]
+    assert sorted(within[:24]) == sorted(within[24:]) == list(range(24))
+    assert within[:24] != within[24:]
+
+
 def test_what_is_told_to_come_holds_what_the_steps_read_into_the_next_epoch():
     order = shard_order(COUNTS, 10)
     for step in range(8):

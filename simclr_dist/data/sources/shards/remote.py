@@ -12,7 +12,7 @@ from simclr_dist.errors import UserError, first_line
 
 SILENT_SECONDS = 30.0
 """A connection that says nothing for so long is given up, and another tried."""
-_BLOCK_BYTES = 4 << 20
+_BLOCK_BYTES, _LEAST_BYTES = 4 << 20, 1 << 16
 _MARKS = ("ETag", "etag", "md5Hash", "Last-Modified", "LastModified", "mtime", "updated")
 Found = TypeVar("Found")
 
@@ -67,10 +67,10 @@ class RemoteStore:
         return self._patiently(url, ask)
 
     def content(self, name: str, size: int) -> Iterator[bytes]:
-        at, patience = 0, Patience(self.url(name), self.wait_seconds)
+        at, step, patience = 0, _BLOCK_BYTES, Patience(self.url(name), self.wait_seconds)
         while at < size:
             try:
-                for part in self._from(self.url(name), at, size):
+                for part in self._from(self.url(name), at, size, step):
                     at += len(part)
                     patience.came()
                     yield part
@@ -79,6 +79,8 @@ class RemoteStore:
             except UserError:
                 raise
             except Exception as error:  # of fsspec's many implementations; GeneratorExit is none
+                if isinstance(error, TimeoutError):  # a slow line, perhaps, that does not bring so much in time
+                    step = max(_LEAST_BYTES, step // 4)
                 patience.after(error)
         if at > size:
             raise UserError(f"{self.url(name)}: has more than {size} bytes: it was replaced; index again")
@@ -90,22 +92,14 @@ class RemoteStore:
             return self._patiently(url, lambda: b"".join(_of_http(files, url, start, end)))
         return self._patiently(url, lambda: _cat(files, url, start, end))
 
-    def _from(self, url: str, at: int, size: int) -> Iterator[bytes]:
+    def _from(self, url: str, at: int, size: int, step: int) -> Iterator[bytes]:
         files = self._files()
         if _is_http(files):
             yield from _of_http(files, url, at, size)
             return
-        step = _BLOCK_BYTES
         while at < size:
             end = min(size, at + step)
-            try:
-                part = _cat(files, url, at, end)
-            except Exception as error:
-                # A slow line does not bring so much in time: ask for less.
-                if not isinstance(error, TimeoutError) or step <= 1 << 16:
-                    raise
-                step //= 4
-                continue
+            part = _cat(files, url, at, end)
             if len(part) != end - at:
                 raise EOFError(f"{len(part)} of {end - at} bytes came")
             at = end

@@ -2,9 +2,14 @@
 
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from simclr_dist.config.shards import Shards
+from simclr_dist.storage.yaml_text import load_yaml
 
 _settings = Shards()
 
@@ -18,6 +23,13 @@ def use_shard_settings(shards: Shards) -> None:
 def shard_settings() -> Shards:
     """What was given last, else the defaults."""
     return _settings
+
+
+def use_shard_settings_of(run_dir: Path) -> None:
+    """Take those of a run that is looked at; where it has none that can be read, what counts now stays."""
+    with suppress(OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        content: Any = load_yaml((run_dir / "config.yaml").read_text(encoding="utf-8"))
+        use_shard_settings(Shards(**content["machine"]["shards"]))
 
 
 def cache_folder(shards: Shards) -> Path:
