@@ -270,7 +270,7 @@ def measure_rates(folder: Path, images: int, seconds: float, rounds: int, worker
     import s3fs
     from moto.server import ThreadedMotoServer
 
-    tars, per_shard = folder / "photographs", 250
+    tars, per_shard = folder / "photographs", 50
     if not tars.exists():
         for shard in range(images // per_shard):
             numbers = range(shard * per_shard, (shard + 1) * per_shard)

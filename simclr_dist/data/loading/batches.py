@@ -1,6 +1,7 @@
 """Batches of views by step number: the position in the data is the step and nothing else."""
 
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,8 @@ from simclr_dist.data.views.view_geometry import geometry_of
 from simclr_dist.random.philox import Purpose, random_words
 
 SUBSTITUTES = 32
+WINDOWS_AHEAD = 4
+"""Of shards, the present one among them: more are not fetched ahead, whatever room there is."""
 ALL_BROKEN = -1
 """In place of the sample id in ``Batch.broken``: an image that was replaced by nothing."""
 
@@ -63,7 +66,8 @@ class ViewBatches(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         epoch = self.order.epoch(step)
         if isinstance(self.source, ShardSource) and isinstance(self.order, ShardOrder):
-            self.source.will_read(self.order.shards_from(step), self.order.window(step))
+            ahead = islice(self.order.shards_from(step), WINDOWS_AHEAD * self.order.window_shards)
+            self.source.will_read(ahead, self.order.window(step))
         own = self._read_all(self.samples(step), epoch)
         groups = draw_groups(self.recipe, epoch, own.samples)
         shown = self._shown(own, epoch)

@@ -43,7 +43,6 @@ class ShardSource:
         self.remarks = [f"in {len(index.shards):,} shards below {printable(store.root)}"]
         self.remarks += [f"left out: {left_out:,} keys without an image"] if left_out else []
         self._files: OrderedDict[int, int] = OrderedDict()
-        self._files_of = os.getpid()
         self._window: object = None
         self._plan: list[int] = []
         self._planned: frozenset[int] = frozenset()
@@ -89,22 +88,25 @@ class ShardSource:
         """Fetch ahead what comes: the shards of a window and those after it, as far as the cache holds them.
 
         Args:
-            shards: in the order in which they are wanted, without end.
+            shards: in the order in which they are wanted.
             window: names the window; nothing is done while it stays the same.
         """
         here = (os.getpid(), window)  # a copy of this process has no thread and no list yet
         if self.cache is None or here == self._window:
             return
         self._window = here
-        plan: list[int] = []
+        plan: dict[int, None] = {}
         room = self.cache.limit_bytes
         for shard in shards:
+            if shard in plan:  # the next epoch has begun
+                if len(plan) == len(self.index.shards):
+                    break
+                continue
             room -= self.index.shards[shard].size
-            if room < 0 or len(plan) == len(self.index.shards):
+            if room < 0:
                 break
-            if shard not in plan:
-                plan.append(shard)
-        self._take(plan)
+            plan[shard] = None
+        self._take(list(plan))
 
     def content(self, sample: int) -> bytes:
         """The bytes of an image as they were indexed.
@@ -239,8 +241,6 @@ class ShardSource:
 
     def _local(self, shard: int, start: int, size: int) -> bytes:
         assert isinstance(self.store, LocalStore)
-        if self._files_of != os.getpid():  # the parent's, at its own places of use
-            self._files, self._files_of = OrderedDict(), os.getpid()
         facts = self.index.shards[shard]
         try:
             if shard not in self._files:
