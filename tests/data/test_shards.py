@@ -316,6 +316,8 @@ def test_a_server_that_stays_away_ends_the_run_after_the_stated_time(shards, imp
         ):
             batches(found)[0]
         assert time.monotonic() - began >= 1
+        with pytest.raises(UserError, match=r"nothing came .*answers 503"):
+            opened(shards, server, wait_seconds=1)
         server.is_down = False
         (shards / "s-003.tar").unlink()
         with pytest.raises(UserError, match=r"s-003\.tar: .*404.*is it still there"):

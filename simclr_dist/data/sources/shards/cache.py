@@ -115,10 +115,11 @@ class ShardCache:
         part = self._path(layout, "part")
         try:
             yield fetch
-            if fetch.written == size:
-                part.rename(self._path(layout))
-            else:
-                part.unlink()
+            with self._locked():  # who counts what is here would count it twice or not at all
+                if fetch.written == size:
+                    part.rename(self._path(layout))
+                else:
+                    part.unlink()
         except BaseException:
             with suppress(OSError):
                 part.unlink()
@@ -133,6 +134,10 @@ class ShardCache:
 
     def used_bytes(self) -> int:
         """What the shards take, those that are being fetched at their full size."""
+        with self._locked():
+            return self._used()
+
+    def _used(self) -> int:
         return sum(size for _, size, _ in self._files())
 
     def _begin(self, layout: str, size: int, ahead: bool) -> "Refused | int":
@@ -150,7 +155,7 @@ class ShardCache:
         if ahead and fetched >= FETCHED_AHEAD_AT_ONCE:
             return Refused(is_being_fetched=False)
         victims = self._victims(layout, ahead)
-        used = self.used_bytes()
+        used = self._used()
         while used + size > self.limit_bytes:
             if (freed := _remove_first(victims)) is None:
                 return Refused(is_being_fetched=False)
@@ -173,7 +178,7 @@ class ShardCache:
                     return Refused(is_being_fetched=False)
                 raise UserError(
                     f"machine.shards.cache_folder: no room for a shard of {show_bytes(size)} in "
-                    f"{printable(str(self.folder))}, which holds {show_bytes(self.used_bytes())}: the disk is full; "
+                    f"{printable(str(self.folder))}, which holds {show_bytes(self._used())}: the disk is full; "
                     "make room, choose another folder, or lower machine.shards.cache_gigabytes"
                 ) from error
 

@@ -22,7 +22,7 @@ from simclr_dist.data.sources.shards.samples import Label
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.storage.atomic import write_atomically
 from simclr_dist.storage.reading import cannot_be_read
-from simclr_dist.terminal import printable
+from simclr_dist.terminal import printable, typed
 
 VERSION = 1
 NAME = "index.json"
@@ -92,6 +92,10 @@ class ShardIndex:
         """A sample's name within its shard."""
         start = int(self.ends[sample - 1]) if sample else 0
         return os.fsdecode(self.names[start : int(self.ends[sample])].tobytes())
+
+    def command(self) -> str:
+        """What brings the index up to date."""
+        return typed("data", "index", self.root, self.folder, "--labels", self.labels_from)
 
     def part(self, number: int) -> Part:
         """What was indexed of a shard."""

@@ -84,7 +84,7 @@ def _number_over_both(index: ShardIndex, other: ShardIndex) -> None:
 def _compare(index: ShardIndex, store: Store) -> None:
     """Refuse shards of another size than they were indexed with, and of another stamp where they were indexed."""
     is_same_place = store.root.rstrip("/") == index.root.rstrip("/")
-    again = typed("data", "index", index.root, index.folder)
+    again = index.command()
     for shard, now in zip(index.shards, stamps(store, [shard.name for shard in index.shards]), strict=True):
         where = printable(f"{store.root}/{shard.name}")
         if now.size != shard.size:

@@ -35,6 +35,7 @@ class Patience:
         Raises:
             UserError: no try would help, or the time is over.
         """
+        error = _said_by_server(error)
         if not may_pass(error):
             raise UserError(f"{self.what}: {in_words(error)}; {_cure(error)}") from error
         waited = time.monotonic() - self._since
@@ -72,6 +73,13 @@ def in_words(error: BaseException) -> str:
     name = "no answer in time" if isinstance(error, TimeoutError) and not said else type(error).__name__
     text = f"{name}: {first_line(Exception(said))}" if said else name
     return printable(f"the server answers {code} ({said})" if code else text)
+
+
+def _said_by_server(error: Exception) -> Exception:
+    # fsspec says of every server that cannot be asked for a file's size that there is no such file.
+    while isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return error
 
 
 def _status(error: BaseException) -> int | None:

@@ -21,7 +21,7 @@ from simclr_dist.data.sources.shards.index import ShardIndex
 from simclr_dist.data.sources.shards.local import LocalStore
 from simclr_dist.data.sources.shards.place import Store
 from simclr_dist.errors import UserError
-from simclr_dist.terminal import printable, typed
+from simclr_dist.terminal import printable
 from simclr_dist.units import show_bytes
 
 _OPEN_FILES = 64
@@ -127,7 +127,7 @@ class ShardSource:
         raise UserError(
             f"{self.shard_at(sample)}: {printable(self.index.member(sample))} is not what was indexed (its CRC-32 "
             f"differs): damaged or replaced; bring the shard again, or index it as it is: "
-            f"{typed('data', 'index', self.index.root, self.index.folder)}"
+            f"{self.index.command()}"
         )
 
     def read(self, sample: int) -> Tensor:
