@@ -50,6 +50,7 @@ setup(
     extras_require={
         "ffcv": ["ffcv>=1.0.2"],
         "parquet": ["pyarrow>=15"],
+        "shards": ["fsspec>=2024.2", "aiohttp>=3.9"],
         "video": ["av>=14"],
         "slurm": ["submitit>=1.5,<1.6"],
         "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5", "timm>=1.0"],
@@ -58,7 +59,9 @@ setup(
         "bench": ["lightly>=1.5", "torch-optimizer>=0.3"],
         "dev": [
             "av>=14",
+            "aiohttp>=3.9",
             "build",
+            "fsspec>=2024.2",
             "hypothesis",
             "mlflow-skinny>=3.0",
             "mypy",

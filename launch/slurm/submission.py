@@ -151,6 +151,7 @@ def check(configs: Sequence[Config], wanted: Resources, *, data: bool = True) ->
             GPUs' memory.
     """
     from simclr_dist.data.sources.named import open_for_pretraining
+    from simclr_dist.data.sources.shards.settings import use_shard_settings
     from simclr_dist.data.sources.summary import say_what_was_found, summary
     from simclr_dist.run.checkpoint import by_age
     from simclr_dist.run.same_recipe import refuse_folder_of_other
@@ -163,11 +164,12 @@ def check(configs: Sequence[Config], wanted: Resources, *, data: bool = True) ->
         weights = config.recipe.initial.weights
         if data and weights and not Path(weights).exists() and not by_age(Path(config.machine.run_dir) / "checkpoints"):
             raise UserError(f"recipe.initial.weights: {weights}: no such file or run folder")
-    opened = {_images_of(config): config.recipe for config in configs}
+    opened = {_images_of(config): config for config in configs}
     counts, found = {}, []
-    for key, recipe in opened.items() if data else ():
-        source = open_for_pretraining(recipe)
-        found.append(summary(source, recipe.data.source))
+    for key, config in opened.items() if data else ():
+        use_shard_settings(config.machine.shards)
+        source = open_for_pretraining(config.recipe)
+        found.append(summary(source, config.recipe.data.source))
         counts[key] = len(source)
     if wanted.gpu_memory and counts:
         from simclr_dist.planning.answer import refuse_too_large

@@ -1,4 +1,4 @@
-"""``simclr-dist data``: .beton files written, checked, described, sealed; the loader measured."""
+"""``simclr-dist data``: .beton files written, checked, described, sealed; shards indexed; the loader measured."""
 
 import signal
 import sys
@@ -10,7 +10,9 @@ import click
 
 from simclr_dist.cli.options import with_config, with_debug, with_overrides
 from simclr_dist.config import load_config
+from simclr_dist.config.shards import LABELS, Shards
 from simclr_dist.data.sources.beton.encoding import CHROMA, MODES, Encoding, default_max_side
+from simclr_dist.data.sources.shards.settings import use_shard_settings
 from simclr_dist.progress_bar import showing_progress, ticking
 from simclr_dist.terminal import say
 
@@ -21,7 +23,7 @@ _beton = click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 @click.group(no_args_is_help=True)
 @with_debug
 def data() -> None:
-    """Data sets in one file, as FFCV's .beton, and the speed of the loader."""
+    """Data sets in one file, as FFCV's .beton, or in tar files, and the speed of the loader."""
 
 
 @data.command()
@@ -73,6 +75,7 @@ def write(
     from simclr_dist.distributed.cores import usable_cores
 
     signal.signal(signal.SIGTERM, _exit)
+    use_shard_settings(loaded.machine.shards)
     source = open_source(recipe.data, split)
     say_what_was_found(summary(source, recipe.data.source))
     if with_masks(source):
@@ -142,6 +145,49 @@ def seal(file: Path) -> None:
 
 
 @data.command()
+@click.argument("shards", metavar="SHARDS...", nargs=-1, required=True)
+@click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
+@click.option(
+    "--labels",
+    type=click.Choice(LABELS),
+    default="auto",
+    show_default=True,
+    help="auto: KEY.cls, else KEY.json's label, cls or class; folder: the first folder of an image's name.",
+)
+@click.option("--workers", type=click.IntRange(min=0), help="Shards that are read at once.  [default: one a core]")
+@click.option(
+    "--wait-seconds",
+    type=click.IntRange(min=1),
+    default=Shards.wait_seconds,
+    show_default=True,
+    help="How long a server that does not answer is waited for.",
+)
+@with_debug
+def index(shards: tuple[str, ...], out: Path, labels: str, workers: int | None, wait_seconds: int) -> None:
+    """Read tar files (SHARDS: files, folders, URLs, patterns as {000..146}) once, their index into the folder OUT.
+
+    Images are the members KEY.jpg, KEY.png and so on; recipe.data.source=webdataset recipe.data.path=OUT reads them.
+    A pass that was ended goes on, and a later one reads what has changed.
+    """
+    from simclr_dist.data.sources.shards.indexing import index_shards
+    from simclr_dist.distributed.cores import usable_cores
+
+    signal.signal(signal.SIGTERM, _exit)
+    found = index_shards(
+        shards,
+        out,
+        labels,
+        workers=usable_cores() if workers is None else workers,
+        wait_seconds=wait_seconds,
+        say=lambda line: say(line, err=True),
+    )
+    left_out = sum(shard.left_out for shard in found.shards)
+    labelled = f"of {len(found.classes):,} classes" if found.classes else "without labels"
+    remark = f"; left out: {left_out:,} keys without an image" if left_out else ""
+    say(f"{out}: {len(found):,} images {labelled} in {len(found.shards):,} shards{remark}; {found.fingerprint[:16]}")
+
+
+@data.command()
 @with_config
 @click.option("--images", type=click.IntRange(min=1), default=256, show_default=True, help="For the stages' times.")
 @click.option("--seconds", type=click.FloatRange(min=0), default=10.0, show_default=True, help="For the loader's rate.")
@@ -161,9 +207,10 @@ def bench(config: str, overrides: tuple[str, ...], images: int, seconds: float) 
     from simclr_dist.data.sources.summary import say_what_was_found, summary
     from simclr_dist.distributed.cores import usable_cores, worker_count
 
+    use_shard_settings(loaded.machine.shards)
     source = open_source(loaded.recipe.data)
     say_what_was_found(summary(source, loaded.recipe.data.source))
-    batches = build_batches(loaded, source, build_order(loaded.recipe, len(source)))
+    batches = build_batches(loaded, source, build_order(loaded.recipe, source))
     workers = worker_count(loaded.machine.loader_workers, usable_cores())
     is_ffcv = isinstance(source, FfcvSource)
     with ticking("ffcv compiles, in each process") if is_ffcv else nullcontext():

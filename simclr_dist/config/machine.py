@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from simclr_dist.config.fields import number, one_of
+from simclr_dist.config.shards import Shards
 from simclr_dist.config.tracking import Tracking
 
 STOP, GO_ON = ON_LOST_PROCESS = ("stop", "go_on")
@@ -80,5 +81,7 @@ class Machine:
     """NHWC memory layout, faster for convolutions on GPUs with tensor cores."""
     deterministic: bool = True
     """Deterministic kernels, so that a resumed run is equal to the bit on the same machine."""
+    shards: Shards = field(default_factory=Shards)
+    """Tar files of source `webdataset`."""
     tracking: Tracking = field(default_factory=Tracking)
     """Weights & Biases and MLflow."""

@@ -26,6 +26,7 @@ SOURCES = (
     "imagenet",
     "beton",
     "ffcv",
+    "webdataset",
     "frames",
     "videos",
 )
@@ -44,7 +45,7 @@ class Data:
     path: str = ""
     """Folder of the data set. A place, not a content: a resumed run may find the same images elsewhere. For `beton`
     and `ffcv`: a file, or a folder with train.beton and test.beton (pretraining prefers pretrain.beton when it is
-    there)."""
+    there). For `webdataset`: the folder of an index (`simclr-dist data index`), or one with `train` and `test`."""
     image_size: int = number(224, low=8)
     """Side of a view in pixels."""
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
@@ -57,6 +58,9 @@ class Data:
     apply_orientation: bool = True
     """Turn an image as its EXIF orientation says. A phone stores a portrait photo lying and notes how it was held, and
     every viewer turns it. false: the pixels as they are stored (as versions before, and torchvision's own readers)."""
+    window_shards: int = number(16, low=1)
+    """Of `webdataset`: how many shards the batches of a while are drawn from. More mix better, and need a larger
+    cache."""
     labelled_images: int = number(0, low=0)
     """Of a source with masks: how many images keep theirs in pretraining, those whose names have the smallest SHA-256,
     so fewer are always among more. 0: all."""

@@ -15,19 +15,26 @@ from simclr_dist.random.philox import Purpose, random_words
 _ROUNDS = 12
 
 
-def permute(positions: NDArray[np.int64], size: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The sample ids at some positions of the permutation of ``range(size)`` that belongs to (seed, epoch)."""
+def permute(
+    positions: NDArray[np.int64], size: int, seed: int, epoch: int, purpose: Purpose = Purpose.ORDER, number: int = 0
+) -> NDArray[np.int64]:
+    """The sample ids at some positions of the permutation of ``range(size)`` that belongs to (seed, epoch).
+
+    Each ``purpose`` has permutations of its own, and of these each ``number``.
+    """
+    keys = _round_keys(seed, epoch, purpose, number)
     values = np.array(positions, dtype=np.uint64)
     walking = np.arange(len(values))
     while len(walking):
-        values[walking] = _feistel(values[walking], max(2, (size - 1).bit_length()), _round_keys(seed, epoch))
+        values[walking] = _feistel(values[walking], max(2, (size - 1).bit_length()), keys)
         walking = walking[values[walking] >= size]
     return values.astype(np.int64)
 
 
 @lru_cache(maxsize=8)
-def _round_keys(seed: int, epoch: int) -> tuple[np.uint64, ...]:
-    words = random_words(seed, Purpose.ORDER, epoch, np.zeros(1, dtype=np.int64), 0, 2 * _ROUNDS)[0].astype(np.uint64)
+def _round_keys(seed: int, epoch: int, purpose: Purpose, number: int) -> tuple[np.uint64, ...]:
+    of = np.array([number], dtype=np.int64)
+    words = random_words(seed, purpose, epoch, of, 0, 2 * _ROUNDS)[0].astype(np.uint64)
     return tuple(words[0::2] << np.uint64(32) | words[1::2])
 
 

@@ -24,6 +24,8 @@ class Purpose(IntEnum):
     LABELS = 4
     METHOD = 5
     PARTNER = 6
+    SHARDS = 7
+    WINDOW = 8
 
 
 def philox4x32(key: int, counter: NDArray[np.uint32]) -> NDArray[np.uint32]:

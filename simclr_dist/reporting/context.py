@@ -13,6 +13,7 @@ from simclr_dist.data.rendering.renderers import RENDERERS
 from simclr_dist.data.rendering.torchvision_ import render_plain
 from simclr_dist.data.sources.base import BrokenImageError, ImageSource, Subset
 from simclr_dist.data.sources.named import open_source
+from simclr_dist.data.sources.shards.settings import use_shard_settings_of
 from simclr_dist.data.sources.summary import say_what_was_found, summary
 from simclr_dist.data.views.groups import draw_groups
 from simclr_dist.errors import UserError
@@ -89,6 +90,7 @@ def open_context(run: Facts, images: int) -> ReportContext:
     if not checkpoint.by_age(run.path / "checkpoints"):
         raise Missing("There is no checkpoint yet.")
     _refuse_missing_packages(run)
+    use_shard_settings_of(run.path)
     pretrained = load_encoder(run.path)
     encoder, recipe, steps_done = pretrained.encoder, pretrained.recipe, pretrained.steps_done or 0
     try:

@@ -1,6 +1,7 @@
 """Batches of views by step number: the position in the data is the step and nothing else."""
 
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -12,10 +13,11 @@ from torch.utils.data import Dataset
 from simclr_dist.config import Config, Recipe
 from simclr_dist.config.registry import method_class
 from simclr_dist.data.loading.batch import Batch
-from simclr_dist.data.loading.order import SampleOrder
+from simclr_dist.data.loading.order import SampleOrder, ShardOrder
 from simclr_dist.data.rendering.masks import render_masks
 from simclr_dist.data.rendering.renderers import RENDERERS, Renderer
 from simclr_dist.data.sources.base import IGNORED, BrokenImageError, ImageSource, with_masks
+from simclr_dist.data.sources.shards.source import ShardSource
 from simclr_dist.data.sources.times import frames_of_group, times_of
 from simclr_dist.data.views.color_choices import choices_of
 from simclr_dist.data.views.groups import DrawnGroup, draw_groups
@@ -23,6 +25,8 @@ from simclr_dist.data.views.view_geometry import geometry_of
 from simclr_dist.random.philox import Purpose, random_words
 
 SUBSTITUTES = 32
+WINDOWS_AHEAD = 4
+"""Of shards, the present one among them: more are not fetched ahead, whatever room there is."""
 ALL_BROKEN = -1
 """In place of the sample id in ``Batch.broken``: an image that was replaced by nothing."""
 
@@ -61,6 +65,9 @@ class ViewBatches(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         epoch = self.order.epoch(step)
+        if isinstance(self.source, ShardSource) and isinstance(self.order, ShardOrder):
+            ahead = islice(self.order.shards_from(step), WINDOWS_AHEAD * self.order.window_shards)
+            self.source.will_read(ahead, self.order.window(step))
         own = self._read_all(self.samples(step), epoch)
         groups = draw_groups(self.recipe, epoch, own.samples)
         shown = self._shown(own, epoch)
@@ -146,6 +153,9 @@ class ViewBatches(Dataset[Batch]):
         id) alone, so that all machines agree. What was met broken is added to ``broken``."""
         draws = None
         tried = sample
+        first, count = 0, len(self.source)
+        if isinstance(self.source, ShardSource):
+            first, count = self.source.substitutes(sample)
         for attempt in range(SUBSTITUTES + 1):
             try:
                 if self.masks and (source := with_masks(self.source)):
@@ -158,7 +168,7 @@ class ViewBatches(Dataset[Batch]):
                 ids = np.array([sample], dtype=np.int64)
                 draws = random_words(self.recipe.seed, Purpose.SUBSTITUTE, epoch, ids, 0, SUBSTITUTES)[0]
             if attempt < SUBSTITUTES:
-                tried = int(draws[attempt]) % len(self.source)
+                tried = first + int(draws[attempt]) % count
         broken.append((ALL_BROKEN, f"{SUBSTITUTES} substitutes in a row were broken too"))
         no_mask = [torch.full((1, 1), IGNORED, dtype=torch.uint8)] if self.masks else []
         return sample, torch.zeros(3, 1, 1, dtype=torch.uint8), no_mask

@@ -32,6 +32,7 @@ from simclr_dist.data.sources.frames import open_frames
 from simclr_dist.data.sources.masked_sets import MASKED, open_masked
 from simclr_dist.data.sources.outside import open_outside
 from simclr_dist.data.sources.pixels import PixelRule
+from simclr_dist.data.sources.shards.opening import open_shards
 from simclr_dist.data.sources.summary import summary
 from simclr_dist.data.sources.times import times_of
 from simclr_dist.data.sources.torchvision_readers import require_folder, through_torchvision
@@ -217,6 +218,7 @@ _OPENERS: dict[str, Opener] = {
     "imagenet": _open_imagenet,
     "beton": open_beton,
     "ffcv": open_ffcv,
+    "webdataset": open_shards,
     "frames": open_frames,
     "videos": open_videos,
 }

@@ -5,6 +5,7 @@ import numpy as np
 from simclr_dist.data.sources.base import ImageSource, Subset, with_masks
 from simclr_dist.data.sources.beton.source import BetonSource
 from simclr_dist.data.sources.files import FileSource
+from simclr_dist.data.sources.shards.source import ShardSource
 from simclr_dist.terminal import printable, say
 
 
@@ -16,7 +17,9 @@ def summary(source: ImageSource, name: str) -> str:
     whole = source
     while isinstance(whole, Subset):
         whole = whole.source
-    held = whole.root if isinstance(whole, FileSource) else whole.path if isinstance(whole, BetonSource) else name
+    held = whole.root if isinstance(whole, FileSource) else name
+    if isinstance(whole, BetonSource | ShardSource):
+        held = whole.path
     place = printable(str(held))
     classes = "without classes" if source.labels is None else f"in {len(np.unique(source.labels)):,} classes"
     if masked := with_masks(source):

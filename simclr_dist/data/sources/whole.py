@@ -8,6 +8,7 @@ from simclr_dist.data.sources.files import FileSource
 from simclr_dist.data.sources.folders import IMAGE_SUFFIXES, find_images
 from simclr_dist.data.sources.outside import CheckedSource
 from simclr_dist.data.sources.pixels import PixelRule
+from simclr_dist.data.sources.shards.source import ShardSource
 from simclr_dist.errors import UserError
 from simclr_dist.terminal import printable
 
@@ -32,8 +33,11 @@ def open_whole(data: Data) -> FileSource:
 
 
 def image_name(source: ImageSource, sample: int) -> str:
-    """The path below the source's folder where the images are files; else the number of the image, from 0."""
-    if isinstance(source, FileSource):
+    """The path below the source's folder where the images are files; else the number of the image, from 0.
+
+    Of one in a shard: the shard's name and the image's in it.
+    """
+    if isinstance(source, FileSource | ShardSource):
         return source.name(sample)
     if isinstance(source, Subset):
         return image_name(source.source, int(source.indices[sample]))

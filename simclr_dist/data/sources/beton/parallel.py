@@ -61,12 +61,13 @@ def _start_worker(source: ImageSource, encoding: Encoding) -> None:
     global _job
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells its workers to stop
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(1)
     _job = source, encoding
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
+    """End this process when that one, which has started it, is gone; does not return."""
     # A killed parent leaves its workers waiting for work forever: each holds the others' ends of the pipes.
     while os.getppid() == parent:
         time.sleep(1)

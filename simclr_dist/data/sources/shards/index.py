@@ -1,0 +1,283 @@
+"""The index of a set of shards: columns as .npy files, mapped by every process, and index.json, which names them.
+
+Ten million samples are 240 MB of columns, 80 of labels and their names, once a node in the page cache; a process itself
+holds the shards' names alone.
+"""
+
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simclr_dist.data.sources.shards.samples import Label
+from simclr_dist.errors import UserError, first_line
+from simclr_dist.storage.atomic import write_atomically
+from simclr_dist.storage.reading import cannot_be_read
+from simclr_dist.terminal import printable, typed
+
+VERSION = 1
+NAME = "index.json"
+CHECKED_BYTES = 256 << 20
+"""Columns together up to this size are compared with their checksums at every opening."""
+_COLUMNS = {"names": "u1", "ends": "<i8", "offsets": "<i8", "lengths": "<u4", "crcs": "<u4", "labels": "<i8"}
+
+
+class Shard(NamedTuple):
+    """A tar file as it was indexed."""
+
+    name: str
+    """Below the root."""
+    size: int
+    mark: str
+    """Its stamp where it was indexed: ETag or time."""
+    samples: int
+    digest: str
+    """Of its samples."""
+    layout: str
+    """Of where they stand in it: what a copy must have in common."""
+    left_out: int
+
+
+@dataclass
+class Part:
+    """The samples of one shard."""
+
+    shard: Shard
+    names: NDArray[np.uint8]
+    ends: NDArray[np.int64]
+    """Where each name ends in ``names``."""
+    offsets: NDArray[np.int64]
+    lengths: NDArray[np.uint32]
+    crcs: NDArray[np.uint32]
+    labels: list[Label]
+
+
+@dataclass
+class ShardIndex:
+    """What is known of a set of shards; sample ids count through the shards in the order of their names."""
+
+    folder: Path
+    root: str
+    """Where they were indexed."""
+    labels_from: str
+    shards: list[Shard]
+    starts: NDArray[np.int64]
+    """First sample id of each shard, and the number of samples last: shape (shards + 1,)."""
+    names: NDArray[np.uint8]
+    ends: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    lengths: NDArray[np.uint32]
+    crcs: NDArray[np.uint32]
+    labels: NDArray[np.int64] | None
+    classes: list[str]
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def shard_of(self, sample: int) -> int:
+        """The number of the shard that holds a sample."""
+        return int(np.searchsorted(self.starts, sample, side="right")) - 1
+
+    def member(self, sample: int) -> str:
+        """A sample's name within its shard."""
+        start = int(self.ends[sample - 1]) if sample else 0
+        return os.fsdecode(self.names[start : int(self.ends[sample])].tobytes())
+
+    def command(self) -> str:
+        """What brings the index up to date."""
+        return typed("data", "index", self.root, self.folder, "--labels", self.labels_from)
+
+    def part(self, number: int) -> Part:
+        """What was indexed of a shard."""
+        start, end = int(self.starts[number]), int(self.starts[number + 1])
+        first = int(self.ends[start - 1]) if start else 0
+        last = int(self.ends[end - 1]) if end > start else first
+        rows = slice(start, end)
+        found = [None] * (end - start) if self.labels is None else self.labels[rows].tolist()
+        return Part(
+            self.shards[number],
+            self.names[first:last],
+            self.ends[rows] - first,
+            self.offsets[rows],
+            self.lengths[rows],
+            self.crcs[rows],
+            self._raw(found),
+        )
+
+    def _raw(self, labels: list[Any]) -> list[Label]:
+        are_numbers = all(name == str(number) for number, name in enumerate(self.classes))
+        return labels if are_numbers else [None if each is None else self.classes[each] for each in labels]
+
+
+def is_index(folder: Path) -> bool:
+    """Whether an index stands in a folder."""
+    return (folder / NAME).is_file()
+
+
+def read_index(folder: Path) -> ShardIndex:
+    """The index in a folder, mapped.
+
+    Raises:
+        UserError: it is missing, damaged, or of a newer version.
+    """
+    path = folder / NAME
+    cure = "make it with: simclr-dist data index SHARDS"
+    try:
+        content = json.loads(path.read_bytes())
+        if content["format"] > VERSION:
+            raise UserError(f"{path}: written by a newer simclr_dist (format {content['format']}); update to read it")
+        if content.pop("sha256") != _digest(content):
+            raise ValueError("its checksum does not match its contents")
+        shards = [Shard(*each) for each in content["shards"]]
+        columns = {name: _mapped(folder / content["columns"] / f"{name}.npy") for name in content["crc32"]}
+        if sum(column.nbytes for column in columns.values()) <= CHECKED_BYTES:
+            for name, column in columns.items():
+                if zlib.crc32(column.data) != content["crc32"][name]:
+                    raise ValueError(f"the checksum of {name}.npy does not match its contents")
+    except FileNotFoundError as error:
+        missing = printable(str(error.filename))
+        raise UserError(
+            f"{printable(str(folder))}: is no index of shards ({missing} is missing); {cure} {folder}"
+        ) from error
+    except OSError as error:
+        raise cannot_be_read(path, error) from error
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: a damaged index ({first_line(error)}); remove it and {cure} {folder}") from error
+    starts = np.cumsum([0, *(shard.samples for shard in shards)], dtype=np.int64)
+    if any(len(columns[name]) != starts[-1] for name in columns if name != "names"):
+        raise UserError(f"{path}: a damaged index (columns of another length); remove it and {cure} {folder}")
+    return ShardIndex(
+        folder=folder,
+        root=content["root"],
+        labels_from=content["labels_from"],
+        shards=shards,
+        starts=starts,
+        labels=columns.pop("labels", None),
+        classes=content["classes"],
+        fingerprint=content["fingerprint"],
+        **columns,
+    )
+
+
+def write_index(folder: Path, root: str, labels_from: str, count: int, part: Callable[[int], Part]) -> None:
+    """Put an index of ``count`` shards into a folder: the whole of it, or none of it.
+
+    Args:
+        folder: may hold an index, which ``part`` may read.
+        root: of the shards' names.
+        labels_from: as :func:`read_samples` was asked.
+        count: shards.
+        part: the samples of the shard of a number; called twice for each, so that one at a time is in memory.
+
+    Raises:
+        OSError: as the file system says.
+    """
+    shards, seen, labelled, name_bytes = [], set[Label](), True, 0
+    for each in (part(number) for number in range(count)):
+        shards.append(each.shard)
+        seen.update(each.labels)
+        name_bytes += len(each.names)
+    labelled = None not in seen and bool(seen)
+    number_of, classes = _classes(seen)
+    fingerprint = sha256("".join(shard.digest for shard in shards).encode()).hexdigest()
+    samples = sum(shard.samples for shard in shards)
+    columns = folder / f"columns_{fingerprint[:16]}_{os.getpid()}"
+    columns.mkdir(parents=True)
+    try:
+        wanted = [name for name in _COLUMNS if name != "labels" or labelled]
+        crcs = _write_columns(
+            columns, wanted, samples, name_bytes, (part(number) for number in range(count)), number_of
+        )
+        content = {
+            "format": VERSION,
+            "images": samples,
+            "labelled": labelled,
+            "root": root,
+            "labels_from": labels_from,
+            "fingerprint": fingerprint,
+            "columns": columns.name,
+            "crc32": crcs,
+            "classes": classes if labelled else [],
+            "shards": shards,
+        }
+        lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in content.items()]
+        lines.append(f' "sha256": {json.dumps(_digest(content))}')
+        write_atomically(folder / NAME, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+    except BaseException:
+        shutil.rmtree(columns, ignore_errors=True)
+        raise
+    for earlier in folder.glob("columns_*"):
+        if earlier != columns:
+            shutil.rmtree(earlier, ignore_errors=True)  # who has it mapped keeps it
+
+
+def _write_columns(
+    folder: Path, wanted: Iterable[str], samples: int, name_bytes: int, parts: Iterator[Part], number_of: dict[Any, int]
+) -> dict[str, int]:
+    """Fill the columns shard by shard; their checksums."""
+    files, crcs = {}, {}
+    for name in wanted:
+        files[name] = (folder / f"{name}.npy").open("wb")
+        shape = (name_bytes if name == "names" else samples,)
+        header = {"descr": np.dtype(_COLUMNS[name]).str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(files[name], header)
+        crcs[name] = 0
+    before = 0
+    try:
+        for part in parts:
+            values: dict[str, Any] = {
+                "names": part.names, "ends": part.ends + before, "offsets": part.offsets, "lengths": part.lengths,
+                "crcs": part.crcs,
+            }  # fmt: skip
+            if "labels" in files:
+                values["labels"] = [number_of[label] for label in part.labels]
+            for name, file in files.items():
+                written = np.asarray(values[name], dtype=_COLUMNS[name]).tobytes()
+                file.write(written)
+                crcs[name] = zlib.crc32(written, crcs[name])
+            before += len(part.names)
+        for file in files.values():
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        for file in files.values():
+            with suppress(OSError):
+                file.close()
+    return crcs
+
+
+def _classes(labels: set[Label]) -> tuple[dict[Any, int], list[str]]:
+    """Label -> number, and names by number: numbers stay what they are, names are numbered in their order."""
+    known = labels - {None}
+    numbers = [label for label in known if isinstance(label, int)]
+    if len(numbers) == len(known):
+        return {label: label for label in numbers}, [str(number) for number in range(max(numbers, default=-1) + 1)]
+    names = sorted({str(label) for label in known})
+    number_of = {name: number for number, name in enumerate(names)}
+    return {label: number_of[str(label)] for label in known}, names
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    # An empty file cannot be mapped.
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        shape, _, kind = np.lib.format.read_array_header_1_0(file)
+        if os.fstat(file.fileno()).st_size != file.tell() + shape[0] * kind.itemsize:
+            raise ValueError(f"{path.name} is cut")
+    return np.asarray(np.load(path, mmap_mode="r" if shape[0] else None, allow_pickle=False))
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return sha256(json.dumps(content).encode()).hexdigest()

@@ -1,0 +1,258 @@
+"""Shards: members of tars as tarfile reads them; an index that is whole, flat in memory, and goes on after a kill."""
+
+import gzip
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from simclr_dist.config import to_yaml
+from simclr_dist.config.recipe import Data
+from simclr_dist.config.shards import Shards
+from simclr_dist.data.sources.named import open_source
+from simclr_dist.data.sources.shards import indexing
+from simclr_dist.data.sources.shards.index import read_index
+from simclr_dist.data.sources.shards.settings import shard_settings, use_shard_settings, use_shard_settings_of
+from simclr_dist.data.sources.shards.tar import Position, members
+from simclr_dist.errors import UserError
+from tests.support.processes import tiny_config
+from tests.support.shards import indexed, picture, write_shards, write_tar
+
+LONG = "folder/" * 30 + "name" * 20 + ".png"
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_members_are_those_that_tarfile_finds(tmp_path, form):
+    path = tmp_path / "a.tar"
+    names = ["a.png", "x/b.png", "p" * 90 + "/" + "q" * 99, "ä/ü.png"]
+    with tarfile.open(path, "w", format=form) as tar:
+        for number, name in enumerate(names if form == tarfile.USTAR_FORMAT else [*names, LONG]):
+            folder = tarfile.TarInfo(f"folder{number}")
+            folder.type = tarfile.DIRTYPE
+            tar.addfile(folder)
+            info = tarfile.TarInfo(name)
+            info.size = 511 + number
+            tar.addfile(info, io.BytesIO(bytes([number]) * info.size))
+            link = tarfile.TarInfo(f"link{number}")
+            link.type, link.linkname = tarfile.SYMTYPE, "a.png"
+            tar.addfile(link)
+    with path.open("rb") as file, tarfile.open(path) as expected:
+        found = [(each.name.decode(), each.offset, each.size) for each in members(file, Position())]
+        assert found == [(each.name, each.offset_data, each.size) for each in expected if each.isreg()]
+
+
+def test_a_size_beyond_octal_is_read():
+    info = tarfile.TarInfo("large.png")
+    info.size = 9 << 30
+    header = info.tobuf(tarfile.GNU_FORMAT)
+    assert next(members(io.BytesIO(header), Position())).size == 9 << 30
+    pax = info.tobuf(tarfile.PAX_FORMAT)
+    assert next(members(io.BytesIO(pax), Position())).size == 9 << 30
+
+
+def whole(folder: Path) -> bytes:
+    write_tar(folder / "whole.tar", {"a.png": picture(0), "b.png": picture(1)})
+    return (folder / "whole.tar").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda whole: whole[:1500], "is cut"),
+        (lambda whole: whole[:2048], "is cut"),  # after a member: tarfile takes it for whole
+        (lambda whole: gzip.compress(whole), "compressed"),
+        (lambda whole: b"no tar" * 1000, "no tar file"),
+        (lambda whole: b"", "is empty"),
+        (lambda whole: whole + whole, "behind its end"),
+        (lambda whole: whole[:1024] + b"x" + whole[1025:], "checksum"),
+    ],
+)
+def test_what_would_be_read_wrongly_is_refused_by_name(tmp_path, spoil, said):
+    content = spoil(whole(tmp_path / "other"))
+    (tmp_path / "bad.tar").write_bytes(content)
+    with pytest.raises(UserError, match=rf"bad\.tar: .*{said}"):
+        indexed(tmp_path / "bad.tar", tmp_path / "index")
+
+
+def test_samples_are_keys_with_an_image_and_labels_are_where_they_are_asked_for(tmp_path):
+    members = {
+        "cat/a.jpg.png": b"none: its suffix is jpg.png",
+        "cat/a.PNG": picture(0), "cat/a.cls": b"2\n", "cat/a.json": b'{"label": 5}',
+        "cat/._a.png": b"a Mac's", "dog/b.json": b'{"class": 1}', "dog/b.png": picture(1), "dog/c.txt": b"alone",
+    }  # fmt: skip
+    write_tar(tmp_path / "a.tar", members)
+    index = indexed(tmp_path / "a.tar", tmp_path / "auto")
+    assert [index.member(sample) for sample in range(len(index))] == ["cat/a.PNG", "dog/b.png"]
+    assert index.labels is not None
+    assert index.labels.tolist() == [2, 1]
+    assert index.shards[0].left_out == 1
+    by_folder = indexed(tmp_path / "a.tar", tmp_path / "folder", "folder")
+    assert by_folder.labels is not None
+    assert (by_folder.classes, by_folder.labels.tolist()) == (["cat", "dog"], [0, 1])
+    assert indexed(tmp_path / "a.tar", tmp_path / "cls", "cls").labels is None  # one has none
+    assert indexed(tmp_path / "a.tar", tmp_path / "none", "none").labels is None
+
+
+def test_a_name_twice_is_refused(tmp_path):
+    write_tar(tmp_path / "a.tar", {"a.png": picture(0)})
+    with tarfile.open(tmp_path / "a.tar", "a") as tar:
+        info = tarfile.TarInfo("a.png")
+        tar.addfile(info, io.BytesIO())
+    with pytest.raises(UserError, match=r"a\.png twice"):
+        indexed(tmp_path / "a.tar", tmp_path / "index")
+
+
+def test_an_index_has_the_pictures_and_labels_in_the_order_of_the_shards(tmp_path):
+    write_shards(tmp_path / "tars", [3, 5, 2])
+    indexed(tmp_path / "tars", tmp_path / "index")
+    source = open_source(Data(source="webdataset", path=str(tmp_path / "index")))
+    assert [source.content(sample) for sample in range(10)] == [picture(number) for number in range(10)]
+    assert source.labels is not None
+    assert source.labels.tolist() == [number % 3 for number in range(10)]
+    assert source.name(4) == "s-001.tar/000004.png"
+
+
+def test_patterns_and_lists_of_shards_are_the_same_as_their_folder(tmp_path):
+    paths = write_shards(tmp_path / "tars", [1] * 12)
+    by_folder = indexing.find_shards([str(tmp_path / "tars")], 1)
+    for places in ([f"{tmp_path}/tars/s-{{000..011}}.tar"], [f"{tmp_path}/tars/*.tar"], list(map(str, paths))):
+        assert indexing.find_shards(places, 1) == by_folder
+    with pytest.raises(UserError, match=r"s-012\.tar"):
+        indexing.find_shards([f"{tmp_path}/tars/s-{{000..012}}.tar"], 1)
+
+
+def test_a_pass_that_was_ended_goes_on_and_a_later_one_reads_only_what_changed(tmp_path, monkeypatch):
+    paths = write_shards(tmp_path / "tars", [2] * 4)
+    read: list[str] = []
+    real = indexing._Work.__call__
+
+    def counted(work, name):
+        if len(read) == 2 and len(paths) == 4:
+            paths.append(Path())  # once
+            raise KeyboardInterrupt
+        read.append(name)
+        real(work, name)
+
+    monkeypatch.setattr(indexing._Work, "__call__", counted)
+    with pytest.raises(KeyboardInterrupt):
+        indexed(tmp_path / "tars", tmp_path / "index")
+    first = indexed(tmp_path / "tars", tmp_path / "index")
+    assert read == [f"s-{number:03}.tar" for number in range(4)]
+    assert not (tmp_path / "index" / "parts").exists()
+    write_shards(tmp_path / "more", [2] * 5)
+    (tmp_path / "more" / "s-004.tar").rename(tmp_path / "tars" / "s-004.tar")
+    longer = indexed(tmp_path / "tars", tmp_path / "index")
+    assert read[4:] == ["s-004.tar"]
+    monkeypatch.undo()
+    anew = indexed(tmp_path / "tars", tmp_path / "anew")
+    assert longer.fingerprint == anew.fingerprint != first.fingerprint
+    for column in ("names", "ends", "offsets", "lengths", "crcs", "labels"):
+        np.testing.assert_array_equal(getattr(longer, column), getattr(anew, column))
+    assert len(list((tmp_path / "index").iterdir())) == 2  # index.json and its columns: the earlier ones are gone
+
+
+def test_several_workers_make_the_index_that_one_makes(tmp_path):
+    write_shards(tmp_path / "tars", [2, 3])
+    several = indexing.index_shards([str(tmp_path / "tars")], tmp_path / "a", "auto", workers=2, wait_seconds=1)
+    assert several.fingerprint == indexed(tmp_path / "tars", tmp_path / "b").fingerprint
+
+
+@pytest.mark.parametrize("column", ["labels", "offsets"])
+def test_a_damaged_column_is_refused(tmp_path, column):
+    write_shards(tmp_path / "tars", [3])
+    folder = indexed(tmp_path / "tars", tmp_path / "index").folder
+    file = next(folder.glob(f"columns_*/{column}.npy"))
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=f"{column}.npy does not match"):
+        read_index(folder)
+    file.write_bytes(content[:-1])
+    with pytest.raises(UserError, match="is cut"):
+        read_index(folder)
+
+
+def test_columns_are_mapped_not_read_into_memory(tmp_path):
+    write_shards(tmp_path / "tars", [3])
+    index = indexed(tmp_path / "tars", tmp_path / "index")
+    for column in (index.names, index.ends, index.offsets, index.lengths, index.crcs, index.labels):
+        while not isinstance(column, np.memmap):
+            assert column is not None
+            column = column.base
+
+
+def test_classes_by_name_are_numbered_over_both_splits(tmp_path):
+    for split, folders in (("train", ["ant", "cat"]), ("test", ["bee", "cat"])):
+        write_tar(tmp_path / split / "a.tar", {f"{name}/{split}.png": picture(0) for name in folders})
+        indexed(tmp_path / split, tmp_path / "index" / split, "folder")
+    data = Data(source="webdataset", path=str(tmp_path / "index"))
+    train, test, pretrain = (open_source(data, split) for split in ("train", "test", "pretrain"))
+    assert train.classes == test.classes == pretrain.classes == ["ant", "bee", "cat"]
+    assert [each.labels.tolist() for each in (train, test, pretrain)] == [[0, 2], [1, 2], [0, 2]]
+
+
+def test_without_an_index_or_a_split_a_line_says_how_to_make_it(tmp_path):
+    write_shards(tmp_path / "tars", [3])
+    for path in (tmp_path / "tars", tmp_path / "nothing"):
+        with pytest.raises(UserError, match="data index"):
+            open_source(Data(source="webdataset", path=str(path)))
+    indexed(tmp_path / "tars", tmp_path / "index")
+    with pytest.raises(UserError, match=r"'test'.* data index SHARDS .*index/test"):
+        open_source(Data(source="webdataset", path=str(tmp_path / "index")), "test")
+
+
+def test_moved_shards_are_read_where_the_machine_says_and_changed_ones_refused(tmp_path):
+    paths = write_shards(tmp_path / "tars", [3, 2])
+    indexed(tmp_path / "tars", tmp_path / "index")
+    data = Data(source="webdataset", path=str(tmp_path / "index"))
+    content = paths[1].read_bytes()
+    paths[1].write_bytes(content)
+    with pytest.raises(UserError, match=r"s-001\.tar: was written since .*another time"):
+        open_source(data)
+    (tmp_path / "tars").rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=r"s-000\.tar: .*machine\.shards\.location"):
+        open_source(data)
+    use_shard_settings(Shards(location=str(tmp_path / "moved")))
+    try:
+        assert open_source(data).content(4) == picture(4)
+        (tmp_path / "moved" / "s-001.tar").write_bytes(content + bytes(512))
+        with pytest.raises(UserError, match=rf"s-001\.tar: has {len(content) + 512} bytes, and had {len(content)}"):
+            open_source(data)
+    finally:
+        use_shard_settings(Shards())
+
+
+def test_a_flipped_byte_is_refused_by_shard_and_sample(tmp_path):
+    path = write_shards(tmp_path / "tars", [3])[0]
+    index = indexed(tmp_path / "tars", tmp_path / "index")
+    source = open_source(Data(source="webdataset", path=str(tmp_path / "index")))
+    with path.open("r+b") as file:
+        file.seek(int(index.offsets[1]) + 200)
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 1]))
+    assert source.content(0) == picture(0)
+    with pytest.raises(UserError, match=r"s-000\.tar: 000001\.png is not what was indexed"):
+        source.read(1)
+
+
+def test_a_folder_of_something_else_is_not_written_into(tmp_path):
+    write_shards(tmp_path / "tars", [1])
+    (tmp_path / "photos" / "cats").mkdir(parents=True)
+    with pytest.raises(UserError, match="photos: is something else than an index"):
+        indexed(tmp_path / "tars", tmp_path / "photos")
+
+
+def test_a_run_that_is_looked_at_brings_its_own_settings_and_another_one_changes_none(tmp_path):
+    use_shard_settings(Shards(wait_seconds=7))
+    try:
+        use_shard_settings_of(tmp_path)
+        assert shard_settings().wait_seconds == 7
+        config = tiny_config(tmp_path, "machine.shards.location=/nvme")
+        (tmp_path / "config.yaml").write_text(to_yaml(config))
+        use_shard_settings_of(tmp_path)
+        assert shard_settings() == config.machine.shards != Shards()
+    finally:
+        use_shard_settings(Shards())
