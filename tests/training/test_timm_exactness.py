@@ -19,8 +19,8 @@ from tests.support.processes import assert_bit_equal, relative_error, run_distri
 from tests.support.steps import noise_batch, training_step
 from tests.support.timm_families import FAMILIES
 
-IMAGES = 16
-GROUP = 2  # of batch norm, and of a chunk: two chunks in each of four processes
+IMAGES = 8
+GROUP = 2  # of batch norm, and of a chunk: two chunks in each of two processes
 
 
 def config_of(family: str, folder: Path, *overrides: str) -> Config:
