@@ -3,11 +3,14 @@
 import importlib.util
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
+from torch._guards import detect_fake_mode
+from torch.utils._python_dispatch import _disable_current_modes
 
 from simclr_dist.errors import UserError, first_line, nearest
 
@@ -65,9 +68,30 @@ def create(name: str, options: Mapping[str, Any]) -> nn.Module:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of names that timm has changed
-            model: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **options)
+            model = _made(lambda: timm.create_model(name, pretrained=False, num_classes=0, **options))
     except Exception as error:  # whatever a model does with options that it does not take
         raise UserError(_why_not_made(name, options, error)) from error
+    return model
+
+
+def _made(make: Callable[[], nn.Module]) -> nn.Module:
+    """The model; among fake tensors (``plan``) one of fake tensors, too.
+
+    timm asks tensors for their values while it makes a model (rates by block), and a fake one has none. So the model is
+    made without data, where those few are true ones, and gets its fake tensors afterwards.
+    """
+    if detect_fake_mode() is None:
+        return make()
+    with _disable_current_modes(), torch.device("meta"):
+        model = make()
+    for module in model.modules():
+        for key, parameter in module._parameters.items():
+            if parameter is not None:
+                empty = torch.empty(parameter.shape, dtype=parameter.dtype)
+                module._parameters[key] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
+        for key, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[key] = torch.empty(buffer.shape, dtype=buffer.dtype)
     return model
 
 
@@ -83,7 +107,6 @@ def _options_of(name: str) -> list[str]:
     """What the class of a model takes, by its own signature."""
     import inspect
 
-    import torch
     from timm import create_model
 
     with torch.device("meta"):
