@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from simclr_dist.config import Recipe
 from simclr_dist.config.recipe import Data
@@ -162,6 +163,16 @@ def test_functional_dropout_is_found_and_its_layer_named(name, options, layer):
     encoder = TimmEncoder(name, options)
     with pytest.raises(UserError, match=rf"its layer {layer} .* draws by torch's own generator"):
         check_encoder(encoder, recipe_of(name))
+
+
+def test_among_fake_tensors_a_model_is_made_of_fake_ones_of_the_same_shapes():
+    real = {key: each.shape for key, each in encoder_of("ViT").state_dict().items()}
+    with FakeTensorMode():
+        fake = encoder_of("ViT", frozen="patch_projection")
+        assert fake(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape == (2, fake.output_dim)
+    assert {key: each.shape for key, each in fake.state_dict().items()} == real
+    assert all(isinstance(each, FakeTensor) for each in fake.state_dict().values())
+    assert [each.requires_grad for each in fake.backbone.patch_embed.parameters()] == [False, False]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
