@@ -56,6 +56,7 @@ setup(
         "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5", "timm>=1.0"],
         "wandb": ["wandb>=0.20"],
         "mlflow": ["mlflow-skinny>=3.0"],
+        "timm": ["timm>=1.0.20"],
         "bench": ["lightly>=1.5", "torch-optimizer>=0.3"],
         "dev": [
             "av>=14",

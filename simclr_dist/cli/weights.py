@@ -44,14 +44,19 @@ def export_weights(run: Path, to: str, out: Path | None, with_head: bool) -> Non
 @click.option("--image-size", type=click.IntRange(min=8), help="Side in pixels.  [default: 224; 32 with a 3x3 stem]")
 @click.option("--stem-padding", type=click.IntRange(0, 3), help="Of the first convolution.  [default: the project's]")
 @click.option("--prefix", help="Of the names of the network that is meant, when FILE has several.")
+@click.option("--encoder", metavar="timm/NAME", help="The model of timm that FILE is of.  [default: config.json's]")
+@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="That this model is made with.")
 @with_debug
-def import_weights(file: Path, out: Path, mean: str | None, std: str | None, **hints: Any) -> None:
+def import_weights(
+    file: Path, out: Path, mean: str | None, std: str | None, options: tuple[str, ...], **hints: Any
+) -> None:
     """Write the encoder of FILE, another project's, to OUT (safetensors).
 
     Known are torchvision's, timm's, solo-learn's, lightly's and VISSL's ResNets, and Google's SimCLR v1 and v2 as
-    simclr-converter and SimCLRv2-Pytorch convert them. Only tensors are read: no code in FILE runs.
+    simclr-converter and SimCLRv2-Pytorch convert them; of timm every other model, too, by its name. Only tensors are
+    read: no code in FILE runs.
     """
-    hints |= {"mean": _three("--mean", mean), "std": _three("--std", std)}
+    hints |= {"mean": _three("--mean", mean), "std": _three("--std", std), "options": _options(options)}
     if out.suffix != ".safetensors":
         raise UserError(f"{out}: is written as safetensors; give a name that ends with .safetensors")
     from simclr_dist.weights.export import export
@@ -59,7 +64,8 @@ def import_weights(file: Path, out: Path, mean: str | None, std: str | None, **h
 
     loaded = load_encoder(file, **hints)
     assumptions = "".join(f"\n  assumed: {line}" for line in loaded.assumed)
-    say(f"{loaded.source}: {loaded.architecture}{assumptions}\n{_summary(export(loaded, 'safetensors', out))}")
+    what = loaded.architecture or loaded.recipe.encoder.name
+    say(f"{loaded.source}: {what}{assumptions}\n{_summary(export(loaded, 'safetensors', out))}")
 
 
 def default_name(steps_done: int | None, with_head: bool, to: str) -> str:
@@ -74,6 +80,21 @@ def _summary(done: "Exported") -> str:
         f"{done.path}: outputs in {done.compared_with} {differ}\n"
         f"{done.sidecar}: normalisation, image size, how to load it"
     )
+
+
+def _options(given: tuple[str, ...]) -> dict[str, Any]:
+    import yaml
+
+    found = {}
+    for each in given:
+        key, equals, text = each.partition("=")
+        try:
+            found[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            equals = ""
+        if not equals:
+            raise UserError(f"--option: '{each}' is not KEY=VALUE, such as img_size=32")
+    return found
 
 
 def _three(option: str, text: str | None) -> list[float] | None:

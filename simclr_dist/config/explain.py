@@ -14,7 +14,7 @@ from simclr_dist.config.loading import leaves_of
 from simclr_dist.config.recipe import Recipe
 from simclr_dist.config.registry import method_keys
 from simclr_dist.config.schema import Config
-from simclr_dist.config.values import plain_number, takes_bands
+from simclr_dist.config.values import plain_number, takes_bands, takes_options
 
 
 def explain(method: str = "simclr") -> str:
@@ -47,6 +47,8 @@ def everything(method: str = "simclr") -> Config:
 def _kind(entry: dataclasses.Field[Any]) -> str:
     if takes_bands(entry):
         return "{number: [low, high]}"
+    if takes_options(entry):
+        return "{name: value}"
     return str(getattr(entry.type, "__name__", entry.type)).replace("list", "list of numbers")
 
 

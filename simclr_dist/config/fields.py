@@ -4,9 +4,14 @@ from dataclasses import field
 from typing import Any
 
 
-def one_of(default: str, choices: tuple[str, ...], *, outside: bool = False) -> Any:
-    """Text that must be one of ``choices`` or, with ``outside``, package.module:Name."""
-    return field(default=default, metadata={"choices": choices, "outside": outside})
+def one_of(default: str, choices: tuple[str, ...], *, outside: bool = False, prefix: str = "") -> Any:
+    """Text that is one of ``choices`` or, with ``outside``, package.module:Name, or that begins with ``prefix``."""
+    return field(default=default, metadata={"choices": choices, "outside": outside, "prefix": prefix})
+
+
+def somebodys_options() -> Any:
+    """Names of somebody else's -> numbers, text, true or false, or lists of them; {} by default."""
+    return field(default_factory=dict, metadata={"options": True})
 
 
 def number(default: float, low: float | None = None, high: float | None = None, above: float | None = None) -> Any:

@@ -24,7 +24,7 @@ from simclr_dist.config.moved import migrated
 from simclr_dist.config.recipe import Recipe, usual_warmup
 from simclr_dist.config.registry import method_keys
 from simclr_dist.config.schema import Config
-from simclr_dist.config.values import takes_bands
+from simclr_dist.config.values import takes_bands, takes_options
 from simclr_dist.errors import UserError, first_line, nearest
 from simclr_dist.storage.yaml_text import MOST_CHARACTERS, load_yaml
 
@@ -110,7 +110,7 @@ def leaves_of(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclass
         key, value = f"{prefix}{entry.name}", getattr(node, entry.name)
         if dataclasses.is_dataclass(value):
             yield from leaves_of(value, f"{key}.")
-        elif isinstance(value, dict) and not takes_bands(entry):
+        elif isinstance(value, dict) and not takes_bands(entry) and not takes_options(entry):
             for name, inner in value.items():
                 yield from leaves_of(inner, f"{key}.{name}.")
         else:
@@ -131,6 +131,7 @@ def _parse(path: Path, overrides: Sequence[str], values: Mapping[str, Any]) -> A
         raise UserError(f"{path}: not valid YAML: {_one_line(error)}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}; check the path and its permissions") from error
+    node = _without_other_options(node, overrides)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
@@ -211,6 +212,16 @@ def _without_other_method(node: Any, override: Any) -> Any:
         kept["recipe"].pop("method", None)
     kept.pop("health", None)
     return OmegaConf.create(kept)
+
+
+def _without_other_options(node: Any, overrides: Sequence[str]) -> Any:
+    """The keys of a file, without the options of its encoder when an override names another one."""
+    named = [override.partition("=")[2] for override in overrides if override.startswith("recipe.encoder.name=")]
+    if not named or OmegaConf.select(node, "recipe.encoder.options") is None:
+        return node
+    if named[-1] != OmegaConf.select(node, "recipe.encoder.name"):
+        OmegaConf.update(node, "recipe.encoder.options", {}, merge=False)
+    return node
 
 
 def _one_line(error: Exception) -> str:

@@ -6,9 +6,10 @@ in the names. Only the method that a recipe names imports torch.
 
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from simclr_dist.config.anomalies import Anomalies
-from simclr_dist.config.fields import FOLLOWS, number, number_that_follows, one_of
+from simclr_dist.config.fields import FOLLOWS, number, number_that_follows, one_of, somebodys_options
 from simclr_dist.config.initial import Initial
 from simclr_dist.config.method import MethodKeys
 from simclr_dist.config.registry import method_class, method_keys
@@ -31,6 +32,8 @@ SOURCES = (
     "videos",
 )
 SOURCES_WITHOUT_PATH = ("digits",)
+TIMM = "timm/"
+"""Before the names of timm's models."""
 ENCODERS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 OPTIMIZERS = ("lars", "sgd", "adamw", "lamb")
 DECAYS = ("cosine", "cosine_by_epoch", "steps")
@@ -71,9 +74,17 @@ class Data:
 
 @dataclass(kw_only=True)
 class Encoder:
-    name: str = one_of("resnet50", ENCODERS, outside=True)
-    """torchvision's ResNet of that depth; `resnet10` has one basic block a stage (for demos and tests). An encoder of
-    your own: package.module:Class (docs/methods.md)."""
+    name: str = one_of("resnet50", ENCODERS, outside=True, prefix=TIMM)
+    """torchvision's ResNet of that depth; `resnet10` has one basic block a stage (for demos and tests). Any model of
+    timm, where that is installed: timm/convnext_tiny, say (docs/encoders.md). An encoder of your own:
+    package.module:Class (docs/methods.md). Another name on the command line than in the file leaves out the file's
+    `options`."""
+    options: dict[str, Any] = somebodys_options()  # noqa: RUF009  # makes a field
+    """What timm's model is made with: {drop_path_rate: 0.1}, or {img_size: 32, patch_size: 4} of a ViT. For timm's
+    models alone."""
+    frozen: str = one_of("none", ("none", "patch_projection"))
+    """`patch_projection`: the layer that makes patches into tokens stays as it began (MoCo v3, section 4.2: a ViT is
+    more stable so). For timm's models with patches alone."""
     width: float = number(1.0, above=0.0)
     """Multiplies every channel count, as the paper's wide ResNets (2 = ResNet-50 2x)."""
     stem: str = one_of("imagenet", ("imagenet", "small"))
@@ -84,6 +95,16 @@ class Encoder:
     """Pixels of the image to one of the last map, a side. 0: the network's own, 32, or 8 with the small stem. 16 or 8
     (4 or 2): the strides of the last one or two stages become dilation, for dense methods; the weights have the same
     names and shapes."""
+
+    @property
+    def of_timm(self) -> str:
+        """timm's name of it; "" of an encoder that is not timm's."""
+        return self.name.removeprefix(TIMM) if self.name.startswith(TIMM) else ""
+
+    @property
+    def is_resnet(self) -> bool:
+        """Whether it is a ResNet of this project."""
+        return self.name in ENCODERS
 
 
 def dilated_stages(stem: str, output_stride: int) -> int:

@@ -7,7 +7,7 @@ from simclr_dist.config.initial import check_initial
 from simclr_dist.config.machine import Machine
 from simclr_dist.config.metric import EVERY_METHOD, Metric
 from simclr_dist.config.recipe import SOURCES, SOURCES_WITH_MASKS, SOURCES_WITHOUT_PATH, Recipe, dilated_stages
-from simclr_dist.config.registry import method_class
+from simclr_dist.config.registry import load, method_class
 from simclr_dist.config.views import ViewGroup
 
 MOST_VIEWS = 256
@@ -79,8 +79,7 @@ class Config:
                 "recipe.optimizer.final_learning_rate_share: is where a cosine ends, and "
                 "recipe.optimizer.learning_rate_decay is 'steps'; leave one of the two out"
             )
-        if ":" not in recipe.encoder.name:
-            dilated_stages(recipe.encoder.stem, recipe.encoder.output_stride)
+        _check_encoder(recipe, self.machine)
         if ":" in recipe.encoder.name and self.machine.recompute != "none":
             raise ValueError(
                 f"machine.recompute: '{self.machine.recompute}' is for the ResNets of this project; "
@@ -96,6 +95,26 @@ class Config:
                 f"recipe.data.path: '{data.path}' has no meaning for source '{data.source}'; remove it"
                 if data.path
                 else f"recipe.data.path: source '{data.source}' needs it; set recipe.data.path=FOLDER"
+            )
+
+
+def _check_encoder(recipe: Recipe, machine: Machine) -> None:
+    encoder = recipe.encoder
+    if encoder.is_resnet:
+        dilated_stages(encoder.stem, encoder.output_stride)
+    if encoder.of_timm:
+        load("recipe.encoder.name", "timm", {"timm": "simclr_dist.models.timm_check:check_recipe"})(recipe)
+        if machine.compile and machine.recompute != "none":
+            raise ValueError(
+                f"machine.compile: is not for {encoder.name} with machine.recompute={machine.recompute}; set one of "
+                "the two off"
+            )
+        return
+    for key, value, nothing in (("options", encoder.options, {}), ("frozen", encoder.frozen, "none")):
+        if value != nothing:
+            raise ValueError(
+                f"recipe.encoder.{key}: is for timm's models (recipe.encoder.name=timm/NAME), not for "
+                f"'{encoder.name}'; leave the key out"
             )
 
 

@@ -20,6 +20,8 @@ def checked(name: str, value: Any, field: dataclasses.Field[Any]) -> Any:
         return _bands(name, value)
     if limits.get("percents"):
         return _percents(name, value)
+    if takes_options(field):
+        return _options(name, value)
     whole = isinstance(value, int) and not isinstance(value, bool)
     if field.type is int:
         expected, fits = "a whole number", whole
@@ -31,9 +33,9 @@ def checked(name: str, value: Any, field: dataclasses.Field[Any]) -> Any:
     elif field.type is str:
         expected, fits = "text (numbers that are meant as text need quotes)", isinstance(value, str)
         if "choices" in limits:
-            expected = (
-                f"one of {', '.join(limits['choices'])}{' and no package.module:Name' if limits.get('outside') else ''}"
-            )
+            prefix = f", no {limits['prefix']}NAME" if limits.get("prefix") else ""
+            outside = " and no package.module:Name" if limits.get("outside") else ""
+            expected = f"one of {', '.join(limits['choices'])}{prefix}{outside}"
     else:
         expected, fits = "a list of three numbers, one a colour", _are_numbers(value, 3)
         value = [float(number) for number in value] if fits else value
@@ -41,7 +43,7 @@ def checked(name: str, value: Any, field: dataclasses.Field[Any]) -> Any:
         raise UserError(f"{name}: {value!r} is not {expected}")
     if isinstance(value, str) and "\0" in value:
         raise UserError(f"{name}: {value!r} holds a character that no path or name can have (NUL); remove it")
-    if "choices" in limits and value not in limits["choices"] and not (limits.get("outside") and ":" in value):
+    if "choices" in limits and value not in limits["choices"] and not _is_free(value, limits):
         raise UserError(f"{name}: {value!r} is not {expected}{nearest(value, list(limits['choices']))}")
     if "rule" in limits and value == FOLLOWS:
         return value
@@ -60,9 +62,30 @@ def takes_bands(field: dataclasses.Field[Any]) -> bool:
     return field.type == dict[float, list[float]]
 
 
+def takes_options(field: dataclasses.Field[Any]) -> bool:
+    """Whether the field's value is a mapping whose keys are somebody else's."""
+    return bool(field.metadata.get("options"))
+
+
 def plain_number(value: float) -> str:
     """A limit as people write it: 0.5, 1, and every digit of a large whole number."""
     return str(value) if isinstance(value, int) else f"{value:g}"
+
+
+def _is_free(value: str, limits: Any) -> bool:
+    """Whether a text stands for something that no list of choices has."""
+    begins = limits.get("prefix") and value.startswith(limits["prefix"]) and value != limits["prefix"]
+    return bool(begins or (limits.get("outside") and ":" in value))
+
+
+def _options(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{name}: {value!r} is not names with values; write {{drop_path_rate: 0.1}}, say")
+    for key, each in value.items():
+        for single in each if isinstance(each, list) else [each]:
+            if not isinstance(single, bool | str) and not _is_finite(single):
+                raise UserError(f"{name}.{key}: {each!r} is no number, text, true, false, or list of them")
+    return {str(key): each for key, each in value.items()}
 
 
 def _bands(name: str, value: Any) -> dict[float, list[float]]:

@@ -17,6 +17,7 @@ from simclr_dist.config.method import MethodKeys
 from simclr_dist.config.metric import Metric
 from simclr_dist.config.views import ViewGroup
 from simclr_dist.data.loading.batch import Batch
+from simclr_dist.models.drops import drawing
 from simclr_dist.models.encoder import RGB, Encoder
 from simclr_dist.optim.rates import Moment, Rate
 
@@ -126,6 +127,11 @@ class Method(nn.Module):
         """Embeddings of a chunk's images. EVERY trained parameter acts here, and images meet in batch norm alone."""
         raise NotImplementedError
 
+    def embedded(self, batch: Batch) -> Tensors:
+        """What ``embed`` gives, with whatever its encoders drop by chance drawn for this batch."""
+        with drawing(self, batch):
+            return self.embed(batch)
+
     def loss(self, embeddings: Tensors, targets: Tensors, batch: Batch) -> Tensors:
         """``loss`` (a scalar, to be differentiated) and every one of METRICS (detached scalars), over the global batch.
 
@@ -172,7 +178,7 @@ class Method(nn.Module):
 
     def forward(self, batch: Batch, targets: Tensors | None = None, *, embed_only: bool = False) -> Pass:
         """What DDP wraps: the embeddings of a batch and, unless ``embed_only``, the loss with its metrics."""
-        embeddings = self.embed(batch)
+        embeddings = self.embedded(batch)
         if embed_only:
             return Pass(embeddings, {})
         return Pass(embeddings, self.global_loss(embeddings, targets or {}, batch))

@@ -23,7 +23,7 @@ LOSS_OVER_TEMPERATURE = 2.0
 
 
 class MoCoV3(Method):
-    """Chen, Xie and He 2021 (arXiv 2104.02057), as its published code computes it for ResNets.
+    """Chen, Xie and He 2021 (arXiv 2104.02057), as its published code computes it for ResNets and for ViTs.
 
     The negatives of a query are the keys of the global batch; there is no queue. Each view goes through the networks in
     a pass of its own. The keys' encoder begins as a copy and has its own running statistics.
@@ -53,6 +53,11 @@ class MoCoV3(Method):
         """Units of the hidden layer of projector and predictor."""
         output_dim: int = number(256, low=2)
         """Size of queries and keys."""
+        projector_layers: int = number(2, low=2)
+        """Linear layers of the projector (published: 2 for ResNet-50, 3 for vision transformers)."""
+        predictor_last_norm: bool = False
+        """Batch norm without gain and offset after the predictor's last layer, too (published for vision
+        transformers)."""
 
     METRICS: ClassVar[Mapping[str, Metric]] = {
         "contrastive_top1": contrastive_top1("the key of the image is more similar than those of all other images"),
@@ -65,8 +70,9 @@ class MoCoV3(Method):
         self.config = config
         self.encoder = make.encoder()
         features, hidden, dim = self.encoder.output_dim, config.hidden_dim, config.output_dim
-        self.projection = make.mlp((features, hidden, dim), bias=False, norm=True, last_norm=True)
-        self.predictor = make.mlp((dim, hidden, dim), bias=False, norm=True)
+        projector = (features, *[hidden] * (config.projector_layers - 1), dim)
+        self.projection = make.mlp(projector, bias=False, norm=True, last_norm=True)
+        self.predictor = make.mlp((dim, hidden, dim), bias=False, norm=True, last_norm=config.predictor_last_norm)
         self.key_encoder, self.key_projection = follower_of(self.encoder), follower_of(self.projection)
 
     @classmethod

@@ -17,6 +17,7 @@ from simclr_dist.models.batch_norm import GroupedBatchNorm
 from simclr_dist.models.encoder import Encoder
 from simclr_dist.models.projection import Projection, projection_head
 from simclr_dist.models.statistics_group import StatisticsGroup
+from simclr_dist.models.timm_encoder import TimmEncoder
 
 
 def each_view(batch: Batch, *networks: nn.Module) -> list[Tensor]:
@@ -51,6 +52,11 @@ class Parts:
         takes = method_class(self.recipe.method.name).TAKES
         if ":" in keys.name:
             return Encoder.of(self._outside(keys), data.mean, data.std, takes)
+        if keys.of_timm:
+            return TimmEncoder(
+                keys.of_timm, keys.options, frozen=keys.frozen, mean=data.mean, std=data.std,
+                statistics=self.statistics, recompute=self.recompute, takes=takes,
+            )  # fmt: skip
         return Encoder(
             keys.name,
             width=keys.width,

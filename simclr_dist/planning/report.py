@@ -62,7 +62,7 @@ def suggestion(plan: Plan) -> str:
 def _head(plan: Plan) -> list[str]:
     recipe, machine, assumed = plan.config.recipe, plan.config.machine, plan.assumed
     group = recipe.batch_norm_group_images or recipe.global_batch_images
-    wide = f" {recipe.encoder.width:g}x" if recipe.encoder.width != 1 else ""
+    wide = f" {recipe.encoder.width:g}x" if recipe.encoder.is_resnet and recipe.encoder.width != 1 else ""
     sizes = " and ".join(str(size) for size in {view.side(recipe.data.image_size): 0 for view in recipe.views.values()})
     before = recipe.initial.steps_done
     kept, left = machine.keep_checkpoints, show_bytes(plan.gpu_memory_bytes - plan.usable_bytes)

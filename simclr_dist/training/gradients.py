@@ -77,7 +77,7 @@ def compute_gradients(
     with torch.no_grad(), statistics_of_one_pass(method, len(chunks)), half():
         for chunk in chunks:
             states.append(_random_state(batch.device))
-            embeddings.append(method.embed(chunk))
+            embeddings.append(method.embedded(chunk))
     cached = leaves(_joined(embeddings))
     del embeddings  # as large once more, and the chunks' backward passes are where memory is short
     outputs = method.global_loss(cached, targets, batch)

@@ -11,6 +11,7 @@ from simclr_dist.errors import AgreedError, UserError, first_line
 from simclr_dist.methods.base import Method
 from simclr_dist.models.batch_norm import norms_of, statistics_held
 from simclr_dist.models.statistics_group import StatisticsGroup
+from simclr_dist.training.encoder_rules import check_encoder
 from simclr_dist.training.gradients import leaves
 
 
@@ -31,6 +32,7 @@ def check_rules(method: Method, recipe: Recipe, statistics: StatisticsGroup, gro
     device = next(method.parameters()).device
     batch = blank_batch(recipe, statistics.local_groups * min(2, group_images), device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), statistics_held(method):
+        check_encoder(method.encoder, recipe)
         try:
             _check(method, recipe.method.name, batch)
         except UserError:
@@ -49,7 +51,7 @@ def _check(method: Method, name: str, batch: Batch) -> None:
     with torch.no_grad():
         batch = method.prepare(batch)
         targets = method.targets(batch)
-    embeddings = method.embed(batch)
+    embeddings = method.embedded(batch)
     for label, found in (("targets", targets), ("embed", embeddings)):
         _check_tensors(name, label, found, len(batch))
     cached = leaves(embeddings)

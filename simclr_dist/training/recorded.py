@@ -22,6 +22,7 @@ from simclr_dist.errors import UserError, first_line
 from simclr_dist.log import log
 from simclr_dist.methods.base import Method, Tensors
 from simclr_dist.models.batch_norm import copy_all, norms_of, statistics_collected
+from simclr_dist.models.drops import drops_of
 from simclr_dist.models.precision import AUTOCAST, half_precision
 from simclr_dist.models.statistics_group import StatisticsGroup
 
@@ -75,6 +76,8 @@ def why_not(config: Config, method: type[Method] | Method, statistics: Statistic
         return f"machine.recompute={machine.recompute}"
     if statistics.spans_processes:
         return "batch-norm groups of several processes, which exchange their statistics"
+    if isinstance(method, Method) and drops_of(method):
+        return "what the encoder drops is drawn anew for every step"
     if not method.recordable:
         return f"{config.recipe.method.name} does not say that it is recordable"
     return ""

@@ -11,6 +11,7 @@ from simclr_dist.config import Config
 from simclr_dist.data.loading.batch import Batch, blank_batch
 from simclr_dist.distributed.data_parallel import data_parallel, settle_buckets
 from simclr_dist.distributed.processes import Processes
+from simclr_dist.errors import AgreedError
 from simclr_dist.guards.anomalies import GO_BACK, STOP, Anomaly, AnomalyWatch
 from simclr_dist.guards.nonfinite import NumericsWatch, where_not_finite
 from simclr_dist.guards.rollback import RollbackPoint
@@ -18,6 +19,7 @@ from simclr_dist.guards.undo import Undo
 from simclr_dist.methods.base import Method, Moment
 from simclr_dist.methods.build import build_method
 from simclr_dist.models.batch_norm import average_running_statistics, copy_all, norms_of
+from simclr_dist.models.drops import drops_of
 from simclr_dist.models.precision import AUTOCAST
 from simclr_dist.models.statistics_group import divide_batch_norm
 from simclr_dist.optim import make_optimizer
@@ -94,6 +96,11 @@ class TrainingStep:
         recipe, machine = self.config.recipe, self.config.machine
         at_once = machine.images_per_chunk or self.local_images
         check_rules(self.method, recipe, self.statistics, at_once // self.statistics.local_groups)
+        if machine.compile and drops_of(self.method):
+            raise AgreedError(
+                "machine.compile: what is compiled would drop the same in every step; set machine.compile=false, or "
+                "the drop rates in recipe.encoder.options to 0"
+            )
         if machine.compile and not machine.debug_numerics:  # inside what is compiled no layer can be looked at
             for part in self.method.children():
                 part.compile()

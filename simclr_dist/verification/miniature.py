@@ -16,6 +16,7 @@ from simclr_dist.distributed.processes import Processes
 from simclr_dist.methods.base import Method
 from simclr_dist.methods.build import build_method
 from simclr_dist.models.statistics_group import StatisticsGroup, divide_batch_norm
+from simclr_dist.models.timm_small import small_timm
 
 IMAGE_SIDE = 16
 _SMALLEST_SIDE = 8
@@ -26,7 +27,8 @@ class Miniature:
     """A recipe in small on the processes that are here; every process makes one.
 
     The mapping of batch-norm groups onto processes, the method with its numbers, the views and the optimizer are the
-    recipe's; the encoder, the images and the method's sizes are not.
+    recipe's; the encoder, the images and the method's sizes are not. A model of timm is itself, with fewer blocks where
+    its options say how many, on the smallest images that it takes.
     """
 
     def __init__(self, recipe: Recipe, processes: Processes, device: torch.device) -> None:
@@ -42,17 +44,27 @@ class Miniature:
         self.method_class: type[Method] = method_class(recipe.method.name)  # type: ignore[assignment]
         # The small stem leaves a quarter of the other's stride; what one from outside makes of the key is not known.
         stride = recipe.encoder.output_stride // (4 if recipe.encoder.stem == "imagenet" else 1)
-        stride = 0 if ":" in recipe.encoder.name else stride
-        encoder = replace(
-            recipe.encoder, name="resnet10", width=0.25, stem="small", zero_init_residual=False, output_stride=stride
+        stride = 0 if not recipe.encoder.is_resnet else stride
+        encoder, side = (
+            replace(
+                recipe.encoder,
+                name="resnet10",
+                width=0.25,
+                stem="small",
+                zero_init_residual=False,
+                output_stride=stride,
+            ),
+            IMAGE_SIDE,
         )
+        if recipe.encoder.of_timm:
+            encoder, side = small_timm(recipe)
         self.recipe = replace(
             recipe,
             global_batch_images=self.batch,
             batch_norm_group_images=self.group,
-            data=replace(recipe.data, image_size=IMAGE_SIDE),
+            data=replace(recipe.data, image_size=side),
             method=self.method_class.small(recipe.method, self.batch),
-            views=resized(recipe, IMAGE_SIDE),
+            views=resized(recipe, side, of_one_size=bool(recipe.encoder.of_timm)),
             encoder=encoder,
         )
         self.order = SampleOrder(seed=recipe.seed, images=self.images, global_batch_images=self.batch)
@@ -124,8 +136,11 @@ class Miniature:
         return (128 + 40 * (image + views)).clamp(0, 255).to(torch.uint8)
 
 
-def resized(recipe: Recipe, largest: int) -> dict[str, ViewGroup]:
-    """The recipe's groups of views, the largest with ``largest`` pixels a side and the others in proportion."""
+def resized(recipe: Recipe, largest: int, *, of_one_size: bool = False) -> dict[str, ViewGroup]:
+    """The recipe's groups of views, the largest with ``largest`` pixels a side and the others in proportion, or all of
+    them alike."""
+    if of_one_size:
+        return {name: replace(group, size=largest) for name, group in recipe.views.items()}
     sides = {name: group.side(recipe.data.image_size) for name, group in recipe.views.items()}
     scale = largest / max(sides.values())
     return {

@@ -60,7 +60,7 @@ def one_process(method: Method, batch: Batch, groups: int) -> PlainStep:
         with torch.no_grad():
             batch = method.prepare(batch)
             targets = method.targets(batch)
-        embeddings = method.embed(batch)
+        embeddings = method.embedded(batch)
         outputs = method.loss(embeddings, targets, batch)
         outputs["loss"].backward()
         gradients = gradients_of(method)

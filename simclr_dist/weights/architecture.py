@@ -40,9 +40,9 @@ class Architecture:
 
     @classmethod
     def of_recipe(cls, recipe: Recipe) -> "Architecture | None":
-        """The one that a recipe asks for; None: an encoder from outside this project, or two halves."""
+        """The one that a recipe asks for; None: timm's, one from outside this project, or two halves."""
         encoder, takes = recipe.encoder, method_class(recipe.method.name).TAKES
-        if ":" in encoder.name or takes == HALVES:
+        if not encoder.is_resnet or takes == HALVES:
             return None
         padding = 3 if encoder.stem == "imagenet" else 1
         return cls(encoder.name, encoder.width, encoder.stem, padding, encoder.output_stride, takes)

@@ -87,7 +87,8 @@ def export(loaded: LoadedEncoder, to: str, out: Path | str, *, with_head: bool =
 
 def describe(loaded: LoadedEncoder, form: Format) -> dict[str, Any]:
     """What stands in the sidecar, and inside the file where its format has room."""
-    recipe = to_dict(loaded.recipe) if loaded.recipe_known else None
+    # Of a model of timm the recipe says what it is, also where it knows nothing else.
+    recipe = to_dict(loaded.recipe) if loaded.recipe_known or loaded.architecture is None else None
     if recipe is not None:
         # Locations on the machine that trained; exports are passed on.
         recipe["data"]["path"] = recipe["initial"]["weights"] = ""
@@ -105,6 +106,7 @@ def describe(loaded: LoadedEncoder, form: Format) -> dict[str, Any]:
         "load": form.lines(loaded),
         "assumed": list(loaded.assumed),
         "recipe": recipe,
+        "recipe_known": loaded.recipe_known,
         "steps_done": loaded.steps_done,
     }
 

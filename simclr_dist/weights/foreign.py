@@ -92,7 +92,7 @@ def identify(path: Path, tensors: Mapping[str, Tensor], prefix: str | None = Non
         state = {key: tensor if "num_b" in key else tensor.float() for key, tensor in found.state.items()}
         architecture = architecture_of(state)
     except ValueError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error}; of a model of timm: simclr-dist import --encoder timm/NAME") from error
     mean, std, assumed = IMAGENET_MEAN, IMAGENET_STD, ["pixels normalised as for ImageNet (else --mean, --std)"]
     project = _project(tensors, found, state)
     if project.startswith("Google's"):

@@ -92,8 +92,11 @@ class ResNetFormat(Format):
     def check(self, loaded: LoadedEncoder) -> None:
         instead = "take --to safetensors or onnx"
         if loaded.architecture is None:
-            halves = loaded.encoder.takes == HALVES
-            what = "two networks side by side" if halves else f"{loaded.recipe.encoder.name}, an encoder of your own"
+            halves, keys = loaded.encoder.takes == HALVES, loaded.recipe.encoder
+            what = f"{keys.name}, an encoder of your own"
+            if halves or keys.of_timm:
+                what = "two networks side by side" if halves else keys.name
+            instead = "take --to timm" if keys.of_timm else instead
             raise UserError(f"--to: {self.compared_with} has no layout of {what}; {instead}")
         if layer := loading.unknown_layer(loaded.projection):
             raise UserError(
@@ -119,13 +122,22 @@ class Torchvision(ResNetFormat):
 
 
 class Timm(ResNetFormat):
-    """safetensors under timm's names, which are torchvision's."""
+    """safetensors under timm's names, which are torchvision's for ResNets."""
 
     suffix = ".timm.safetensors"
     libraries = ("timm",)
     compared_with = "timm"
 
+    def check(self, loaded: LoadedEncoder) -> None:
+        if not (name := loaded.recipe.encoder.of_timm):
+            super().check(loaded)
+        elif loaded.projection is not None:
+            raise UserError(f"--with-head: timm's {name} has no room for a head; take --to safetensors or onnx")
+
     def lines(self, loaded: LoadedEncoder) -> list[str]:
+        keys = loaded.recipe.encoder
+        if keys.of_timm:
+            return loading.timm_model_lines(keys.of_timm, keys.options)
         return loading.timm_lines(self._architecture(loaded), loaded.projection)
 
     def write(self, file: Path, loaded: LoadedEncoder, description: dict[str, Any]) -> None:

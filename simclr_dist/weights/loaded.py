@@ -30,7 +30,7 @@ class LoadedEncoder:
     source: str
     """Where it comes from, for people."""
     architecture: Architecture | None = None
-    """The ResNet that it is; None: an encoder from outside this project."""
+    """The ResNet that it is; None: a model of timm, or an encoder from outside this project."""
     projection: nn.Module | None = None
     """The projection head, where the weights have one: features to embeddings (images, d)."""
     steps_done: int | None = None

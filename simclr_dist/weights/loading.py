@@ -1,5 +1,8 @@
 """The lines that load an export in another program: written into its sidecar, and run as they are by the check."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import nn
 
 from simclr_dist.config.recipe import dilated_stages
@@ -38,6 +41,13 @@ def timm_lines(architecture: Architecture, head: nn.Module | None) -> list[str]:
     lines += _dilation_lines(architecture)
     if head is not None:
         lines.append(f"model.fc = {_head_code(head)}")
+    return [*lines, "timm.models.load_checkpoint(model, FILE)", "model.eval()"]
+
+
+def timm_model_lines(name: str, options: Mapping[str, Any]) -> list[str]:
+    """The same of a model that is timm's own."""
+    given = f", **{dict(options)!r}" if options else ""
+    lines = ["import timm", f"model = timm.create_model({name!r}, num_classes=0{given})"]
     return [*lines, "timm.models.load_checkpoint(model, FILE)", "model.eval()"]
 
 

@@ -24,6 +24,7 @@ from simclr_dist.weights.architecture import Architecture, build_encoder
 from simclr_dist.weights.descriptions import wrong_in
 from simclr_dist.weights.foreign import identify, read_safetensors, read_tensors
 from simclr_dist.weights.loaded import LoadedEncoder, recipe_of_encoder
+from simclr_dist.weights.of_timm import load_timm, timm_model
 from simclr_dist.weights.saved import SavedState, saved_state
 
 HEAD = "projection."
@@ -41,18 +42,24 @@ def load_encoder(
     image_size: int | None = None,
     stem_padding: int | None = None,
     prefix: str | None = None,
+    encoder: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> LoadedEncoder:
     """The encoder of a run folder (its newest intact checkpoint), a checkpoint, an export, or a foreign file.
 
     Only data is read, no code of a file runs; a method or an encoder from outside this project that a run names is
     imported from where Python finds it. The other arguments say what a foreign file cannot: normalisation,
-    image size, padding of the first convolution, and the ``prefix`` of the names when a file holds several networks.
+    image size, padding of the first convolution, the ``prefix`` of the names when a file holds several networks, and
+    which model of timm it is (``encoder``, as recipe.encoder.name, with its ``options``).
 
     Raises:
         UserError: there is no such encoder; the line says what is nearest and what is missing.
     """
     path = Path(path)
-    hints = {"mean": mean, "std": std, "image_size": image_size, "stem_padding": stem_padding, "prefix": prefix}
+    hints = {
+        "mean": mean, "std": std, "image_size": image_size, "stem_padding": stem_padding, "prefix": prefix,
+        "encoder": encoder, "options": options or None,
+    }  # fmt: skip
     given = [key for key, value in hints.items() if value is not None]
     if path.is_dir() or checkpoint.is_checkpoint(path):
         _refuse_hints(path, given)
@@ -64,6 +71,10 @@ def load_encoder(
     if known is not None:
         _refuse_hints(path, given)
         return _from_export(path, tensors, known)
+    if timm := timm_model(path, encoder, options or {}):
+        if stem_padding is not None:
+            raise UserError(f"--stem-padding: is for ResNets, and {path.name} is taken as {timm.name}; leave it out")
+        return load_timm(path, tensors, timm, mean=mean, std=std, image_size=image_size, prefix=prefix or "")
     foreign = identify(path, tensors, prefix)
     architecture = foreign.architecture
     if stem_padding is not None:
@@ -73,9 +84,8 @@ def load_encoder(
     if image_size is None:
         image_size = _IMAGE_SIZES[architecture.stem]
         assumed.append(f"images of {image_size} pixels (else --image-size)")
-    encoder = build_encoder(architecture, foreign.state, mean or foreign.mean, std or foreign.std)
     return LoadedEncoder(
-        encoder=encoder,
+        encoder=build_encoder(architecture, foreign.state, mean or foreign.mean, std or foreign.std),
         recipe=recipe_of_encoder(architecture, mean or foreign.mean, std or foreign.std, image_size),
         source=f"{path.name} ({foreign.project})",
         architecture=architecture,
@@ -196,7 +206,7 @@ def _recipe_of_export(known: dict[str, Any], architecture: Architecture | None) 
     stored = known["recipe"]
     if stored is not None:
         try:
-            return recipe_from_dict(stored), True
+            return recipe_from_dict(stored), bool(known.get("recipe_known", True))
         except UserError:
             # A ResNet needs nothing of a method from outside, which whoever was given the file may not have.
             if architecture is None or ":" not in method_name(stored):

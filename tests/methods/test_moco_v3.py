@@ -11,6 +11,7 @@ from simclr_dist.config import load_config
 from simclr_dist.data.loading.batch import Batch
 from simclr_dist.distributed.collectives import process_count, process_rank
 from simclr_dist.distributed.data_parallel import data_parallel
+from simclr_dist.methods.build import build_method
 from simclr_dist.methods.moco_v3 import MoCoV3
 from simclr_dist.models.batch_norm import average_running_statistics
 from simclr_dist.models.follower import rising_momentum
@@ -18,6 +19,7 @@ from simclr_dist.models.statistics_group import divide_batch_norm
 from simclr_dist.optim import LARS, parameter_groups
 from simclr_dist.training.gradients import compute_gradients
 from tests.support.golden import ToyParts, golden, tensor, toy_recipe
+from tests.support.methods import method_config
 from tests.support.processes import relative_error, run_distributed
 
 GOLDEN = golden("moco_v3")
@@ -130,3 +132,12 @@ def test_the_views_are_byols_with_larger_crops():
     views = load_config("digits_demo", ["recipe.method.name=moco_v3"]).recipe.views
     assert list(views) == ["first", "second"]
     assert {view.crop_area_min for view in MoCoV3.views(MoCoV3.Config()).values()} == {0.2}
+
+
+def test_heads_of_a_vit_have_three_layers_and_a_last_norm_without_gain_in_both(tmp_path):
+    overrides = ("recipe.method.projector_layers=3", "recipe.method.predictor_last_norm=true")
+    method = build_method(method_config("moco_v3", tmp_path, *overrides).recipe, images=8)
+    kinds = [[type(layer).__name__ for layer in head] for head in (method.projection, method.predictor)]
+    layer, norm = ["Linear", "GroupedBatchNorm", "ReLU"], ["Linear", "GroupedBatchNorm"]
+    assert kinds == [[*layer, *layer, *norm], [*layer, *norm]]
+    assert [head[-1].weight for head in (method.projection, method.predictor)] == [None, None]
