@@ -3,6 +3,7 @@ seconds in which each imports torch."""
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +28,7 @@ class Forked:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.environ.clear()
         os.environ.update(env)
-        _run(command[3:])
+        _run(main, command[3:])
 
     def poll(self) -> int | None:
         return self.wait(os.WNOHANG)
@@ -45,30 +46,31 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
-def _run(arguments: list[str]) -> None:
+def _run(program: Callable[[list[str]], object], arguments: list[str]) -> None:
     status: Any = 1
     try:
-        main(arguments)
+        program(arguments)
+        status = 0
     except SystemExit as ended:
         status = ended.code
     finally:
         end_now(status)
 
 
-def _command(folder: Path, arguments: list[str]) -> None:
+def _command(folder: Path, program: Callable[[list[str]], object], arguments: list[str]) -> None:
     for descriptor, name in ((1, "output"), (2, "errors")):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
     forked: Any = SimpleNamespace(Popen=Forked)
     local.subprocess = forked
-    _run(arguments)
+    _run(program, arguments)
 
 
 class Command:
-    """The command in a process of its own; ``pid`` is the launcher's."""
+    """The command, or another program of a test module, in a process of its own; ``pid`` is the launcher's."""
 
-    def __init__(self, folder: Path, arguments: list[str]) -> None:
+    def __init__(self, folder: Path, arguments: list[str], program: Callable[[list[str]], object] = main) -> None:
         self._folder = folder
-        self._running = Running(1, _command, folder, arguments)
+        self._running = Running(1, _command, folder, program, arguments)
         (self._process,) = self._running.processes
         self.pid: int = self._process.pid
 
