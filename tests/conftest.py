@@ -1,5 +1,6 @@
 """Fixtures of all rooms, and the order of the files."""
 
+import gc
 import logging
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -24,6 +25,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason="needs a GPU"))
     items.sort(key=lambda item: _FIRST.index(item.path.name) if item.path.name in _FIRST else len(_FIRST))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what was imported is gone through no more
 
 
 @pytest.fixture

@@ -68,6 +68,8 @@ def has_key(key: str) -> bool:
     for part in key.split("."):
         if node is METHOD and any(part in vars(method_keys(name)) for name in METHODS):
             return True
+        if node == {}:  # recipe.encoder.options: the arguments of whatever encoder
+            return True
         if not isinstance(node, dict):
             return False
         groups = node.get("global", {})  # a key directly under views is every group's

@@ -13,7 +13,13 @@ from simclr_dist.cli.encoding import (
     start_in_processes,
     with_extraction,
 )
-from simclr_dist.cli.evaluation_calls import found_by, found_by_label_curve, found_by_segment, opened
+from simclr_dist.cli.evaluation_calls import (
+    found_by,
+    found_by_label_curve,
+    found_by_label_free,
+    found_by_segment,
+    opened,
+)
 from simclr_dist.cli.options import with_debug
 from simclr_dist.cli.track import say_how_to_track
 from simclr_dist.evaluation.choices import (
@@ -64,6 +70,7 @@ from simclr_dist.terminal import say
 @click.option(
     "--short-side", type=at_least_1, help="Shorter side that images are scaled to: segment.  [default: as they are]"
 )
+@click.option("--views", type=click.IntRange(2, 64), default=10, show_default=True, help="Of an image: label-free.")
 @click.option("--seed", type=click.IntRange(0, 2**32), default=0, show_default=True)
 @with_extraction
 @click.option("--cache/--no-cache", default=True, help="Keep features in RUN_DIR/features.  [default: keep]")
@@ -83,6 +90,7 @@ def evaluate(command: click.Context, /, run: Path, words: tuple[str, ...], **opt
       finetune     all weights, with 1, 10 and 100 % of the labels
       baseline     the same network from scratch, the same labels, the same budget
       segment      all weights and DeepLabV3's head, with masks: mean IoU
+      label-free   RankMe, alpha-ReQ and LiDAR of the features: no label is looked at
 
     KEY=VALUE overrides recipe.data of the images evaluated on. Runs under torchrun as pretrain does. Start the same
     command again to resume after a stop or a kill.
@@ -105,7 +113,7 @@ def evaluate(command: click.Context, /, run: Path, words: tuple[str, ...], **opt
         run_dir = folder_of_results(run)
         cache = run_dir / "features" if options["cache"] and method != "label-curve" else None
         how = Extraction(batch_images=options["batch_at_once"], device=here.device, cache=cache, talks=here.is_first)
-        context = opened(run, run_dir, how, options, overrides, masked=method == "segment")
+        context = opened(run, run_dir, how, options, overrides, method)
         if here.is_first:
             say_what_was_found(*context.summaries())
         context.choose_workers(options["workers"], here.cores)
@@ -115,6 +123,8 @@ def evaluate(command: click.Context, /, run: Path, words: tuple[str, ...], **opt
                 found = found_by_label_curve(context, run_dir, numbers, options["splits"] or 5)
             elif method == "segment":
                 found = found_by_segment(context, run_dir, images, options)
+            elif method == "label-free":
+                found = found_by_label_free(context, run_dir, options)
             else:
                 found = found_by(context, method, run_dir, numbers, shares, options)
         except TrainingStoppedError as stopped:

@@ -7,7 +7,7 @@ from simclr_dist.errors import UserError
 from simclr_dist.evaluation.choices import chosen_data
 
 
-def opened(run: Path, run_dir: Path, how: Any, options: dict[str, Any], overrides: list[str], *, masked: bool) -> Any:
+def opened(run: Path, run_dir: Path, how: Any, options: dict[str, Any], overrides: list[str], method: str) -> Any:
     """The evaluation context: the encoder of a run or file, and the images.
 
     Raises:
@@ -16,6 +16,7 @@ def opened(run: Path, run_dir: Path, how: Any, options: dict[str, Any], override
     from simclr_dist.data.loading.broken import broken_files
     from simclr_dist.distributed.agreement import all_or_none
     from simclr_dist.evaluation.context import EvaluationContext
+    from simclr_dist.evaluation.label_free import UnlabelledImages
     from simclr_dist.evaluation.saved_training import Unfinished
     from simclr_dist.evaluation.segmentation_context import SegmentationContext
     from simclr_dist.run.kept import named_checkpoint
@@ -30,10 +31,12 @@ def opened(run: Path, run_dir: Path, how: Any, options: dict[str, Any], override
             if on is None:
                 raise UserError(f"{run}: a file of weights knows no labelled images; give --on")
             run_dir.mkdir(exist_ok=True)
-        data = chosen_data(pretrained.recipe.data, on, overrides, "folder_with_masks" if masked else "folder")
+        data = chosen_data(
+            pretrained.recipe.data, on, overrides, "folder_with_masks" if method == "segment" else "folder"
+        )
         broken = broken_files(run_dir, pretrained.recipe.data) if run_dir == run and on is None else set()
-        kind = SegmentationContext if masked else EvaluationContext
-        return kind(pretrained, data, how, Unfinished(run_dir / "unfinished"), broken)
+        kinds = {"segment": SegmentationContext, "label-free": UnlabelledImages}
+        return kinds.get(method, EvaluationContext)(pretrained, data, how, Unfinished(run_dir / "unfinished"), broken)
 
 
 def found_by_label_curve(context: Any, run_dir: Path, counts: list[int] | None, splits: int) -> str:
@@ -85,7 +88,20 @@ def found_by(
             )
     if found is None or process_rank() != 0:
         return ""
-    return _written(context, found, run_dir, "accuracy")
+    return _written(context, found, run_dir, f"{len(context.test)} test images, accuracy in %")
+
+
+def found_by_label_free(context: Any, run_dir: Path, options: dict[str, Any]) -> str:
+    """The table and the file's name; nothing on the other processes."""
+    from simclr_dist.distributed.collectives import process_rank
+    from simclr_dist.evaluation.label_free import label_free
+
+    found = label_free(context, views=options["views"], seed=options["seed"])
+    if process_rank() != 0:
+        return ""
+    protocol = found.protocol
+    views = f"LiDAR of {protocol['views']} views each of {protocol['images_with_views']}"
+    return _written(context, found, run_dir, f"{protocol['images']} images, {views}")
 
 
 def found_by_segment(context: Any, run_dir: Path, images: list[int | None], options: dict[str, Any]) -> str:
@@ -106,7 +122,8 @@ def found_by_segment(context: Any, run_dir: Path, images: list[int | None], opti
         precision=options["precision"],
         seed=options["seed"],
     )
-    return _written(context, result, run_dir, "IoU", sheet) if process_rank() == 0 else ""
+    asked = f"{len(context.test)} test images, IoU in %"
+    return _written(context, result, run_dir, asked, sheet) if process_rank() == 0 else ""
 
 
 def _written(context: Any, found: Any, run_dir: Path, what: str, sheet: Any = None) -> str:
@@ -120,8 +137,5 @@ def _written(context: Any, found: Any, run_dir: Path, what: str, sheet: Any = No
     except OSError as error:
         raise UserError(f"{run_dir}: the result cannot be written: {error.strerror}") from error
     context.unfinished.remove()
-    title = (
-        f"{found.method} on {context.data.source}, {len(context.test)} test images, {what} in %, after "
-        f"{found.steps_done} steps"
-    )
+    title = f"{found.method} on {context.data.source}, {what}, after {found.steps_done} steps"
     return f"{title}\n{found.table()}\n{path}"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 _noted: set[tuple[int, int]] = set()  # descriptor and inode: the number alone may be given to another file later
+_kept_ports: set[int] = set()
 
 
 @contextmanager
@@ -23,6 +24,11 @@ def connections_noted() -> Iterator[None]:
         _noted.update(_sockets() - before)
 
 
+def keep_connections_of(port: int) -> None:
+    """Those of the store at this port are never broken off: it outlives the groups."""
+    _kept_ports.add(port)
+
+
 def break_off() -> None:
     """Shut the groups' connections down: collectives fail at once, here and where this process is waited for."""
     here = _sockets()
@@ -30,8 +36,7 @@ def break_off() -> None:
         _noted.discard((descriptor, inode))
         if (descriptor, inode) in here:
             with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
-                # Not one to the store, which outlives the group.
-                if connection.getpeername()[1] != int(os.environ.get("MASTER_PORT", 0)):
+                if not _kept_ports & {connection.getpeername()[1], connection.getsockname()[1]}:
                     connection.shutdown(socket.SHUT_RDWR)
 
 

@@ -13,7 +13,7 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from simclr_dist import compat
 from simclr_dist.distributed.collectives import process_rank
-from simclr_dist.distributed.connections import break_off, connections_noted
+from simclr_dist.distributed.connections import break_off, connections_noted, keep_connections_of
 from simclr_dist.distributed.devices import refuse_shared_gpus
 from simclr_dist.distributed.ending import abandon_group
 from simclr_dist.distributed.launchers import ranks_here
@@ -102,6 +102,7 @@ def process_group(
     name = str(next(_numbers)) if meeting is None else f"of meeting {meeting}"
     with ExitStack() as stack:
         store = stack.enter_context(meeting_point(processes.rank, processes.count, timeout))
+        keep_connections_of(store.port)
         lost = stack.enter_context(_lost_processes(store, f"heartbeats {name}", processes, timeout_seconds))
         stack.enter_context(_group_ended(abandoned_at_errors=ends_itself))
         stack.enter_context(patience_of_groups(patience))

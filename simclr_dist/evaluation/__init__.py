@@ -3,7 +3,8 @@
 Every method but the label curve writes one JSON file into the run folder,
 ``evaluation_step_<steps>_<method>_<8 hex digits>.json`` (:class:`simclr_dist.evaluation.results.Result`):
 
-- ``format``: 1; ``method``: knn, probe, lowshot, finetune, baseline, segment; ``steps_done``: of pretraining;
+- ``format``: 1; ``method``: knn, probe, lowshot, finetune, baseline, segment, label-free;
+- ``steps_done``: of pretraining;
 - ``encoder_sha256``: of the evaluated weights and running statistics;
 - ``data``: source, image_size, classes, train_images, train_fingerprint, test_images, test_fingerprint;
 - ``unequal_classes``: whether the table shows balanced accuracy; ``data.left_out_test_images``: of classes that the
@@ -20,6 +21,10 @@ Every method but the label curve writes one JSON file into the run folder,
 ``name``, ``images``, ``mean_iou`` and ``pixel_accuracy`` (lists, one share for each seed), ``mean`` and ``std`` of the
 former, ``class_iou`` (a list for each seed; null for a class that is in neither masks nor predictions), ``confusion``
 (pixels, class by prediction, of all seeds), ``subset_sha256`` (of the images' names) and ``details``.
+
+``label-free`` (:class:`simclr_dist.evaluation.label_free.LabelFreeResult`) has in ``data`` source, image_size, images
+and fingerprint, and rows with ``name`` (features, embeddings), ``dimensions``, ``rank_me``, ``alpha_req`` (null where
+there are too few directions) and ``lidar``.
 
 The digits in the name are those of encoder, data and protocol: the same evaluation has the same name. The label curve
 writes ``evaluation_step_<steps>.json`` with ``steps_done`` and ``points``

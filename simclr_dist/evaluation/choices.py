@@ -18,6 +18,7 @@ METHODS = {
     "lowshot": (*_COMMON, "labels", "splits"),
     "finetune": (*_COMMON, *_SGD, "shares", "splits", "from_layer", "with_baseline"),
     "baseline": (*_COMMON, *_SGD, "shares", "splits", "from_layer"),
+    "label-free": (*_COMMON, "views"),
     "segment": (
         "on",
         "device",

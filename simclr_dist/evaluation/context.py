@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import nn
@@ -29,6 +29,9 @@ from simclr_dist.weights.loaded import LoadedEncoder
 class OpenedImages:
     """An encoder, and the training and test images that it is evaluated on."""
 
+    SPLITS: ClassVar[tuple[str, ...]] = ("train", "test")
+    """What is opened of the source; of one alone, ``test`` is ``train``."""
+
     def __init__(
         self,
         pretrained: LoadedEncoder,
@@ -51,14 +54,15 @@ class OpenedImages:
         self.steps_done = pretrained.steps_done or 0
         """Of pretraining."""
         self.data = data or self.recipe.data
-        splits = [open_source(self.data, split) for split in ("train", "test")]
-        self.train, self.test = (without(split, broken) for split in splits)
-        self.left_out_broken = sum(map(len, splits)) - len(self.train) - len(self.test)
+        splits = [open_source(self.data, split) for split in self.SPLITS]
+        kept = [without(split, broken) for split in splits]
+        self.train, self.test = kept[0], kept[-1]
+        self.left_out_broken = sum(map(len, splits)) - sum(map(len, kept))
         if self.left_out_broken:
             self._say(f"left out, as pretraining found them to be broken: {self.left_out_broken} images")
         self.encoder_sha256 = pretrained.sha256
 
-    def summaries(self) -> tuple[str, str]:
+    def summaries(self) -> tuple[str, ...]:
         """What was found of the training and of the test images, and what was left out."""
         return (
             f"training images: {summary(self.train, self.data.source)}",

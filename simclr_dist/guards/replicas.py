@@ -119,8 +119,9 @@ def digest(tensors: Iterable[Tensor]) -> int:
     sums: dict[torch.device, list[Tensor]] = {}
     multipliers: dict[torch.device, Tensor] = {}
     for flat in _joined(tensors):
-        if flat.device not in multipliers:
-            mixed = torch.arange(1, _PART + 1, device=flat.device) * _signed(_ODD)
+        needed = min(len(flat), _PART)
+        if flat.device not in multipliers or len(multipliers[flat.device]) < needed:
+            mixed = torch.arange(1, needed + 1, device=flat.device) * _signed(_ODD)
             multipliers[flat.device] = (mixed ^ (mixed >> 29)) | 1
         for part in flat.view(_INTEGERS[flat.element_size()]).split(_PART):
             product = part.to(torch.int64) * multipliers[flat.device][: len(part)]

@@ -26,8 +26,8 @@ def open_events(folder: Path, purge_step: int) -> AppendedFile:
     from tensorboard.compat.proto.event_pb2 import SessionLog
 
     folder.mkdir(parents=True, exist_ok=True)
-    # The name that TensorBoard's own writer gives.
-    name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(_number)}"
+    # The name that TensorBoard's own writer gives; files of one second are read in the order of their names.
+    name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(_number):06d}"
     file = AppendedFile(folder / name)
     file.write(_record(file_version="brain.Event:2"))
     file.write(_record(step=purge_step, session_log=SessionLog(status=SessionLog.START)))

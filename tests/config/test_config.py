@@ -125,6 +125,8 @@ def changed(value: Any, entry: Any) -> Any:
         return {5: [1.5, 20], 12.5: [0, 100.0]}
     if entry.name == "unpublished":
         return [2.5, 20]
+    if entry.name == "options":
+        return value | {"depths": [1, 2], "name": "x", "rate": 0.1, "flag": True}
     return [number / 3 for number in value]
 
 

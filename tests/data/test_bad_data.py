@@ -7,12 +7,11 @@ machine ends the run: replaced, its images would make this machine's trajectory 
 import errno
 import logging
 import os
+import resource
 import shutil
 import signal
 import socket
 import struct
-import subprocess
-import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
+from simclr_dist.config import load_config
 from simclr_dist.config.recipe import Data, Recipe
 from simclr_dist.data.loading.batches import ALL_BROKEN, ViewBatches
 from simclr_dist.data.loading.broken import BrokenImages
@@ -34,9 +34,12 @@ from simclr_dist.data.sources.beton.encoding import Encoding
 from simclr_dist.data.sources.beton.writer import write_beton
 from simclr_dist.data.sources.decoding import MAX_PIXELS
 from simclr_dist.data.sources.files import MAX_FILE_BYTES, FileSource
+from simclr_dist.distributed.processes import Processes
 from simclr_dist.errors import UserError
 from simclr_dist.log import log
 from simclr_dist.terminal import printable
+from simclr_dist.training.pretraining import pretrain
+from tests.support.forked_command import Command
 from tests.support.images import COLOR, NOISE, encoded, first_pixel, opened, plain, write_image
 from tests.support.processes import TINY
 
@@ -411,31 +414,24 @@ def bad_folder(folder: Path) -> tuple[Path, list[bytes]]:
     return folder, sorted([*bad, b"fifo.gif", b"huge.jpg", b"link.png"])
 
 
-RUNS = """
-import resource, sys
-from simclr_dist.config import load_config
-from simclr_dist.distributed.processes import Processes
-from simclr_dist.errors import UserError
-from simclr_dist.training.pretraining import pretrain
+def runs(arguments: list[str]) -> None:
+    """Prints of each run the peak memory of this process and of its workers so far, in MB, or why it was stopped."""
+    folder, *tiny = arguments
 
-folder, *tiny = sys.argv[1:]
+    def run(name: str, images: str, *overrides: str) -> None:
+        where = (f"machine.run_dir={folder}/{name}", f"recipe.data.path={folder}/{images}")
+        try:
+            pretrain(load_config(f"{folder}/config.yaml", [*tiny, *where, *overrides]), Processes())
+        except UserError as error:
+            print(f"stopped: {error}")
+        else:
+            both = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+            print(*(resource.getrusage(who).ru_maxrss // 1024 for who in both))
 
-def run(name, images, *overrides):
-    '''Peak memory of this process and of its workers so far, in MB, or why the run was stopped.'''
-    where = (f"machine.run_dir={folder}/{name}", f"recipe.data.path={folder}/{images}")
-    try:
-        pretrain(load_config(f"{folder}/config.yaml", [*tiny, *where, *overrides]), Processes())
-    except UserError as error:
-        return f"stopped: {error}"
-    both = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return " ".join(str(resource.getrusage(who).ru_maxrss // 1024) for who in both)
-
-lines = [run("whole run", "whole")]
-for stop_after in (2, 0):
-    lines.append(run("bad run", "bad", f"machine.stop_after_steps={stop_after}", "machine.max_broken_image_share=0.3"))
-lines.append(run("strict run", "bad", "machine.max_broken_image_share=0.2"))
-print("\\n".join(lines))
-"""
+    run("whole run", "whole")
+    for stop_after in (2, 0):
+        run("bad run", "bad", f"machine.stop_after_steps={stop_after}", "machine.max_broken_image_share=0.3")
+    run("strict run", "bad", "machine.max_broken_image_share=0.2")
 
 
 def test_a_run_names_every_bad_file_once_over_its_starts_and_stops_beyond_the_share_within_its_memory(tmp_path):
@@ -449,13 +445,12 @@ def test_a_run_names_every_bad_file_once_over_its_starts_and_stops_beyond_the_sh
         *TINY, "recipe.data.source=folder", "recipe.global_batch_images=13", "recipe.batch_norm_group_images=13",
         "machine.loader_workers=2",
     ]  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", RUNS, str(tmp_path), *tiny], capture_output=True, text=True, timeout=100
-    )
-    assert done.returncode == 0, done.stderr
-    whole, first, second, strict = done.stdout.splitlines()
+    done = Command(tmp_path, [str(tmp_path), *tiny], runs)
+    output, errors = done.communicate()
+    assert done.poll() == 0, errors
+    whole, first, second, strict = output.splitlines()
     before, after = ([int(word) for word in line.split()] for line in (whole, second))
-    assert all(late - early < 150 for early, late in zip(before, after, strict=True)), done.stdout
+    assert all(late - early < 150 for early, late in zip(before, after, strict=True)), output
     assert not first.startswith("stopped")
 
     listed = [line.split("\t") for line in (tmp_path / "bad run" / "broken_images.txt").read_text().splitlines()]
@@ -463,8 +458,8 @@ def test_a_run_names_every_bad_file_once_over_its_starts_and_stops_beyond_the_sh
     assert sorted(reason.rpartition(": ")[0].partition(": ")[0] for _, reason in listed) == sorted(names)
     assert len({number for number, _ in listed}) == len(bad)
     assert all(reason.isprintable() for _, reason in listed)
-    assert "Warning" not in done.stderr
-    told = [line for line in done.stderr.splitlines() if line.startswith("broken image, ")]
+    assert "Warning" not in errors
+    told = [line for line in errors.splitlines() if line.startswith("broken image, ")]
     assert sorted(told[: len(bad)]) == sorted(f"broken image, another is drawn in its place: {r}" for _, r in listed)
 
     assert f"of {images} images are broken, more than machine.max_broken_image_share (0.2)" in strict

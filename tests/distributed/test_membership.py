@@ -7,8 +7,12 @@ from simclr_dist.distributed.membership import Membership
 
 
 @pytest.fixture
-def decide() -> Membership:
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+def store() -> dist.TCPStore:
+    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
+@pytest.fixture
+def decide(store: dist.TCPStore) -> Membership:
     return Membership(store, 1, 4, "card", 5.0, fits=lambda count: 8 % count == 0)
 
 

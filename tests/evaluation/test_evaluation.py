@@ -37,6 +37,7 @@ from simclr_dist.run.metrics_log import read_metrics
 from simclr_dist.weights.digest import state_digest
 from tests.support.commands import complaint, run_command
 from tests.support.evaluation import blobs, small_context
+from tests.support.forked_command import Command
 from tests.support.images import opened, write_image
 from tests.support.processes import assert_bit_equal, final_state, losses, pretrain_here, run_distributed, tiny_config
 
@@ -433,8 +434,8 @@ def test_nearest_neighbours_of_raw_pixels_tell_the_photographs_apart(tmp_path):
 # --- the command
 
 
-def test_the_command_prints_a_table_and_writes_the_same_result_on_1_and_2_processes(run_dir, capfd):
-    status, out, _ = run_command(capfd, "evaluate", run_dir, "knn", "--k", "5", "--device", "cpu")
+def test_the_command_prints_a_table_and_writes_the_same_result_on_1_and_2_processes(run_dir, capsys, tmp_path):
+    status, out, _ = run_command(capsys, "evaluate", run_dir, "knn", "--k", "5", "--device", "cpu")
     assert status == 0
     assert "kNN, pretrained" in out
     path = Path(out.splitlines()[-1])
@@ -442,8 +443,10 @@ def test_the_command_prints_a_table_and_writes_the_same_result_on_1_and_2_proces
     found = json.loads(before)
     assert (found["method"], found["steps_done"], found["protocol"]["neighbours"]) == ("knn", 1, 5)
     path.unlink()
-    again = run_command(capfd, "evaluate", run_dir, "knn", "--k", "5", "--no-cache", "--processes", "2")
-    assert again[0] == 0
+    arguments = ["evaluate", str(run_dir), "knn", "--k", "5", "--no-cache", "--device", "cpu", "--processes", "2"]
+    again = Command(tmp_path, arguments)
+    _, errors = again.communicate()
+    assert again.poll() == 0, errors
     assert path.read_bytes() == before
 
 

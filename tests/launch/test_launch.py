@@ -18,11 +18,12 @@ from torch.distributed import TCPStore
 from simclr_dist.launch import local
 from simclr_dist.run.metrics_log import read_metrics
 from tests.support.commands import complaint
+from tests.support.forked_command import Command
 from tests.support.processes import TINY, Running, final_state, losses
 
-# Each launch costs seconds of imports: the launcher's own promises are proven with stand-ins for its processes, and
-# every test of the whole command proves a path of its own and no more.
-SIMCLR_DIST = [sys.executable, "-m", "simclr_dist"]
+# Each process of a launch costs seconds of imports: the launcher's own promises are proven with stand-ins for its
+# processes, those of the whole command with processes that are forked. Real ones: torchrun's here, `--processes` in
+# tests/methods/test_outside.py.
 
 
 @pytest.fixture
@@ -38,10 +39,19 @@ def start(command: list[str]) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
+def wait_for_step(run: Path, step: int, command: Command) -> None:
     while len(read_metrics(run / "metrics.jsonl")) < step:
-        assert process.poll() is None, process.communicate()
+        assert command.poll() is None, command.communicate()
         time.sleep(0.05)
+
+
+def running() -> set[int]:
+    """Process ids of all that run on this machine."""
+    return {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
+
+
+def children_of(pid: int) -> set[int]:
+    return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
 
 def workers_of(run: Path) -> list[int]:
@@ -191,11 +201,11 @@ def environment(pid: int) -> list[bytes]:
 
 
 def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, recipe):
-    process = start([*SIMCLR_DIST, *recipe, "--processes", "2", "recipe.epochs=100"])
-    wait_for_step(tmp_path / "run", 3, process)
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == 128 + signal.SIGTERM, errors  # the launcher passes SIGTERM on
+    command = Command(tmp_path, [*recipe, "--processes", "2", "recipe.epochs=100"])
+    wait_for_step(tmp_path / "run", 3, command)
+    os.kill(command.pid, signal.SIGINT)
+    output, errors = command.communicate()
+    assert command.poll() == 128 + signal.SIGTERM, errors  # the launcher passes SIGTERM on
     assert "start the same command again to resume" in output
     assert "Traceback" not in errors
     assert final_state(tmp_path / "run")["step"] == len(losses(tmp_path / "run")) >= 3
@@ -210,20 +220,22 @@ def test_torchrun_starts_it(tmp_path, recipe):
 
 
 def test_processes_end_when_their_launcher_is_killed(tmp_path, recipe):
-    process = start([*SIMCLR_DIST, *recipe, "--processes", "2", "recipe.epochs=1000"])
-    wait_for_step(tmp_path / "run", 1, process)
-    process.kill()
-    process.communicate()
+    command = Command(tmp_path, [*recipe, "--processes", "2", "recipe.epochs=1000"])
+    wait_for_step(tmp_path / "run", 1, command)
+    processes = children_of(command.pid)
+    assert len(processes) == 2
+    os.kill(command.pid, signal.SIGKILL)
+    command.communicate()
     deadline = time.monotonic() + 120
-    while workers_of(tmp_path / "run") and time.monotonic() < deadline:
+    while processes & running() and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not workers_of(tmp_path / "run")
+    assert not processes & running()
     assert final_state(tmp_path / "run")["step"] >= 1
 
 
 def test_a_user_error_inside_the_processes_is_one_line_and_status_2(tmp_path, recipe):
     (tmp_path / "run").write_text("a file where the folder should be")
-    process = start([*SIMCLR_DIST, *recipe, "--processes", "2"])
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 2
+    command = Command(tmp_path, [*recipe, "--processes", "2"])
+    _, errors = command.communicate()
+    assert command.poll() == 2
     assert complaint(errors).startswith("simclr-dist: machine.run_dir:")

@@ -28,7 +28,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 # TensorBoard, pytest and logistic regression are there too: loaded in every process, they cost it a second.
 _CONTEXT.set_forkserver_preload(
     ["torch", "torchvision", "sklearn.datasets", "sklearn.linear_model", "torch.utils.tensorboard", "pytest",
-     "simclr_dist.training.trainer", "simclr_dist.data.rendering.numba_"]
+     "simclr_dist.training.trainer", "tests.support.preloaded"]
 )  # fmt: skip
 
 # A recipe that a CPU runs in seconds; tests override what they are about.
