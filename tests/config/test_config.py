@@ -110,6 +110,8 @@ def changed(value: Any, entry: Any) -> Any:
         return 8
     if entry.name == "crop_of":  # there is no group before
         return value
+    if entry.name in ("options", "frozen"):  # of timm's models alone
+        return value
     choices = entry.metadata.get("choices")
     if choices:
         return choices[(choices.index(value) + 1) % len(choices)]
@@ -125,8 +127,6 @@ def changed(value: Any, entry: Any) -> Any:
         return {5: [1.5, 20], 12.5: [0, 100.0]}
     if entry.name == "unpublished":
         return [2.5, 20]
-    if entry.name in ("options", "frozen"):  # of timm's models alone
-        return value
     return [number / 3 for number in value]
 
 
