@@ -22,6 +22,7 @@ from simclr_dist.distributed.run_store import RunStore
 from simclr_dist.stop_signals import NOTICES, handle_stop_signals
 from simclr_dist.terminal import say
 
+Process = subprocess.Popen[bytes]
 _GRACE_SECONDS = 10.0
 # Where the others go on, a process that was killed comes back: not at once, as what it died of may go on, nor for ever.
 _SECONDS_TO_START, _MOST_STARTS = 5.0, 3
@@ -49,10 +50,10 @@ def run_processes(count: int, arguments: Sequence[str], *, goes_on: bool = False
     if sys.platform == "linux":
         shared["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
     command = [sys.executable, "-m", "simclr_dist", *arguments]
-    processes: list[subprocess.Popen[bytes]] = []
+    processes: list[Process] = []
     received: list[int] = []
 
-    def start(rank: int) -> subprocess.Popen[bytes]:
+    def start(rank: int) -> Process:
         environment = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
         return subprocess.Popen(command, env=environment)
 
@@ -89,7 +90,7 @@ def loopback_store() -> TCPStore:
         return TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach())
 
 
-def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
+def _wait(processes: list[Process]) -> int:
     """Until all have ended, or ``_GRACE_SECONDS`` after the first failure."""
     failed, since = 0, 0.0
     while any(process.poll() is None for process in processes):
@@ -110,9 +111,7 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
     return failed if failed >= 0 else 128 - failed
 
 
-def _wait_for_last(
-    processes: list[subprocess.Popen[bytes]], store: TCPStore, start: Callable[[int], subprocess.Popen[bytes] | None]
-) -> int:
+def _wait_for_last(processes: list[Process], store: TCPStore, start: Callable[[int], Process | None]) -> int:
     """Until all have ended; the others are told of each end, and one that was killed is started again."""
     records, ended = RunStore(store), dict[int, float]()
     starts = [0] * len(processes)
