@@ -9,7 +9,7 @@ from tests.support.processes import assert_bit_equal, final_state, losses, tiny_
 from tests.support.survivors import Death, resized_through_checkpoints, run_with_losses
 
 STEPS = 7
-STEPS_TO_COME_BACK = 25
+STEPS_TO_COME_BACK = 40
 MOCO_IN_CHUNKS = (
     "recipe.method.name=moco", "recipe.method.queue_keys=64", "recipe.batch_norm_group_images=8",
     "machine.images_per_chunk=8",
