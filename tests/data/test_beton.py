@@ -31,6 +31,7 @@ from simclr_dist.data.sources.files import FileSource
 from simclr_dist.data.sources.folders import find_images
 from simclr_dist.data.sources.named import open_source
 from simclr_dist.errors import UserError
+from simclr_dist.storage import sealed_json
 
 RAW = Encoding(mode="raw")
 CLASSES = ["ant", "bee", "cat"]
@@ -382,7 +383,7 @@ def test_a_sidecar_of_a_wrong_form_is_refused_though_its_checksum_is_right(writt
     path = sidecar.path_of(written)
     content = json.loads(path.read_text()) | change
     del content["sha256"]
-    path.write_text(json.dumps({**content, "sha256": sidecar._digest(content)}))
+    path.write_text(json.dumps({**content, "sha256": sealed_json.digest(content)}))
     assert str(written) in complaint(BetonSource, written)
     if change != {"classes": ["a"]}:  # which the file alone contradicts
         assert str(written) in complaint(sidecar.load_sidecar, written)
@@ -395,7 +396,7 @@ def test_a_sidecar_nested_without_end_and_one_without_a_key_are_refused(written)
     assert str(path) in complaint(BetonSource, written)
     for key in ("written", "jpegs", "labelled", "widths"):
         short = {name: value for name, value in content.items() if name not in (key, "sha256")}
-        path.write_text(json.dumps({**short, "sha256": sidecar._digest(short)}))
+        path.write_text(json.dumps({**short, "sha256": sealed_json.digest(short)}))
         assert str(path) in complaint(BetonSource, written)
 
 

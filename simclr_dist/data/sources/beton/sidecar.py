@@ -6,7 +6,6 @@ each block of the file, and of all but its payloads, and the CRC-32 of each payl
 
 import base64
 import hashlib
-import json
 import os
 import zlib
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from simclr_dist.data.sources.beton.format import JPEG, Table, refuse_odd_images, refused
 from simclr_dist.errors import UserError, first_line
+from simclr_dist.storage.sealed_json import read_sealed, sealed
 from simclr_dist.terminal import typed
 
 VERSION = 1
@@ -100,10 +100,7 @@ def encode_sidecar(sidecar: Sidecar) -> bytes:
         "blocks_sha256": _text(b"".join(sidecar.blocks)),
         "crc32": _text(sidecar.crcs.astype("<u4").tobytes()),
     }
-    lines = [
-        f" {json.dumps(key)}: {json.dumps(value)}" for key, value in {**content, "sha256": _digest(content)}.items()
-    ]
-    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+    return sealed(content)
 
 
 def load_sidecar(beton: Path) -> Sidecar:
@@ -114,11 +111,7 @@ def load_sidecar(beton: Path) -> Sidecar:
     """
     path = path_of(beton)
     try:
-        content = json.loads(path.read_bytes())
-        if content["format"] > VERSION:
-            raise UserError(f"{path}: written by a newer simclr_dist (format {content['format']}); update to read it")
-        if content.pop("sha256") != _digest(content):
-            raise ValueError("its checksum does not match its contents")
+        content = read_sealed(path, VERSION)
         _refuse_form(content)
         digests = base64.b64decode(content.pop("blocks_sha256"))
         return Sidecar(
@@ -168,10 +161,6 @@ def block_digest(file: int, number: int) -> bytes:
     for at in range(end - BLOCK_BYTES, end, _READ_BYTES):
         digest.update(os.pread(file, min(_READ_BYTES, end - at), at))
     return digest.digest()
-
-
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _text(content: bytes) -> str:

@@ -4,14 +4,9 @@ Ten million samples are 240 MB of columns, 80 of labels and their names, once a 
 holds the shards' names alone.
 """
 
-import json
 import os
-import shutil
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,15 +15,15 @@ from numpy.typing import NDArray
 
 from simclr_dist.data.sources.shards.samples import Label
 from simclr_dist.errors import UserError, first_line
-from simclr_dist.storage.atomic import write_atomically
 from simclr_dist.storage.reading import cannot_be_read
+from simclr_dist.storage.sealed_json import read_sealed
 from simclr_dist.terminal import printable, typed
 
 VERSION = 1
 NAME = "index.json"
 CHECKED_BYTES = 256 << 20
 """Columns together up to this size are compared with their checksums at every opening."""
-_COLUMNS = {"names": "u1", "ends": "<i8", "offsets": "<i8", "lengths": "<u4", "crcs": "<u4", "labels": "<i8"}
+COLUMNS = {"names": "u1", "ends": "<i8", "offsets": "<i8", "lengths": "<u4", "crcs": "<u4", "labels": "<i8"}
 
 
 class Shard(NamedTuple):
@@ -133,11 +128,7 @@ def read_index(folder: Path) -> ShardIndex:
     path = folder / NAME
     cure = "make it with: simclr-dist data index SHARDS"
     try:
-        content = json.loads(path.read_bytes())
-        if content["format"] > VERSION:
-            raise UserError(f"{path}: written by a newer simclr_dist (format {content['format']}); update to read it")
-        if content.pop("sha256") != _digest(content):
-            raise ValueError("its checksum does not match its contents")
+        content = read_sealed(path, VERSION)
         shards = [Shard(*each) for each in content["shards"]]
         columns = {name: _mapped(folder / content["columns"] / f"{name}.npy") for name in content["crc32"]}
         if sum(column.nbytes for column in columns.values()) <= CHECKED_BYTES:
@@ -171,104 +162,6 @@ def read_index(folder: Path) -> ShardIndex:
     )
 
 
-def write_index(folder: Path, root: str, labels_from: str, count: int, part: Callable[[int], Part]) -> None:
-    """Put an index of ``count`` shards into a folder: the whole of it, or none of it.
-
-    Args:
-        folder: may hold an index, which ``part`` may read.
-        root: of the shards' names.
-        labels_from: as :func:`read_samples` was asked.
-        count: shards.
-        part: the samples of the shard of a number; called twice for each, so that one at a time is in memory.
-
-    Raises:
-        OSError: as the file system says.
-    """
-    shards, seen, labelled, name_bytes = [], set[Label](), True, 0
-    for each in (part(number) for number in range(count)):
-        shards.append(each.shard)
-        seen.update(each.labels)
-        name_bytes += len(each.names)
-    labelled = None not in seen and bool(seen)
-    number_of, classes = _classes(seen)
-    fingerprint = sha256("".join(shard.digest for shard in shards).encode()).hexdigest()
-    samples = sum(shard.samples for shard in shards)
-    columns = folder / f"columns_{fingerprint[:16]}_{os.getpid()}"
-    columns.mkdir(parents=True)
-    try:
-        wanted = [name for name in _COLUMNS if name != "labels" or labelled]
-        crcs = _write_columns(
-            columns, wanted, samples, name_bytes, (part(number) for number in range(count)), number_of
-        )
-        content = {
-            "format": VERSION,
-            "images": samples,
-            "labelled": labelled,
-            "root": root,
-            "labels_from": labels_from,
-            "fingerprint": fingerprint,
-            "columns": columns.name,
-            "crc32": crcs,
-            "classes": classes if labelled else [],
-            "shards": shards,
-        }
-        lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in content.items()]
-        lines.append(f' "sha256": {json.dumps(_digest(content))}')
-        write_atomically(folder / NAME, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
-    except BaseException:
-        shutil.rmtree(columns, ignore_errors=True)
-        raise
-    for earlier in folder.glob("columns_*"):
-        if earlier != columns:
-            shutil.rmtree(earlier, ignore_errors=True)  # who has it mapped keeps it
-
-
-def _write_columns(
-    folder: Path, wanted: Iterable[str], samples: int, name_bytes: int, parts: Iterator[Part], number_of: dict[Any, int]
-) -> dict[str, int]:
-    """Fill the columns shard by shard; their checksums."""
-    files, crcs = {}, {}
-    for name in wanted:
-        files[name] = (folder / f"{name}.npy").open("wb")
-        shape = (name_bytes if name == "names" else samples,)
-        header = {"descr": np.dtype(_COLUMNS[name]).str, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(files[name], header)
-        crcs[name] = 0
-    before = 0
-    try:
-        for part in parts:
-            values: dict[str, Any] = {
-                "names": part.names, "ends": part.ends + before, "offsets": part.offsets, "lengths": part.lengths,
-                "crcs": part.crcs,
-            }  # fmt: skip
-            if "labels" in files:
-                values["labels"] = [number_of[label] for label in part.labels]
-            for name, file in files.items():
-                written = np.asarray(values[name], dtype=_COLUMNS[name]).tobytes()
-                file.write(written)
-                crcs[name] = zlib.crc32(written, crcs[name])
-            before += len(part.names)
-        for file in files.values():
-            file.flush()
-            os.fsync(file.fileno())
-    finally:
-        for file in files.values():
-            with suppress(OSError):
-                file.close()
-    return crcs
-
-
-def _classes(labels: set[Label]) -> tuple[dict[Any, int], list[str]]:
-    """Label -> number, and names by number: numbers stay what they are, names are numbered in their order."""
-    known = labels - {None}
-    numbers = [label for label in known if isinstance(label, int)]
-    if len(numbers) == len(known):
-        return {label: label for label in numbers}, [str(number) for number in range(max(numbers, default=-1) + 1)]
-    names = sorted({str(label) for label in known})
-    number_of = {name: number for number, name in enumerate(names)}
-    return {label: number_of[str(label)] for label in known}, names
-
-
 def _mapped(path: Path) -> NDArray[Any]:
     # An empty file cannot be mapped.
     with path.open("rb") as file:
@@ -277,7 +170,3 @@ def _mapped(path: Path) -> NDArray[Any]:
         if os.fstat(file.fileno()).st_size != file.tell() + shape[0] * kind.itemsize:
             raise ValueError(f"{path.name} is cut")
     return np.asarray(np.load(path, mmap_mode="r" if shape[0] else None, allow_pickle=False))
-
-
-def _digest(content: dict[str, Any]) -> str:
-    return sha256(json.dumps(content).encode()).hexdigest()

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from simclr_dist.data.sources.beton.parallel import end_with
-from simclr_dist.data.sources.shards.index import Part, Shard, ShardIndex, is_index, read_index, write_index
+from simclr_dist.data.sources.shards.index import Part, Shard, ShardIndex, is_index, read_index
+from simclr_dist.data.sources.shards.index_writing import write_index
 from simclr_dist.data.sources.shards.place import Stamp, Store, is_remote
 from simclr_dist.data.sources.shards.samples import as_column, read_samples
 from simclr_dist.data.sources.shards.store import open_store, stamps
