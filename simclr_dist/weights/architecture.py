@@ -107,17 +107,26 @@ def complain_of_shapes(state: Mapping[str, Tensor], architecture: Architecture) 
         expected = Encoder(
             architecture.name, width=architecture.width, stem=architecture.stem, zero_init_residual=False
         ).backbone.state_dict()
-    missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
-    if missing:
+    if missing := missing_keys(state, expected):
         raise ValueError(f"{_keys(missing)} missing for {architecture}")
     unknown = [key for key in state if key not in expected]
     if unknown:
         raise ValueError(f"{_keys(unknown)} more than {architecture} has")
+    if other := other_shape(state, expected, str(architecture)):
+        raise ValueError(other)
+
+
+def missing_keys(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """What is expected and not there; batch norm's counters may be missing."""
+    return [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
+
+
+def other_shape(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], name: str) -> str:
+    """In words, the first tensor that has another shape than in the model of that ``name``; "" when all have theirs."""
     for key, tensor in expected.items():
         if key in state and state[key].shape != tensor.shape:
-            raise ValueError(
-                f"{key} has the shape {tuple(state[key].shape)}, {architecture} has {tuple(tensor.shape)} there"
-            )
+            return f"{key} has the shape {tuple(state[key].shape)}, {name} has {tuple(tensor.shape)} there"
+    return ""
 
 
 def build_encoder(

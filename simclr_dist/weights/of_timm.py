@@ -13,6 +13,7 @@ from simclr_dist.config.recipe import Encoder as EncoderKeys
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.methods.build import build_encoder
 from simclr_dist.models.timm_check import check_recipe
+from simclr_dist.weights.architecture import missing_keys, other_shape
 from simclr_dist.weights.loaded import LoadedEncoder
 
 _SHOWN = 3
@@ -100,15 +101,10 @@ def _below(tensors: Mapping[str, Tensor], prefix: str, expected: Mapping[str, Te
 
 
 def _refuse_misfit(name: str, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
-    if missing:
+    if missing := missing_keys(state, expected):
         raise UserError(f"is not of {name}, as {_first(missing)} missing; give --encoder (and --option) of its model")
-    for key, tensor in expected.items():
-        if key in state and state[key].shape != tensor.shape:
-            raise UserError(
-                f"{key} has the shape {tuple(state[key].shape)}, {name} has {tuple(tensor.shape)} there; give what it "
-                "was made with as --option KEY=VALUE"
-            )
+    if other := other_shape(state, expected, name):
+        raise UserError(f"{other}; give what it was made with as --option KEY=VALUE")
     stages = {key.partition(".")[0] for key in expected} - {"head"}
     odd = [key for key in state if key not in expected and key.partition(".")[0] in stages]
     if odd:
