@@ -22,8 +22,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-import torch
-from real_runs import MODEL, ended, family, start
+from real_runs import MODEL, ended, equal, family, start
 
 from simclr_dist.run.metrics_log import last_metrics
 
@@ -117,14 +116,6 @@ def drilled(number: int, parent: Path, seed: int, expected: tuple[object, ...]) 
         raise SystemExit(f"{run.folder}: differs from the undisturbed run after {done}")
     shutil.rmtree(run.folder)
     return done
-
-
-def equal(one: object, other: object) -> bool:
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return torch.equal(one, other)
-    return type(one) is type(other) and one == other
 
 
 def main() -> None:

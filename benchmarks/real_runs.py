@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from simclr_dist.run import checkpoint
 from simclr_dist.run.metrics_log import read_metrics
 from simclr_dist.run.newest import load_newest
@@ -35,6 +37,17 @@ def ended(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     state, lines = checkpoint.load(path), read_metrics(run / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, state["step"] + 1)), "metrics have gaps or repeats"
     return state, lines
+
+
+def equal(one: object, other: object) -> bool:
+    """Whether two nested states are the same to the bit."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(equal, one, other))
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return torch.equal(one, other)
+    return type(one) is type(other) and one == other
 
 
 class Moment(NamedTuple):

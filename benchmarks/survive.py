@@ -24,9 +24,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
+from real_runs import ended, equal
+from same_settings import same_settings
 
-from simclr_dist.run import checkpoint
 from simclr_dist.run.metrics_log import read_metrics
 
 PROCESSES = 4
@@ -43,7 +43,7 @@ def command(run: Path, processes: int, *keys: str) -> list[str]:
 
 
 def children(launcher: int) -> dict[int, int]:
-    """Rank -> process id, of those that the launcher has started and that live."""
+    """Rank -> process id, of those that live; one that was started again has its rank and a late number."""
     found = {}
     for pid in Path("/proc").glob("[0-9]*"):
         try:
@@ -91,25 +91,12 @@ def resized(run: Path, other: Path, keys: list[str]) -> None:
         )
 
 
-def same(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other)
-
-
-def equal(run: Path, other: Path, total: int) -> str:
-    """ "" when the two are the same to the bit, else what differs."""
-    lines, expected = (read_metrics(each / "metrics.jsonl") for each in (run, other))
-    if [line["step"] for line in lines] != list(range(1, total + 1)):
-        return "steps are missing or repeated"
-    if [line["loss"] for line in lines] != [line["loss"] for line in expected]:
+def difference(run: Path, other: Path, total: int) -> str:
+    """What differs between two runs that have ended; "" where they are the same to the bit."""
+    (state, lines), (expected, of_other) = ended(run), ended(other)
+    if len(lines) != total or [line["loss"] for line in lines] != [line["loss"] for line in of_other]:
         return "losses"
-    states = [checkpoint.load(checkpoint.by_age(each / "checkpoints")[0]) for each in (run, other)]
-    return ", ".join(part for part in PARTS if not same(states[0].get(part), states[1].get(part)))
+    return ", ".join(part for part in PARTS if not equal(state.get(part), expected.get(part)))
 
 
 def main() -> None:
@@ -120,6 +107,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5, help="of 11 steps")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    same_settings(options.out, {"keys": options.keys, "epochs": options.epochs})
     rows = options.out / "rows.jsonl"
     done = [json.loads(line) for line in rows.read_text().splitlines()] if rows.exists() else []
     keys = [f"recipe.epochs={options.epochs}", "recipe.warmup_epochs=1", *options.keys]
@@ -141,7 +129,7 @@ def main() -> None:
         }
         if status == 0:
             resized(run, other, keys)
-            row["differs"] = equal(run, other, total)
+            row["differs"] = difference(run, other, total)
         done.append(row)
         with rows.open("a") as file:
             file.write(json.dumps(row) + "\n")
