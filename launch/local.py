@@ -98,10 +98,8 @@ def _wait(processes: list[Process]) -> int:
             if process.poll() and not failed:
                 failed, since = process.returncode, time.monotonic()
                 if failed < 0:
-                    name = signal.Signals(-failed).name
                     say(
-                        f"simclr-dist: process {rank} was killed by {name}; start the same command again to resume "
-                        "from the last checkpoint",
+                        f"{_killed(rank, failed)}; start the same command again to resume from the last checkpoint",
                         err=True,
                     )
         if failed and time.monotonic() > since + _GRACE_SECONDS:
@@ -109,6 +107,10 @@ def _wait(processes: list[Process]) -> int:
         time.sleep(0.05)
     failed = failed or next((process.returncode for process in processes if process.returncode), 0)
     return failed if failed >= 0 else 128 - failed
+
+
+def _killed(rank: int, status: int) -> str:
+    return f"simclr-dist: process {rank} was killed by {signal.Signals(-status).name}"
 
 
 def _wait_for_last(processes: list[Process], store: TCPStore, start: Callable[[int], Process | None]) -> int:
@@ -121,10 +123,7 @@ def _wait_for_last(processes: list[Process], store: TCPStore, start: Callable[[i
                 ended[rank] = time.monotonic()
                 records.end_of(rank)
                 if process.returncode < 0:
-                    say(
-                        f"simclr-dist: process {rank} was killed by {signal.Signals(-process.returncode).name}",
-                        err=True,
-                    )
+                    say(_killed(rank, process.returncode), err=True)
             elif (
                 rank in ended
                 and process.returncode < 0

@@ -67,7 +67,7 @@ class Membership:
         self._store, self._of_thread = RunStore(store.clone()), RunStore(store.clone())
         self._seen: dict[int, tuple[bytes, float]] = {}
         self._group = (0, list(range(count)))
-        self._broken: set[int] = set()
+        self._broken = -1  # number of the last group that is over
         self._events = -1
         self._waiting: dict[int, bytes | None] = {}
         self._left = threading.Event()
@@ -133,7 +133,7 @@ class Membership:
     @property
     def is_broken(self) -> bool:
         """Whether this process has heard that its group is over."""
-        return self._group[0] in self._broken
+        return self._group[0] == self._broken
 
     def _decided(self) -> Decided:
         deadline = time.monotonic() + self._patience
@@ -190,12 +190,12 @@ class Membership:
     def _look(self, store: RunStore) -> None:
         """Break off when the group of the last meeting is over, so that the main thread does not wait in it."""
         number, members = self._group
-        if number in self._broken:
+        if number == self._broken:
             return
         events = store.events
         if events != self._events and store.outcome is None:
             if any(store.has_ended(each) or store.came(number + 1, each) for each in members):
-                self._broken.add(number)
+                self._broken = number
                 break_off()
                 return
             self._events = events

@@ -45,8 +45,9 @@ class MetricsLog:
         except OSError as error:
             raise cannot_be_written(self.path.parent, error) from error
         self._waits = False
+        last = max((line["step"] for line in lines), default=0)
         for values in known:
-            if values["step"] > max((line["step"] for line in lines), default=0):
+            if values["step"] > last:
                 self.write(values)
 
     def write(self, values: dict[str, float]) -> None:

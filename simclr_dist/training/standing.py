@@ -97,6 +97,11 @@ class Ground:
     """When the group before this one broke, by ``time.monotonic``."""
 
     @property
+    def numbers(self) -> list[Numbers]:
+        """Of the steps before it, where it has a state to begin with."""
+        return self.kept.numbers if self.kept else []
+
+    @property
     def steps(self) -> list[int]:
         """After which this process could go on."""
         if self.standing:

@@ -3,16 +3,12 @@
 The trajectory does not depend on the number of processes, so it is the same run (docs/design/survivors.md).
 """
 
-import io
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 
-import torch
-import torch.distributed as dist
-
-from simclr_dist.distributed.collectives import gather_objects, process_rank
+from simclr_dist.distributed.collectives import from_first, gather_objects
 from simclr_dist.distributed.membership import Meeting, Membership
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.errors import AgreedError, LostProcessError, UserError
@@ -104,16 +100,8 @@ def _told(why: str, meeting: Meeting, count: int) -> str:
 
 def _shared(kept: Kept | None) -> Kept | None:
     """The state, on processes that came without one too; None where nobody has it."""
-    have = gather_objects(kept is not None, label="who has the state")
-    if all(have) or not any(have):
+    if all(gather_objects(kept is not None, label="who has the state")):
         return kept
-    root, file = have.index(True), io.BytesIO()
-    if process_rank() == root:
-        torch.save(kept, file)
-    size = gather_objects(len(file.getbuffer()), label="the size of the state")[root]
-    content = torch.frombuffer(bytearray(file.getvalue() or bytes(size)), dtype=torch.uint8)
-    dist.broadcast(content, src=root)
-    if kept is None:
-        # Made a moment ago by a process of this run.
-        kept = torch.load(io.BytesIO(content.numpy().tobytes()), weights_only=False)
-    return kept
+    # Who has it comes first in the order of ranks.
+    of_first = from_first(kept, label="the state")
+    return kept or of_first

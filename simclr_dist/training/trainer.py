@@ -32,7 +32,7 @@ from simclr_dist.run.folder import RunFolder
 from simclr_dist.run.lock import RunLock
 from simclr_dist.stop_signals import StopSignals
 from simclr_dist.training.agreed import Agreed, next_batch
-from simclr_dist.training.opened import Opened, open_images
+from simclr_dist.training.opened import open_images
 from simclr_dist.training.peak_memory import PeakMemory
 from simclr_dist.training.standing import Gap, Ground, MoreProcessesError, Standing
 from simclr_dist.training.start import Start
@@ -73,9 +73,10 @@ class Trainer:
         self.config, self.processes, self.device = config, processes, device
         self.cores = cores
         refuse_other_configs(config)
+        self.ground = ground or Ground()
         with all_or_none():
-            there = ground.opened if ground else None
-            self.source, self.order, self.online = there or open_images(config, device, cores, say=processes.is_first)
+            opened = self.ground.opened or open_images(config, device, cores, say=processes.is_first)
+        self.source, self.order, self.online = opened
         self.folder = RunFolder(config, self.source, lock)
         self.schedule = build_schedule(recipe, self.order)
         steps = (self.schedule.total_steps, self.order.steps_per_epoch)
@@ -87,8 +88,6 @@ class Trainer:
         self.step = TrainingStep(
             config, processes, device, self.schedule, self.order.steps_per_epoch, len(self.source), anomalies
         )
-        self.kept = ground.kept if ground else None
-        self.can_grow = ground.can_grow if ground else lambda: False
         self.steps_done = self._restored()
         self.drift = DriftCheck(
             machine.compare_every_steps, self.order, self.folder.images, self.step.method, self.step.optimizer
@@ -98,19 +97,20 @@ class Trainer:
         self.step.make_parallel()
         self.standing = None
         if ground:
-            known, most = self.kept.numbers if self.kept else [], 2 * machine.save_every_steps
-            self.standing = ground.standing = Standing(self.step.state, self.steps_done, known, most)
-            ground.opened = Opened(self.source, self.order, self.online)
-        self.gap = Gap(ground.lost_at if ground else None)
+            most = 2 * machine.save_every_steps
+            self.standing = ground.standing = Standing(self.step.state, self.steps_done, ground.numbers, most)
+            ground.opened = opened
+        self.gap = Gap(self.ground.lost_at)
 
     def _restored(self) -> int:
         """The steps done, the state being that after them."""
-        if not self.kept:
+        kept = self.ground.kept
+        if not kept:
             return self.folder.restore(self.step.state, Start(self.config.recipe, self.step))
         for name, target in self.step.state.items():
-            target.load_state_dict(self.kept.states[name])
-        self.folder.go_on_from(self.kept.step)
-        return self.kept.step
+            target.load_state_dict(kept.states[name])
+        self.folder.go_on_from(kept.step)
+        return kept.step
 
     def train(self, stop: StopSignals) -> Outcome:
         """Walk the steps that are left; save as asked, at the end, and when stopped."""
@@ -130,12 +130,12 @@ class Trainer:
                 total,
                 active=self.processes.is_first,
                 tracking=machine.tracking,
-                known=self.kept.numbers if self.kept else [],
+                known=self.ground.numbers,
             ) as reporter,
             closing(self.folder),
         ):
             self.folder.begin(reporter.sync)
-            if self.kept:  # a save that a lost process had begun may be missing
+            if self.ground.kept:  # a save that a lost process had begun may be missing
                 self.folder.save_unless_there(self.step.state, self.steps_done)
             self.step.anomalies.begin()
             self.health.begin(self.steps_done, self.online.every_steps)
@@ -206,7 +206,7 @@ class Trainer:
             waited=waited,
             failed_saves=self.folder.failed_saves,
             run_is_lost=float(self.folder.lock.is_lost),
-            can_grow=float(self.can_grow()),
+            can_grow=float(self.ground.can_grow()),
             no_batch=float(batch is None),
         )
         return Agreed(*maximum(list(own)))
