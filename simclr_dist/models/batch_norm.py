@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from simclr_dist.distributed.collectives import process_count
 from simclr_dist.distributed.watchdog.progress import begin_collective
-from simclr_dist.models.batch_norm_function import BatchNormOfGroups, elements_of_group, serves_by_torch
+from simclr_dist.models.batch_norm_function import BatchNormOfGroups, elements_of_group, rectifies, serves_by_torch
 from simclr_dist.models.statistics_group import StatisticsGroup
 
 
@@ -50,8 +50,8 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         if x.dim() < 2:
             raise ValueError(f"expected (rows, channels, ...), got {x.dim()} dimensions")
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalised ``x``, of the same shape.
+    def forward(self, x: Tensor, added: Tensor | None = None, *, rectified: bool = False) -> Tensor:
+        """Normalised ``x``, of the same shape; ``rectified``: ``relu(normalised + added)``, in one pass on a GPU.
 
         Raises:
             ValueError: the rows do not divide into the groups.
@@ -59,15 +59,18 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         group = self.statistics
         whole = group.local_groups == 1 and not group.spans_processes
         if not self.training or (whole and serves_by_torch(x)):
-            return self._by_torch(x)
+            return _rectified(self._by_torch(x), added) if rectified else self._by_torch(x)
         if len(x) % group.local_groups:
             raise ValueError(f"{len(x)} rows do not divide into {group.local_groups} batch-norm groups")
         weight = torch.ones_like(self.running_mean) if self.weight is None else self.weight
-        y, mean, variance = BatchNormOfGroups.apply(x, weight, self.bias, self.eps, group)
+        together = rectified and rectifies(x, added)
+        y, mean, variance = BatchNormOfGroups.apply(
+            x, weight, self.bias, self.eps, group, added if together else None, together
+        )
         with torch.no_grad():
             count = elements_of_group(x, group)
             self.meet(mean.mean(0), variance.mean(0) * (count / max(1, count - 1)))
-        return y  # type: ignore[no-any-return]
+        return _rectified(y, added) if rectified and not together else y
 
     def _by_torch(self, x: Tensor) -> Tensor:
         """Evaluation, or one group that is exactly these rows where torch's own kernel is exact: that one."""
@@ -93,6 +96,17 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         self.num_batches_tracked.add_(1)
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
         self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
+
+
+def normalised_and_rectified(norm: nn.Module, x: Tensor, added: Tensor | None = None) -> Tensor:
+    """``relu(norm(x) + added)``, whatever kind of batch norm it is."""
+    made: Tensor = norm(x, added, rectified=True) if isinstance(norm, GroupedBatchNorm) else _rectified(norm(x), added)
+    return made
+
+
+def _rectified(y: Tensor, added: Tensor | None) -> Tensor:
+    """In the place of ``y``, as torchvision's blocks do it."""
+    return torch.relu_(y if added is None else y.add_(added))
 
 
 def norms_of(module: nn.Module) -> list[GroupedBatchNorm]:

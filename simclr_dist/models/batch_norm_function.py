@@ -62,16 +62,29 @@ def elements_of_group(x: Tensor, group: StatisticsGroup) -> int:
     return x.numel() // x.shape[1] // group.local_groups * processes
 
 
+def rectifies(x: Tensor, added: Tensor | None) -> bool:
+    """Whether batch norm's own kernels can add ``added`` to the normalised ``x``, and rectify it, in their one pass."""
+    fits = added is None or (added.shape, added.dtype) == (x.shape, x.dtype)
+    return fits and batch_norm_triton.available(x)
+
+
 class BatchNormOfGroups(torch.autograd.Function):
     """Ioffe and Szegedy 2015, algorithm 1, over groups of consecutive rows of this process or of several.
 
-    Output: normalised ``x``, and mean and biased variance of this process's groups, (groups, channels), without
-    gradient.
+    Output: normalised ``x`` (``rectified``, where :func:`rectifies` says that it can be: with ``added`` to it and not
+    below 0), and mean and biased variance of this process's groups, (groups, channels), without gradient.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, group: StatisticsGroup
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        eps: float,
+        group: StatisticsGroup,
+        added: Tensor | None = None,
+        rectified: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
         x = _dense(x)
         kernels = kernels_for(x)
@@ -82,16 +95,26 @@ class BatchNormOfGroups(torch.autograd.Function):
             mean, variance = join_statistics(gathered[:, 0], gathered[:, 1], dim=0)
         inverse = torch.rsqrt(variance + eps)
         weight, bias = weight.to(mean.dtype), None if bias is None else bias.to(mean.dtype)
-        ctx.save_for_backward(x, weight, mean, inverse)
-        ctx.group, ctx.has_bias = group, bias is not None
+        if rectified:
+            added = None if added is None else _like(added, x)
+            y = batch_norm_triton.normalise(x, weight, bias, mean, inverse, eps, added=added, rectified=True)
+        else:
+            y = kernels.normalise(x, weight, bias, mean, inverse, eps)
+        # What was added is not kept: where the output was above 0 is then read off the output, else made of x again.
+        ctx.save_for_backward(x, weight, bias, mean, inverse, None if added is None else y)
+        ctx.group, ctx.rectified = group, rectified
         ctx.mark_non_differentiable(mean, variance)
-        return kernels.normalise(x, weight, bias, mean, inverse, eps), mean, variance
+        return y, mean, variance
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
-        x, weight, mean, inverse = ctx.saved_tensors
+        x, weight, bias, mean, inverse, y = ctx.saved_tensors
         group, grad, kernels = ctx.group, _like(gradients[0], x), kernels_for(x)
-        sum_grad, sum_grad_x = kernels.gradient_sums(grad, x, mean, inverse, weight)
+        of_rectified: dict[str, Any] = {"bias": bias, "rectified": True} if ctx.rectified and y is None else {}
+        if y is None:
+            sum_grad, sum_grad_x = kernels.gradient_sums(grad, x, mean, inverse, weight, **of_rectified)
+        else:
+            sum_grad, sum_grad_x, grad = batch_norm_triton.masked_gradient_sums(grad, x, y, mean)
         # Parameters get the sums of this process's rows; DDP joins them. The input needs those of the whole group.
         grad_weight, grad_bias = (sum_grad_x * inverse).sum(0), sum_grad.sum(0)
         if group.spans_processes:
@@ -99,8 +122,9 @@ class BatchNormOfGroups(torch.autograd.Function):
             gathered = gather_stacked(sums, group.process_group, label="batch norm (backward pass)")
             sum_grad, sum_grad_x = gathered.sum(0)
         count = elements_of_group(x, group)
-        grad_x = kernels.input_gradient(grad, x, mean, inverse, weight, sum_grad, sum_grad_x, count)
-        return grad_x, grad_weight, grad_bias if ctx.has_bias else None, None, None
+        grad_x = kernels.input_gradient(grad, x, mean, inverse, weight, sum_grad, sum_grad_x, count, **of_rectified)
+        grad_added = None if y is None else grad
+        return grad_x, grad_weight, None if bias is None else grad_bias, None, None, grad_added, None
 
 
 def _dense(x: Tensor) -> Tensor:

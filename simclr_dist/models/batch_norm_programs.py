@@ -21,6 +21,12 @@ def _at(r, c, inner, channels, LAST: tl.constexpr):
 
 
 @triton.jit
+def _normal(value, about, scale, shift):
+    """Of the output's numbers before they are rounded. One instruction, so that all programs have the same bits."""
+    return tl.fma(value - about[None, :], scale[None, :], shift[None, :])
+
+
+@triton.jit
 def partial_moments(
     x, means, squares, rows, part, parts, inner, channels,
     LAST: tl.constexpr, SUM: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
@@ -81,16 +87,28 @@ def joined_moments(
 
 @triton.jit
 def partial_sums(
-    grad, x, mean, sums, products, rows, part, parts, inner, channels,
+    grad, x, y, weight, bias, mean, inverse, masked, sums, products, rows, part, parts, inner, channels,
     LAST: tl.constexpr, SUM: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+    BIAS: tl.constexpr, RECTIFIED: tl.constexpr, GIVEN: tl.constexpr,
 ):  # fmt: skip
-    """Sums of ``grad`` and of ``grad * (x - mean)`` over ``part`` rows of a group, each (groups * parts, channels)."""
+    """Sums of ``grad`` and of ``grad * (x - mean)`` over ``part`` rows of a group, each (groups * parts, channels).
+
+    ``RECTIFIED``: ``grad`` is of the rectified output, and counts where that is above 0. ``GIVEN``: the output is
+    ``y``, and what counts of ``grad`` is written to ``masked``; else it is made of ``x`` again, which is read anyway.
+    """
     group = tl.program_id(0) // parts
     begin = (tl.program_id(0) % parts) * part
     end = tl.minimum(begin + part, rows)
     c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     real = c < channels
-    about = tl.load(mean + group.to(tl.int64) * channels + c, mask=real, other=0.0)
+    of_group = group.to(tl.int64) * channels + c
+    about = tl.load(mean + of_group, mask=real, other=0.0)
+    if RECTIFIED and not GIVEN:
+        scale = tl.load(inverse + of_group, mask=real, other=0.0) * tl.load(weight + c, mask=real, other=0.0)
+        if BIAS:  # noqa: SIM108 - Triton compiles one of the two, by a constant
+            shift = tl.load(bias + c, mask=real, other=0.0)
+        else:
+            shift = tl.zeros((CHANNELS,), SUM)
     total = tl.zeros((ROWS, CHANNELS), SUM)
     product = tl.zeros((ROWS, CHANNELS), SUM)
     for top in range(begin, end, ROWS):
@@ -99,6 +117,14 @@ def partial_sums(
         at = _at(group * rows + r, c, inner, channels, LAST)
         slope = tl.load(grad + at, mask=inside, other=0.0).to(SUM)
         value = tl.load(x + at, mask=inside, other=0.0).to(SUM)
+        if RECTIFIED:
+            if GIVEN:
+                made = tl.load(y + at, mask=inside, other=0.0).to(SUM)
+            else:
+                made = _normal(value, about, scale, shift).to(x.dtype.element_ty).to(SUM)
+            slope = tl.where(made <= 0, 0.0, slope)
+            if GIVEN:
+                tl.store(masked + at, slope.to(masked.dtype.element_ty), inside)
         total += slope
         product += slope * (value - about[None, :])
     out = tl.program_id(0).to(tl.int64) * channels + c
@@ -127,11 +153,14 @@ def joined_sums(sums, products, sum, product, parts, channels, PARTS: tl.constex
 
 @triton.jit
 def normalised(
-    x, weight, bias, mean, inverse, y, rows, blocks, inner, channels,
+    x, weight, bias, mean, inverse, added, y, rows, blocks, inner, channels,
     LAST: tl.constexpr, BIAS: tl.constexpr, SUM: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
-    TILES: tl.constexpr,
+    TILES: tl.constexpr, ADDED: tl.constexpr, RECTIFIED: tl.constexpr,
 ):  # fmt: skip
-    """``(x - mean) * inverse * weight + bias`` of TILES tiles of a group."""
+    """``(x - mean) * inverse * weight + bias`` of TILES tiles of a group, with ``added`` to it, and rectified.
+
+    Rounded after each of the three, as they are on their own.
+    """
     group = tl.program_id(0) // blocks
     c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     real = c < channels
@@ -148,15 +177,24 @@ def normalised(
         inside = (r < rows)[:, None] & real[None, :]
         at = _at(group * rows + r, c, inner, channels, LAST)
         value = tl.load(x + at, mask=inside, other=0.0).to(SUM)
-        tl.store(y + at, ((value - about[None, :]) * scale[None, :] + shift[None, :]).to(y.dtype.element_ty), inside)
+        made = _normal(value, about, scale, shift).to(y.dtype.element_ty)
+        if ADDED:
+            made = (made.to(SUM) + tl.load(added + at, mask=inside, other=0.0).to(SUM)).to(y.dtype.element_ty)
+        if RECTIFIED:
+            made = tl.where(made.to(SUM) < 0, 0.0, made.to(SUM)).to(y.dtype.element_ty)
+        tl.store(y + at, made, inside)
 
 
 @triton.jit
 def input_gradients(
-    grad, x, weight, mean, inverse, sum, product, out, rows, blocks, inner, channels, count,
+    grad, x, weight, bias, mean, inverse, sum, product, out, rows, blocks, inner, channels, count,
     LAST: tl.constexpr, SUM: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, TILES: tl.constexpr,
+    BIAS: tl.constexpr, RECTIFIED: tl.constexpr,
 ):  # fmt: skip
-    """``weight * inverse * (grad - sum / count - (x - mean) * inverse^2 * product / count)`` of TILES tiles."""
+    """``weight * inverse * (grad - sum / count - (x - mean) * inverse^2 * product / count)`` of TILES tiles.
+
+    ``RECTIFIED``: ``grad`` counts where the output, made of ``x`` again, is above 0.
+    """
     group = tl.program_id(0) // blocks
     c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     real = c < channels
@@ -166,6 +204,11 @@ def input_gradients(
     scale = steep * tl.load(weight + c, mask=real, other=0.0)
     level = tl.load(sum + of_group, mask=real, other=0.0) / count
     factor = tl.load(product + of_group, mask=real, other=0.0) / count * steep * steep
+    if RECTIFIED:
+        if BIAS:  # noqa: SIM108 - as above
+            shift = tl.load(bias + c, mask=real, other=0.0)
+        else:
+            shift = tl.zeros((CHANNELS,), SUM)
     begin = (tl.program_id(0) % blocks) * (ROWS * TILES)
     for tile in tl.static_range(TILES):
         r = begin + tile * ROWS + tl.arange(0, ROWS)
@@ -173,5 +216,7 @@ def input_gradients(
         at = _at(group * rows + r, c, inner, channels, LAST)
         slope = tl.load(grad + at, mask=inside, other=0.0).to(SUM)
         value = tl.load(x + at, mask=inside, other=0.0).to(SUM)
+        if RECTIFIED:
+            slope = tl.where(_normal(value, about, scale, shift).to(x.dtype.element_ty).to(SUM) <= 0, 0.0, slope)
         made = (slope - level[None, :] - (value - about[None, :]) * factor[None, :]) * scale[None, :]
         tl.store(out + at, made.to(out.dtype.element_ty), inside)

@@ -100,27 +100,71 @@ def statistics(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     return made[0], made[1]
 
 
-def normalise(x: Tensor, weight: Tensor, bias: Tensor | None, mean: Tensor, inverse: Tensor, eps: float) -> Tensor:
-    """``(x - mean) * inverse * weight + bias``."""
+def normalise(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mean: Tensor,
+    inverse: Tensor,
+    eps: float,
+    *,
+    added: Tensor | None = None,
+    rectified: bool = False,
+) -> Tensor:
+    """``(x - mean) * inverse * weight + bias``, with ``added`` (as ``x`` in all) to it, and ``rectified``."""
     from simclr_dist.models import batch_norm_programs as programs
 
     cut, y = _cut(x, len(mean)), torch.empty_like(x)
     programs.normalised[cut.groups * cut.blocks, cut.channel_blocks](
-        x, weight, weight if bias is None else bias, mean, inverse, y, cut.rows, cut.blocks, cut.inner, cut.channels,
-        BIAS=bias is not None, TILES=_TILES, **cut.constants,
+        x, weight, weight if bias is None else bias, mean, inverse, x if added is None else added, y,
+        cut.rows, cut.blocks, cut.inner, cut.channels,
+        BIAS=bias is not None, TILES=_TILES, ADDED=added is not None, RECTIFIED=rectified, **cut.constants,
     )  # fmt: skip
     return y
 
 
-def gradient_sums(grad: Tensor, x: Tensor, mean: Tensor, inverse: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of ``grad`` and of ``grad * (x - mean)``."""
+def gradient_sums(
+    grad: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    inverse: Tensor,
+    weight: Tensor,
+    *,
+    bias: Tensor | None = None,
+    rectified: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Sums of ``grad`` and of ``grad * (x - mean)``, where the output (``rectified``) was above 0."""
+    return _sums(grad, x, weight, bias, mean, inverse, rectified=rectified)
+
+
+def masked_gradient_sums(grad: Tensor, x: Tensor, y: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``grad`` where ``y`` is above 0, else 0; its sum and that of it times ``x - mean`` come first."""
+    masked = torch.empty_like(grad)
+    return *_sums(grad, x, mean, None, mean, mean, y, masked, rectified=True), masked
+
+
+def _sums(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mean: Tensor,
+    inverse: Tensor,
+    y: Tensor | None = None,
+    masked: Tensor | None = None,
+    *,
+    rectified: bool,
+) -> tuple[Tensor, Tensor]:
     from simclr_dist.models import batch_norm_programs as programs
 
     cut = _cut(x, len(mean))
     of_parts = x.new_empty((2, cut.groups * cut.parts, cut.channels), dtype=cut.sums)
     programs.partial_sums[cut.groups * cut.parts, cut.channel_blocks](
-        grad, x, mean, of_parts[0], of_parts[1], cut.rows, cut.part, cut.parts, cut.inner, cut.channels, **cut.constants
-    )
+        grad, x, x if y is None else y, weight, weight if bias is None else bias, mean, inverse,
+        x if masked is None else masked, of_parts[0], of_parts[1],
+        cut.rows, cut.part, cut.parts, cut.inner, cut.channels,
+        BIAS=bias is not None, RECTIFIED=rectified, GIVEN=y is not None, **cut.constants,
+    )  # fmt: skip
     made = x.new_empty((2, cut.groups, cut.channels), dtype=cut.sums)
     programs.joined_sums[cut.groups, math.ceil(cut.channels / _JOINED_CHANNELS)](
         of_parts[0], of_parts[1], made[0], made[1], cut.parts, cut.channels,
@@ -138,13 +182,18 @@ def input_gradient(
     sum_grad: Tensor,
     sum_grad_x: Tensor,
     count: int,
+    *,
+    bias: Tensor | None = None,
+    rectified: bool = False,
 ) -> Tensor:
-    """``weight * inverse * (grad - sum_grad / count - (x - mean) * inverse^2 * sum_grad_x / count)``."""
+    """``weight * inverse * (grad - sum_grad / count - (x - mean) * inverse^2 * sum_grad_x / count)``, with ``grad``
+    where the output (``rectified``) was above 0, else 0."""
     from simclr_dist.models import batch_norm_programs as programs
 
     cut, made = _cut(x, len(mean)), torch.empty_like(x)
     programs.input_gradients[cut.groups * cut.blocks, cut.channel_blocks](
-        grad, x, weight, mean, inverse, sum_grad, sum_grad_x, made, cut.rows, cut.blocks, cut.inner, cut.channels,
-        count, TILES=_TILES, **cut.constants,
+        grad, x, weight, weight if bias is None else bias, mean, inverse, sum_grad, sum_grad_x, made,
+        cut.rows, cut.blocks, cut.inner, cut.channels, count,
+        TILES=_TILES, BIAS=bias is not None, RECTIFIED=rectified, **cut.constants,
     )  # fmt: skip
     return made

@@ -9,15 +9,33 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from simclr_dist.config.recipe import dilated_stages
-from simclr_dist.models.batch_norm import statistics_held
+from simclr_dist.models.batch_norm import normalised_and_rectified, statistics_held
+
+
+class _BasicBlock(BasicBlock):  # type: ignore[misc]
+    """torchvision's, with batch norm, sum and ReLU as one step: on a GPU one pass over memory each way."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = normalised_and_rectified(self.bn1, self.conv1(x))
+        return normalised_and_rectified(self.bn2, self.conv2(out), x if self.downsample is None else self.downsample(x))
+
+
+class _Bottleneck(Bottleneck):  # type: ignore[misc]
+    """As above."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = normalised_and_rectified(self.bn1, self.conv1(x))
+        out = normalised_and_rectified(self.bn2, self.conv2(out))
+        return normalised_and_rectified(self.bn3, self.conv3(out), x if self.downsample is None else self.downsample(x))
+
 
 DEPTHS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
-    "resnet10": (BasicBlock, [1, 1, 1, 1]),
-    "resnet18": (BasicBlock, [2, 2, 2, 2]),
-    "resnet34": (BasicBlock, [3, 4, 6, 3]),
-    "resnet50": (Bottleneck, [3, 4, 6, 3]),
-    "resnet101": (Bottleneck, [3, 4, 23, 3]),
-    "resnet152": (Bottleneck, [3, 8, 36, 3]),
+    "resnet10": (_BasicBlock, [1, 1, 1, 1]),
+    "resnet18": (_BasicBlock, [2, 2, 2, 2]),
+    "resnet34": (_BasicBlock, [3, 4, 6, 3]),
+    "resnet50": (_Bottleneck, [3, 4, 6, 3]),
+    "resnet101": (_Bottleneck, [3, 4, 23, 3]),
+    "resnet152": (_Bottleneck, [3, 8, 36, 3]),
 }
 
 
@@ -70,7 +88,7 @@ class WideResNet(ResNet):  # type: ignore[misc]
         return features
 
     def _stem(self, x: Tensor) -> Tensor:
-        pooled: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        pooled: Tensor = self.maxpool(normalised_and_rectified(self.bn1, self.conv1(x)))
         return pooled
 
     def _kept_or_recomputed(self, part: Callable[[Tensor], Tensor], x: Tensor, recomputed: bool) -> Tensor:

@@ -77,7 +77,7 @@ def feature_maps(encoder: Encoder, image: Tensor, channels: int = 12) -> list[tu
     backbone, found = encoder.backbone, []
     if not isinstance(backbone, ResNet):
         raise Missing(f"The encoder is no ResNet but {type(backbone).__name__}, whose stages are not known here.")
-    stages: list[tuple[str, nn.Module]] = [("stem", backbone.relu)]
+    stages: list[tuple[str, nn.Module]] = [("stem", backbone.bn1)]
     stages += [(f"stage {number}", getattr(backbone, f"layer{number}")) for number in (1, 2, 3, 4)]
     kept: dict[str, Tensor] = {}
     hooks = [

@@ -101,9 +101,9 @@ def state_after_update(method: Method, embeddings: Tensors, targets: Tensors, ba
 def _make_plain(norm: GroupedBatchNorm, groups: int) -> None:
     own = norm.forward
 
-    def forward(x: Tensor) -> Tensor:
+    def forward(x: Tensor, added: Tensor | None = None, *, rectified: bool = False) -> Tensor:
         if not norm.training:
-            return own(x)
+            return own(x, added, rectified=rectified)
         rows = len(x) // groups
         with torch.no_grad():
             assert norm.running_mean is not None
@@ -114,7 +114,8 @@ def _make_plain(norm: GroupedBatchNorm, groups: int) -> None:
             norm.running_mean.copy_(moved["running_mean"])
             norm.running_var.copy_(moved["running_var"])
             norm.num_batches_tracked += 1
-        return batch_norm(x, rows, norm.weight, norm.bias, norm.eps)
+        y = batch_norm(x, rows, norm.weight, norm.bias, norm.eps)
+        return (y if added is None else y + added).relu() if rectified else y
 
     norm.forward = forward  # type: ignore[method-assign]
 

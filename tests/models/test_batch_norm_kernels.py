@@ -13,6 +13,7 @@ from simclr_dist.models.batch_norm import GroupedBatchNorm
 from simclr_dist.models.batch_norm_function import BatchNormOfGroups
 from simclr_dist.models.statistics_group import StatisticsGroup
 from simclr_dist.planning.fakes import fake_mode
+from tests.support.interpreted_norms import Case, rectified
 from tests.support.processes import relative_error
 
 CHANNELS, EPS = 6, 1e-5
@@ -254,3 +255,22 @@ def test_on_a_gpu_batch_norm_is_float64s_and_the_same_bits_again(monkeypatch, sh
         error = relative_error(made[name].double().cpu(), expected)
         assert error < bound, f"{name}: {error:.1e}"
     assert made["output"].stride() == made["input gradient"].stride() == x.stride()
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("shape", [(64, 48, 14, 14), (64, 130, 7, 7), (256, 128)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("layout", [NCHW, NHWC])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_on_a_gpu_sum_and_relu_in_batch_norms_own_pass_have_the_bits_of_three_steps(shape, dtype, layout, groups):
+    precise = torch.promote_types(dtype, torch.float32)
+    x, grad = drawn(*shape, dtype=dtype).cuda(), drawn(*shape).sin().to(dtype).cuda()
+    if len(shape) == 4:
+        x, grad = (tensor.contiguous(memory_format=layout) for tensor in (x, grad))
+    weight, bias = drawn(2, shape[1], dtype=precise).sin().cuda()
+    case = Case(x, grad, weight, bias, drawn(2, groups, shape[1]))
+    together, apart = (rectified(case, in_one_pass=way) for way in (True, False))
+    for what, value in together.items():
+        assert torch.equal(value, apart[what]), what
+        assert value.stride() == apart[what].stride(), what

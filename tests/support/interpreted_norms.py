@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
-from simclr_dist.models import batch_norm_triton
+from simclr_dist.models import batch_norm, batch_norm_function, batch_norm_triton
+from simclr_dist.models.batch_norm import GroupedBatchNorm
+from simclr_dist.models.statistics_group import StatisticsGroup
 
 
 class Case(NamedTuple):
@@ -38,9 +41,39 @@ def made(kernels: Any, case: Case, count: int = 100, eps: float = 1e-5) -> dict[
     }  # fmt: skip
 
 
-def interpreted(cases: dict[str, Case], folder: Path) -> dict[str, dict[str, Tensor]]:
-    """:func:`made` by the interpreted programs, by name."""
-    torch.save({name: tuple(case) for name, case in cases.items()}, folder / "cases.pt")
+def rectified(case: Case, *, in_one_pass: bool) -> dict[str, Tensor]:
+    """``relu(norm(x) + added)`` and its gradients by Triton's programs: with offset and ``added``, and without."""
+    x, grad, weight, bias, sums = case
+    found: dict[str, Tensor] = {}
+    for form, has_bias, has_added in [
+        ("whole", True, True),
+        ("no offset", False, False),
+        ("nothing added", True, False),
+    ]:
+        norm = GroupedBatchNorm(x.shape[1], bias=has_bias, statistics=StatisticsGroup(sums.shape[1]))
+        norm = norm.to(x.device, weight.dtype)
+        given = {"x": x.clone().requires_grad_(), "gain": norm.weight}
+        given |= {"offset": norm.bias} if has_bias else {}
+        given |= {"added": (grad - 0.5).requires_grad_()} if has_added else {}
+        with torch.no_grad():
+            norm.weight.copy_(weight)
+            if has_bias:
+                norm.bias.copy_(bias)
+        with (
+            patch.object(batch_norm, "rectifies", lambda *_: in_one_pass),
+            patch.object(batch_norm, "serves_by_torch", lambda _: False),
+            patch.object(batch_norm_function, "kernels_for", lambda _: batch_norm_triton),
+        ):
+            y = norm(given["x"], given.get("added"), rectified=True)
+            y.backward(grad)
+        found[f"{form}: output"] = y.detach()
+        found |= {f"{form}: gradient of {name}": tensor.grad for name, tensor in given.items()}
+    return found
+
+
+def interpreted(cases: dict[str, Case], of_rectified: list[str], folder: Path) -> dict[str, dict[str, Tensor]]:
+    """:func:`made` by the interpreted programs, by name, and :func:`rectified`, in one pass and in three, of some."""
+    torch.save(({name: tuple(case) for name, case in cases.items()}, of_rectified), folder / "cases.pt")
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     subprocess.run([sys.executable, "-m", __name__, folder], env=environment, check=True)
     found: dict[str, dict[str, Tensor]] = torch.load(folder / "made.pt")
@@ -48,8 +81,12 @@ def interpreted(cases: dict[str, Case], folder: Path) -> dict[str, dict[str, Ten
 
 
 def _answer(folder: Path) -> None:
-    cases = torch.load(folder / "cases.pt")
-    torch.save({name: made(batch_norm_triton, Case(*case)) for name, case in cases.items()}, folder / "made.pt")
+    cases, of_rectified = torch.load(folder / "cases.pt")
+    found = {name: made(batch_norm_triton, Case(*case)) for name, case in cases.items()}
+    for name in of_rectified:
+        for way in (True, False):
+            found[f"{name}, rectified, {way}"] = rectified(Case(*cases[name]), in_one_pass=way)
+    torch.save(found, folder / "made.pt")
 
 
 if __name__ == "__main__":
