@@ -1,5 +1,6 @@
 """The tests that need a GPU: those marked ``cuda``, in the files that say so. On a CPU they are skipped."""
 
+import os
 import re
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -38,7 +39,7 @@ def rows(here: Here) -> Iterator[Row]:
     options = ["-m", "cuda", "-p", "no:cacheprovider", f"--rootdir={_TESTS.parent}"]
     options.append(f"--basetemp={here.folder / 'tests'}")
     if here.on_gpu and find_spec("xdist"):  # most of their time is Triton's compiling
-        options += ["-n", "6"]
+        options += ["-n", str(max(1, min(12, len(os.sched_getaffinity(0)) - 4)))]
     status = pytest.main([*options, *map(str, marked)], plugins=[outcomes])
     counts = outcomes.counts
     figure = ", ".join([f"{count} {name}" for name, count in counts.items()] + outcomes.failures[:5])

@@ -1,6 +1,10 @@
 """The smallest models of twelve of timm's families that a CPU takes in float64, with what they drop by chance."""
 
+from pathlib import Path
 from typing import NamedTuple
+
+from simclr_dist.config import Config
+from tests.support.processes import tiny_config
 
 
 class Family(NamedTuple):
@@ -39,3 +43,12 @@ FAMILIES = {
     "VGG": Family("vgg11_bn", {"mlp_ratio": 0.01}, recomputes=False),
     "DenseNet": Family("densenet121", {"growth_rate": 4, "block_config": [2, 2, 2, 2]}),
 }  # fmt: skip
+
+
+def family_config(family: str, folder: Path, *overrides: str) -> Config:
+    """A tiny recipe of one of them, in float64."""
+    name, options, _ = FAMILIES[family]
+    return tiny_config(
+        folder, f"recipe.encoder.name=timm/{name}", f"recipe.encoder.options={options}", "recipe.data.image_size=32",
+        "recipe.method.projection.hidden_dim=16", "machine.precision=float64", *overrides,
+    )  # fmt: skip

@@ -24,6 +24,7 @@ from tests.support.methods import method_config
 from tests.support.poison import poisoned
 from tests.support.processes import assert_bit_equal, relative_error, tiny_config
 from tests.support.steps import noise_batch
+from tests.support.timm_families import FAMILIES, family_config
 
 pytestmark = pytest.mark.cuda
 GPU, CPU = "cuda", "cpu"
@@ -52,6 +53,21 @@ def test_three_steps_on_the_gpu_leave_the_cpus_weights_and_statistics(tmp_path, 
     for name, expected in here.items():
         if expected.is_floating_point():
             torch.testing.assert_close(there[name].cpu(), expected, rtol=1e-8, atol=1e-10, msg=name)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_steps_of_timms_models_on_the_gpu_are_the_cpus_and_the_same_bits_again(tmp_path, family):
+    pytest.importorskip("timm")
+    config = family_config(family, tmp_path, "recipe.batch_norm_group_images=8")
+    here, there = (taken(config, device).method.state_dict() for device in (CPU, GPU))
+    for name, expected in here.items():
+        if expected.is_floating_point():
+            torch.testing.assert_close(there[name].cpu(), expected, rtol=1e-6, atol=1e-8, msg=name)
+    half = family_config(
+        family, tmp_path, "recipe.batch_norm_group_images=8", "machine.precision=bfloat16", "machine.channels_last=true"
+    )
+    once, twice = (taken(half, GPU).method.state_dict() for _ in range(2))
+    assert_bit_equal(once, twice)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])

@@ -1,7 +1,6 @@
 """Models of timm: gradients on any number of processes and chunks, with all that they drop by chance, and resuming."""
 
 from contextlib import nullcontext
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,21 +14,12 @@ from simclr_dist.models.batch_norm import average_running_statistics, norms_of
 from simclr_dist.models.drops import drops_of
 from simclr_dist.models.statistics_group import divide_batch_norm
 from simclr_dist.training.gradients import compute_gradients
-from tests.support.processes import assert_bit_equal, relative_error, run_distributed, tiny_config
+from tests.support.processes import assert_bit_equal, relative_error, run_distributed
 from tests.support.steps import noise_batch, training_step
-from tests.support.timm_families import FAMILIES
+from tests.support.timm_families import FAMILIES, family_config
 
 IMAGES = 8
 GROUP = 2  # of batch norm, and of a chunk: two chunks in each of two processes
-
-
-def config_of(family: str, folder: Path, *overrides: str) -> Config:
-    name, options, _ = FAMILIES[family]
-    return tiny_config(
-        folder, f"recipe.encoder.name=timm/{name}", f"recipe.encoder.options={options}", "recipe.data.image_size=32",
-        f"recipe.global_batch_images={IMAGES}", "recipe.method.projection.hidden_dim=16", "machine.precision=float64",
-        *overrides,
-    )  # fmt: skip
 
 
 def gradients_of(config: Config, group: int, chunk: int, recompute: str, rate: float | None = None) -> Tensor:
@@ -60,7 +50,8 @@ def both_ways(configs: dict[str, Config]) -> dict[str, tuple[Tensor, Tensor]]:
 
 @pytest.fixture(scope="module")
 def configs(tmp_path_factory):
-    return {family: config_of(family, tmp_path_factory.mktemp(family)) for family in FAMILIES}
+    images = f"recipe.global_batch_images={IMAGES}"
+    return {family: family_config(family, tmp_path_factory.mktemp(family), images) for family in FAMILIES}
 
 
 @pytest.fixture(scope="module")
