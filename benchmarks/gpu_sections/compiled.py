@@ -28,10 +28,10 @@ def rows(here: Here) -> Iterator[Row]:
     bare = yield from measured("small images: bare torch", small, here, bare_step(small, here))
     yield from measured("small images: trainer", small, here, trainer_step(small, here), bare)
     contenders: dict[str, Callable[[], Iterator[Row]]] = {
+        "the compiled step's gradient": lambda: _same_gradient(here),
         "bare torch, compiled": lambda: _bare(large, here, "default"),
         "trainer, compiled": lambda: _trainer(large, here),
         "trainer, compiled and recorded": lambda: _trainer(large, here, recorded=True),
-        "the compiled step's gradient": lambda: _same_gradient(here),
         "small images: trainer, compiled": lambda: _trainer(small, here, bare),
         "bare torch, CUDA graphs": lambda: _bare(large, here, _GRAPHS),
     }

@@ -1,6 +1,7 @@
 """Every registered method on this device: its certificate in one process."""
 
 import multiprocessing
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,12 +18,12 @@ _CONTEXT = multiprocessing.get_context("fork")
 
 
 def rows(here: Here) -> Iterator[Row]:
-    """All at once: nothing here is timed."""
+    """Side by side, as nothing here is timed, but no more than the cores bear: each compiles its programs."""
     names = here.size(list(METHODS), ["moco"])
-    begun = []
+    begun, turns = [], _CONTEXT.Semaphore(max(1, len(os.sched_getaffinity(0)) // 2))
     for name in names:
         reader, writer = _CONTEXT.Pipe(duplex=False)
-        process = _CONTEXT.Process(target=_certified, args=(here, name, writer))
+        process = _CONTEXT.Process(target=_certified, args=(here, name, turns, writer))
         process.start()
         writer.close()
         begun.append((name, process, reader))
@@ -38,10 +39,11 @@ def rows(here: Here) -> Iterator[Row]:
             yield checks_row(name, found)
 
 
-def _certified(here: Here, name: str, results: Any) -> None:
+def _certified(here: Here, name: str, turns: Any, results: Any) -> None:
     try:
-        set_kernels(deterministic=True)
-        results.send([tuple(check) for check in certify(recipe_of(name), Processes(), here.device)])
+        with turns:
+            set_kernels(deterministic=True)
+            results.send([tuple(check) for check in certify(recipe_of(name), Processes(), here.device)])
     except Exception as error:  # one method's failure is one row
         results.send(f"{type(error).__name__}: {first_line(error)}"[:300])
 

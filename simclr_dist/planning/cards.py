@@ -80,8 +80,13 @@ CARDS: dict[str, Card] = {
 MEASURED = {
     "h100": Rate(
         views_per_second=4383,
-        source="this project's step, bfloat16, one H100 80GB HBM3, torch 2.11.0, 2026-11-26 (docs/gpu.md)",
-    )
+        source="this project's step, bfloat16, one H100 80GB HBM3, torch 2.11.0, 2026-11-26, when ReLUs were kernels "
+        "of their own (docs/gpu.md)",
+    ),
+    "h200": Rate(
+        views_per_second=5838,
+        source="this project's step, bfloat16, one H200, torch 2.11.0, 2026-11-27 (docs/gpu.md)",
+    ),
 }
 """Card -> the rate of this project's own step in half precision, as ``benchmarks/gpu.py`` measured it; it takes the
 place of the published one."""
