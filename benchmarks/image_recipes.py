@@ -55,6 +55,9 @@ KEYS: dict[str, tuple[str, ...]] = {
     "swav": (
         "method.prototypes=128", "method.hidden_dim=512", "method.small_views=2", "method.frozen_steps=39", *SMALL,
     ),
+    # Views twice as large as the images, of 56 pixels, give patches of 14 and 13; the defaults are for photographs.
+    "jigsaw": ("method.patch_dim=256", "views.global.size=56"),
+    "relative_patch": ("method.hidden_dim=1024", "method.color_shortcut=none", "views.global.size=56"),
 }  # fmt: skip
 """Keys below ``recipe`` where a method's defaults are for ImageNet."""
 

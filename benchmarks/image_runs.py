@@ -96,7 +96,7 @@ def judged(
     assert train_source.labels is not None
     assert test_source.labels is not None
     votes = knn_scores(train, train_source.labels, test, device=device)
-    probe = chosen_probe(train, train_source.labels, 0)
+    probe = chosen_probe(train, train_source.labels, 0, device=device)
     return {
         "knn": accuracies(votes, test_source.labels)[0],
         "probe": accuracies(probe.scores(test), test_source.labels)[0],

@@ -35,9 +35,9 @@ class Probe:
 
     def scores(self, features: Features) -> NDArray[np.float64]:
         """Class probabilities, (images, classes); classes without training images get 0."""
-        likely = torch.softmax(self.model.scores(torch.from_numpy(features))[0], 1)
+        rows = torch.from_numpy(features).to(self.model.weight.device)
         scores = np.zeros((len(features), int(self.classes.max()) + 1))
-        scores[:, self.classes] = likely.numpy()
+        scores[:, self.classes] = torch.softmax(self.model.scores(rows)[0], 1).cpu().numpy()
         return scores
 
 
@@ -47,16 +47,18 @@ def chosen_probe(
     seed: int = 0,
     inverse_l2: Sequence[float] = INVERSE_L2,
     *,
+    device: torch.device | str = "cpu",
     talks: bool = False,
 ) -> Probe:
     """Multinomial logistic regression to convergence, on all the images given, of two classes at least.
 
     C is the one with the highest accuracy on a fifth of each class held out, of equals the one with the lowest
     cross-entropy there (few held-out images tie often); then all images are fitted.
-    With one image a class there is nothing to hold out: C = 1. Features are taken as they are.
+    With one image a class there is nothing to hold out: C = 1. Features are taken as they are. All is computed in
+    float64 on ``device``: of 60,000 images a GPU takes seconds for what a CPU's core takes minutes.
     """
     classes, numbers = np.unique(labels, return_inverse=True)
-    rows, targets = torch.from_numpy(features), torch.from_numpy(numbers)
+    rows, targets = (torch.from_numpy(each).to(device) for each in (features, numbers))
     fit, held_out = halves(labels, VALIDATION_SHARE, seed)
     validation: dict[float, tuple[float, float]] = {}
     with showing_progress(len(inverse_l2) + 1, "fits", "probe", active=talks) as advance:

@@ -90,7 +90,9 @@ def probe(
     train, test = context.train_features, context.test_features
     if not first_goes_on():
         return None
-    found = chosen_probe(np.asarray(train), context.train_labels, seed, talks=context.how.talks)
+    found = chosen_probe(
+        np.asarray(train), context.train_labels, seed, device=context.how.device, talks=context.how.talks
+    )
     right = accuracies(found.scores(np.asarray(test)), context.test_labels)
     row = _row(context, "linear probe, pretrained", right, _choice(found))
     return context.result("probe", {"solver": "lbfgs", "validation_share": VALIDATION_SHARE, "seed": seed}, [row])

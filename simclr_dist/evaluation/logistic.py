@@ -41,8 +41,9 @@ def regression_path(
     """Solve every problem at each C, each from the solution of the one before; in ascending order they are near.
 
     Args:
-        features: (problems, images, features).
-        labels: (problems, images), integers in 0 .. classes - 1; every problem has an image of each class.
+        features: (problems, images, features); everything is computed, and the solutions stand, on their device.
+        labels: (problems, images) on that device, integers in 0 .. classes - 1; every problem has an image of each
+            class.
         classes: two at least.
         inverse_l2: scikit-learn's C.
     """
@@ -58,9 +59,10 @@ def regression_path(
     rows = F.pad(axes * squares.sqrt()[:, None] if wide else centred @ basis, (0, 1), value=1.0)
     squares = F.pad(squares, (0, 1), value=features.shape[1])[..., None]
     # With two classes scikit-learn has one vector of weights, the difference of these two: twice their penalty.
-    penalty = F.pad(torch.full((squares.shape[1] - 1,), 2.0 if classes == 2 else 1.0), (0, 1)).double()[:, None]
+    penalty = torch.full_like(squares[0], 2.0 if classes == 2 else 1.0)
+    penalty[-1] = 0  # of the intercept
     targets = F.one_hot(labels, classes).double()
-    weights = torch.zeros(len(features), squares.shape[1], classes, dtype=torch.float64)
+    weights = squares.new_zeros(len(features), squares.shape[1], classes)
     for value in inverse_l2:
         weights = _minimum(rows, targets, squares, penalty, value, weights)
         outer = basis @ weights[:, :-1]
@@ -106,9 +108,11 @@ def _newton_direction(
     direction = torch.zeros_like(gradient)
     search = preconditioned = inverse * residual
     product = first = (residual * preconditioned).sum((1, 2), keepdim=True)
-    for _ in range(_MOST_INNER_STEPS):
+    # What has converged is left as it is, so a GPU may be asked seldom: the host waits for the answer.
+    asked_every = 8 if gradient.is_cuda else 1
+    for step in range(_MOST_INNER_STEPS):
         going = product > _FORCING**2 * first
-        if not going.any():
+        if step % asked_every == 0 and not going.any():
             break
         moved = likely * (rows @ search)
         curved = c * ((moved - likely * moved.sum(2, keepdim=True)).mT @ rows).mT + penalty * search

@@ -83,7 +83,7 @@ def probe_by_first(rank: int, count: int, folder: Path) -> bool:
     features, labels = np.eye(4, dtype=np.float32), np.arange(4) % 2
     context: Any = SimpleNamespace(
         train=range(4), train_features=features, train_labels=labels, test_features=features, test_labels=labels,
-        how=SimpleNamespace(talks=False), result=lambda *_: "result",
+        how=SimpleNamespace(talks=False, device=CPU), result=lambda *_: "result",
     )  # fmt: skip
 
     def chosen_probe(*_: Any, **__: Any) -> Any:

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from simclr_dist.data.sources.base import ArraySource
 from simclr_dist.errors import UserError
-from simclr_dist.evaluation.classifiers import INVERSE_L2, accuracies, balanced_accuracy
+from simclr_dist.evaluation.classifiers import INVERSE_L2, accuracies, balanced_accuracy, chosen_probe
 from simclr_dist.evaluation.features import raw_pixels
 from simclr_dist.evaluation.forms import FORMS, forms
 from simclr_dist.evaluation.knn import knn_accuracy, knn_scores, knn_votes
@@ -135,6 +135,14 @@ def test_regressions_are_scikit_learns_at_the_same_c_in_few_and_many_dimensions(
             np.testing.assert_allclose(
                 torch.softmax(torch.from_numpy(scores), 1), plain.predict_proba(test), atol=0.005
             )
+
+
+@pytest.mark.cuda
+def test_a_probe_on_the_gpu_is_that_of_the_cpu():
+    (features, labels), (asked, _) = blobs(400, 5, 20), blobs(100, 5, 20)
+    here, there = (chosen_probe(features, labels, device=device) for device in ("cpu", "cuda"))
+    assert there.inverse_l2 == here.inverse_l2
+    np.testing.assert_allclose(there.scores(asked), here.scores(asked), atol=1e-6)
 
 
 def test_images_that_are_all_the_same_are_no_obstacle():
