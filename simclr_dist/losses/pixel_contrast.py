@@ -63,7 +63,7 @@ def pixel_contrast(
             for rows, own in zip(views, classes, strict=True)
         ]
         return torch.stack(found).sum()
-    if form == "paper" and z.shape[2] <= small_maps.MOST_PIXELS:
+    if form == "paper" and z.shape[2] <= small_maps.MOST_PIXELS.get(z.device.type, 0):
         return small_maps.small_maps_contrast(z, labels, temperature, partners if loss == "cross" else None)
     result: Tensor = _OfImages.apply(z, labels, partners if loss == "cross" else None, temperature, form, slots)
     return result

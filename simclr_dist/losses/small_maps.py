@@ -14,8 +14,9 @@ from simclr_dist.distributed.collectives import gather_stacked, process_rank
 from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.pixels import IGNORED
 
-MOST_PIXELS = 256
-"""Of a map. The number of images has no say: it differs with the number of processes, and the sums here are others."""
+MOST_PIXELS = {"cpu": 128, "cuda": 256}
+"""Of a map, by device; on a CPU float64 costs more than it saves beyond. The number of images has no say: it differs
+with the number of processes, and the sums here are others."""
 _PAIRS = 1 << 22
 """At once: 32 MiB a matrix."""
 

@@ -105,7 +105,7 @@ def test_float32_in_many_tiles_is_the_one_matrix_even_when_embeddings_collapse(
     monkeypatch, loss, form, temperature, spread
 ):
     monkeypatch.setattr(tiles, "_CPU_TILE", 16)
-    monkeypatch.setattr(small_maps, "MOST_PIXELS", 0)
+    monkeypatch.setattr(small_maps, "MOST_PIXELS", {})
     exact = unit(4, 2, 37, 8, spread=spread).float().double().requires_grad_()
     expected = plain_pixel_contrast(exact, labels_like(4, 37), temperature, loss, form, PARTNERS)
     expected.backward()
@@ -130,7 +130,7 @@ def test_small_maps_a_part_of_the_images_at_once_are_the_one_matrix(monkeypatch,
 
 def _of_all_kinds() -> list[tuple[Tensor, Tensor]]:
     found = [loss_and_gradient(unit(4, 2, 20, 8), loss, form) for loss, form in KINDS]
-    most, small_maps.MOST_PIXELS = small_maps.MOST_PIXELS, 0
+    most, small_maps.MOST_PIXELS = small_maps.MOST_PIXELS, {}
     found += [loss_and_gradient(unit(4, 2, 20, 8), loss, "paper") for loss in ("within", "cross")]
     small_maps.MOST_PIXELS = most
     return found
