@@ -5,15 +5,17 @@
     python benchmarks/segmentation.py --out OUT --data pasted --device cuda --pretrain-steps 3000 --steps 2000
 
 The ways: cross-entropy alone, from initial weights; SimCLR on all training images, the unlabelled too; pixel contrast
-within images and across them, on the images with masks that are learned from afterwards. Then all weights are
-fine-tuned with 16, 64 and all masks, as `simclr-dist evaluate RUN segment` does it, the same number of steps for all
-ways but cross-entropy alone, which gets the steps of pixel contrast's pretraining on top. Every way is fine-tuned at
-each of --rates, and the table has the better one of each cell. A seed is of pretraining and of fine-tuning; the images
-with masks stay the same.
+within images and across them, on the images with masks that are learned from afterwards; and, where --ways asks for
+it, across them with all other images too, whose pixels are each a class of its own. Then all weights are fine-tuned
+with 16, 64 and all masks, as `simclr-dist evaluate RUN segment` does it, the same number of steps for all ways but
+cross-entropy alone, which gets the steps of pixel contrast's pretraining on top. Every way is fine-tuned at each of
+--rates, and the table has the better one of each cell. A seed is of pretraining and of fine-tuning; the images with
+masks stay the same.
 
-One process, one job after the other. OUT keeps everything: what is there is not done again, what was stopped resumes,
-what failed is a row with its reason and is tried anew at the next start. OUT/table.md and OUT/table.json are written
-after every job. --only-list says what is left to do.
+One process, one job after the other; others may work in OUT at the same time on other ways, seeds or, SimCLR aside,
+numbers of masks. OUT keeps everything: what is there is not done again, what was stopped resumes, what failed is a row
+with its reason and is tried anew at the next start. OUT/table.md and OUT/table.json are written after every job.
+--only-list says what is left to do.
 """
 
 import argparse
@@ -36,12 +38,14 @@ from simclr_dist.evaluation.saved_training import TrainingStoppedError, Unfinish
 from simclr_dist.evaluation.segmentation import segment
 from simclr_dist.evaluation.segmentation_context import SegmentationContext
 from simclr_dist.methods.build import build_encoder
+from simclr_dist.models.kernels import set_kernels
 from simclr_dist.storage.atomic import write_atomically
 from simclr_dist.training.pretraining import pretrain
 from simclr_dist.weights.loaded import LoadedEncoder
 from simclr_dist.weights.read import load_encoder
 
-WAYS = (ALONE, "simclr", "within", "cross")
+UNLABELLED = "unlabelled"
+WAYS = (ALONE, "simclr", "within", "cross", UNLABELLED)
 STOPPED = 75
 """Exit status of a start that a signal has stopped: it is saved, and the same command goes on."""
 BASE = """
@@ -107,9 +111,18 @@ def config_of(job: Job, out: Path, options: argparse.Namespace) -> Config:
         keys += [*SIMCLR, f"optimizer.base_learning_rate={options.pretrain_rate}", f"epochs={options.simclr_epochs}"]
     elif job.way != ALONE:
         name = f"{job.way}_{job.images or 'all'}_{job.seed}"
-        keys += [*PIXEL_CONTRAST, f"method.loss={job.way}", f"method.map_size={options.map_size}"]
+        others = job.way == UNLABELLED
+        keys += [
+            *PIXEL_CONTRAST,
+            f"method.loss={'cross' if others else job.way}",
+            f"method.map_size={options.map_size}",
+        ]
         keys += [f"data.labelled_images={job.images or 0}", f"optimizer.base_learning_rate={options.pretrain_rate}"]
-        images = job.images or len(open_for_pretraining(load_config(str(file), _below_recipe(keys)).recipe))
+        if others:
+            batch = options.simclr_batch
+            keys += ["method.unlabelled=pixels", "data.unlabelled_images=kept"]
+        images = 0 if others else job.images
+        images = images or len(open_for_pretraining(load_config(str(file), _below_recipe(keys)).recipe))
         batch = min(batch, images)
         keys.append(f"epochs={-(-options.pretrain_steps // (images // batch))}")
     machine = [
@@ -132,6 +145,7 @@ def done(job: Job, out: Path, options: argparse.Namespace) -> dict[str, Any]:
     """
     config = config_of(job, out, options)
     device = choose_device(options.device, 0)
+    set_kernels(deterministic=True)  # for all ways alike: pretraining does it, and fine-tuning is in the same process
     began, steps, start = time.process_time(), options.steps, "pretrained"
     if job.way == ALONE:
         recipe = config.recipe
@@ -144,7 +158,7 @@ def done(job: Job, out: Path, options: argparse.Namespace) -> dict[str, Any]:
         loaded = load_encoder(config.machine.run_dir)
     torch.set_num_threads(options.threads)
     pretraining_seconds = time.process_time() - began
-    unfinished = Unfinished(out / "unfinished")
+    unfinished = Unfinished(out / "unfinished" / Path(file_name(**job._asdict())).stem)
     how = Extraction(device=device, workers=options.workers, talks=True)
     context = SegmentationContext(loaded, config.recipe.data, how, unfinished)
     found, _ = segment(
@@ -197,7 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="a folder as source folder_with_masks takes it")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS[:4]))
     parser.add_argument("--images", nargs="+", type=_count, default=[16, 64, None], help="with masks: numbers, or all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--encoder", default="resnet10")
@@ -210,7 +224,7 @@ def main() -> None:
     parser.add_argument("--pretrain-rate", type=float, default=0.002, help="of AdamW")
     parser.add_argument("--map-size", type=int, default=0, help="of pixel contrast; 0: the encoder's own")
     parser.add_argument("--simclr-epochs", type=int, default=8)
-    parser.add_argument("--simclr-batch", type=int, default=64)
+    parser.add_argument("--simclr-batch", type=int, default=64, help="of the ways that see all images")
     parser.add_argument("--steps", type=int, default=250, help="of fine-tuning")
     parser.add_argument("--rates", type=float, nargs="+", default=[0.45, 1.6], help="of fine-tuning, for 256 images")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")

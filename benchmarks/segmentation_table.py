@@ -5,12 +5,15 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from simclr_dist.storage.atomic import write_atomically
+
 ALONE = "cross_entropy"
 NAMES = {
     ALONE: "cross-entropy alone",
     "simclr": "SimCLR, all images",
     "within": "pixel contrast, within",
     "cross": "pixel contrast, cross",
+    "unlabelled": "pixel contrast, cross, all images",
 }
 Rows = list[dict[str, Any]]
 
@@ -24,8 +27,8 @@ def write_table(out: Path) -> None:
     """``table.md``, and ``table.json`` with all that stands behind it."""
     rows = [json.loads(file.read_text()) for file in sorted((out / "rows").glob("*.json"))]
     settings = json.loads((out / "settings.json").read_text())
-    (out / "table.json").write_text(json.dumps({"settings": settings, "rows": rows}, indent=1))
-    (out / "table.md").write_text(_markdown(rows, settings))
+    write_atomically(out / "table.json", json.dumps({"settings": settings, "rows": rows}, indent=1).encode())
+    write_atomically(out / "table.md", _markdown(rows, settings).encode())
 
 
 def _markdown(rows: Rows, settings: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ Which pixels an anchor is held against, in the form of the paper (``paper_pairs.
 Means are the authors': over the pixels that count (the paper's anchors without a positive among them, as 0), then over
 the images of the global batch (those without such pixels among them, as 0); of a batch over its pixels.
 Memory is O(pixels * d). Each process has the anchors of its own images; rows of others come where the loss needs them.
+Small maps in the paper's form, within or cross, are ``small_maps.py``'s.
 """
 
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from simclr_dist.distributed.collectives import gather_stacked, process_count, process_rank
+from simclr_dist.losses import small_maps
 from simclr_dist.losses.paper_pairs import PaperPairs, Weights
 from simclr_dist.losses.pixel_bags import PaperBag, ReleaseBag
 from simclr_dist.losses.pixels import IGNORED, Pixels
@@ -61,6 +63,8 @@ def pixel_contrast(
             for rows, own in zip(views, classes, strict=True)
         ]
         return torch.stack(found).sum()
+    if form == "paper" and z.shape[2] <= small_maps.MOST_PIXELS.get(z.device.type, 0):
+        return small_maps.small_maps_contrast(z, labels, temperature, partners if loss == "cross" else None)
     result: Tensor = _OfImages.apply(z, labels, partners if loss == "cross" else None, temperature, form, slots)
     return result
 

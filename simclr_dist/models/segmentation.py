@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from simclr_dist.models.batch_norm import GroupedBatchNorm
 from simclr_dist.models.encoder import Encoder
+from simclr_dist.models.resizing import resized_logits
 
 ATROUS_RATES = (6, 12, 18)
 """Of the three dilated branches; twice that where two stages of the encoder are dilated, at output stride 8 (Chen et
@@ -24,8 +24,8 @@ class SegmentationNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """The logits of every pixel: those of the map, resized (bilinear, as torchvision's DeepLabV3)."""
         logits = self.classifier(self.encoder.map(images))
-        resized: Tensor = F.interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=False)
-        return resized
+        height, width = images.shape[-2:]
+        return resized_logits(logits, (height, width))
 
 
 def deeplab_v3(

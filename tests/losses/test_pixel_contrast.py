@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from simclr_dist.distributed.collectives import process_count, process_rank
-from simclr_dist.losses import tiles
+from simclr_dist.losses import small_maps, tiles
 from simclr_dist.losses.pixel_contrast import pixel_contrast
 from simclr_dist.losses.plain_pixels import plain_pixel_contrast
 from tests.support.golden import golden, tensor
@@ -105,6 +105,7 @@ def test_float32_in_many_tiles_is_the_one_matrix_even_when_embeddings_collapse(
     monkeypatch, loss, form, temperature, spread
 ):
     monkeypatch.setattr(tiles, "_CPU_TILE", 16)
+    monkeypatch.setattr(small_maps, "MOST_PIXELS", {})
     exact = unit(4, 2, 37, 8, spread=spread).float().double().requires_grad_()
     expected = plain_pixel_contrast(exact, labels_like(4, 37), temperature, loss, form, PARTNERS)
     expected.backward()
@@ -114,8 +115,25 @@ def test_float32_in_many_tiles_is_the_one_matrix_even_when_embeddings_collapse(
         assert relative_error(gradient, exact.grad) < bound
 
 
+@pytest.mark.parametrize("loss", ["within", "cross"])
+@pytest.mark.parametrize(("temperature", "spread"), [(0.07, 1.0), (0.01, 1.0), (0.07, 1e-2)])
+def test_small_maps_a_part_of_the_images_at_once_are_the_one_matrix(monkeypatch, loss, temperature, spread):
+    monkeypatch.setattr(small_maps, "_PAIRS", 3 * 37**2 * (1 if loss == "within" else 2))
+    exact = unit(4, 2, 37, 8, spread=spread).float().double().requires_grad_()
+    expected = plain_pixel_contrast(exact, labels_like(4, 37), temperature, loss, "paper", PARTNERS)
+    expected.backward()
+    for dtype, bound in ((torch.float32, 1e-6), (torch.float64, 1e-11)):
+        found, gradient = loss_and_gradient(exact.detach().to(dtype), loss, "paper", temperature)
+        assert float(found) == pytest.approx(float(expected.detach()), rel=bound)
+        assert relative_error(gradient, exact.grad) < bound
+
+
 def _of_all_kinds() -> list[tuple[Tensor, Tensor]]:
-    return [loss_and_gradient(unit(4, 2, 20, 8), loss, form) for loss, form in KINDS]
+    found = [loss_and_gradient(unit(4, 2, 20, 8), loss, form) for loss, form in KINDS]
+    most, small_maps.MOST_PIXELS = small_maps.MOST_PIXELS, {}
+    found += [loss_and_gradient(unit(4, 2, 20, 8), loss, "paper") for loss in ("within", "cross")]
+    small_maps.MOST_PIXELS = most
+    return found
 
 
 @pytest.mark.parametrize("processes", [2, 4])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from simclr_dist.config import load_config
 from simclr_dist.config.registry import method_class
@@ -15,7 +16,7 @@ from simclr_dist.errors import UserError
 from simclr_dist.losses.pixel_contrast import pixel_contrast
 from simclr_dist.losses.pixel_cosines import pixel_cosines
 from simclr_dist.methods.pixel_contrast import PixelContrast, partners
-from simclr_dist.models.resizing import resized_map, resized_mask
+from simclr_dist.models.resizing import resized_logits, resized_map, resized_mask
 from tests.support.golden import ToyParts, toy_recipe
 from tests.support.processes import relative_error, run_distributed
 
@@ -104,6 +105,33 @@ def test_maps_are_resized_as_torch_does_it_with_aligned_corners(side, new):
     weights = torch.randn_like(found)
     one, other = (torch.autograd.grad((each * weights).sum(), maps)[0] for each in (found, expected))
     assert relative_error(one, other) < 1e-12
+
+
+@pytest.mark.parametrize(("sides", "size"), [((4, 6), (32, 48)), ((9, 5), (7, 5)), ((1, 1), (4, 3))])
+def test_logits_are_resized_as_torch_does_it_without_aligned_corners(sides, size):
+    maps = torch.randn(2, 3, *sides, dtype=torch.float64, requires_grad=True)
+    found, expected = resized_logits(maps, size), F.interpolate(maps, size, mode="bilinear", align_corners=False)
+    assert torch.allclose(found, expected, atol=1e-12)
+    weights = torch.randn_like(found)
+    one, other = (torch.autograd.grad((each * weights).sum(), maps)[0] for each in (found, expected))
+    assert relative_error(one, other) < 1e-12
+
+
+class _TakenFromTheHost(TorchDispatchMode):
+    """How often a kernel is given a tensor of the CPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += any(isinstance(each, Tensor) and each.device.type == "cpu" for each in args)
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("resized", [resized_map, resized_mask])
+def test_resizing_copies_nothing_from_the_host_which_a_recorded_step_could_not(resized):
+    with _TakenFromTheHost() as taken:
+        resized(torch.empty(2, 3, 4, 4, device="meta"), 9)
+    assert not taken.count
 
 
 def test_masks_take_the_nearest_pixel_corners_on_corners_and_halves_upwards():
