@@ -15,9 +15,9 @@ class Section(NamedTuple):
 
 
 SECTIONS = (
-    Section("verification", "the promises on CUDA", 90, timed=False),
-    Section("methods", "every method", 90, timed=False),
-    Section("cuda_tests", "tests marked cuda", 130, timed=False),
+    Section("verification", "the promises on CUDA", 150, timed=False),
+    Section("methods", "every method", 180, timed=False),
+    Section("cuda_tests", "tests marked cuda", 220, timed=False),
     Section("resume", "killed and resumed", 110, timed=False),
     Section("float16", "float16 with scaling", 40, timed=False),
     Section("step", "step of ResNet-50", 60, timed=True),
@@ -25,7 +25,7 @@ SECTIONS = (
     Section("waits", "host waits of steps 5 to 7", 30, timed=True),
     Section("optimizer", "LARS on ResNet-50's tensors", 20, timed=True),
     Section("views", "views: device and CPU", 40, timed=True),
-    Section("plan", "plan: predicted and measured", 50, timed=True),
+    Section("plan", "plan: predicted and measured", 80, timed=True),
     Section("compiled", "torch.compile and CUDA graphs", 120, timed=True),
     Section("large_batch", "4096 images a step to a label curve", 75, timed=True),
 )
