@@ -36,7 +36,7 @@ def rows(here: Here) -> Iterator[Row]:
         yield Row("tests", "none is marked")
         return
     outcomes = _Outcomes()
-    options = ["-v", "-m", "cuda", "-p", "no:cacheprovider", f"--rootdir={_TESTS.parent}"]
+    options = ["-vv", "-m", "cuda", "-p", "no:cacheprovider", f"--rootdir={_TESTS.parent}"]
     options.append(f"--basetemp={here.folder / 'tests'}")
     if here.on_gpu and find_spec("xdist"):  # most of their time is Triton's compiling
         options += ["-n", str(max(1, min(12, len(os.sched_getaffinity(0)) - 4)))]
