@@ -26,7 +26,7 @@ from simclr_dist.evaluation.subsets import Indices, halves, subset_digest
 from simclr_dist.evaluation.supervised import steps_of, total_steps, train_classifier
 
 HELD_OUT_SHARE = 0.1
-_MOST_SCALED = 1024
+_MOST_SCALED = 256
 
 
 @dataclass(frozen=True, kw_only=True)
