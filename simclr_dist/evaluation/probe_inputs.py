@@ -12,7 +12,7 @@ from simclr_dist.models.features import evaluating
 from simclr_dist.models.layer_features import layer_features
 
 LAYERS = (1, 2, 4)
-"""How many of the last blocks or stages: DINOv2's (Oquab et al. 2023, appendix B) are 1 and 4."""
+"""How many of the last blocks or stages; DINOv2's code (dinov2/eval/linear.py) takes 1 and 4."""
 
 
 class ProbeInput(NamedTuple):

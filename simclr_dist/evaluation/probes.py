@@ -1,7 +1,8 @@
 """Linear probes of many learning rates and layers, trained side by side over the same features.
 
-As DINOv2's linear evaluation (Oquab et al. 2023, appendix B): the features of a batch are computed once, every probe
-takes its columns of them and a step at its own rate, and what has most right on held-out training images counts.
+As the linear evaluation of DINOv2's code (Oquab et al. 2023; dinov2/eval/linear.py): the features of a batch are
+computed once, every probe takes its columns of them and a step at its own rate. There the validation images choose the
+best; here training images that are held out.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from simclr_dist.evaluation.subsets import Indices, Labels
 from simclr_dist.evaluation.supervised import Classifier
 
 LEARNING_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
-"""DINOv2's thirteen, for 256 images, of features whose mean square is about one."""
+"""The thirteen defaults of DINOv2's code, for 256 images; here of features whose mean square is about one."""
 _NUMBERS_AT_ONCE = 10**7
 
 
