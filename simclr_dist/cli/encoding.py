@@ -136,6 +136,8 @@ def open_images(
             f"--source: no source '{source}'{nearest(source, list(SOURCES))}; there are {', '.join(SOURCES)}"
         )
     data = replace(loaded.recipe.data, source=source, path=folder, image_size=size or loaded.image_size)
+    if notice := loaded.take_images(data.image_size):
+        say(notice, err=True)
     images: ImageSource = (
         open_whole(data) if source == "folder" and split is None else open_source(data, split or "pretrain")
     )

@@ -63,6 +63,7 @@ def found_by(
     """The table and the file's name; nothing on the other processes."""
     from simclr_dist.distributed.collectives import process_rank
     from simclr_dist.evaluation import fine_tuning, frozen
+    from simclr_dist.evaluation.probe_grid import probe_grid
 
     seed, splits = options["seed"], options["splits"]
     found: Any
@@ -79,7 +80,10 @@ def found_by(
             "precision": options["precision"],
             "seed": seed,
         }
-        if method == "probe":
+        if options["grid"]:
+            del sgd["optimizer"]
+            found = probe_grid(context, augment=options["augment"], **sgd)
+        elif method == "probe":
             found = frozen.probe(context, solver=options["solver"], augment=options["augment"], **sgd)
         else:
             starts = {"baseline": ("scratch",)}.get(method, ("pretrained", "scratch")[: 1 + options["with_baseline"]])

@@ -17,6 +17,10 @@ Every method but the label curve writes one JSON file into the run folder,
   (a list, the mean over the classes of the share that is right) and ``mean_balanced``,
   ``subsets_sha256`` (one for each split), ``details`` (of the method: ``inverse_l2``, ``validation``, ``gain``, ...).
 
+``probe --grid`` (``protocol.grid`` is true) has in its row's ``details`` the best probe (``input``, ``learning_rate``
+for 256 images) and the grid: ``inputs`` (names), ``columns`` (of each), ``learning_rates``, ``held_out_top1`` (a list
+for each input, null: diverged), ``held_out_images`` and ``held_out_sha256``.
+
 ``segment`` (:class:`simclr_dist.evaluation.segmentation_results.SegmentationResult`) has ``class_names``, and rows with
 ``name``, ``images``, ``mean_iou`` and ``pixel_accuracy`` (lists, one share for each seed), ``mean`` and ``std`` of the
 former, ``class_iou`` (a list for each seed; null for a class that is in neither masks nor predictions), ``confusion``

@@ -14,7 +14,7 @@ _SGD = ("epochs", "batch", "learning_rate", "optimizer", "precision")
 METHODS = {
     "label-curve": ("checkpoint", "on", "labels", "splits"),
     "knn": (*_COMMON, "k", "temperature"),
-    "probe": (*_COMMON, *_SGD, "solver", "augment"),
+    "probe": (*_COMMON, *_SGD, "solver", "augment", "grid"),
     "lowshot": (*_COMMON, "labels", "splits"),
     "finetune": (*_COMMON, *_SGD, "shares", "splits", "from_layer", "with_baseline"),
     "baseline": (*_COMMON, *_SGD, "shares", "splits", "from_layer"),
@@ -57,8 +57,10 @@ def refuse_foreign(method: str, given: Sequence[str], solver: str) -> None:
         if name not in METHODS[method]:
             owners = ", ".join(each for each, names in METHODS.items() if name in names)
             raise UserError(f"{option}: has no meaning for {method}; it belongs to {owners}")
-        if method == "probe" and name in (*_SGD, "augment") and solver == "lbfgs":
+        if method == "probe" and name in (*_SGD, "augment", "grid") and solver == "lbfgs":
             raise UserError(f"{option}: has no meaning for --solver lbfgs; take --solver sgd")
+        if name == "optimizer" and "grid" in given:
+            raise UserError("--optimizer: has no meaning for --grid, whose probes are trained by SGD; leave it out")
 
 
 def whole_numbers(option: str, text: str) -> list[int]:

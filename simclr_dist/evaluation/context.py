@@ -61,6 +61,8 @@ class OpenedImages:
         if self.left_out_broken:
             self._say(f"left out, as pretraining found them to be broken: {self.left_out_broken} images")
         self.encoder_sha256 = pretrained.sha256
+        if notice := pretrained.take_images(self.data.image_size):
+            self._say(notice)
 
     def summaries(self) -> tuple[str, ...]:
         """What was found of the training and of the test images, and what was left out."""

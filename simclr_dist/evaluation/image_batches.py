@@ -14,7 +14,7 @@ from simclr_dist.data.loading.workers import load_steps
 from simclr_dist.data.sources.base import ImageSource
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation.feature_blocks import FeatureMatrix
-from simclr_dist.evaluation.subsets import Labels, labels_of
+from simclr_dist.evaluation.subsets import Indices, Labels, labels_of
 from simclr_dist.evaluation.supervised import Batches, own_part
 
 
@@ -45,12 +45,15 @@ def cropped_and_flipped(
     return batches
 
 
-def features_as_they_are(features: FeatureMatrix, labels: Labels, order: SampleOrder) -> Batches:
-    """FeatureMatrix of features that all processes have before them."""
+def features_as_they_are(
+    features: FeatureMatrix, labels: Labels, order: SampleOrder, among: Indices | None = None
+) -> Batches:
+    """FeatureMatrix of features that all processes have before them; ``order`` is over the rows ``among``, or all."""
 
     def batches(steps: Sequence[int]) -> Generator[tuple[Tensor, Tensor], None, None]:
         for step in steps:
             rows = order.samples(step, *own_part(order))
+            rows = rows if among is None else among[rows]
             yield torch.from_numpy(features[rows]), torch.from_numpy(labels[rows])
 
     return batches

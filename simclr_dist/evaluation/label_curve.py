@@ -21,6 +21,7 @@ from simclr_dist.evaluation.knn import knn_votes
 from simclr_dist.evaluation.logistic import regression_path
 from simclr_dist.evaluation.subsets import Indices, Labels, few_labels, halves
 from simclr_dist.evaluation.untrained import untrained_encoder
+from simclr_dist.models.image_sides import take_images
 from simclr_dist.progress_bar import showing_progress
 
 USUAL_COUNTS = (1, 2, 5, 10, 50)
@@ -122,6 +123,7 @@ def label_curve(context: EvaluationContext, labels_per_class: Sequence[int] | No
 def _kinds(context: EvaluationContext) -> dict[str, tuple[Features, Features]]:
     train, test, size = context.train, context.test, context.data.image_size
     untrained = untrained_encoder(context.recipe, train)
+    take_images(untrained, size)
     how = replace(context.how, cache=None, label="untrained")
     pixels = replace(how, label="raw pixels")
     return {

@@ -120,6 +120,7 @@ def train_classifier(
     label: str = "",
     talks: bool = False,
     saved: SavedTraining | None = None,
+    may_diverge: bool = False,
 ) -> None:
     """Walk all steps of the protocol; afterwards the classifier is in evaluation mode.
 
@@ -135,6 +136,7 @@ def train_classifier(
         label: shown beside the progress.
         talks: whether there is any.
         saved: where it is saved (None: nowhere).
+        may_diverge: weights that are not finite are no error.
 
     Raises:
         UserError: weights are not finite, or the training cannot be saved.
@@ -178,7 +180,7 @@ def train_classifier(
             optimizer.step()
             advance(1)
             saved.after_step(state, step + 1, total)
-    if not all(bool(parameter.isfinite().all()) for parameter in trained.parameters()):
+    if not may_diverge and not all(bool(parameter.isfinite().all()) for parameter in trained.parameters()):
         decided_by_first(saved.remove)  # it would only diverge again
         raise AgreedError("--learning-rate: the training diverged (weights are not finite); lower it")
     classifier.eval()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +83,11 @@ class WideResNet(ResNet):  # type: ignore[misc]
                 x = self._kept_or_recomputed(block, x, True)
         return x
 
+    def stages(self, x: Tensor) -> list[Tensor]:
+        """Normalised images to the maps of the four stages (rows, d, h, w), :meth:`map`'s last; nothing recomputed."""
+        stages = (self.layer1, self.layer2, self.layer3, self.layer4)
+        return list(accumulate(stages, lambda maps, stage: stage(maps), initial=self._stem(x)))[1:]
+
     def pool(self, x: Tensor) -> Tensor:
         """A map to features (rows, output_dim)."""
         features: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
@@ -129,6 +135,11 @@ class Halves(nn.Module):
     def map(self, x: Tensor) -> Tensor:
         """L, a and b (rows, 3, height, width) to both last maps, (rows, output_dim, h, w), the lightness' first."""
         return torch.cat((self.lightness.map(x[:, :1]), self.color.map(x[:, 1:])), dim=1)
+
+    def stages(self, x: Tensor) -> list[Tensor]:
+        """L, a and b to the maps of both networks' stages side by side, :meth:`map`'s last."""
+        both = zip(self.lightness.stages(x[:, :1]), self.color.stages(x[:, 1:]), strict=True)
+        return [torch.cat(maps, dim=1) for maps in both]
 
     def pool(self, x: Tensor) -> Tensor:
         """A map to features (rows, output_dim)."""

@@ -11,6 +11,7 @@ from simclr_dist.reporting.document import Section, document
 from simclr_dist.reporting.facts import Facts
 from simclr_dist.reporting.health import health_table
 from simclr_dist.reporting.markup import Html, folded, joined, or_sentence, sentence, tag
+from simclr_dist.reporting.probe_grid import grids, has_grid
 from simclr_dist.reporting.segmentation import has_segmentation, segmentation
 
 
@@ -34,6 +35,9 @@ def page(runs: Sequence[Facts], images: int) -> Html:
         if has_segmentation(run):
             title = "Segmentation" + (f" of {run.name}" if len(runs) > 1 else "")
             sections.append(_section(f"run{number}-segmentation", title, partial(segmentation, run)))
+        if has_grid(run):
+            title = "Grid of probes" + (f" of {run.name}" if len(runs) > 1 else "")
+            sections.append(_section(f"run{number}-grid", title, partial(grids, run)))
         sections += _encoder_sections(run, f"run{number}-", f"{run.name}: " if len(runs) > 1 else "", images)
     sections += [
         _section("recipe", "Recipe", lambda: folded("All keys", tables.config_table(runs, "recipe"))),

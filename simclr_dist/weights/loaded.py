@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from simclr_dist.data.loading.plain import GivenImages, PlainBatches
 from simclr_dist.data.sources.pixels import PixelRule
 from simclr_dist.models.encoder import Encoder
 from simclr_dist.models.features import evaluating, features_of
+from simclr_dist.models.image_sides import take_images
 from simclr_dist.weights.architecture import Architecture
 from simclr_dist.weights.digest import state_digest
 
@@ -57,10 +59,23 @@ class LoadedEncoder:
         """Of the three channels, pixels in 0..1."""
         return [float(number) for number in self.encoder.std.flatten()]
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """64 hex digits of the weights and running statistics, the projection head's included where there is one."""
         return state_digest([self.encoder, *([self.projection] if self.projection is not None else [])])
+
+    def take_images(self, side: int) -> str:
+        """Let the encoder take images of such a side; what was changed for that, for people, or "".
+
+        ``sha256`` stays that of the weights as they came.
+
+        Raises:
+            UserError: it cannot take them.
+        """
+        assert self.sha256
+        if not take_images(self.encoder, side):
+            return ""
+        return f"images of {side} px, {self.image_size} in training: the position embeddings are resampled"
 
     def features(self, images: Sequence[Any], *, device: torch.device | str = "cpu", batch_images: int = 64) -> Tensor:
         """Features of some images, float32 (images, output_dim) on the CPU, as ``simclr-dist evaluate`` computes them.
