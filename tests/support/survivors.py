@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 from launch.local import loopback_store
 from simclr_dist.config import Config
+from simclr_dist.distributed import run_store
 from simclr_dist.distributed.launchers import LOCAL
 from simclr_dist.distributed.processes import Processes
-from simclr_dist.distributed.run_store import RunStore
+from simclr_dist.distributed.run_store import Pace, RunStore
 from simclr_dist.distributed.watchdog import monitor, progress
 from simclr_dist.evaluation.online import OnlineEvaluation
 from simclr_dist.run.metrics_log import read_metrics
@@ -22,7 +23,8 @@ from simclr_dist.run.writer import Saver
 from simclr_dist.training import step, trainer
 from simclr_dist.training.pretraining import pretrain
 from simclr_dist.training.trainer import Outcome
-from tests.support.processes import Running, pretrain_here, run_distributed
+from tests.support.cut_network import CutNetwork, enter_node
+from tests.support.processes import Running, pretrain_here, run_distributed, wait_for_step
 
 
 class Death(NamedTuple):
@@ -88,6 +90,22 @@ def run_with_losses(
     return {rank: each.results()[0] for rank, each in enumerate(running) if rank not in killed}
 
 
+def run_on_two_nodes(config: Config, sides: list[int], network: CutNetwork, step: int) -> list[Outcome | str]:
+    """The run under a pretended srun, a process on each side of ``sides``, the link being cut once ``step`` is done."""
+    count = len(sides)
+    shared = {
+        "SLURM_STEP_NUM_TASKS": str(count), "SLURM_STEP_TASKS_PER_NODE": str(count), "SLURM_JOB_ID": "12",
+        "SLURM_STEP_ID": "0",
+    }  # fmt: skip
+    running = []
+    for rank, side in enumerate(sides):
+        of_rank = {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), **network.environment(side)}
+        running.append(Running(1, _member, shared | of_rank, rank, count, config, None, signal.SIGKILL, 0.0))
+    wait_for_step(Path(config.machine.run_dir), step, running[0])
+    network.cut()
+    return [each.results()[0] for each in running]
+
+
 def _member(
     shared: dict[str, str],
     rank: int,
@@ -98,6 +116,8 @@ def _member(
     slow: float,
 ) -> Any:
     os.environ.update(shared)
+    enter_node()
+    run_store._OF_FOLDER = Pace(beat=0.1, look=0.05, silent=3.0)
     monitor._OBSERVED_SECONDS = 0.75
     trainer.next_batch = _later(trainer.next_batch, slow)
     if death:

@@ -1,12 +1,16 @@
 """A run whose processes are killed one after the other goes on, and is the run that was resized at the same steps."""
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from simclr_dist.config import Config
 from simclr_dist.run.metrics_log import read_metrics
+from tests.support.cut_network import CutNetwork, missing
 from tests.support.processes import assert_bit_equal, final_state, losses, tiny_config
-from tests.support.survivors import Death, resized_through_checkpoints, run_with_losses
+from tests.support.survivors import Death, resized_through_checkpoints, run_on_two_nodes, run_with_losses
 
 STEPS = 7
 STEPS_TO_COME_BACK = 40
@@ -60,3 +64,26 @@ def test_a_process_that_hangs_is_left_behind_and_writes_nothing_when_it_wakes(tm
     ended = run_with_losses(config, 2, {0: Death(4, "rows of the loss")}, signal.SIGSTOP)
     assert "the run goes on without this process" in ended[0]
     assert assert_same_run(tmp_path / "run", config, tmp_path / "resized") == [2, 2, 2, 1, 1, 1, 1]
+
+
+@pytest.fixture
+def network() -> Iterator[CutNetwork]:
+    if why := missing():
+        pytest.skip(why)
+    made = CutNetwork()
+    yield made
+    made.close()
+
+
+def test_of_two_sides_that_do_not_reach_each_other_the_larger_goes_on_and_the_first_process_writes_nothing_more(
+    tmp_path, network
+):
+    config = config_of(
+        tmp_path, "machine.collective_timeout_seconds=4", "recipe.global_batch_images=48",
+        "recipe.batch_norm_group_images=8",
+    )  # fmt: skip
+    ended = run_on_two_nodes(config, [0, 1, 1], network, 2)
+    assert "the run goes on without this process" in str(ended[0])
+    assert [isinstance(each, str) for each in ended[1:]] == [False, False], ended
+    counts = assert_same_run(tmp_path / "run", config, tmp_path / "resized")
+    assert sorted(set(counts)) == [2, 3]
