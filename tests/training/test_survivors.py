@@ -13,7 +13,6 @@ from tests.support.processes import assert_bit_equal, final_state, losses, tiny_
 from tests.support.survivors import Death, resized_through_checkpoints, run_on_two_nodes, run_with_losses
 
 STEPS = 7
-STEPS_TO_COME_BACK = 40
 MOCO_IN_CHUNKS = (
     "recipe.method.name=moco", "recipe.method.queue_keys=64", "recipe.batch_norm_group_images=8",
     "machine.images_per_chunk=8",
@@ -49,14 +48,13 @@ def test_killed_processes_leave_no_trace_in_weights_queue_losses_or_metrics(tmp_
 
 
 def test_a_process_that_comes_back_is_taken_in_and_the_run_grows_again(tmp_path):
-    config = config_of(tmp_path, f"machine.stop_after_steps={STEPS_TO_COME_BACK}")
-    ended = run_with_losses(config, 4, {0: Death(4, "saving")}, back_after=5, slow=0.3)
+    config = config_of(tmp_path)
+    ended = run_with_losses(config, 4, {0: Death(2, "saving")}, back_before=6)
     assert set(ended) == {0, 1, 2, 3}
     assert [outcome for outcome in ended.values() if isinstance(outcome, str)] == []
     counts = assert_same_run(tmp_path / "run", config, tmp_path / "resized")
-    assert sorted(set(counts)) == [2, 4]
-    assert counts[:2] == [4, 4]
-    assert counts[-1] == 4
+    # Process 0 dies in a thread that saves, before, in or after the next step.
+    assert counts in ([4, 4, 2, 2, 2, 4, 4], [4, 4, 4, 2, 2, 4, 4])
 
 
 def test_a_process_that_hangs_is_left_behind_and_writes_nothing_when_it_wakes(tmp_path):
