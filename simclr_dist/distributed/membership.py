@@ -17,7 +17,9 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import TCPStore
 
 from simclr_dist.distributed.connections import break_off
+from simclr_dist.distributed.decision import decision, fitting
 from simclr_dist.distributed.folder_store import FolderStore
+from simclr_dist.distributed.pulses import Pulses
 from simclr_dist.distributed.reach import Door, reached
 from simclr_dist.distributed.run_store import Came, Decided, RunStore, Sees
 from simclr_dist.errors import LostProcessError, UserError
@@ -68,10 +70,11 @@ class Membership:
         self._store, self._of_thread = RunStore(store.clone()), RunStore(store.clone())
         self._pace = self._store.pace
         self._door = Door()
-        self._alive, self._waiting = _Pulses(self._pace.silent), _Pulses(self._pace.silent)
+        self._alive, self._waiting = Pulses(self._pace.silent), Pulses(self._pace.silent)
         self._group = (0, list(range(count)))
         self._broken = -1  # number of the last group that is over
         self._events = -1
+        self._cut_off = False
         self._left = threading.Event()
         self.comes_back = self._store.begin(identity, count, card)
         """Whether a process with this identity has begun before: the others are somewhere on the way."""
@@ -102,6 +105,8 @@ class Membership:
         members = self._group[1]
         rank = members.index(self.identity) if self.identity in members and steps else None
         try:
+            if self._cut_off:
+                raise ConnectionError
             self._store.come(self.number, self.identity, Came(rank, steps, self._door.address))
             meeting = Meeting(self.number, *self._decided())
         except _GONE as error:
@@ -115,7 +120,7 @@ class Membership:
     def wait_for_next(self) -> bool:
         """In reserve: until somebody comes to another meeting (True), or the run is over (False)."""
         others = [identity for identity in range(self.count) if identity != self.identity]
-        waiting, beat = _Pulses(self._pace.silent), 0
+        waiting, beat = Pulses(self._pace.silent), 0
         with suppress(*_GONE):
             while self._store.outcome is None:
                 beat += 1
@@ -172,7 +177,7 @@ class Membership:
             if came:
                 sees = {identity: self._store.sees(number, identity) for identity in came} | {self.identity: tried}
                 if all(came.keys() <= sees[each].keys() for each in came) or time.monotonic() > deadline:
-                    self._store.decide(number, self.decision(came, sees))
+                    self._store.decide(number, decision(came, sees, self._fits))
             time.sleep(self._pace.look)
         return decided
 
@@ -192,31 +197,6 @@ class Membership:
         came = {identity: what for identity, what in brought.items() if what is not None}
         return came if len(came) == len(coming) else {}
 
-    def decision(self, came: dict[int, Came], sees: dict[int, Sees]) -> Decided:
-        """Who goes on, by what those that are left have brought and whom each of them reaches.
-
-        Of processes between which a connection is cut the larger side goes on, of two equal ones that of the first by
-        rank; the others are neither members nor in reserve.
-        """
-
-        def use(identity: int) -> tuple[bool, int, int]:
-            """Who has a state, in the order of ranks before: the first stays the first, with files and lock."""
-            rank, steps, _ = came[identity]
-            return not steps, self.count if rank is None else rank, identity
-
-        came = {each: came[each] for each in _side(sorted(came, key=use), came, sees)}
-        holders = [set(what.steps) for what in came.values() if what.steps]
-        # With what all of them hold nothing need be sent.
-        common = set.intersection(*holders) if holders else set()
-        step = max(common or set.union(*holders)) if holders else None
-        by_use = sorted(came, key=lambda each: (step not in came[each].steps, *use(each)))
-        fitting = self._fitting(len(came))
-        return by_use[:fitting], by_use[fitting:], step
-
-    def _fitting(self, count: int) -> int:
-        """The most processes, up to ``count``, that the recipe can be shared by."""
-        return next((fewer for fewer in range(count, 1, -1) if self._fits(fewer)), 1)
-
     def _lives(self, identity: int) -> bool:
         """Whether its launcher has not seen it end, and its signs of life go on by this process's clock."""
         if identity == self.identity:
@@ -235,7 +215,7 @@ class Membership:
                 self._door.clear()
                 self._look(self._of_thread)
             return
-        # Cut off from the store: the others may have gone on.
+        self._cut_off = True  # the others may have gone on, having heard nothing of this process
         self._break()
 
     def _look(self, store: RunStore) -> None:
@@ -251,53 +231,13 @@ class Membership:
             self._events = events
         if self.identity == members[0] and len(members) < self.count:
             here = sum(each in members or self._waits(store, each, self._waiting) for each in range(self.count))
-            self.can_grow = self._fitting(here) > len(members)
+            self.can_grow = fitting(here, self._fits) > len(members)
 
     def _break(self) -> None:
         self._broken = self._group[0]
         break_off()
 
-    def _waits(self, store: RunStore, identity: int, waiting: "_Pulses") -> bool:
+    def _waits(self, store: RunStore, identity: int, waiting: Pulses) -> bool:
         """Whether a process has said of late that it is in reserve."""
         beat = store.waiting_beat_of(identity)
         return beat is not None and waiting.beats(identity, beat) and not store.has_ended(identity)
-
-
-class _Pulses:
-    """What changes as long as a process lives, by this process's own clock; for one thread."""
-
-    def __init__(self, silent_seconds: float) -> None:
-        self._silent = silent_seconds
-        self._seen: dict[int, tuple[bytes, float, bool]] = {}
-
-    def forget(self) -> None:
-        """Whoever was silent has its time again."""
-        self._seen.clear()
-
-    def silence(self, identity: int, beat: bytes) -> float:
-        """For how many seconds it has not changed; 0 when it is seen for the first time."""
-        now = time.monotonic()
-        before = self._seen.get(identity)
-        if before is None or before[0] != beat:
-            self._seen[identity] = (beat, now, before is not None)
-        return now - self._seen[identity][1]
-
-    def beats(self, identity: int, beat: bytes) -> bool:
-        """Whether it was seen to change of late."""
-        return self.silence(identity, beat) < self._silent and self._seen[identity][2]
-
-
-def _side(by_use: list[int], came: dict[int, Came], sees: dict[int, Sees]) -> list[int]:
-    """The most processes that all reach each other, those with a state before others."""
-
-    def together(one: int, other: int) -> bool:
-        return one == other or (sees[one].get(other, False) and sees[other].get(one, False))
-
-    sides = []
-    for first in by_use:
-        side = [first]
-        for each in by_use:
-            if each != first and all(together(each, other) for other in side):
-                side.append(each)
-        sides.append(side)
-    return max(sides, key=lambda side: (any(came[each].steps for each in side), len(side)), default=[])

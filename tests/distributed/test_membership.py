@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
+from simclr_dist.distributed.decision import decision
 from simclr_dist.distributed.folder_store import FolderStore
 from simclr_dist.distributed.membership import Membership
 from simclr_dist.distributed.reach import Door, reached
@@ -15,8 +16,12 @@ from simclr_dist.distributed.run_store import Came, Pace, RunStore
 from simclr_dist.errors import LostProcessError, UserError
 
 
+def divides_8(count: int) -> bool:
+    return 8 % count == 0
+
+
 def member(store: dist.TCPStore | FolderStore, identity: int = 1) -> Membership:
-    return Membership(store, identity, 4, "card", 5.0, fits=lambda count: 8 % count == 0)
+    return Membership(store, identity, 4, "card", 5.0, fits=divides_8)
 
 
 @pytest.fixture
@@ -51,9 +56,9 @@ def all_but(cut: set[tuple[int, int]]) -> Callable[[int], dict[int, bool]]:
         ({2: (None, []), 3: (None, [])}, ([2, 3], [], None)),
     ],
 )
-def test_a_meeting_decides_who_goes_on_in_which_order_and_from_which_step(folder, came, decided):
+def test_a_meeting_decides_who_goes_on_in_which_order_and_from_which_step(came, decided):
     brought = {identity: Came(*what) for identity, what in came.items()}
-    assert member(folder).decision(brought, {each: all_but(set())(each) for each in came}) == decided
+    assert decision(brought, {each: all_but(set())(each) for each in came}, divides_8) == decided
 
 
 @pytest.mark.parametrize(
@@ -69,15 +74,15 @@ def test_a_meeting_decides_who_goes_on_in_which_order_and_from_which_step(folder
         ({(0, 1), (0, 2), (0, 3)}, {0: 0, 1: None, 2: None, 3: None}, ([0], [], 7)),
     ],
 )
-def test_of_sides_that_do_not_reach_each_other_one_goes_on(folder, cut, came, decided):
+def test_of_sides_that_do_not_reach_each_other_one_goes_on(cut, came, decided):
     brought = {identity: Came(rank, [] if rank is None else [7]) for identity, rank in came.items()}
-    assert member(folder).decision(brought, {each: all_but(cut)(each) for each in came}) == decided
+    assert decision(brought, {each: all_but(cut)(each) for each in came}, divides_8) == decided
 
 
-def test_what_one_process_reaches_and_the_other_does_not_is_cut(folder):
+def test_what_one_process_reaches_and_the_other_does_not_is_cut():
     brought = {0: Came(0, [7]), 1: Came(1, [7])}
     sees = {0: {0: True, 1: True}, 1: {0: False, 1: True}}
-    assert member(folder).decision(brought, sees) == ([0], [], 7)
+    assert decision(brought, sees, divides_8) == ([0], [], 7)
 
 
 def test_the_first_decision_of_a_meeting_holds(store):
