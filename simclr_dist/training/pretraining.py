@@ -50,7 +50,7 @@ def pretrain(config: Config, processes: Processes, job_has_ended: Callable[[str]
     if processes.is_first and processes.count > 1 and device.type == "cuda" and machine.deterministic:
         warn_of_nvls()
     places = [processes]
-    place = _place(config, processes)
+    place = _place(config, processes, device)
 
     def say(name: str) -> None:
         if places[-1].is_first:
@@ -97,14 +97,15 @@ def pretrain(config: Config, processes: Processes, job_has_ended: Callable[[str]
         return train(processes)
 
 
-def _place(config: Config, processes: Processes) -> Place | None:
+def _place(config: Config, processes: Processes, device: torch.device) -> Place | None:
     """Of this process among those of a run that agree in its folder on who goes on; None where they do not.
 
     Raises:
         UserError: the run folder cannot be written, or no place is free.
     """
     launcher = launcher_here()
-    if config.machine.on_lost_process != GO_ON or launcher is None or launcher.name != SRUN:
+    goes_on = config.machine.on_lost_process == GO_ON and device.type == "cpu"
+    if not goes_on or launcher is None or launcher.name != SRUN:
         return None
     folder = Path(config.machine.run_dir).expanduser()
     try:

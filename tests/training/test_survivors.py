@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from simclr_dist.config import Config
+from simclr_dist.distributed.processes import Processes
+from simclr_dist.errors import UserError
 from simclr_dist.run.metrics_log import read_metrics
+from simclr_dist.training.pretraining import pretrain
 from tests.support.cut_network import CutNetwork, missing
 from tests.support.processes import assert_bit_equal, final_state, losses, tiny_config
 from tests.support.survivors import Death, resized_through_checkpoints, run_on_two_nodes, run_with_losses
@@ -85,3 +88,11 @@ def test_of_two_sides_that_do_not_reach_each_other_the_larger_goes_on_and_the_fi
     assert [isinstance(each, str) for each in ended[1:]] == [False, False], ended
     counts = assert_same_run(tmp_path / "run", config, tmp_path / "resized")
     assert sorted(set(counts)) == [2, 3]
+
+
+def test_under_a_launcher_that_ends_the_others_it_is_refused_by_a_line(tmp_path, monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="torchrun does not leave the others alone when one is lost"):
+        pretrain(config_of(tmp_path), Processes(0, 2, 0, 2))
+    assert not (tmp_path / "run").exists()
