@@ -2,11 +2,13 @@
 
     python benchmarks/survive.py --out OUT --runs 100
     python benchmarks/survive.py --out OUT --runs 10 recipe.method.name=moco machine.images_per_chunk=32
+    python benchmarks/survive.py --out OUT --runs 10 --srun
 
 The digits in four processes, of which one to three get SIGKILL at a random moment each, process 0 in a quarter of the
 runs; the launcher starts them again after some seconds. Whenever the number of processes changed, a second run is
 stopped with a checkpoint and resumed with the other number: weights, optimizer, method state and losses must be equal
-to the bit, and metrics.jsonl without gap or repeat. OUT/rows.jsonl keeps a line a run; the same command goes on.
+to the bit, and metrics.jsonl without gap or repeat. With --srun they are started as srun would, and agree in the run's
+folder instead of the launcher's store. OUT/rows.jsonl keeps a line a run; the same command goes on.
 """
 
 import argparse
@@ -33,10 +35,13 @@ PROCESSES = 4
 PARTS = ("model", "optimizer", "scaler", "anomalies")
 
 
-def command(run: Path, processes: int, *keys: str) -> list[str]:
+def command(run: Path, processes: int, *keys: str, srun: bool = False) -> list[str]:
+    words = ["pretrain", "digits_demo"]
+    start = [sys.executable, "-m", "simclr_dist", *words, "--processes", str(processes)]
+    if srun:
+        start = [sys.executable, str(Path(__file__).with_name("pretended_srun.py")), str(processes), *words]
     return [
-        sys.executable, "-m", "simclr_dist", "pretrain", "digits_demo", "--processes", str(processes),
-        "machine.device=cpu", "machine.threads_per_process=1", "machine.loader_workers=1",
+        *start, "machine.device=cpu", "machine.threads_per_process=1", "machine.loader_workers=1",
         "machine.save_every_steps=10",
         f"machine.run_dir={run}", *keys,
     ]  # fmt: skip
@@ -51,13 +56,16 @@ def children(launcher: int) -> dict[int, int]:
             environment = (pid / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        ranks = [int(each[5:]) for each in environment if each.startswith(b"RANK=")]
+        of_rank = (b"RANK=", b"SLURM_PROCID=")
+        ranks = [int(each.partition(b"=")[2]) for each in environment if each.startswith(of_rank)]
         if ranks and status[0] != "Z" and int(status[1]) == launcher:
             found[ranks[0]] = int(pid.name)
     return found
 
 
-def lose_some(run: Path, total: int, keys: list[str], draws: random.Random, log: Path) -> tuple[int, list[Any]]:
+def lose_some(
+    run: Path, total: int, keys: list[str], draws: random.Random, log: Path, *, srun: bool
+) -> tuple[int, list[Any]]:
     """The run, some of its processes killed; its status and who was killed after which step."""
     number = draws.randint(1, PROCESSES - 1)
     victims = draws.sample(range(1, PROCESSES), number)
@@ -67,7 +75,7 @@ def lose_some(run: Path, total: int, keys: list[str], draws: random.Random, log:
     deaths = []
     with log.open("w") as output:
         process = subprocess.Popen(
-            command(run, PROCESSES, "machine.on_lost_process=go_on", *keys), stdout=output, stderr=output
+            command(run, PROCESSES, "machine.on_lost_process=go_on", *keys, srun=srun), stdout=output, stderr=output
         )
         while process.poll() is None:
             done = len(read_metrics(run / "metrics.jsonl"))
@@ -105,9 +113,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--epochs", type=int, default=5, help="of 11 steps")
+    parser.add_argument("--srun", action="store_true", help="as srun would start them")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    same_settings(options.out, {"keys": options.keys, "epochs": options.epochs})
+    same_settings(options.out, {"keys": options.keys, "epochs": options.epochs, "srun": options.srun})
     rows = options.out / "rows.jsonl"
     done = [json.loads(line) for line in rows.read_text().splitlines()] if rows.exists() else []
     keys = [f"recipe.epochs={options.epochs}", "recipe.warmup_epochs=1", *options.keys]
@@ -117,7 +126,7 @@ def main() -> None:
         for folder in (run, other):
             shutil.rmtree(folder, ignore_errors=True)
         log = options.out / f"{number}.log"
-        status, deaths = lose_some(run, total, keys, random.Random(number), log)
+        status, deaths = lose_some(run, total, keys, random.Random(number), log, srun=options.srun)
         text = log.read_text()
         row: dict[str, Any] = {
             "run": number,

@@ -17,7 +17,20 @@ trap '' USR1 USR2
 export PYTHONPATH={code}"${{PYTHONPATH:+:$PYTHONPATH}}" SIMCLR_DIST_RENDEZVOUS={folder}
 hold='import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1, signal.SIGUSR2]); \
 os.execvp(sys.argv[1], sys.argv[1:])'
-exec {python} -S -c "$hold" {python} -u -P -m simclr_dist "$@"
+"""
+_ONCE = """exec {python} -S -c "$hold" {python} -u -P -m simclr_dist "$@"
+"""
+# Where the others go on, one that was killed comes back: as with the launcher of one machine.
+_AGAIN = """trap 'stopped=1' TERM INT HUP
+for start in 1 2 3 4; do
+    {python} -S -c "$hold" {python} -u -P -m simclr_dist "$@"
+    status=$?
+    case $status in 134|135|136|137|139) ;; *) break ;; esac
+    [ -z "$stopped" ] && [ "$start" -lt 4 ] || break
+    sleep 5
+    echo "simclr-dist: process $SLURM_PROCID was killed (status $status) and is started again"
+done
+exit $status
 """
 
 
@@ -26,8 +39,12 @@ REQUEUE_STATUS = 75
 
 # In a container there is no scontrol. Outside, process 0 has done it, and the job is RUNNING no more; or the controller
 # did not answer it, and may be away still.
-_QUEUE_AGAIN = f"""status=$?
-if [ "$status" = {REQUEUE_STATUS} ]; then
+_STATUS = "status=$?"
+# Where the others go on, srun's status is that of the worst process, a lost one.
+_STATUS_OF_RUN = """for said in {folder}/.simclr_dist_"$SLURM_JOB_ID"_*_"${{SLURM_RESTART_COUNT:-0}}".status; do
+    [ -f "$said" ] && status=$(cat "$said")
+done"""
+_QUEUE_AGAIN = f"""if [ "$status" = {REQUEUE_STATUS} ]; then
     for _ in $(seq 30); do
         if state=$(scontrol show job "$SLURM_JOB_ID"); then
             case $state in *JobState=RUNNING*) scontrol requeue "$SLURM_JOB_ID" && break ;; *) break ;; esac
@@ -40,12 +57,25 @@ exit "$status\""""
 _BY_THE_SAME_NAME = ("partition", "time", "account", "qos", "constraint", "exclude", "mem")
 
 
-def start_script(folder: Path, code: Path, python: str) -> str:
-    """Text of the script that starts one process; in ``folder`` the processes meet."""
-    return _START.format(code=for_shell(for_list(code, "PYTHONPATH")), folder=for_shell(folder), python=python)
+def start_script(folder: Path, code: Path, python: str, *, goes_on: bool = False) -> str:
+    """Text of the script that starts one process; in ``folder`` the processes meet.
+
+    ``goes_on``: the others go on when it is killed, and it is started again.
+    """
+    text = _START + (_AGAIN if goes_on else _ONCE)
+    return text.format(code=for_shell(for_list(code, "PYTHONPATH")), folder=for_shell(folder), python=python)
 
 
-def batch_script(wanted: Resources, *, name: str, folder: Path, arguments: str, mounts: list[Path], tasks: int) -> str:
+def batch_script(
+    wanted: Resources,
+    *,
+    name: str,
+    folder: Path,
+    arguments: str,
+    mounts: list[Path],
+    tasks: int,
+    goes_on: bool = False,
+) -> str:
     """Text of the batch script.
 
     Args:
@@ -55,6 +85,7 @@ def batch_script(wanted: Resources, *, name: str, folder: Path, arguments: str, 
         arguments: for ``simclr-dist``, ready for the shell.
         mounts: folders that a container must see.
         tasks: of a job array; 0: no array.
+        goes_on: whether the job goes on when a process or a node is lost.
 
     Raises:
         UserError: submitit is not installed, or refuses an option, or a name cannot stand in such a script.
@@ -67,6 +98,7 @@ def batch_script(wanted: Resources, *, name: str, folder: Path, arguments: str, 
     log = f"{for_pattern(folder)}/{'%A_%a' if tasks else '%j'}_%t_log.out"
     extra: dict[str, Any] = {
         "requeue": True,
+        **({"no-kill": True} if goes_on else {}),
         "output": f"{log.removesuffix('%t_log.out')}0_log.out",
         **dict(_pair(word) for word in wanted.sbatch),
     }
@@ -77,7 +109,7 @@ def batch_script(wanted: Resources, *, name: str, folder: Path, arguments: str, 
         "gpus_per_node": None if wanted.names_gpus_itself else wanted.gpus_per_node or None,
         "cpus_per_task": wanted.cpus_per_task or None,
         "setup": list(wanted.setup) or None,
-        "teardown": [_QUEUE_AGAIN],
+        "teardown": [_STATUS, *([_STATUS_OF_RUN.format(folder=for_shell(folder))] if goes_on else []), _QUEUE_AGAIN],
         "wckey": None,
         **{key: getattr(wanted, key) or None for key in _BY_THE_SAME_NAME},
     }
@@ -85,7 +117,7 @@ def batch_script(wanted: Resources, *, name: str, folder: Path, arguments: str, 
         if key not in ("setup", "teardown"):
             for_line(key.replace("_", "-"), str(value))
     command = for_shell(folder / "start")
-    srun = shlex.join(["srun", "--unbuffered", "--output", log, *_srun(wanted, mounts)])
+    srun = shlex.join(["srun", "--unbuffered", "--output", log, *_srun(wanted, mounts, goes_on)])
     try:
         text: str = _make_sbatch_string(
             f"{srun} \\\n    {_inside(wanted.container, mounts)}{command} {arguments}",
@@ -107,10 +139,10 @@ def python_command(wanted: Resources) -> str:
     return wanted.python or ("python3" if wanted.container else for_shell(sys.executable))
 
 
-def _srun(wanted: Resources, mounts: list[Path]) -> list[str]:
-    # Without the first, a process that dies leaves the job holding its nodes. Since SLURM 22.05 srun does not take
-    # --cpus-per-task over from the batch script.
-    words = ["--kill-on-bad-exit=1"]
+def _srun(wanted: Resources, mounts: list[Path], goes_on: bool) -> list[str]:
+    # A process that dies would leave the job holding its nodes, unless the others go on. Since SLURM 22.05 srun does
+    # not take --cpus-per-task over from the batch script.
+    words = ["--no-kill", "--kill-on-bad-exit=0"] if goes_on else ["--kill-on-bad-exit=1"]
     if wanted.cpus_per_task:
         words.append(f"--cpus-per-task={wanted.cpus_per_task}")
     if wanted.container and not _is_apptainer(wanted.container):

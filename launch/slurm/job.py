@@ -32,6 +32,8 @@ class Job:
     state: str
     reason: str = ""
     nodes: str = ""
+    first_node: str = ""
+    """On which its batch script runs, or ran until the node was lost."""
     restarts: int = 0
     submitted: str = ""
     run_time: str = ""
@@ -75,6 +77,7 @@ def of_scontrol(text: str) -> Iterator[Job]:
             state=facts["JobState"],
             reason=facts.get("Reason", ""),
             nodes=facts.get("NodeList", "").replace("(null)", ""),
+            first_node=facts.get("BatchHost", ""),
             restarts=int(facts.get("Restarts", 0)),
             submitted=facts.get("SubmitTime", ""),
             run_time=facts.get("RunTime", ""),

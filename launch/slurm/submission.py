@@ -10,6 +10,7 @@ from pathlib import Path
 
 from simclr_dist.code_version import code_version
 from simclr_dist.config import Config, Recipe, load_config, to_yaml
+from simclr_dist.config.machine import GO_ON
 from simclr_dist.errors import UserError
 from simclr_dist.launch.slurm import records, scheduler
 from simclr_dist.launch.slurm.batch_script import batch_script, python_command, start_script
@@ -37,6 +38,11 @@ class Submission:
     def is_array(self) -> bool:
         return len(self.configs) > 1
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether a job goes on when a process or a node is lost."""
+        return any(config.machine.on_lost_process == GO_ON for config in self.configs)
+
     def script(self, folder: Path) -> str:
         """The batch script, for a submission's folder."""
         config = for_shell(folder / "config.yaml")
@@ -49,6 +55,7 @@ class Submission:
             arguments=f"pretrain {config}",
             mounts=self._mounts(),
             tasks=len(self.configs) if self.is_array else 0,
+            goes_on=self.goes_on,
         )
 
     def submit(self) -> list[tuple[Path, records.JobRecord]]:
@@ -77,7 +84,9 @@ class Submission:
         for task, config in enumerate(self.configs):
             write_atomically(folder / self._config_name(task), to_yaml(config).encode())
         start, script = folder / "start", folder / "batch.sh"
-        start.write_text(start_script(folder, code, python_command(self.wanted)), encoding="utf-8")
+        start.write_text(
+            start_script(folder, code, python_command(self.wanted), goes_on=self.goes_on), encoding="utf-8"
+        )
         start.chmod(0o755)
         script.write_text(self.script(folder), encoding="utf-8")
         return script
@@ -159,8 +168,13 @@ def check(configs: Sequence[Config], wanted: Resources, *, data: bool = True) ->
 
     for config in configs:
         check_machine(config, wanted.processes)
+        if config.machine.on_lost_process == GO_ON and config.machine.device != "cpu":
+            raise UserError(
+                "machine.on_lost_process: go_on: was not made for GPUs yet; set machine.on_lost_process=stop or "
+                "machine.device=cpu"
+            )
         refuse_folder_of_other(Path(config.machine.run_dir), config.recipe)
-        refuse_running(Path(config.machine.run_dir))
+        refuse_running(config, wanted.processes)
         weights = config.recipe.initial.weights
         if data and weights and not Path(weights).exists() and not by_age(Path(config.machine.run_dir) / "checkpoints"):
             raise UserError(f"recipe.initial.weights: {weights}: no such file or run folder")
@@ -191,13 +205,21 @@ def _images_of(config: Config) -> tuple[str, ...]:
     return config.recipe.data.source, config.recipe.data.path, config.recipe.method.name
 
 
-def refuse_running(run_dir: Path) -> None:
-    """Raise a UserError when a job of this run waits or runs."""
+def refuse_running(config: Config, processes: int) -> None:
+    """Raise a UserError when a job of this run waits or runs, and has not lost as many processes as are to come."""
+    from simclr_dist.distributed.joining import lost_places
+
+    run_dir, lost = Path(config.machine.run_dir), 0
     for record in records.records_of(run_dir):
         for job in scheduler.jobs([record.job]):
-            if job.lives:
+            if job.lives and config.machine.on_lost_process == GO_ON:
+                lost = lost_places(run_dir)
+            if job.lives and processes <= lost:
+                log.warning("job %s has lost %d processes: the new ones take their places", job.id, lost)
+            elif job.lives:
+                of_lost = f", and goes on without {lost} processes: give --nodes for so many" if lost else ""
                 raise UserError(
-                    f"{run_dir}: job {job.id} is at it already ({job.description()}); see it with "
+                    f"{run_dir}: job {job.id} is at it already ({job.description()}){of_lost}; see it with "
                     f"{typed('status', run_dir)}, end it with {typed('cancel', run_dir)}"
                 )
 

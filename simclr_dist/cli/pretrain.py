@@ -46,7 +46,15 @@ def pretrain(config: str, overrides: tuple[str, ...], processes: int | None, deb
         return relaunch_checked(processes, loaded, ["pretrain", config, *overrides], goes_on=goes_on)
 
     here = Processes.from_environment()
-    return _report(run(loaded, here, scheduler.has_ended), loaded)
+    outcome = run(loaded, here, scheduler.has_ended)
+    status = _report(outcome, loaded)
+    if loaded.machine.on_lost_process == GO_ON and (job := os.environ.get("SLURM_JOB_ID")):
+        from simclr_dist.distributed.rendezvous import leave_status
+
+        leave_status(status, is_first=outcome.is_first)
+        if outcome.is_first and status != REQUEUE_STATUS and scheduler.end_if_first_node_is_lost(job):
+            say(f"job {job} is ended by its last process: its first node was lost, and its batch script with it")
+    return status
 
 
 def _report(outcome: Any, config: Config) -> int:

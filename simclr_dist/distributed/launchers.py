@@ -11,6 +11,9 @@ from simclr_dist.errors import UserError
 LOCAL = "SIMCLR_DIST_LAUNCHER"
 """Variable with the process id of this project's own launcher (launch/local.py), in the processes that it starts."""
 
+SRUN = "srun"
+"""The name of SLURM's launcher."""
+
 
 @dataclass(frozen=True)
 class Launcher:
@@ -54,7 +57,7 @@ LAUNCHERS = (
     ),
     Launcher("MPICH", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS", sign="MPI_LOCALRANKID"),
     Launcher(
-        "srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE",
+        SRUN, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE",
         tasks_of_this_node, sign="SLURM_STEP_NUM_TASKS",
     ),
 )  # fmt: skip

@@ -1,9 +1,10 @@
 """Who takes part in a run, and how those that are left agree to go on when others are lost.
 
 Each process has an identity for the whole run, its first rank. When a group breaks, whoever is left comes to a meeting
-in a store that outlives all of them, with the steps after which it could go on. One of them, the lowest identity that
-lives, waits for all that live and decides: who takes part, by rank, who waits in reserve, and from which step. The
-first decision in the store holds, so no two groups can go on. docs/design/survivors.md compares this with other ways.
+in a store that outlives all of them, with the steps after which it could go on, and says whom it reaches. One of them,
+the lowest identity that lives, waits for all that live and decides: who takes part, by rank, who waits in reserve, and
+from which step. The first decision in the store holds, so no two groups can go on; who does not reach the store stops.
+docs/design/survivors.md compares this with other ways.
 """
 
 import threading
@@ -16,13 +17,14 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import TCPStore
 
 from simclr_dist.distributed.connections import break_off
-from simclr_dist.distributed.run_store import Came, Decided, RunStore
-from simclr_dist.errors import UserError
+from simclr_dist.distributed.decision import decision, fitting
+from simclr_dist.distributed.folder_store import FolderStore
+from simclr_dist.distributed.pulses import Pulses
+from simclr_dist.distributed.reach import Door, reached
+from simclr_dist.distributed.run_store import Came, Decided, RunStore, Sees
+from simclr_dist.errors import LostProcessError, UserError
 
-_BEAT_SECONDS = 0.25
-_SILENT_SECONDS = 2.5
-_LOOK_SECONDS = 0.05
-_GONE = (dist.DistError, ConnectionError)
+_GONE = (dist.DistError, OSError)
 
 
 class Meeting(NamedTuple):
@@ -42,7 +44,7 @@ class Membership:
 
     def __init__(
         self,
-        store: TCPStore,
+        store: TCPStore | FolderStore,
         identity: int,
         count: int,
         card: str,
@@ -64,14 +66,17 @@ class Membership:
         self.can_grow = False
         """Whether more processes live than train, and the recipe can be shared by more; known to the first alone."""
         self._card, self._patience, self._fits = card, patience_seconds, fits
+        self._where = f"the folder {store.folder}" if isinstance(store, FolderStore) else "the launcher"
         self._store, self._of_thread = RunStore(store.clone()), RunStore(store.clone())
-        self._seen: dict[int, tuple[bytes, float]] = {}
+        self._pace = self._store.pace
+        self._door = Door()
+        self._alive, self._waiting = Pulses(self._pace.silent), Pulses(self._pace.silent)
         self._group = (0, list(range(count)))
         self._broken = -1  # number of the last group that is over
         self._events = -1
-        self._waiting: dict[int, bytes | None] = {}
+        self._cut_off = False
         self._left = threading.Event()
-        self.comes_back = self._store.begin(identity, card)
+        self.comes_back = self._store.begin(identity, count, card)
         """Whether a process with this identity has begun before: the others are somewhere on the way."""
         self._thread = threading.Thread(target=self._beat, name="member", daemon=True)
 
@@ -82,6 +87,9 @@ class Membership:
     def __exit__(self, *_: object) -> None:
         self._left.set()
         self._thread.join(1.0)
+        self._door.close()
+        with suppress(*_GONE):
+            self._store.end_of(self.identity)
 
     def cards(self) -> list[str]:
         """Of all processes that have ever begun."""
@@ -91,32 +99,39 @@ class Membership:
         """Agree with all that are left; ``steps``: after which this process has the state, [] for none.
 
         Raises:
-            UserError: the store is gone, with the launcher.
+            UserError: the store is gone, or this process is cut off from it.
         """
         self.number += 1
         members = self._group[1]
         rank = members.index(self.identity) if self.identity in members and steps else None
         try:
-            self._store.come(self.number, self.identity, (rank, steps))
+            if self._cut_off:
+                raise ConnectionError
+            self._store.come(self.number, self.identity, Came(rank, steps, self._door.address))
             meeting = Meeting(self.number, *self._decided())
         except _GONE as error:
-            raise UserError("the launcher is gone, and with it the place where the processes meet") from error
+            raise UserError(
+                f"{self._where} is gone or cannot be reached, and with it the place where the processes meet: this one "
+                "stops, and the others may go on"
+            ) from error
         self._group, self.can_grow = (meeting.number, meeting.members), False
         return meeting
 
     def wait_for_next(self) -> bool:
         """In reserve: until somebody comes to another meeting (True), or the run is over (False)."""
         others = [identity for identity in range(self.count) if identity != self.identity]
-        beat = 0
+        waiting, beat = Pulses(self._pace.silent), 0
         with suppress(*_GONE):
             while self._store.outcome is None:
                 beat += 1
                 self._store.wait(self.identity, f"{self._card} {beat}")
                 self.number = max(self.number, self._store.newest)
                 called = any(self._store.came(self.number + 1, identity) for identity in others)
-                if called or not any(map(self._lives, others)):
+                waits = [self._waits(self._store, identity, waiting) for identity in others]
+                # Where nobody trains, all others having come back too, those that wait begin.
+                if called or not any(self._lives(each) for each, its in zip(others, waits, strict=True) if not its):
                     return True
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(self._pace.look)
         return False
 
     def end(self, outcome: Any) -> None:
@@ -135,57 +150,73 @@ class Membership:
         """Whether this process has heard that its group is over."""
         return self._group[0] == self._broken
 
+    def grows(self) -> bool:
+        """:attr:`can_grow`, for a process that is about to begin a step.
+
+        Raises:
+            LostProcessError: the group is over. A process that is its group would not hear of it in a collective.
+        """
+        if self.is_broken:
+            raise LostProcessError("this process's group is over")
+        return self.can_grow
+
     def _decided(self) -> Decided:
-        deadline = time.monotonic() + self._patience
-        self._seen.clear()
-        while (decided := self._store.decided(self.number)) is None:
-            alive = [identity for identity in range(self.count) if self._lives(identity)]
-            brought = {identity: self._store.came(self.number, identity) for identity in alive}
-            came = {identity: what for identity, what in brought.items() if what is not None}
-            all_came = len(came) == len(alive) or time.monotonic() > deadline
-            if all_came and self.identity == min(came, default=self.identity):
-                self._store.decide(self.number, self.decision(came))
-            time.sleep(_LOOK_SECONDS)
+        number, deadline = self.number, time.monotonic() + self._patience
+        self._alive.forget()
+        tried: Sees = {self.identity: True}
+        while (decided := self._store.decided(number)) is None:
+            came = self._came(is_late=time.monotonic() > deadline)
+            if came:
+                self._store.call(number, {identity: what.address for identity, what in came.items()})
+            untried = {each: where for each, where in self._store.called(number).items() if each not in tried}
+            if untried:
+                there = reached(untried)
+                tried |= {identity: identity in there for identity in untried}
+                self._store.see(number, self.identity, tried)
+                deadline = max(deadline, time.monotonic() + self._pace.silent)
+            if came:
+                sees = {identity: self._store.sees(number, identity) for identity in came} | {self.identity: tried}
+                if all(came.keys() <= sees[each].keys() for each in came) or time.monotonic() > deadline:
+                    self._store.decide(number, decision(came, sees, self._fits))
+            time.sleep(self._pace.look)
         return decided
 
-    def decision(self, came: dict[int, Came]) -> Decided:
-        """Who goes on, by what those that are left have brought."""
-        holders = [set(steps) for _, steps in came.values() if steps]
-        # With what all of them hold nothing need be sent.
-        common = set.intersection(*holders) if holders else set()
-        step = max(common or set.union(*holders)) if holders else None
-        fitting = self._fitting(len(came))
+    def _came(self, *, is_late: bool) -> dict[int, Came]:
+        """What all have brought, to the one that decides; {} for the others, and as long as one that lives is missing.
 
-        def use(identity: int) -> tuple[bool, int, int]:
-            """Who has the state, in the order of ranks before: the first stays the first, with files and lock."""
-            rank, steps = came[identity]
-            return step not in steps, self.count if rank is None else rank, identity
+        ``is_late``: nobody else is waited for.
+        """
 
-        by_use = sorted(came, key=use)
-        return by_use[:fitting], by_use[fitting:], step
+        def comes(identity: int) -> bool:
+            return self._lives(identity) and not (is_late and self._store.came(self.number, identity) is None)
 
-    def _fitting(self, count: int) -> int:
-        """The most processes, up to ``count``, that the recipe can be shared by."""
-        return next((fewer for fewer in range(count, 1, -1) if self._fits(fewer)), 1)
+        if any(map(comes, range(self.identity))):
+            return {}
+        coming = list(filter(comes, range(self.identity, self.count)))
+        brought = {identity: self._store.came(self.number, identity) for identity in coming}
+        came = {identity: what for identity, what in brought.items() if what is not None}
+        return came if len(came) == len(coming) else {}
 
     def _lives(self, identity: int) -> bool:
         """Whether its launcher has not seen it end, and its signs of life go on by this process's clock."""
         if identity == self.identity:
             return True
-        beat, now = self._store.beat_of(identity), time.monotonic()
+        beat = self._store.beat_of(identity)
         if beat is None or self._store.has_ended(identity):
             return False
-        if identity not in self._seen or self._seen[identity][0] != beat:
-            self._seen[identity] = (beat, now)
-        return now - self._seen[identity][1] < _SILENT_SECONDS
+        return self._alive.silence(identity, beat) < self._pace.silent
 
     def _beat(self) -> None:
         beat = 0
         with suppress(*_GONE, RuntimeError):
-            while not self._left.wait(_BEAT_SECONDS):
+            while not self._left.wait(self._pace.beat):
                 beat += 1
                 self._of_thread.live(self.identity, f"{self._card} {beat}")
+                self._door.clear()
                 self._look(self._of_thread)
+            return
+        self._cut_off = True  # the others may have gone on, having heard nothing of this process
+        self._break()
 
     def _look(self, store: RunStore) -> None:
         """Break off when the group of the last meeting is over, so that the main thread does not wait in it."""
@@ -195,16 +226,18 @@ class Membership:
         events = store.events
         if events != self._events and store.outcome is None:
             if any(store.has_ended(each) or store.came(number + 1, each) for each in members):
-                self._broken = number
-                break_off()
+                self._break()
                 return
             self._events = events
         if self.identity == members[0] and len(members) < self.count:
-            here = sum(each in members or self._waits(store, each) for each in range(self.count))
-            self.can_grow = self._fitting(here) > len(members)
+            here = sum(each in members or self._waits(store, each, self._waiting) for each in range(self.count))
+            self.can_grow = fitting(here, self._fits) > len(members)
 
-    def _waits(self, store: RunStore, identity: int) -> bool:
-        """Whether a process that does not train has said since the last look that it is in reserve."""
+    def _break(self) -> None:
+        self._broken = self._group[0]
+        break_off()
+
+    def _waits(self, store: RunStore, identity: int, waiting: Pulses) -> bool:
+        """Whether a process has said of late that it is in reserve."""
         beat = store.waiting_beat_of(identity)
-        before, self._waiting[identity] = self._waiting.get(identity), beat
-        return before is not None and before != beat and not store.has_ended(identity)
+        return beat is not None and waiting.beats(identity, beat) and not store.has_ended(identity)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -17,13 +18,13 @@ from simclr_dist.distributed.connections import break_off, connections_noted, ke
 from simclr_dist.distributed.devices import refuse_shared_gpus
 from simclr_dist.distributed.ending import abandon_group
 from simclr_dist.distributed.launchers import ranks_here
-from simclr_dist.distributed.rendezvous import check_interface, first_holds_store, meeting_point
+from simclr_dist.distributed.rendezvous import SHORTEST, check_interface, first_holds_store, meeting_point
 from simclr_dist.distributed.subgroups import patience_of_groups
 from simclr_dist.distributed.watchdog import progress
 from simclr_dist.distributed.watchdog.guard import end_when_waiting_in_vain
 from simclr_dist.distributed.watchdog.heartbeats import HeartbeatStore
 from simclr_dist.distributed.watchdog.monitor import LostProcesses
-from simclr_dist.errors import UserError
+from simclr_dist.errors import LostProcessError, UserError
 
 _numbers = itertools.count()  # of groups in one store: none reads what an earlier one left there
 # After a meeting all come at once, or one has been lost since.
@@ -64,6 +65,7 @@ def process_group(
     ends_itself: bool | None = None,
     is_stopped: Callable[[], object] = lambda: False,
     meeting: int | None = None,
+    file: Path | None = None,
 ) -> Iterator[None]:
     """The default process group for as long as the block runs; none for one process.
 
@@ -80,6 +82,7 @@ def process_group(
         is_stopped: whether a signal has asked this process to stop; asked by that thread.
         meeting: the number of the meeting that decided on these processes (membership.py), of whom some may have been
             in more groups than others; None: all have been in the same ones.
+        file: through which the group finds a store of its own, that of its process 0; None: as the launcher says.
 
     Raises:
         LostProcessError: one of them hangs or is gone; it is named.
@@ -101,7 +104,7 @@ def process_group(
     progress.begin()
     name = str(next(_numbers)) if meeting is None else f"of meeting {meeting}"
     with ExitStack() as stack:
-        store = stack.enter_context(meeting_point(processes.rank, processes.count, timeout))
+        store = stack.enter_context(_store(processes, timeout, meeting, file))
         keep_connections_of(store.port)
         lost = stack.enter_context(_lost_processes(store, f"heartbeats {name}", processes, timeout_seconds))
         stack.enter_context(_group_ended(abandoned_at_errors=ends_itself))
@@ -127,6 +130,25 @@ def process_group(
             yield
         finally:
             _open.remove(stack)
+
+
+@contextmanager
+def _store(processes: Processes, timeout: timedelta, meeting: int | None, file: Path | None) -> Iterator[TCPStore]:
+    """Of the group's own, where ``file`` is given: after a meeting whoever does not find it has lost its holder.
+
+    Raises:
+        LostProcessError: that.
+        UserError: as :func:`meeting_point`.
+    """
+    with ExitStack() as stack:
+        point = meeting_point(
+            processes.rank, processes.count, _TO_FORM if meeting and file else max(timeout, SHORTEST), file
+        )
+        try:
+            store = stack.enter_context(point)
+        except UserError as error:
+            raise (LostProcessError(str(error)) if meeting and file else error) from None
+        yield store
 
 
 def first_goes_on() -> bool:

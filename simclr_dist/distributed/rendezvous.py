@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,25 +16,37 @@ from torch._C._distributed_c10d import TCPStore
 from torch.distributed import DistError
 from torch.distributed.rendezvous import rendezvous
 
-from simclr_dist.distributed.launchers import host_here, launcher_here
+from simclr_dist.distributed.launchers import SRUN, host_here, launcher_here
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.storage.atomic import write_atomically
+from simclr_dist.storage.exclusive import create_exclusively
+from simclr_dist.storage.temporary import temporary_name
 
 FOLDER = "SIMCLR_DIST_RENDEZVOUS"
 """Variable with a folder that all nodes share; default: the working directory."""
 _SECONDS = 300.0
 _SECONDS_TO_CONNECT = 5.0
-_SHORTEST = timedelta(seconds=60)  # to meet, however short a collective may take: processes do not start at once
+SHORTEST = timedelta(seconds=60)
+"""To meet at the start, however short a collective may take: processes do not start at once."""
 
 
 @contextmanager
-def meeting_point(rank: int, count: int, timeout: timedelta) -> Iterator[TCPStore]:
+def meeting_point(rank: int, count: int, timeout: timedelta, file: Path | None = None) -> Iterator[TCPStore]:
     """The store through which all processes meet: where MASTER_ADDR and MASTER_PORT say, else by a file.
+
+    Args:
+        rank: of this process.
+        count: of processes.
+        timeout: how long they wait for each other.
+        file: where process 0 says where its store is, whatever the environment says.
 
     Raises:
         UserError: neither they nor a file that all see, or not all processes come there.
     """
-    timeout = max(timeout, _SHORTEST)
+    if file is not None:
+        yield from _by_file(rank, count, timeout, file)
+        return
+    timeout = max(timeout, SHORTEST)
     if "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ:
         host, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
         where = f"MASTER_ADDR, MASTER_PORT: {host}:{port}"
@@ -47,16 +59,42 @@ def meeting_point(rank: int, count: int, timeout: timedelta) -> Iterator[TCPStor
         yield store
         return
     launcher = launcher_here()
-    if launcher is None or launcher.name != "srun":
+    if launcher is None or launcher.name != SRUN:
         raise UserError(
             f"MASTER_ADDR, MASTER_PORT: {launcher.name if launcher else 'the launcher'} does not say where the "
             "processes meet; give all of them the host of process 0 and a free port there"
         )
+    yield from _by_file(rank, count, timeout, _file_of_step())
+
+
+def start_of_step() -> str:
+    """A name of this start of a job step, the same in all of its processes."""
     # A requeued job keeps its number, and a job may have several steps.
-    step = [os.environ.get(name, "0") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")]
-    file = Path(os.environ.get(FOLDER, ".")).absolute() / f".simclr_dist_{'_'.join(step)}"
+    return "_".join(os.environ.get(name, "0") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"))
+
+
+def _file_of_step() -> Path:
+    return Path(os.environ.get(FOLDER, ".")).absolute() / f".simclr_dist_{start_of_step()}"
+
+
+def leave_status(status: int, *, is_first: bool) -> None:
+    """For the batch script of a run that goes on without lost processes: srun's status is that of the worst one.
+
+    ``is_first``: this process speaks for the run; what another says counts where that one was of another job.
+    """
+    if FOLDER in os.environ:
+        file = _file_of_step().with_name(f"{_file_of_step().name}.status")
+        said = f"{status}\n".encode()
+        with suppress(OSError):
+            if is_first:
+                write_atomically(file, said)
+            else:
+                create_exclusively(file, said, temporary_name(file))
+
+
+def _by_file(rank: int, count: int, timeout: timedelta, file: Path) -> Iterator[TCPStore]:
     if rank:
-        host, port = _wait_for(file)
+        host, port = _wait_for(file, _SECONDS if timeout >= SHORTEST else timeout.total_seconds())
         where = f"{file}: {host}:{port}"
         _wait_until_open(host, port, where, timeout)
         with _as_user_error(where, timeout):
@@ -157,8 +195,8 @@ def _own_name() -> str:
         return socket.gethostname()
 
 
-def _wait_for(file: Path) -> tuple[str, str]:
-    deadline = time.monotonic() + _SECONDS
+def _wait_for(file: Path, seconds: float) -> tuple[str, str]:
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
             host, port = file.read_text().split()
@@ -166,6 +204,6 @@ def _wait_for(file: Path) -> tuple[str, str]:
         except (OSError, ValueError):
             time.sleep(0.1)
     raise UserError(
-        f"{file}: process 0 has not written it in {_SECONDS:.0f} s; it failed (see its log), or the folder is not "
+        f"{file}: process 0 has not written it in {seconds:.0f} s; it failed (see its log), or the folder is not "
         f"shared by all nodes: set {FOLDER} to one that is"
     )

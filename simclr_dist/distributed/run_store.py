@@ -2,15 +2,41 @@
 
 import json
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch._C._distributed_c10d import PrefixStore, Store
+
+from simclr_dist.distributed.folder_store import FolderStore
 
 _PREFIX = "members"
 _ANSWER_SECONDS = 10.0
 
-Came = tuple[int | None, list[int]]
-"""Rank in the group before, and the steps after which the process has the state."""
+
+class Pace(NamedTuple):
+    """How often a process writes and looks, in seconds, and after how long without a sign of life one is gone."""
+
+    beat: float
+    look: float
+    silent: float
+
+
+_OF_SERVER = Pace(0.25, 0.05, 2.5)
+_OF_FOLDER = Pace(1.0, 0.25, 10.0)  # a file server answers all nodes, and not at once
+
+
+class Came(NamedTuple):
+    """What a process brings to a meeting."""
+
+    rank: int | None
+    """In the group before; None: it was not in it, or has no state."""
+    steps: list[int]
+    """After which it has the state."""
+    address: str = ""
+    """Where the others try whether they reach it."""
+
+
+Sees = dict[int, bool]
+"""Who came, and whether a process reaches it."""
 Decided = tuple[list[int], list[int], int | None]
 """Members by rank, those in reserve, the step; see :class:`membership.Meeting`."""
 
@@ -18,18 +44,24 @@ Decided = tuple[list[int], list[int], int | None]
 class RunStore:
     """The records of a run in a store: one connection, for one thread.
 
-    An identity is a process's first rank. Every method raises DistError or ConnectionError when the store is gone.
+    An identity is a process's first rank. Every method raises DistError or OSError when the store is gone.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = PrefixStore(_PREFIX, store)
-        self._store.set_timeout(timedelta(seconds=_ANSWER_SECONDS))
+    def __init__(self, store: Store | FolderStore) -> None:
+        self._store: PrefixStore | FolderStore
+        if isinstance(store, FolderStore):
+            self._store, self.pace = store, _OF_FOLDER
+        else:
+            self._store, self.pace = PrefixStore(_PREFIX, store), _OF_SERVER
+            self._store.set_timeout(timedelta(seconds=_ANSWER_SECONDS))
 
-    def begin(self, identity: int, card: str) -> bool:
-        """A process begins; whether one with its identity has begun before."""
+    def begin(self, identity: int, count: int, card: str) -> bool:
+        """A process of ``count`` begins; whether one with its identity has begun before."""
+        self._store.set("processes", str(count))
         before = self._store.check([f"alive {identity}"])
         self._store.set(f"card {self._store.add('cards', 1)}", card)
         self._store.set(f"alive {identity}", card)
+        self._store.set(f"ended {identity}", "no")
         return before
 
     def begins_again(self, identity: int) -> None:
@@ -38,7 +70,7 @@ class RunStore:
         self._store.set(f"ended {identity}", "no")
 
     def end_of(self, identity: int) -> None:
-        """The launcher has seen it end: nobody waits for its signs of life."""
+        """It ends, or the launcher has seen it end: nobody waits for its signs of life."""
         self._store.set(f"ended {identity}", "yes")
         self._store.add("events", 1)
 
@@ -71,10 +103,23 @@ class RunStore:
     def came(self, meeting: int, identity: int) -> Came | None:
         """What it brought to the meeting; None: it has not come."""
         found = self._get(f"came {meeting} {identity}")
-        if found is None:
-            return None
-        rank, steps = json.loads(found)
-        return rank, steps
+        return None if found is None else Came(*json.loads(found))
+
+    def call(self, meeting: int, addresses: dict[int, str]) -> None:
+        """Whoever decides asks those that came which of these they reach."""
+        self._store.set(f"called {meeting}", json.dumps(list(addresses.items())))
+
+    def called(self, meeting: int) -> dict[int, str]:
+        """The addresses of those that came, by identity; {}: nobody has asked yet."""
+        return dict(json.loads(self._get(f"called {meeting}") or "[]"))
+
+    def see(self, meeting: int, identity: int, sees: Sees) -> None:
+        """Say whom it reaches, of all that came."""
+        self._store.set(f"sees {meeting} {identity}", json.dumps(list(sees.items())))
+
+    def sees(self, meeting: int, identity: int) -> Sees:
+        """What it said of those that it has tried."""
+        return dict(json.loads(self._get(f"sees {meeting} {identity}") or "[]"))
 
     def decide(self, meeting: int, decided: Decided) -> None:
         """The first decision holds."""

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from simclr_dist.run.lock_owner import Owner
+from simclr_dist.storage.exclusive import create_exclusively
 
 _NAME = re.compile(r"lock_(\d+)\.json")
-_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 class Held(NamedTuple):
@@ -45,7 +45,7 @@ class LockFiles:
         """
         number = judged.number + 1
         file = self.folder / f"lock_{number:06d}.json"
-        if not self._create(file):
+        if not create_exclusively(file, self.owner.written(), self._temporary()):
             return None
         earlier = [path for found, path in self._files() if found < number]
         for path in earlier:
@@ -89,39 +89,5 @@ class LockFiles:
         found = [(_NAME.fullmatch(name), name) for name in os.listdir(self.folder)]
         return [(int(match[1]), self.folder / name) for match, name in found if match]
 
-    def _create(self, file: Path) -> bool:
-        """Make ``file``, unless it is there; whoever sees it sees all of it."""
-        temporary, content = self._temporary(), self.owner.written()
-        try:
-            _write(temporary, "wb", content)
-            try:
-                os.link(temporary, file)
-            except FileExistsError:
-                # NFS may make the link and lose its answer; asked again it says that the name is there.
-                return temporary.stat().st_nlink == 2
-            except OSError as error:
-                if error.errno not in _NO_LINKS:
-                    raise
-                return _create_exclusively(file, content)
-            return True
-        finally:
-            temporary.unlink(missing_ok=True)
-
     def _temporary(self) -> Path:
         return self.folder / f".lock.{self.owner.token}.tmp"
-
-
-def _create_exclusively(file: Path, content: bytes) -> bool:
-    """For file systems without links: for a moment the file is there and empty."""
-    try:
-        _write(file, "xb", content)
-    except FileExistsError:
-        return False
-    return True
-
-
-def _write(path: Path, mode: str, content: bytes) -> None:
-    with path.open(mode) as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

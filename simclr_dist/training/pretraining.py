@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import torch
 
@@ -10,11 +11,12 @@ from simclr_dist.config import Config
 from simclr_dist.config.machine import GO_ON
 from simclr_dist.distributed.cores import own_cores
 from simclr_dist.distributed.devices import choose_device
-from simclr_dist.distributed.launchers import LOCAL
+from simclr_dist.distributed.joining import Place, place_in
+from simclr_dist.distributed.launchers import LOCAL, SRUN, launcher_here
 from simclr_dist.distributed.membership import Membership
 from simclr_dist.distributed.nccl import warn_of_nvls
 from simclr_dist.distributed.processes import Processes, process_group
-from simclr_dist.distributed.rendezvous import launchers_store
+from simclr_dist.distributed.rendezvous import launchers_store, start_of_step
 from simclr_dist.errors import UserError
 from simclr_dist.log import log
 from simclr_dist.models.kernels import set_kernels
@@ -27,6 +29,8 @@ from simclr_dist.training.preflight import check_machine, fits
 from simclr_dist.training.standing import Ground
 from simclr_dist.training.survivors import Survivors
 from simclr_dist.training.trainer import Outcome, Trainer
+
+_SECONDS_TO_COME = 30  # to a meeting, at least: a process first finds out what its collective failed of
 
 
 def pretrain(config: Config, processes: Processes, job_has_ended: Callable[[str], bool] = lambda job: False) -> Outcome:
@@ -46,6 +50,7 @@ def pretrain(config: Config, processes: Processes, job_has_ended: Callable[[str]
     if processes.is_first and processes.count > 1 and device.type == "cuda" and machine.deterministic:
         warn_of_nvls()
     places = [processes]
+    place = _place(config, processes, device)
 
     def say(name: str) -> None:
         if places[-1].is_first:
@@ -64,6 +69,7 @@ def pretrain(config: Config, processes: Processes, job_has_ended: Callable[[str]
                     made = process_group(
                         here, device, machine.collective_timeout_seconds,
                         is_stopped=lambda: stop.has_arrived, meeting=number,
+                        file=place.store.folder / f"store_of_group_{number}" if place else None,
                     )  # fmt: skip
                     left.enter_context(made)
                 yield
@@ -74,21 +80,43 @@ def pretrain(config: Config, processes: Processes, job_has_ended: Callable[[str]
             torch.set_num_threads(machine.threads_per_process or cores)
             return Trainer(config, here, device, lock, cores=cores, ground=ground).train(stop)
 
-        if machine.on_lost_process == GO_ON and processes.count > 1:
-            membership = stack.enter_context(_membership(config, processes, device, lock))
+        if machine.on_lost_process == GO_ON and (place.processes if place else processes.count) > 1:
+            membership = stack.enter_context(_membership(config, processes, device, lock, place))
             stack.enter_context(lock)
 
             def train_on(here: Processes, ground: Ground) -> Outcome:
                 lock.colleagues = set(membership.cards())  # of which the one that held the folder is out by agreement
                 return train(here, ground)
 
-            return Survivors(membership, group, train_on, lambda: open_images(config, device, 1)).run(processes)
+            outcome = Survivors(membership, group, train_on, lambda: open_images(config, device, 1)).run(processes)
+            if place and outcome.is_first:  # and holds the folder's lock: no other start is at it
+                place.store.remove_others()
+            return outcome
         stack.enter_context(group(processes))
         stack.enter_context(lock)
         return train(processes)
 
 
-def _membership(config: Config, processes: Processes, device: torch.device, lock: RunLock) -> Membership:
+def _place(config: Config, processes: Processes, device: torch.device) -> Place | None:
+    """Of this process among those of a run that agree in its folder on who goes on; None where they do not.
+
+    Raises:
+        UserError: the run folder cannot be written, or no place is free.
+    """
+    launcher = launcher_here()
+    goes_on = config.machine.on_lost_process == GO_ON and device.type == "cpu"
+    if not goes_on or launcher is None or launcher.name != SRUN:
+        return None
+    folder = Path(config.machine.run_dir).expanduser()
+    try:
+        return place_in(folder, start_of_step(), processes.rank, processes.count)
+    except OSError as error:
+        raise UserError(f"machine.run_dir: {folder} cannot be written: {error.strerror}") from error
+
+
+def _membership(
+    config: Config, processes: Processes, device: torch.device, lock: RunLock, place: Place | None
+) -> Membership:
     """
     Raises:
         UserError: these processes cannot go on without each other.
@@ -96,11 +124,13 @@ def _membership(config: Config, processes: Processes, device: torch.device, lock
     key = "machine.on_lost_process: go_on"
     if device.type != "cpu":
         raise UserError(f"{key}: was not made for GPUs yet; set machine.on_lost_process=stop or machine.device=cpu")
-    if LOCAL not in os.environ:
+    patience = max(config.machine.collective_timeout_seconds, _SECONDS_TO_COME)
+    if place is None and LOCAL not in os.environ:
+        launcher = launcher_here()
         raise UserError(
-            f"{key}: the launcher of these processes ends all when one is lost; start them with `simclr-dist pretrain "
-            "... --processes N`, or set machine.on_lost_process=stop"
+            f"{key}: {launcher.name if launcher else 'the launcher'} does not leave the others alone when one is lost; "
+            "start them with srun --kill-on-bad-exit=0, or on one machine with `simclr-dist pretrain ... "
+            "--processes N`, or set machine.on_lost_process=stop"
         )
-    patience = config.machine.collective_timeout_seconds
-    store = launchers_store(patience)
-    return Membership(store, processes.rank, processes.count, lock.owner.token, patience, lambda n: fits(config, n))
+    store, identity, count = place or (launchers_store(patience), processes.rank, processes.count)
+    return Membership(store, identity, count, lock.owner.token, patience, lambda n: fits(config, n))

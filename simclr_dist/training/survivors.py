@@ -37,7 +37,7 @@ class Survivors:
         Raises:
             UserError: as training does; or the others have gone on without this process, which they thought lost.
         """
-        self.ground.can_grow = lambda: self.membership.can_grow
+        self.ground.can_grow = self.membership.grows
         here: Processes | None = processes
         if self.membership.comes_back:
             here = self._in_reserve(processes, time.monotonic())

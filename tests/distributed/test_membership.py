@@ -1,19 +1,43 @@
 """What a meeting decides, by what those that are left bring to it."""
 
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import pytest
 import torch.distributed as dist
 
+from simclr_dist.distributed.decision import decision
+from simclr_dist.distributed.folder_store import FolderStore
 from simclr_dist.distributed.membership import Membership
+from simclr_dist.distributed.reach import Door, reached
+from simclr_dist.distributed.run_store import Came, Pace, RunStore
+from simclr_dist.errors import LostProcessError, UserError
+
+
+def divides_8(count: int) -> bool:
+    return 8 % count == 0
+
+
+def member(store: dist.TCPStore | FolderStore, identity: int = 1) -> Membership:
+    return Membership(store, identity, 4, "card", 5.0, fits=divides_8)
 
 
 @pytest.fixture
-def store() -> dist.TCPStore:
+def folder(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path / "members")
+
+
+@pytest.fixture(params=["server", "folder"])
+def store(request: pytest.FixtureRequest, folder: FolderStore) -> dist.TCPStore | FolderStore:
+    if request.param == "folder":
+        return folder
     return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
 
-@pytest.fixture
-def decide(store: dist.TCPStore) -> Membership:
-    return Membership(store, 1, 4, "card", 5.0, fits=lambda count: 8 % count == 0)
+def all_but(cut: set[tuple[int, int]]) -> Callable[[int], dict[int, bool]]:
+    return lambda one: {other: not {(one, other), (other, one)} & cut for other in range(4)}
 
 
 @pytest.mark.parametrize(
@@ -32,11 +56,90 @@ def decide(store: dist.TCPStore) -> Membership:
         ({2: (None, []), 3: (None, [])}, ([2, 3], [], None)),
     ],
 )
-def test_a_meeting_decides_who_goes_on_in_which_order_and_from_which_step(decide, came, decided):
-    assert decide.decision(came) == decided
+def test_a_meeting_decides_who_goes_on_in_which_order_and_from_which_step(came, decided):
+    brought = {identity: Came(*what) for identity, what in came.items()}
+    assert decision(brought, {each: all_but(set())(each) for each in came}, divides_8) == decided
 
 
-def test_the_first_decision_of_a_meeting_holds(decide):
-    decide._store.decide(1, ([0, 2], [3], 5))
-    meeting = decide.meet([6])
+@pytest.mark.parametrize(
+    ("cut", "came", "decided"),
+    [
+        # The first is alone: the larger side goes on without it.
+        ({(0, 1), (0, 2), (0, 3)}, {0: 0, 1: 1, 2: 2, 3: 3}, ([1, 2], [3], 7)),
+        # Two halves: that of the first.
+        ({(0, 2), (0, 3), (1, 2), (1, 3)}, {0: 3, 1: 2, 2: 0, 3: 1}, ([2, 3], [], 7)),
+        # Both reach the two others and not each other.
+        ({(2, 3)}, {0: 0, 1: 1, 2: 2, 3: 3}, ([0, 1], [2], 7)),
+        # Those that hold the state before those that do not, however many.
+        ({(0, 1), (0, 2), (0, 3)}, {0: 0, 1: None, 2: None, 3: None}, ([0], [], 7)),
+    ],
+)
+def test_of_sides_that_do_not_reach_each_other_one_goes_on(cut, came, decided):
+    brought = {identity: Came(rank, [] if rank is None else [7]) for identity, rank in came.items()}
+    assert decision(brought, {each: all_but(cut)(each) for each in came}, divides_8) == decided
+
+
+def test_what_one_process_reaches_and_the_other_does_not_is_cut():
+    brought = {0: Came(0, [7]), 1: Came(1, [7])}
+    sees = {0: {0: True, 1: True}, 1: {0: False, 1: True}}
+    assert decision(brought, sees, divides_8) == ([0], [], 7)
+
+
+def test_the_first_decision_of_a_meeting_holds(store):
+    one = member(store)
+    one._store.decide(1, ([0, 2], [3], 5))
+    one._store.decide(1, ([1], [], 6))
+    meeting = one.meet([6])
     assert (meeting.members, meeting.reserve, meeting.step) == ([0, 2], [3], 5)
+
+
+def test_a_process_without_which_a_meeting_was_held_hears_of_it_before_its_next_step(folder):
+    one = member(folder)
+    one._look(one._store)
+    assert not one.grows()
+    RunStore(folder).come(1, 0, Came(0, [5]))
+    one._look(one._store)
+    with pytest.raises(LostProcessError):
+        one.grows()
+
+
+def test_a_process_that_is_cut_off_from_the_others_store_begins_no_further_step(folder, monkeypatch):
+    monkeypatch.setattr("simclr_dist.distributed.run_store._OF_FOLDER", Pace(0.01, 0.01, 0.1))
+    one = member(folder)
+    folder.remove()
+    with one:
+        one._thread.join(10)
+        with pytest.raises(LostProcessError):
+            one.grows()
+        with pytest.raises(UserError, match="cannot be reached"):
+            one.meet([5])
+
+
+def test_where_all_have_come_back_and_nobody_trains_those_that_wait_begin(folder, monkeypatch):
+    monkeypatch.setattr("simclr_dist.distributed.run_store._OF_FOLDER", Pace(0.02, 0.02, 2.0))
+    with member(folder, 0) as one, member(folder, 2) as other, ThreadPoolExecutor(2) as threads:
+        called = [threads.submit(each.wait_for_next) for each in (one, other)]
+        assert [each.result(20) for each in called] == [True, True]
+
+
+def test_only_what_listens_is_reached():
+    door, other = Door(), Door()
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        nobody = closed.getsockname()[1]
+    gone = other.address
+    other.close()
+    assert reached({0: door.address, 1: gone, 2: f"127.0.0.1:{nobody}"}) == [0]
+    door.clear()
+    door.close()
+
+
+def test_a_folder_as_a_store_counts_every_process_and_keeps_the_first_value(folder, monkeypatch):
+    def seen_late(_: str) -> list[str]:
+        return []
+
+    assert [folder.add("events", 1) for _ in range(3)] == [1, 2, 3]
+    monkeypatch.setattr("simclr_dist.distributed.folder_store.os.listdir", seen_late)
+    assert folder.add("events", 1) == 4  # the names that it does not see yet are taken
+    assert folder.compare_set("decided", "", "one") == b"one"
+    assert folder.compare_set("decided", "", "two") == folder.get("decided") == b"one"
+    assert not folder.check(["decided", "missing"])

@@ -21,7 +21,7 @@ def taken_port() -> Iterator[int]:
 
 def refused(monkeypatch: pytest.MonkeyPatch, rank: int, host: str, port: object) -> str:
     """What a process of two is told that meets there for half a second."""
-    monkeypatch.setattr(rendezvous, "_SHORTEST", timedelta(seconds=0.5))
+    monkeypatch.setattr(rendezvous, "SHORTEST", timedelta(seconds=0.5))
     monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
     monkeypatch.setenv("MASTER_ADDR", host)
     monkeypatch.setenv("MASTER_PORT", str(port))

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -143,6 +143,31 @@ def processes_on(node: str) -> list[int]:
     return tasks_on(node, "-m\0simclr_dist\0pretrain")
 
 
+def parent_of(process: int) -> int:
+    with suppress(OSError):
+        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
+def command_of(process: int) -> bytes:
+    with suppress(OSError):
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    return b""
+
+
+def lose(cluster: Cluster, node: str) -> None:
+    """A node and all that runs there."""
+    cluster.kill_node(node)
+    lost = tasks_on(node)
+    assert lost
+    lost += {parent for each in lost if (parent := parent_of(each)) and command_of(parent).startswith(b"slurmstepd")}
+    for process in lost:  # as a lost node's: they neither answer nor end
+        os.kill(process, signal.SIGSTOP)
+    cluster.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost")  # as after SlurmdTimeout
+    for process in lost:
+        os.kill(process, signal.SIGKILL)
+
+
 def test_a_notice_preemption_and_a_lost_node_leave_no_trace_in_the_run(user, cluster, undisturbed):
     job = user.submit("--partition=low")
     user.wait_for_step(6, job)
@@ -156,14 +181,7 @@ def test_a_notice_preemption_and_a_lost_node_leave_no_trace_in_the_run(user, clu
     cluster.run("sbatch", "--partition=main", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true")
     user.wait_for_restart(job, 2)
     user.wait_for_step(user.step() + 6, job)
-    cluster.kill_node("n2")
-    lost = tasks_on("n2")
-    assert lost
-    for process in lost:  # as a lost node's: they neither answer nor end
-        os.kill(process, signal.SIGSTOP)
-    cluster.run("scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=lost")  # as SLURM does after SlurmdTimeout
-    for process in lost:
-        os.kill(process, signal.SIGKILL)
+    lose(cluster, "n2")
     cluster.start_node("n2")
     user.wait_for_restart(job, 3)
     user.wait_for_state(job, "COMPLETED")
@@ -204,6 +222,21 @@ def test_a_run_started_on_two_nodes_and_cancelled_goes_on_on_one_along_the_same_
     assert "the code of the submission" in user.type("logs", second)
 
 
+def test_where_the_others_go_on_a_job_finishes_without_its_first_node_and_its_batch_script(user, cluster, undisturbed):
+    job = user.submit("machine.on_lost_process=go_on", "machine.device=cpu")
+    user.wait_for_step(5, job)
+    lose(cluster, "n1")
+    wait_until(lambda: cluster.state_of(job) not in LIVING, 240, user.log)
+    cluster.start_node("n1")
+    assert f"finished: {STEPS} steps" in user.log()
+    assert "is ended by its last process: its first node was lost" in user.log()
+    assert "Traceback" not in user.log()
+    assert losses(user.run) == pytest.approx(losses(undisturbed()), rel=1e-6)
+    counts = [line["processes"] for line in read_metrics(user.run / "metrics.jsonl")]
+    assert sorted(set(counts)) == [1, 2]
+    cluster.wait_idle()
+
+
 def test_a_sweep_is_an_array_with_a_run_folder_each_and_a_table(user, cluster):
     job = user.submit(
         "recipe.epochs=1", "recipe.global_batch_images=96", "--sweep=recipe.method.temperature=0.2,0.5", nodes=1
@@ -239,6 +272,7 @@ def test_a_job_that_waits_says_why_and_can_be_cancelled(user, cluster):
         (["recipe.data.source=folder", "recipe.data.path=nowhere"], "nowhere"),
         (["--gpu-memory=1MB"], "a GPU has 1MB"),
         (["--sweep=recipe.method.temperature"], "--sweep"),
+        (["machine.on_lost_process=go_on"], "was not made for GPUs yet"),
     ],
 )
 def test_what_slurm_or_the_recipe_refuses_is_one_line_and_leaves_nothing_behind(user, words, complaint):

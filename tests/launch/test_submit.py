@@ -119,6 +119,32 @@ def test_the_start_script_names_code_and_folder_as_they_are(tmp_path, name):
     assert not (tmp_path / "OWNED").exists()
 
 
+def test_a_job_that_goes_on_keeps_its_nodes_and_ends_as_the_run_and_not_as_the_lost_process(capsys, folder):
+    lines = script(capsys, "machine.on_lost_process=go_on")
+    assert "#SBATCH --no-kill" in lines
+    (start,) = [line for line in lines if line.startswith("srun")]
+    assert "--no-kill --kill-on-bad-exit=0" in start
+    text = "\n".join(lines).replace(f"{folder}/runs/my/jobs/NNN", str(folder))
+    ended = text.replace(start.replace(f"{folder}/runs/my/jobs/NNN", str(folder)), "(exit 137)")
+    for step, status in (("12_0_0", 137), ("13_0_1", 0)):
+        (folder / f".simclr_dist_{step}.status").write_text("0\n")
+        environment = {"PATH": os.defpath, "SLURM_JOB_ID": "13", "SLURM_RESTART_COUNT": "1"}
+        assert subprocess.run(["bash", "-c", ended], env=environment, check=False).returncode == status
+
+
+@pytest.mark.parametrize(("signalled", "starts"), [(False, 4), (True, 1)])
+def test_a_process_that_is_killed_while_the_others_go_on_is_started_three_times_more_unless_the_job_ends(
+    tmp_path, signalled, starts
+):
+    dies = f"echo begins; {'kill -TERM $PPID; ' if signalled else ''}kill -KILL $$"
+    script = start_script(tmp_path, tmp_path / "code", "python3", goes_on=True)
+    (line,) = [line for line in script.splitlines() if line.strip().startswith("python3 -S")]
+    script = script.replace(line, f"bash -c '{dies}'").replace("sleep 5", ":")
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 128 + signal.SIGKILL
+    assert done.stdout.splitlines().count("begins") == starts
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [

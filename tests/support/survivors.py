@@ -1,6 +1,5 @@
 """Whole runs of several processes of which some are killed on the way, and the runs that they must equal to the bit."""
 
-import math
 import os
 import signal
 import time
@@ -12,9 +11,11 @@ from typing import Any, NamedTuple
 
 from launch.local import loopback_store
 from simclr_dist.config import Config
+from simclr_dist.distributed import run_store
 from simclr_dist.distributed.launchers import LOCAL
+from simclr_dist.distributed.membership import Membership
 from simclr_dist.distributed.processes import Processes
-from simclr_dist.distributed.run_store import RunStore
+from simclr_dist.distributed.run_store import Pace, RunStore
 from simclr_dist.distributed.watchdog import monitor, progress
 from simclr_dist.evaluation.online import OnlineEvaluation
 from simclr_dist.run.metrics_log import read_metrics
@@ -22,7 +23,8 @@ from simclr_dist.run.writer import Saver
 from simclr_dist.training import step, trainer
 from simclr_dist.training.pretraining import pretrain
 from simclr_dist.training.trainer import Outcome
-from tests.support.processes import Running, pretrain_here, run_distributed
+from tests.support.cut_network import CutNetwork, enter_node
+from tests.support.processes import Running, pretrain_here, run_distributed, wait_for_step
 
 
 class Death(NamedTuple):
@@ -50,13 +52,12 @@ def run_with_losses(
     deaths: dict[int, Death],
     fate: signal.Signals = signal.SIGKILL,
     *,
-    back_after: float | None = None,
-    slow: float = 0.0,
+    back_before: int | None = None,
 ) -> dict[int, Outcome | str]:
     """The run, in ``count`` processes; how it ended in each that was not killed, or the error's message.
 
-    With ``fate`` SIGSTOP they go on when all others have ended.  ``back_after``: seconds after which those that were
-    killed begin again. ``slow``: seconds that each step takes longer.
+    With ``fate`` SIGSTOP they go on when all others have ended. ``back_before``: a step for which those that were
+    killed are back; they begin again once the others have gone on.
     """
     store = loopback_store()
     records = RunStore(store)
@@ -66,26 +67,43 @@ def run_with_losses(
     }  # fmt: skip
 
     def start(rank: int, death: Death | None) -> Running:
-        return Running(1, _member, shared, rank, count, config, death, fate, slow)
+        return Running(1, _member, shared, rank, count, config, death, fate, back_before)
 
     running = [start(rank, deaths.get(rank)) for rank in range(count)]
-    ended: dict[int, float] = {}
+    ended: set[int] = set()
+    metrics = Path(config.machine.run_dir) / "metrics.jsonl"
     stopped = {rank for rank in deaths if fate != signal.SIGKILL}
-    while len(ended.keys() | stopped) < count:
+    while len(ended | stopped) < count:
         for rank, each in enumerate(running):
             if rank not in ended and not each.processes[0].is_alive():
-                ended[rank] = time.monotonic()
+                ended.add(rank)
                 records.end_of(rank)
             killed = running[rank].processes[0].exitcode
-            if back_after is not None and killed and time.monotonic() > ended.get(rank, math.inf) + back_after:
+            if back_before and killed and rank in ended and read_metrics(metrics)[-1]["processes"] < count:
                 running[rank] = start(rank, None)
                 records.begins_again(rank)
-                del ended[rank]
+                ended.remove(rank)
         time.sleep(0.02)
     for rank in stopped:
         os.kill(running[rank].processes[0].pid or 0, signal.SIGCONT)
     killed = {rank for rank, death in deaths.items() if rank not in stopped and running[rank].processes[0].exitcode}
     return {rank: each.results()[0] for rank, each in enumerate(running) if rank not in killed}
+
+
+def run_on_two_nodes(config: Config, sides: list[int], network: CutNetwork, step: int) -> list[Outcome | str]:
+    """The run under a pretended srun, a process on each side of ``sides``, the link being cut once ``step`` is done."""
+    count = len(sides)
+    shared = {
+        "SLURM_STEP_NUM_TASKS": str(count), "SLURM_STEP_TASKS_PER_NODE": str(count), "SLURM_JOB_ID": "12",
+        "SLURM_STEP_ID": "0",
+    }  # fmt: skip
+    running = []
+    for rank, side in enumerate(sides):
+        of_rank = {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), **network.environment(side)}
+        running.append(Running(1, _member, shared | of_rank, rank, count, config, None, signal.SIGKILL, None))
+    wait_for_step(Path(config.machine.run_dir), step, running[0])
+    network.cut()
+    return [each.results()[0] for each in running]
 
 
 def _member(
@@ -95,11 +113,13 @@ def _member(
     config: Config,
     death: Death | None,
     fate: signal.Signals,
-    slow: float,
+    back_before: int | None,
 ) -> Any:
     os.environ.update(shared)
+    enter_node()
+    run_store._OF_FOLDER = Pace(beat=0.1, look=0.05, silent=3.0)
     monitor._OBSERVED_SECONDS = 0.75
-    trainer.next_batch = _later(trainer.next_batch, slow)
+    Membership.grows = _once_others_are_back(Membership.grows, back_before)
     if death:
         _will_die(death, fate)
     try:
@@ -108,12 +128,16 @@ def _member(
         return str(error)
 
 
-def _later(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
-    def slowly(*arguments: Any) -> Any:
-        time.sleep(seconds)
-        return function(*arguments)
+def _once_others_are_back(grows: Callable[[Membership], bool], step: int | None) -> Callable[[Membership], bool]:
+    """Whoever is the first begins ``step`` when it knows that more processes could take part."""
 
-    return slowly
+    def patiently(self: Membership) -> bool:
+        is_first = self.identity == self._group[1][0]
+        while is_first and progress.current().step == step and len(self._group[1]) < self.count and not self.can_grow:
+            time.sleep(0.02)
+        return grows(self)
+
+    return patiently
 
 
 def _will_die(death: Death, fate: signal.Signals) -> None:
