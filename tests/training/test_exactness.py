@@ -60,7 +60,12 @@ def reference_gradient(kind: str) -> Tensor:
 
 def _torch_norm(features: int, bias: bool = True) -> nn.Module:
     norm = GroupedBatchNorm(features, bias=bias)  # only its parameters; the formula below is torch's
-    norm.forward = lambda x: F.batch_norm(x, None, None, norm.weight, norm.bias, training=True)
+
+    def forward(x: Tensor, added: Tensor | None = None, *, rectified: bool = False) -> Tensor:
+        y = F.batch_norm(x, None, None, norm.weight, norm.bias, training=True)
+        return (y if added is None else y + added).relu() if rectified else y
+
+    norm.forward = forward
     return norm
 
 
