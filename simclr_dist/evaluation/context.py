@@ -46,7 +46,7 @@ class OpenedImages:
         ``broken``: files that pretraining found to be broken; they are left out, and said.
 
         Raises:
-            UserError: the images cannot be read.
+            UserError: the images cannot be read, or are not what the evaluation needs.
         """
         self.pretrained, self.how, self.unfinished = pretrained, how or Extraction(), unfinished or Unfinished()
         self.recipe = pretrained.recipe
@@ -60,7 +60,11 @@ class OpenedImages:
         self.left_out_broken = sum(map(len, splits)) - sum(map(len, kept))
         if self.left_out_broken:
             self._say(f"left out, as pretraining found them to be broken: {self.left_out_broken} images")
+        self._examine()
         self.encoder_sha256 = pretrained.sha256
+
+    def _examine(self) -> None:
+        """What a kind of evaluation asks of the images that were opened, and keeps of them."""
 
     def summaries(self) -> tuple[str, ...]:
         """What was found of the training and of the test images, and what was left out."""
@@ -95,20 +99,12 @@ class OpenedImages:
 class EvaluationContext(OpenedImages):
     """What every method is given; features are computed once, when first asked for, by all processes together."""
 
-    def __init__(
-        self,
-        pretrained: LoadedEncoder,
-        data: Data | None = None,
-        how: Extraction | None = None,
-        unfinished: Unfinished | None = None,
-        broken: Collection[str] = (),
-    ) -> None:
-        """As :class:`OpenedImages`.
+    def _examine(self) -> None:
+        """Leave out what has no label.
 
         Raises:
-            UserError: the images cannot be read, have no labels, or have one class only.
+            UserError: the images have no labels, or one class only.
         """
-        super().__init__(pretrained, data, how, unfinished, broken)
         found = look_at_classes(self.train, self.test)
         self.train, self.train_labels = found.train, found.train_labels
         self.test, self.test_labels, self.left_out = found.test, found.test_labels, found.left_out
