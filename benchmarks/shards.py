@@ -34,7 +34,6 @@ from simclr_dist.data.loading.order import ShardOrder, build_order
 from simclr_dist.data.loading.workers import load_steps
 from simclr_dist.data.sources.named import open_source
 from simclr_dist.data.sources.shards.indexing import index_shards
-from simclr_dist.data.sources.shards.settings import use_shard_settings
 from simclr_dist.data.sources.shards.source import ShardSource
 from tests.support.shards import serving, write_tar
 
@@ -72,8 +71,7 @@ def write_tiny_shards(folder: Path, samples: int, shards: int) -> None:
 
 def opened(index: Path, cache: Path, gigabytes: float, location: str = "") -> ShardSource:
     shards = Shards(location=location, cache_folder=str(cache), cache_gigabytes=gigabytes, wait_seconds=60)
-    use_shard_settings(shards)
-    source = open_source(Data(source="webdataset", path=str(index)))
+    source = open_source(Data(source="webdataset", path=str(index)), shards)
     assert isinstance(source, ShardSource)
     return source
 

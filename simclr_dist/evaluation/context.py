@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from simclr_dist.config.recipe import Data
+from simclr_dist.config.shards import Shards
 from simclr_dist.data.loading.order import SampleOrder
 from simclr_dist.data.sources.files import without
 from simclr_dist.data.sources.named import open_source
@@ -35,12 +36,13 @@ class OpenedImages:
     def __init__(
         self,
         pretrained: LoadedEncoder,
+        shards: Shards,
         data: Data | None = None,
         how: Extraction | None = None,
         unfinished: Unfinished | None = None,
         broken: Collection[str] = (),
     ) -> None:
-        """Open the images: those of the encoder's own recipe unless ``data`` names others.
+        """Open the images, by way of ``shards``: those of the encoder's own recipe unless ``data`` names others.
 
         The normalisation of the pixels stays the encoder's. ``unfinished``: where trainings are saved (None: nowhere).
         ``broken``: files that pretraining found to be broken; they are left out, and said.
@@ -54,7 +56,7 @@ class OpenedImages:
         self.steps_done = pretrained.steps_done or 0
         """Of pretraining."""
         self.data = data or self.recipe.data
-        splits = [open_source(self.data, split) for split in self.SPLITS]
+        splits = [open_source(self.data, shards, split) for split in self.SPLITS]
         kept = [without(split, broken) for split in splits]
         self.train, self.test = kept[0], kept[-1]
         self.left_out_broken = sum(map(len, splits)) - sum(map(len, kept))
