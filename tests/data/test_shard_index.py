@@ -14,6 +14,7 @@ from simclr_dist.config import to_yaml
 from simclr_dist.config.recipe import Data
 from simclr_dist.config.shards import Shards
 from simclr_dist.data.sources.shards import indexing
+from simclr_dist.data.sources.shards.finding import find_shards
 from simclr_dist.data.sources.shards.index import read_index
 from simclr_dist.data.sources.shards.settings import shards_of_run
 from simclr_dist.data.sources.shards.tar import Position, members
@@ -118,11 +119,11 @@ def test_an_index_has_the_pictures_and_labels_in_the_order_of_the_shards(tmp_pat
 
 def test_patterns_and_lists_of_shards_are_the_same_as_their_folder(tmp_path):
     paths = write_shards(tmp_path / "tars", [1] * 12)
-    by_folder = indexing.find_shards([str(tmp_path / "tars")], 1)
+    by_folder = find_shards([str(tmp_path / "tars")], 1)
     for places in ([f"{tmp_path}/tars/s-{{000..011}}.tar"], [f"{tmp_path}/tars/*.tar"], list(map(str, paths))):
-        assert indexing.find_shards(places, 1) == by_folder
+        assert find_shards(places, 1) == by_folder
     with pytest.raises(UserError, match=r"s-012\.tar"):
-        indexing.find_shards([f"{tmp_path}/tars/s-{{000..012}}.tar"], 1)
+        find_shards([f"{tmp_path}/tars/s-{{000..012}}.tar"], 1)
 
 
 def test_a_pass_that_was_ended_goes_on_and_a_later_one_reads_only_what_changed(tmp_path, monkeypatch):
