@@ -130,8 +130,7 @@ def measure_order(folder: Path, samples: int, shards: int, every: int) -> None:
         order = order_of(source)
         np.full(order.steps_per_epoch * BATCH, -1, dtype=np.int64).tofile(folder / "read.i8")
         quarter, most, began = order.steps_per_epoch // 4, 0, time.monotonic()
-        cache = source.cache
-        assert cache
+        cache = source.shards.cache
         first, context = 0, multiprocessing.get_context("fork")
         for processes, until in ((4, quarter), (2, 2 * quarter), (3, 3 * quarter), (4, order.steps_per_epoch)):
             for path in folder.glob("done_*"):

@@ -19,8 +19,9 @@ from simclr_dist.data.loading.batches import ViewBatches
 from simclr_dist.data.loading.order import ShardOrder, build_order
 from simclr_dist.data.loading.workers import load_steps
 from simclr_dist.data.sources.named import open_source
-from simclr_dist.data.sources.shards import patience, remote, source
+from simclr_dist.data.sources.shards import fetched, patience, remote
 from simclr_dist.data.sources.shards.cache import Refused, ShardCache
+from simclr_dist.data.sources.shards.fetched import FetchedShards
 from simclr_dist.data.sources.shards.source import ShardSource
 from simclr_dist.errors import UserError
 from simclr_dist.log import log
@@ -135,7 +136,7 @@ def test_batches_from_a_server_are_those_from_a_disk_on_any_number_of_processes(
     expected = [local[step] for step in range(6)]  # into the second epoch
     with serving(shards) as server:
         remote = opened(shards, server)
-        assert remote.cache
+        assert isinstance(remote.shards, FetchedShards)
         assert remote.fingerprint() == local.source.fingerprint()
         for processes in (1, 2, 3):
             for step in range(6):
@@ -167,8 +168,7 @@ def test_loader_workers_fetch_each_shard_once_and_never_exceed_the_bound(shards,
         remote = opened(shards, server, gigabytes=limit * size / 1e9)
         server.requests.clear()
         most, ended = [0], threading.Event()
-        cache = remote.cache
-        assert cache
+        cache = remote.shards.cache
 
         def watch() -> None:
             while not ended.wait(0.002):
@@ -346,7 +346,7 @@ def flip(path: Path, at: int) -> None:
 
 
 def test_single_images_are_asked_for_by_range_and_a_shard_that_is_read_on_is_fetched(shards, monkeypatch):
-    monkeypatch.setattr(source, "_IN_A_ROW", 3)
+    monkeypatch.setattr(fetched, "_IN_A_ROW", 3)
     with serving(shards) as server:
         found = opened(shards, server)
         server.requests.clear()

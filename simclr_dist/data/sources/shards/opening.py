@@ -7,7 +7,9 @@ import numpy as np
 from simclr_dist.config.shards import Shards
 from simclr_dist.data.sources.pixels import PixelRule
 from simclr_dist.data.sources.shards.cache import ShardCache
+from simclr_dist.data.sources.shards.fetched import FetchedShards
 from simclr_dist.data.sources.shards.index import ShardIndex, is_index, read_index
+from simclr_dist.data.sources.shards.local import LocalShards, LocalStore
 from simclr_dist.data.sources.shards.place import Store, is_remote
 from simclr_dist.data.sources.shards.settings import cache_folder
 from simclr_dist.data.sources.shards.source import ShardSource
@@ -37,10 +39,10 @@ def open_shards(path: Path, split: str, rule: PixelRule, shards: Shards) -> Shar
     store = open_store(shards.location or index.root, shards.wait_seconds)
     if process_rank() == 0:
         _compare(index, store)
-    if not is_remote(store.root):
-        return ShardSource(index, store, None, rule)
+    if isinstance(store, LocalStore):
+        return ShardSource(index, LocalShards(index, store), rule)
     limit, cache = int(shards.cache_gigabytes * 1e9), cache_folder(shards)
-    source = ShardSource(index, store, ShardCache(cache, limit), rule)
+    source = ShardSource(index, FetchedShards(index, store, ShardCache(cache, limit)), rule)
     source.remarks.append(f"read through {printable(str(cache))}, at most {show_bytes(limit)}")
     return source
 
