@@ -24,6 +24,7 @@ from loader import BATCH, write_photographs
 from side_by_side import in_turn, ratio
 
 from simclr_dist.config.recipe import Data, Recipe
+from simclr_dist.config.shards import Shards
 from simclr_dist.data.loading.batches import ViewBatches
 from simclr_dist.data.loading.ffcv_process import process_put_back
 from simclr_dist.data.loading.ffcv_steps import load_views
@@ -40,7 +41,7 @@ OWN = "ffcv's own"
 def view_batches(source: str, path: Path, side: int, images: int, colors: bool) -> ViewBatches:
     recipe = Recipe(global_batch_images=BATCH, data=Data(source=source, path=str(path), image_size=side))
     order = SampleOrder(seed=0, images=images, global_batch_images=BATCH)
-    return ViewBatches(open_source(recipe.data), recipe, order, colors=colors)
+    return ViewBatches(open_source(recipe.data, Shards()), recipe, order, colors=colors)
 
 
 def turn(batches: Iterator[Any], count: int) -> Callable[[], None]:
@@ -58,7 +59,7 @@ def compare(mode: str, image_side: int, side: int, images: int, threads: int, ro
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder, path = Path(name), Path(name) / "set.beton"
         write_photographs(folder / "images", image_side, images)
-        source = open_source(Data(source="folder", path=str(folder / "images")))
+        source = open_source(Data(source="folder", path=str(folder / "images")), Shards())
         write_beton(source, path, Encoding(mode=mode, max_side=0))
         contenders: dict[str, Iterator[Any]] = {}
         for colors in (True, False):

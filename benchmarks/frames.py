@@ -104,7 +104,7 @@ def errors_in_time(asked: Rows, among: Rows, frame: NDArray[np.int64]) -> NDArra
 
 
 def table(config: Config) -> list[str]:
-    train, test = (open_source(config.recipe.data, split) for split in ("pretrain", "test"))
+    train, test = (open_source(config.recipe.data, config.machine.shards, split) for split in ("pretrain", "test"))
     plain, asked = views_of(test, config)
     times = times_of(test)
     assert times is not None

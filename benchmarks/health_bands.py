@@ -26,8 +26,9 @@ parser.add_argument("--metrics", nargs="+", default=["contrastive_top1", "online
 parser.add_argument("--percents", nargs="+", type=float, default=[5, 10, 20, 100])
 choices = parser.parse_args()
 
-recipe = load_config(str(choices.runs[0] / "config.yaml")).recipe
-order = build_order(recipe, len(open_source(recipe.data)))
+config = load_config(str(choices.runs[0] / "config.yaml"))
+recipe = config.recipe
+order = build_order(recipe, len(open_source(recipe.data, config.machine.shards)))
 steps = build_schedule(recipe, order).total_steps
 lines = [read_metrics(run / "metrics.jsonl") for run in choices.runs]
 print("health:")

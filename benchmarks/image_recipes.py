@@ -13,6 +13,7 @@ import numpy as np
 from simclr_dist.config import Config, load_config
 from simclr_dist.config.recipe import Data
 from simclr_dist.config.registry import METHODS
+from simclr_dist.config.shards import Shards
 from simclr_dist.data.sources.base import ImageSource, Subset
 from simclr_dist.data.sources.named import open_source
 from simclr_dist.random.permutation import permute
@@ -64,7 +65,7 @@ KEYS: dict[str, tuple[str, ...]] = {
 
 def some_images(data: Data, split: str) -> ImageSource:
     """The source of the recipes: of the training images a fixed part, chosen once and for all, and all test images."""
-    source = open_source(replace(data, source=os.environ[SOURCE]), split)
+    source = open_source(replace(data, source=os.environ[SOURCE]), Shards(), split)
     count = int(os.environ[IMAGES])
     if split == "test" or count >= len(source):
         return source

@@ -70,7 +70,7 @@ def _found(config: Config) -> dict[str, Any]:
     ranks = [line["rank_me"] for line in lines if line.get("rank_me") is not None]
     recipe, where = config.recipe, _extraction(config)
     encoder = load_encoder(config.machine.run_dir).encoder
-    train, test = (open_source(recipe.data, split) for split in ("train", "test"))
+    train, test = (open_source(recipe.data, config.machine.shards, split) for split in ("train", "test"))
     features = [extract_features(encoder, each, recipe.data.image_size, where) for each in (train, test)]
     return {
         "needs": sorted(method_class(recipe.method.name).needs),
@@ -110,7 +110,7 @@ def references(folder: Path, overrides: list[str]) -> int:
     config = config_of("simclr", 0, folder, overrides)
     recipe, where = config.recipe, _extraction(config)
     size = recipe.data.image_size
-    train, test = (open_source(recipe.data, split) for split in ("train", "test"))
+    train, test = (open_source(recipe.data, config.machine.shards, split) for split in ("train", "test"))
     if not (folder / "rows" / "raw pixels.json").exists():
         pixels = [_one_channel(raw_pixels(each, size)) for each in (train, test)]
         row = judged(pixels[0], train, pixels[1], test, where.device)
@@ -150,7 +150,7 @@ def steps(methods: list[str], folder: Path, overrides: list[str], rounds: int) -
 def _timed_step(config: Config) -> tuple[Callable[[], object], dict[str, Any]]:
     recipe, device = config.recipe, choose_device(config.machine.device, 0)
     set_kernels(deterministic=config.machine.deterministic, precision=config.machine.precision)
-    source = open_for_pretraining(recipe)
+    source = open_for_pretraining(config)
     order = build_order(recipe, len(source))
     schedule = build_schedule(recipe, order)
     held = torch.cuda.memory_allocated() if device.type == "cuda" else 0

@@ -29,6 +29,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from simclr_dist.config.recipe import Recipe
+from simclr_dist.config.shards import Shards
 from simclr_dist.data.loading.batches import ViewBatches
 from simclr_dist.data.loading.order import SampleOrder
 from simclr_dist.data.loading.throughput import stage_table
@@ -75,7 +76,7 @@ def view_batches(folder: Path, view_side: int, images: int, **keys: str) -> View
     recipe.data.path, recipe.data.image_size = str(folder), view_side
     recipe.views["global"] = replace(recipe.views["global"], **keys)
     order = SampleOrder(seed=0, images=images, global_batch_images=BATCH)
-    return ViewBatches(open_source(recipe.data), recipe, order)
+    return ViewBatches(open_source(recipe.data, Shards()), recipe, order)
 
 
 def compare(image_side: int, view_side: int, images: int, rounds: int, clock: Callable[[], float]) -> None:

@@ -15,6 +15,7 @@ import torch
 from side_by_side import in_turn, ratio
 
 from simclr_dist.config import load_config
+from simclr_dist.config.shards import Shards
 from simclr_dist.data.sources.base import Subset
 from simclr_dist.evaluation.context import EvaluationContext
 from simclr_dist.evaluation.features import Extraction
@@ -28,7 +29,7 @@ class SomeImages(EvaluationContext):
     """The first of each split."""
 
     def __init__(self, pretrained: LoadedEncoder, images: int, device: str) -> None:
-        super().__init__(pretrained, None, Extraction(batch_images=250, device=torch.device(device)))
+        super().__init__(pretrained, Shards(), None, Extraction(batch_images=250, device=torch.device(device)))
         self.train = Subset(self.train, np.arange(images))
         self.test = Subset(self.test, np.arange(images // 4))
         self.train_labels, self.test_labels = self.train_labels[:images], self.test_labels[: images // 4]

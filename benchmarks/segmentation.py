@@ -122,7 +122,7 @@ def config_of(job: Job, out: Path, options: argparse.Namespace) -> Config:
             batch = options.simclr_batch
             keys += ["method.unlabelled=pixels", "data.unlabelled_images=kept"]
         images = 0 if others else job.images
-        images = images or len(open_for_pretraining(load_config(str(file), _below_recipe(keys)).recipe))
+        images = images or len(open_for_pretraining(load_config(str(file), _below_recipe(keys))))
         batch = min(batch, images)
         keys.append(f"epochs={-(-options.pretrain_steps // (images // batch))}")
     machine = [
@@ -160,7 +160,7 @@ def done(job: Job, out: Path, options: argparse.Namespace) -> dict[str, Any]:
     pretraining_seconds = time.process_time() - began
     unfinished = Unfinished(out / "unfinished" / Path(file_name(**job._asdict())).stem)
     how = Extraction(device=device, workers=options.workers, talks=True)
-    context = SegmentationContext(loaded, config.recipe.data, how, unfinished)
+    context = SegmentationContext(loaded, config.machine.shards, config.recipe.data, how, unfinished)
     found, _ = segment(
         context,
         images=[job.images],

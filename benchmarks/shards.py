@@ -34,7 +34,6 @@ from simclr_dist.data.loading.order import ShardOrder, build_order
 from simclr_dist.data.loading.workers import load_steps
 from simclr_dist.data.sources.named import open_source
 from simclr_dist.data.sources.shards.indexing import index_shards
-from simclr_dist.data.sources.shards.settings import use_shard_settings
 from simclr_dist.data.sources.shards.source import ShardSource
 from tests.support.shards import serving, write_tar
 
@@ -72,8 +71,7 @@ def write_tiny_shards(folder: Path, samples: int, shards: int) -> None:
 
 def opened(index: Path, cache: Path, gigabytes: float, location: str = "") -> ShardSource:
     shards = Shards(location=location, cache_folder=str(cache), cache_gigabytes=gigabytes, wait_seconds=60)
-    use_shard_settings(shards)
-    source = open_source(Data(source="webdataset", path=str(index)))
+    source = open_source(Data(source="webdataset", path=str(index)), shards)
     assert isinstance(source, ShardSource)
     return source
 
@@ -132,8 +130,7 @@ def measure_order(folder: Path, samples: int, shards: int, every: int) -> None:
         order = order_of(source)
         np.full(order.steps_per_epoch * BATCH, -1, dtype=np.int64).tofile(folder / "read.i8")
         quarter, most, began = order.steps_per_epoch // 4, 0, time.monotonic()
-        cache = source.cache
-        assert cache
+        cache = source.shards.cache
         first, context = 0, multiprocessing.get_context("fork")
         for processes, until in ((4, quarter), (2, 2 * quarter), (3, 3 * quarter), (4, order.steps_per_epoch)):
             for path in folder.glob("done_*"):

@@ -36,7 +36,7 @@ def rows(here: Here) -> Iterator[Row]:
     pretrain(config, Processes())
     yield _pretraining(run, images, chunk, here)
     how = Extraction(batch_images=here.size(512, 8), device=here.device, talks=False)
-    context = EvaluationContext(load_encoder(run), None, how, Unfinished(run / "unfinished"))
+    context = EvaluationContext(load_encoder(run), config.machine.shards, None, how, Unfinished(run / "unfinished"))
     points = label_curve(context, here.size([50], [1]), here.size(3, 1))
     for classifier in ("linear probe", "kNN"):
         of_one = [point for point in points if point.classifier == classifier]

@@ -160,7 +160,6 @@ def check(configs: Sequence[Config], wanted: Resources, *, data: bool = True) ->
             GPUs' memory.
     """
     from simclr_dist.data.sources.named import open_for_pretraining
-    from simclr_dist.data.sources.shards.settings import use_shard_settings
     from simclr_dist.data.sources.summary import say_what_was_found, summary
     from simclr_dist.run.checkpoint import by_age
     from simclr_dist.run.same_recipe import refuse_folder_of_other
@@ -181,8 +180,7 @@ def check(configs: Sequence[Config], wanted: Resources, *, data: bool = True) ->
     opened = {_images_of(config): config for config in configs}
     counts, found = {}, []
     for key, config in opened.items() if data else ():
-        use_shard_settings(config.machine.shards)
-        source = open_for_pretraining(config.recipe)
+        source = open_for_pretraining(config)
         found.append(summary(source, config.recipe.data.source))
         counts[key] = len(source)
     if wanted.gpu_memory and counts:

@@ -12,7 +12,6 @@ from simclr_dist.cli.options import with_config, with_debug, with_overrides
 from simclr_dist.config import load_config
 from simclr_dist.config.shards import LABELS, Shards
 from simclr_dist.data.sources.beton.encoding import CHROMA, MODES, Encoding, default_max_side
-from simclr_dist.data.sources.shards.settings import use_shard_settings
 from simclr_dist.progress_bar import showing_progress, ticking
 from simclr_dist.terminal import say
 
@@ -75,8 +74,7 @@ def write(
     from simclr_dist.distributed.cores import usable_cores
 
     signal.signal(signal.SIGTERM, _exit)
-    use_shard_settings(loaded.machine.shards)
-    source = open_source(recipe.data, split)
+    source = open_source(recipe.data, loaded.machine.shards, split)
     say_what_was_found(summary(source, recipe.data.source))
     if with_masks(source):
         say("left out: the masks; a .beton has none", err=True)
@@ -207,8 +205,7 @@ def bench(config: str, overrides: tuple[str, ...], images: int, seconds: float) 
     from simclr_dist.data.sources.summary import say_what_was_found, summary
     from simclr_dist.distributed.cores import usable_cores, worker_count
 
-    use_shard_settings(loaded.machine.shards)
-    source = open_source(loaded.recipe.data)
+    source = open_source(loaded.recipe.data, loaded.machine.shards)
     say_what_was_found(summary(source, loaded.recipe.data.source))
     batches = build_batches(loaded, source, build_order(loaded.recipe, source))
     workers = worker_count(loaded.machine.loader_workers, usable_cores())

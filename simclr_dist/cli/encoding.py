@@ -119,9 +119,9 @@ def folder_of_results(run: Path) -> Path:
 
 
 def open_images(
-    loaded: "LoadedEncoder", source: str, folder: str, split: str | None, size: int | None
+    run: Path, loaded: "LoadedEncoder", source: str, folder: str, split: str | None, size: int | None
 ) -> "tuple[ImageSource, Data]":
-    """The images of a command with :func:`with_images`, read as ``loaded`` was trained to see them.
+    """The images of a command with :func:`with_images`, read as ``loaded``, of ``run``, was trained to see them.
 
     Raises:
         UserError: there is no such source, or its images cannot be read.
@@ -129,6 +129,7 @@ def open_images(
     from dataclasses import replace
 
     from simclr_dist.data.sources.named import open_source
+    from simclr_dist.data.sources.shards.settings import shards_of_run
     from simclr_dist.data.sources.whole import open_whole
 
     if source not in SOURCES and ":" not in source:
@@ -138,10 +139,9 @@ def open_images(
     data = replace(loaded.recipe.data, source=source, path=folder, image_size=size or loaded.image_size)
     if notice := loaded.take_images(data.image_size):
         say(notice, err=True)
-    images: ImageSource = (
-        open_whole(data) if source == "folder" and split is None else open_source(data, split or "pretrain")
-    )
-    return images, data
+    if source == "folder" and split is None:
+        return open_whole(data), data
+    return open_source(data, shards_of_run(run), split or "pretrain"), data
 
 
 def extraction(here: Here, run: Path, images: int, options: dict[str, Any]) -> "Extraction":

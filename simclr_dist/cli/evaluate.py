@@ -105,12 +105,10 @@ def evaluate(command: click.Context, /, run: Path, words: tuple[str, ...], **opt
     if (options["processes"] or 1) > 1:
         return start_in_processes("evaluate", options["processes"], [str(run), *words], given)
     with evaluating_processes("cpu" if method == "label-curve" else options["device"]) as here:
-        from simclr_dist.data.sources.shards.settings import use_shard_settings_of
         from simclr_dist.data.sources.summary import say_what_was_found
         from simclr_dist.evaluation.features import Extraction
         from simclr_dist.evaluation.saved_training import TrainingStoppedError
 
-        use_shard_settings_of(run)
         run_dir = folder_of_results(run)
         cache = run_dir / "features" if options["cache"] and method != "label-curve" else None
         how = Extraction(batch_images=options["batch_at_once"], device=here.device, cache=cache, talks=here.is_first)

@@ -14,6 +14,7 @@ def opened(run: Path, run_dir: Path, how: Any, options: dict[str, Any], override
         UserError: one of them cannot be had.
     """
     from simclr_dist.data.loading.broken import broken_files
+    from simclr_dist.data.sources.shards.settings import shards_of_run
     from simclr_dist.distributed.agreement import all_or_none
     from simclr_dist.evaluation.context import EvaluationContext
     from simclr_dist.evaluation.label_free import UnlabelledImages
@@ -36,7 +37,8 @@ def opened(run: Path, run_dir: Path, how: Any, options: dict[str, Any], override
         )
         broken = broken_files(run_dir, pretrained.recipe.data) if run_dir == run and on is None else set()
         kinds = {"segment": SegmentationContext, "label-free": UnlabelledImages}
-        return kinds.get(method, EvaluationContext)(pretrained, data, how, Unfinished(run_dir / "unfinished"), broken)
+        kind, unfinished = kinds.get(method, EvaluationContext), Unfinished(run_dir / "unfinished")
+        return kind(pretrained, shards_of_run(run), data, how, unfinished, broken)
 
 
 def found_by_label_curve(context: Any, run_dir: Path, counts: list[int] | None, splits: int) -> str:

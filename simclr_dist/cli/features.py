@@ -58,7 +58,7 @@ def features(command: click.Context, /, run: Path, folder: str, out: Path, **opt
         decided_by_first(lambda: check_out(out, overwrite=options["overwrite"]))
         with all_or_none():
             loaded = load_encoder(run)
-            images, data = open_images(loaded, options["source"], folder, options["split"], options["image_size"])
+            images, data = open_images(run, loaded, options["source"], folder, options["split"], options["image_size"])
         if here.is_first:
             say_what_is_used(loaded, images, options["source"])
         how = extraction(here, run, len(images), options)

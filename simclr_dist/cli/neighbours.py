@@ -61,7 +61,7 @@ def neighbours(command: click.Context, /, run: Path, folder: str, queries: tuple
         decided_by_first(lambda: check_replaceable(out, "neighbours"))
         with all_or_none():
             loaded = load_encoder(run)
-            images, data = open_images(loaded, options["source"], folder, options["split"], options["image_size"])
+            images, data = open_images(run, loaded, options["source"], folder, options["split"], options["image_size"])
             wanted = read_queries(list(queries), images, PixelRule.of(data))
             bank = features_of_file(options["file"], loaded, images, data) if options["file"] else None
         if here.is_first:

@@ -24,11 +24,9 @@ def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> 
     from simclr_dist.data.preview import contact_sheet
     from simclr_dist.data.sources.base import BrokenImageError
     from simclr_dist.data.sources.named import open_for_pretraining
-    from simclr_dist.data.sources.shards.settings import use_shard_settings
     from simclr_dist.data.sources.summary import say_what_was_found, summary
 
-    use_shard_settings(loaded.machine.shards)
-    source = open_for_pretraining(loaded.recipe)
+    source = open_for_pretraining(loaded)
     try:
         sheet = contact_sheet(source, loaded.recipe, images, renderer=loaded.machine.renderer)
         Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(out)

@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from simclr_dist.config.recipe import Data
+from simclr_dist.config.shards import Shards
 from simclr_dist.data.loading.order import SampleOrder
 from simclr_dist.data.sources.files import without
 from simclr_dist.data.sources.named import open_source
@@ -35,18 +36,19 @@ class OpenedImages:
     def __init__(
         self,
         pretrained: LoadedEncoder,
+        shards: Shards,
         data: Data | None = None,
         how: Extraction | None = None,
         unfinished: Unfinished | None = None,
         broken: Collection[str] = (),
     ) -> None:
-        """Open the images: those of the encoder's own recipe unless ``data`` names others.
+        """Open the images, by way of ``shards``: those of the encoder's own recipe unless ``data`` names others.
 
         The normalisation of the pixels stays the encoder's. ``unfinished``: where trainings are saved (None: nowhere).
         ``broken``: files that pretraining found to be broken; they are left out, and said.
 
         Raises:
-            UserError: the images cannot be read.
+            UserError: the images cannot be read, or are not what the evaluation needs.
         """
         self.pretrained, self.how, self.unfinished = pretrained, how or Extraction(), unfinished or Unfinished()
         self.recipe = pretrained.recipe
@@ -54,15 +56,19 @@ class OpenedImages:
         self.steps_done = pretrained.steps_done or 0
         """Of pretraining."""
         self.data = data or self.recipe.data
-        splits = [open_source(self.data, split) for split in self.SPLITS]
+        splits = [open_source(self.data, shards, split) for split in self.SPLITS]
         kept = [without(split, broken) for split in splits]
         self.train, self.test = kept[0], kept[-1]
         self.left_out_broken = sum(map(len, splits)) - sum(map(len, kept))
         if self.left_out_broken:
             self._say(f"left out, as pretraining found them to be broken: {self.left_out_broken} images")
+        self._examine()
         self.encoder_sha256 = pretrained.sha256
         if notice := pretrained.take_images(self.data.image_size):
             self._say(notice)
+
+    def _examine(self) -> None:
+        """What a kind of evaluation asks of the images that were opened, and keeps of them."""
 
     def summaries(self) -> tuple[str, ...]:
         """What was found of the training and of the test images, and what was left out."""
@@ -97,20 +103,12 @@ class OpenedImages:
 class EvaluationContext(OpenedImages):
     """What every method is given; features are computed once, when first asked for, by all processes together."""
 
-    def __init__(
-        self,
-        pretrained: LoadedEncoder,
-        data: Data | None = None,
-        how: Extraction | None = None,
-        unfinished: Unfinished | None = None,
-        broken: Collection[str] = (),
-    ) -> None:
-        """As :class:`OpenedImages`.
+    def _examine(self) -> None:
+        """Leave out what has no label.
 
         Raises:
-            UserError: the images cannot be read, have no labels, or have one class only.
+            UserError: the images have no labels, or one class only.
         """
-        super().__init__(pretrained, data, how, unfinished, broken)
         found = look_at_classes(self.train, self.test)
         self.train, self.train_labels = found.train, found.train_labels
         self.test, self.test_labels, self.left_out = found.test, found.test_labels, found.left_out

@@ -44,7 +44,7 @@ class OnlineEvaluation:
             return
         self.image_size = recipe.data.image_size
         try:
-            source = open_source(recipe.data, "train")
+            source = open_source(recipe.data, machine.shards, "train")
             labels = labels_of(source)
         except UserError as error:
             raise UserError(f"machine.evaluate_every_epochs: needs labels: {error}; set it to 0 without") from error

@@ -1,7 +1,6 @@
 """An encoder and the images with masks that it is fine-tuned and evaluated on."""
 
 from functools import cached_property
-from typing import Any
 
 from simclr_dist.config.recipe import SOURCES_WITH_MASKS, dilated_stages
 from simclr_dist.data.sources.base import with_masks
@@ -16,13 +15,12 @@ _STRIDE_FROM_OUTSIDE = 32
 class SegmentationContext(OpenedImages):
     """What a fine-tuning with masks is given."""
 
-    def __init__(self, *given: Any, **named: Any) -> None:
-        """As :class:`OpenedImages`.
+    def _examine(self) -> None:
+        """Take the masks.
 
         Raises:
-            UserError: the images cannot be read, or have no masks, or the encoder has no maps.
+            UserError: the images have no masks, or the encoder has no maps.
         """
-        super().__init__(*given, **named)
         train, test = with_masks(self.train), with_masks(self.test)
         if train is None or test is None:
             raise UserError(

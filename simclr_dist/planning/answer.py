@@ -158,12 +158,10 @@ def _gpus_per_node(gpus: int, nodes: int | None) -> int:
 def _images_here(config: Config) -> tuple[int, str]:
     """How many there are, and what is said of them."""
     from simclr_dist.data.sources.named import open_for_pretraining
-    from simclr_dist.data.sources.shards.settings import use_shard_settings
     from simclr_dist.data.sources.summary import summary
 
-    use_shard_settings(config.machine.shards)
     try:
-        source = open_for_pretraining(config.recipe)
+        source = open_for_pretraining(config)
     except UserError as error:
         raise UserError(f"{error}; or give the number of images with --images") from error
     return len(source), summary(source, config.recipe.data.source)

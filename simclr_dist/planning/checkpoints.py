@@ -11,7 +11,7 @@ from simclr_dist.data.sources.identity import blank_images
 from simclr_dist.planning.fake_step import FakeStep
 from simclr_dist.planning.fakes import fake_mode, kernels_of
 from simclr_dist.run.checkpoint import write_content
-from simclr_dist.run.folder import contents
+from simclr_dist.run.contents import contents
 from simclr_dist.run.state_copy import mapped
 
 

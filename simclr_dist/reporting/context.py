@@ -13,7 +13,7 @@ from simclr_dist.data.rendering.renderers import RENDERERS
 from simclr_dist.data.rendering.torchvision_ import render_plain
 from simclr_dist.data.sources.base import BrokenImageError, ImageSource, Subset
 from simclr_dist.data.sources.named import open_source
-from simclr_dist.data.sources.shards.settings import use_shard_settings_of
+from simclr_dist.data.sources.shards.settings import shards_of_run
 from simclr_dist.data.sources.summary import say_what_was_found, summary
 from simclr_dist.data.views.groups import draw_groups
 from simclr_dist.errors import UserError
@@ -90,15 +90,16 @@ def open_context(run: Facts, images: int) -> ReportContext:
     if not checkpoint.by_age(run.path / "checkpoints"):
         raise Missing("There is no checkpoint yet.")
     _refuse_missing_packages(run)
-    use_shard_settings_of(run.path)
+    shards = shards_of_run(run.path)
     pretrained = load_encoder(run.path)
     encoder, recipe, steps_done = pretrained.encoder, pretrained.recipe, pretrained.steps_done or 0
     try:
-        pretraining = open_source(recipe.data)
+        pretraining = open_source(recipe.data, shards)
     except UserError as error:
         raise Missing(f"The images are not here: {error}.") from error
     try:
-        held_out, bank, same = open_source(recipe.data, "test"), open_source(recipe.data, "train"), False
+        held_out, bank = (open_source(recipe.data, shards, split) for split in ("test", "train"))
+        same = False
     except UserError:
         held_out, bank, same = pretraining, pretraining, True
     if getattr(held_out, "pretrained_on", False):  # a folder without splits: not held out of pretraining

@@ -7,38 +7,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from simclr_dist.config import Config, Recipe, to_dict, to_yaml
+from simclr_dist.config import Config, to_yaml
 from simclr_dist.data.sources.base import ImageSource
-from simclr_dist.data.sources.identity import compare, images_of
+from simclr_dist.data.sources.identity import images_of
 from simclr_dist.distributed.agreement import decided_by_first
 from simclr_dist.distributed.collectives import process_rank
 from simclr_dist.errors import UserError
 from simclr_dist.log import log, log_to
 from simclr_dist.run import checkpoint
+from simclr_dist.run.contents import REQUIRED, contents, digest_in, refuse_incomplete, refuse_other_run
 from simclr_dist.run.kept import NONE, Kept
 from simclr_dist.run.lock import RunLock
 from simclr_dist.run.newest import Newest, load_newest, set_aside
-from simclr_dist.run.same_recipe import differences, refuse_other
 from simclr_dist.run.writer import Saver
 from simclr_dist.storage.atomic import write_atomically
 from simclr_dist.storage.temporary import remove_leftovers
 
-# Whatever else a checkpoint of an earlier version lacks is as at the start.
-_REQUIRED = ("model", "optimizer", "scaler", "recipe", "images")
 # Between attempts at a save that the run cannot end without.
 _SECONDS_BETWEEN_ATTEMPTS = 5.0
-
-
-def contents(state_of: dict[str, Any], recipe: Recipe, images: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint of a run holds, but for its step.
-
-    Args:
-        state_of: name -> module, optimizer, ..., each with ``state_dict``.
-        recipe: of the run.
-        images: what :func:`images_of` says of them.
-    """
-    states = {name: target.state_dict() for name, target in state_of.items()}
-    return states | {"recipe": to_dict(recipe), "images": images}
 
 
 class Start(Protocol):
@@ -113,7 +99,7 @@ class RunFolder:
             return start.begin() if start else 0
         state = checkpoint.load_shared(path)
         for name, target in state_of.items():
-            if name in state or name in _REQUIRED:
+            if name in state or name in REQUIRED:
                 target.load_state_dict(state[name])
         steps_done = self._saver.saved_step = int(state["step"])
         return steps_done
@@ -227,16 +213,13 @@ class RunFolder:
         path, state = newest.path, newest.state
         if path is None and newest.damaged:
             raise UserError(f"no intact checkpoint: {'; '.join(newest.complaints)}; choose another machine.run_dir")
-        if path is not None and (missing := [name for name in _REQUIRED if name not in state]):
-            raise UserError(
-                f"{path}: not of a pretraining run, as it holds no {' and no '.join(missing)}; choose another "
-                "machine.run_dir"
-            )
+        if path is not None:
+            refuse_incomplete(path, state)
         initial = self.config.recipe.initial
         if start:
-            initial.sha256 = start.name_weights(_digest_in(state["recipe"]) if path else None)
+            initial.sha256 = start.name_weights(digest_in(state["recipe"]) if path else None)
         if path is not None:
-            self._refuse_other(path, state, images)
+            refuse_other_run(path, state, self.config.recipe, images, self.source)
         self._set_aside(newest)
         try:
             write_atomically(self.path / "config.yaml", to_yaml(self.config).encode())
@@ -256,18 +239,3 @@ class RunFolder:
 
     def _cannot_be_written(self, error: OSError) -> UserError:
         return UserError(f"machine.run_dir: {self.path} cannot be written: {error.strerror}")
-
-    def _refuse_other(self, path: Path, state: dict[str, Any], images: dict[str, Any]) -> None:
-        differing, remark = differences(state["recipe"], self.config.recipe), ""
-        if not differing:
-            other, remark = compare(state["images"], images, self.source)
-            differing = [other] * bool(other)
-        refuse_other(path, differing, state["recipe"], self.config.recipe)
-        if remark:
-            log.info("%s: %s", self.config.recipe.data.path, remark)
-
-
-def _digest_in(recipe: dict[str, Any]) -> str:
-    """Of the initial weights, in a stored recipe; "" where it began with random ones."""
-    initial = recipe.get("initial")
-    return str(initial.get("sha256", "")) if isinstance(initial, dict) else ""

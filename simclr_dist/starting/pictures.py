@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from simclr_dist.config.recipe import Data
+from simclr_dist.config.shards import Shards
 from simclr_dist.data.sources.base import BrokenImageError, ImageSource
 from simclr_dist.data.sources.decoding import MAX_PIXELS, check_beginning
 from simclr_dist.data.sources.files import FileSource
@@ -76,7 +77,7 @@ def look_at_pictures(path: Path, done: Callable[[int], None] = lambda count: Non
         UserError: there is no such folder, it holds fewer than two pictures, or none that was tried can be read.
     """
     data = Data(source="folder", path=str(path))
-    source = open_source(data)
+    source = open_source(data, Shards())
     assert isinstance(source, FileSource)
     if len(source) < 2:
         raise UserError(f"{path}: one picture alone has no negatives; contrastive pretraining needs thousands")
@@ -164,7 +165,7 @@ def _is_grey(source: ImageSource, done: Callable[[int], None]) -> bool:
 
 def _split(data: Data, split: str) -> FileSource | None:
     try:
-        source = open_source(data, split)
+        source = open_source(data, Shards(), split)
     except UserError:
         return None
     assert isinstance(source, FileSource)

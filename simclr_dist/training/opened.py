@@ -8,7 +8,6 @@ from simclr_dist.config import Config
 from simclr_dist.data.loading.order import SampleOrder, build_order
 from simclr_dist.data.sources.base import ImageSource
 from simclr_dist.data.sources.named import open_for_pretraining
-from simclr_dist.data.sources.shards.settings import use_shard_settings
 from simclr_dist.evaluation.online import OnlineEvaluation
 from simclr_dist.log import log
 from simclr_dist.progress_bar import said_when_slow
@@ -30,9 +29,8 @@ def open_images(config: Config, device: torch.device, cores: int, *, say: bool =
     """
     recipe, machine = config.recipe, config.machine
     opening = f"opening the images of recipe.data ({recipe.data.source} {recipe.data.path})"
-    use_shard_settings(machine.shards)
     with said_when_slow(opening, write=log.info, active=say):
-        source = open_for_pretraining(recipe)
+        source = open_for_pretraining(config)
         order = build_order(recipe, source)
         online = OnlineEvaluation(recipe, machine, order.steps_per_epoch, device, cores=cores)
         return Opened(source, order, online)

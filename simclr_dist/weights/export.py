@@ -17,7 +17,8 @@ from simclr_dist.config.loading import to_dict
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.storage.atomic import flush_folder
 from simclr_dist.storage.temporary import remove_leftovers, temporary_name
-from simclr_dist.weights.formats import FORMATS, Format, reference_outputs
+from simclr_dist.weights.format import Format, reference_outputs
+from simclr_dist.weights.formats import FORMATS
 from simclr_dist.weights.loaded import LoadedEncoder
 from simclr_dist.weights.read import FORMAT, sidecar_of
 

@@ -1,11 +1,6 @@
 """The four formats of an export: how each is written, and how what was written is run by its own library."""
 
-import importlib.metadata
-import importlib.util
 import json
-import logging
-import warnings
-from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -14,76 +9,13 @@ from torch import Tensor, nn
 
 from simclr_dist import __version__
 from simclr_dist.errors import UserError
-from simclr_dist.models.encoder import HALVES, LIGHTNESS
+from simclr_dist.models.encoder import HALVES
 from simclr_dist.weights import loading
 from simclr_dist.weights.architecture import Architecture
+from simclr_dist.weights.format import Format, reference_outputs
 from simclr_dist.weights.loaded import LoadedEncoder
+from simclr_dist.weights.onnx_format import Onnx
 from simclr_dist.weights.read import HEAD, METADATA_KEY
-
-_NORMALISED = "float32 (images, 3, height, width), RGB: (pixels / 255 - mean) / std; the weights do not normalise"
-_LIGHTNESS = (
-    "float32 (images, 3, height, width), three times the lightness L of CIELAB: (L / 100 - mean) / std; the weights "
-    "neither convert nor normalise"
-)
-
-
-class Format(ABC):
-    """One value of --to."""
-
-    suffix: str
-    libraries: tuple[str, ...] = ()
-    """What writing and the comparison import beyond this project's dependencies; the extra ``export`` has them."""
-    compared_with: str
-
-    def input(self, loaded: LoadedEncoder) -> str:
-        """What the file takes."""
-        return _LIGHTNESS if loaded.encoder.takes == LIGHTNESS else _NORMALISED
-
-    def require(self) -> None:
-        """Refuse before any work when a library is missing.
-
-        Raises:
-            UserError: naming the extra.
-        """
-        missing = [name for name in self.libraries if importlib.util.find_spec(name) is None]
-        if missing:
-            raise UserError(f"--to: {', '.join(missing)} is not installed; pip install 'simclr_dist[export]'")
-
-    def check(self, loaded: LoadedEncoder) -> None:  # noqa: B027  # most formats hold everything
-        """Refuse what the format cannot hold.
-
-        Raises:
-            UserError: naming a format that can.
-        """
-
-    @abstractmethod
-    def lines(self, loaded: LoadedEncoder) -> list[str]:
-        """Python that loads the file called ``FILE``."""
-
-    @abstractmethod
-    def write(self, file: Path, loaded: LoadedEncoder, description: dict[str, Any]) -> None:
-        """Write the file; ``description`` goes inside where there is room."""
-
-    def outputs(self, file: Path, loaded: LoadedEncoder, images: Tensor) -> list[Tensor]:
-        """Features (images, output_dim), and embeddings when there is a head, by the library of the format."""
-        model = self._loaded(file, loaded)["model"]
-        pixels = loaded.encoder.normalised(images.float() / 255)
-        with torch.inference_mode():
-            if loaded.projection is None:
-                return [model(pixels)]
-            embeddings = model(pixels)
-            model.fc = nn.Identity()
-            return [model(pixels), embeddings]
-
-    def _loaded(self, file: Path, loaded: LoadedEncoder) -> dict[str, Any]:
-        """The names that the sidecar's own lines make, so that what it shows users has been run."""
-        names: dict[str, Any] = {"FILE": str(file)}
-        exec("\n".join(self.lines(loaded)), names)
-        return names
-
-    def library(self) -> str:
-        """What the comparison ran with, and its version."""
-        return f"{self.compared_with} {importlib.metadata.version(self.compared_with)}"
 
 
 class ResNetFormat(Format):
@@ -174,72 +106,12 @@ class Safetensors(Format):
         return reference_outputs(self._loaded(file, loaded)["loaded"], images)
 
 
-class Onnx(Format):
-    """A graph from pixels in 0..1, normalised inside, to ``features`` and ``embeddings``; any number of images."""
-
-    suffix = ".onnx"
-    libraries = ("onnx", "onnxscript", "onnxruntime")
-    compared_with = "onnxruntime"
-
-    def input(self, loaded: LoadedEncoder) -> str:
-        return "'images', float32 (images, 3, image_size, image_size), RGB in 0..1; the graph normalises"
-
-    def lines(self, loaded: LoadedEncoder) -> list[str]:
-        return loading.onnx_lines()
-
-    def write(self, file: Path, loaded: LoadedEncoder, description: dict[str, Any]) -> None:
-        import onnx
-
-        names = ["features", "embeddings"][: 1 if loaded.projection is None else 2]
-        example = torch.rand(2, 3, loaded.image_size, loaded.image_size)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's, about its own insides
-            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-            torch.onnx.export(
-                _FromPixels(loaded).eval(),
-                (example,),
-                file,
-                dynamo=True,
-                input_names=["images"],
-                output_names=names,
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                external_data=False,
-                verbose=False,
-            )
-        model = onnx.load(file)
-        onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(description)})
-        onnx.save(model, file)
-
-    def outputs(self, file: Path, loaded: LoadedEncoder, images: Tensor) -> list[Tensor]:
-        session = self._loaded(file, loaded)["session"]
-        return [torch.from_numpy(array) for array in session.run(None, {"images": (images.float() / 255).numpy()})]
-
-
-class _FromPixels(nn.Module):
-    """float32 pixels in 0..1 to features, and to embeddings when there is a head."""
-
-    def __init__(self, loaded: LoadedEncoder) -> None:
-        super().__init__()
-        self.encoder, self.projection = loaded.encoder, loaded.projection
-
-    def forward(self, images: Tensor) -> Any:
-        features = self.encoder.backbone(self.encoder.normalised(images))
-        return features if self.projection is None else (features, self.projection(features))
-
-
 FORMATS: dict[str, Format] = {
     "torchvision": Torchvision(),
     "timm": Timm(),
     "onnx": Onnx(),
     "safetensors": Safetensors(),
 }
-
-
-@torch.inference_mode()
-def reference_outputs(loaded: LoadedEncoder, images: Tensor) -> list[Tensor]:
-    """What :meth:`Format.outputs` must agree with: ours, of uint8 images."""
-    features = loaded.encoder(images)
-    return [features] if loaded.projection is None else [features, loaded.projection(features)]
 
 
 def _backbone(loaded: LoadedEncoder) -> dict[str, Tensor]:

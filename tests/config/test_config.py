@@ -687,7 +687,7 @@ def test_an_interpolation_of_nothing_is_refused_with_its_key(minimal, value):
 
 def test_the_schema_names_the_sources_that_can_be_opened():
     assert tuple(MASKED) == SOURCES_WITH_MASKS
-    assert {*_OPENERS, *MASKED} == set(SOURCES)
+    assert {*_OPENERS, *MASKED, "webdataset"} == set(SOURCES)
     assert set(SOURCES_WITHOUT_PATH) <= set(SOURCES)
 
 

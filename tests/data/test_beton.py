@@ -29,9 +29,9 @@ from simclr_dist.data.sources.beton.source import BetonSource
 from simclr_dist.data.sources.beton.writer import write_beton
 from simclr_dist.data.sources.files import FileSource
 from simclr_dist.data.sources.folders import find_images
-from simclr_dist.data.sources.named import open_source
 from simclr_dist.errors import UserError
 from simclr_dist.storage import sealed_json
+from tests.support.images import open_source
 
 RAW = Encoding(mode="raw")
 CLASSES = ["ant", "bee", "cat"]

@@ -66,7 +66,7 @@ from simclr_dist.config.views import ViewGroup
 from simclr_dist.data.loading.batches import ViewBatches
 from simclr_dist.data.loading.ffcv_steps import FfcvViews, load_views
 from simclr_dist.data.loading.order import SampleOrder
-from simclr_dist.data.sources.named import open_source
+from tests.support.images import open_source
 from simclr_dist.errors import UserError
 
 def equal(a, b):

@@ -7,11 +7,10 @@ import pytest
 
 from simclr_dist.config.recipe import Data
 from simclr_dist.data.sources.folders import IMAGE_SUFFIXES, halves_by_name, is_foreign, splits_of
-from simclr_dist.data.sources.named import open_source
 from simclr_dist.data.sources.summary import summary
 from simclr_dist.errors import UserError
 from tests.support.commands import run_command
-from tests.support.images import encoded, opened, plain, write_image
+from tests.support.images import encoded, open_source, opened, plain, write_image
 
 
 def names(source) -> list[str]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from simclr_dist.config import Config
 from simclr_dist.config.recipe import Data, Recipe
 from simclr_dist.config.views import ViewGroup
 from simclr_dist.data.loading.batches import ViewBatches
@@ -212,7 +213,7 @@ def test_images_without_partners_are_refused_at_the_start(tmp_path, source, grou
         write_frame(tmp_path, f"{number}.png")
     recipe = Recipe(data=Data(source=source, path=str(tmp_path)), views={"global": group})
     with pytest.raises(UserError, match=said):
-        open_for_pretraining(recipe)
+        open_for_pretraining(Config(recipe=recipe))
 
 
 # ---------------------------------------------------------------------------------------------- pictures

@@ -33,10 +33,10 @@ from simclr_dist.data.sources.base import ArraySource, BrokenImageError, ImageSo
 from simclr_dist.data.sources.beton.encoding import Encoding
 from simclr_dist.data.sources.beton.writer import write_beton
 from simclr_dist.data.sources.files import FileSource
-from simclr_dist.data.sources.named import open_source
 from simclr_dist.data.views.draws import draw_views
 from simclr_dist.errors import UserError
 from simclr_dist.log import log
+from tests.support.images import open_source
 from tests.support.two_sizes import NAME
 
 IMAGES, BATCH, SIDE = 30, 8, 12
@@ -347,7 +347,7 @@ from simclr_dist.config.recipe import Data, Recipe
 from simclr_dist.data.loading.batches import ViewBatches
 from simclr_dist.data.loading.order import SampleOrder
 from simclr_dist.data.loading.workers import _Loader, load_steps
-from simclr_dist.data.sources.named import open_source
+from tests.support.images import open_source
 
 def megabytes():
     total = 0

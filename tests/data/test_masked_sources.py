@@ -13,11 +13,10 @@ from simclr_dist.config.recipe import Data, Recipe
 from simclr_dist.data.sources.base import IGNORED, ArraySource, BrokenImageError, Subset, with_masks
 from simclr_dist.data.sources.identity import compare, images_of
 from simclr_dist.data.sources.masked_files import MaskedFiles
-from simclr_dist.data.sources.named import open_source
 from simclr_dist.data.sources.outside import CheckedSource
 from simclr_dist.data.sources.summary import summary
 from simclr_dist.errors import UserError
-from tests.support.images import opened
+from tests.support.images import open_source, opened
 from tests.support.masked import (
     Thresholded,
     drawn,

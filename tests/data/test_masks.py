@@ -156,7 +156,7 @@ def test_a_method_that_needs_masks_and_geometry_is_given_them_and_no_other_is():
 def test_a_method_that_needs_masks_is_refused_where_there_are_none():
     recipe = Recipe(data=Data(source="digits"), method=method_keys(name_of(Dense)))
     with pytest.raises(UserError, match=r"recipe.data.source: .*Dense needs masks, and the images of 'digits'"):
-        open_for_pretraining(recipe)
+        open_for_pretraining(Config(recipe=recipe))
 
 
 def test_the_contact_sheet_of_a_method_with_masks_shows_each_views_mask_beside_it():

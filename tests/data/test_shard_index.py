@@ -4,19 +4,22 @@ import gzip
 import io
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from simclr_dist.cli.encoding import open_images
 from simclr_dist.config import to_yaml
 from simclr_dist.config.recipe import Data
 from simclr_dist.config.shards import Shards
-from simclr_dist.data.sources.named import open_source
 from simclr_dist.data.sources.shards import indexing
+from simclr_dist.data.sources.shards.finding import find_shards
 from simclr_dist.data.sources.shards.index import read_index
-from simclr_dist.data.sources.shards.settings import shard_settings, use_shard_settings, use_shard_settings_of
+from simclr_dist.data.sources.shards.settings import shards_of_run
 from simclr_dist.data.sources.shards.tar import Position, members
 from simclr_dist.errors import UserError
+from tests.support.images import open_source
 from tests.support.processes import tiny_config
 from tests.support.shards import indexed, picture, write_shards, write_tar
 
@@ -116,11 +119,11 @@ def test_an_index_has_the_pictures_and_labels_in_the_order_of_the_shards(tmp_pat
 
 def test_patterns_and_lists_of_shards_are_the_same_as_their_folder(tmp_path):
     paths = write_shards(tmp_path / "tars", [1] * 12)
-    by_folder = indexing.find_shards([str(tmp_path / "tars")], 1)
+    by_folder = find_shards([str(tmp_path / "tars")], 1)
     for places in ([f"{tmp_path}/tars/s-{{000..011}}.tar"], [f"{tmp_path}/tars/*.tar"], list(map(str, paths))):
-        assert indexing.find_shards(places, 1) == by_folder
+        assert find_shards(places, 1) == by_folder
     with pytest.raises(UserError, match=r"s-012\.tar"):
-        indexing.find_shards([f"{tmp_path}/tars/s-{{000..012}}.tar"], 1)
+        find_shards([f"{tmp_path}/tars/s-{{000..012}}.tar"], 1)
 
 
 def test_a_pass_that_was_ended_goes_on_and_a_later_one_reads_only_what_changed(tmp_path, monkeypatch):
@@ -214,14 +217,11 @@ def test_moved_shards_are_read_where_the_machine_says_and_changed_ones_refused(t
     (tmp_path / "tars").rename(tmp_path / "moved")
     with pytest.raises(UserError, match=r"s-000\.tar: .*machine\.shards\.location"):
         open_source(data)
-    use_shard_settings(Shards(location=str(tmp_path / "moved")))
-    try:
-        assert open_source(data).content(4) == picture(4)
-        (tmp_path / "moved" / "s-001.tar").write_bytes(content + bytes(512))
-        with pytest.raises(UserError, match=rf"s-001\.tar: has {len(content) + 512} bytes, and had {len(content)}"):
-            open_source(data)
-    finally:
-        use_shard_settings(Shards())
+    there = Shards(location=str(tmp_path / "moved"))
+    assert open_source(data, shards=there).content(4) == picture(4)
+    (tmp_path / "moved" / "s-001.tar").write_bytes(content + bytes(512))
+    with pytest.raises(UserError, match=rf"s-001\.tar: has {len(content) + 512} bytes, and had {len(content)}"):
+        open_source(data, shards=there)
 
 
 def test_a_flipped_byte_is_refused_by_shard_and_sample(tmp_path):
@@ -245,14 +245,19 @@ def test_a_folder_of_something_else_is_not_written_into(tmp_path):
         indexed(tmp_path / "tars", tmp_path / "photos")
 
 
-def test_a_run_that_is_looked_at_brings_its_own_settings_and_another_one_changes_none(tmp_path):
-    use_shard_settings(Shards(wait_seconds=7))
-    try:
-        use_shard_settings_of(tmp_path)
-        assert shard_settings().wait_seconds == 7
-        config = tiny_config(tmp_path, "machine.shards.location=/nvme")
-        (tmp_path / "config.yaml").write_text(to_yaml(config))
-        use_shard_settings_of(tmp_path)
-        assert shard_settings() == config.machine.shards != Shards()
-    finally:
-        use_shard_settings(Shards())
+def test_a_run_that_is_looked_at_brings_its_own_settings_and_what_is_none_the_defaults(tmp_path):
+    assert shards_of_run(tmp_path) == Shards() == shards_of_run(tmp_path / "weights.safetensors")
+    config = tiny_config(tmp_path, "machine.shards.location=/nvme")
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert shards_of_run(tmp_path) == config.machine.shards != Shards()
+
+
+def test_other_images_of_a_run_are_read_by_way_of_its_own_settings(tmp_path):
+    write_shards(tmp_path / "tars", [3])
+    indexed(tmp_path / "tars", tmp_path / "index")
+    (tmp_path / "tars").rename(tmp_path / "moved")
+    config = tiny_config(tmp_path, f"machine.shards.location={tmp_path / 'moved'}")
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    loaded = SimpleNamespace(recipe=config.recipe, image_size=8)
+    images, _ = open_images(tmp_path, loaded, "webdataset", str(tmp_path / "index"), None, None)
+    assert images.content(2) == picture(2)

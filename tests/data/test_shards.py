@@ -6,7 +6,6 @@ import signal
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -20,9 +19,9 @@ from simclr_dist.data.loading.batches import ViewBatches
 from simclr_dist.data.loading.order import ShardOrder, build_order
 from simclr_dist.data.loading.workers import load_steps
 from simclr_dist.data.sources.named import open_source
-from simclr_dist.data.sources.shards import patience, remote, source
+from simclr_dist.data.sources.shards import fetched, patience, remote
 from simclr_dist.data.sources.shards.cache import Refused, ShardCache
-from simclr_dist.data.sources.shards.settings import use_shard_settings
+from simclr_dist.data.sources.shards.fetched import FetchedShards
 from simclr_dist.data.sources.shards.source import ShardSource
 from simclr_dist.errors import UserError
 from simclr_dist.log import log
@@ -107,11 +106,10 @@ def test_ten_million_samples_in_shards_need_memory_for_the_shards_alone():
 
 
 @pytest.fixture
-def shards(tmp_path) -> Iterator[Path]:
-    """A folder of tars; the index is in ``index`` beside it, and machine.shards are the defaults afterwards."""
+def shards(tmp_path) -> Path:
+    """A folder of tars; the index is in ``index`` beside it, ."""
     write_shards(tmp_path / "tars", COUNTS)
-    yield tmp_path / "tars"
-    use_shard_settings(Shards())
+    return tmp_path / "tars"
 
 
 def opened(path: Path, server: Server | None = None, gigabytes: float = 1.0, wait_seconds: int = 5) -> ShardSource:
@@ -120,8 +118,8 @@ def opened(path: Path, server: Server | None = None, gigabytes: float = 1.0, wai
     if not index.exists():
         indexed(path if server is None else server.url, index)
     cache = path.parent / "cache"
-    use_shard_settings(Shards(cache_folder=str(cache), cache_gigabytes=gigabytes, wait_seconds=wait_seconds))
-    found = open_source(Data(source="webdataset", path=str(index), window_shards=WINDOW))
+    keys = Shards(cache_folder=str(cache), cache_gigabytes=gigabytes, wait_seconds=wait_seconds)
+    found = open_source(Data(source="webdataset", path=str(index), window_shards=WINDOW), keys)
     assert isinstance(found, ShardSource)
     return found
 
@@ -138,7 +136,7 @@ def test_batches_from_a_server_are_those_from_a_disk_on_any_number_of_processes(
     expected = [local[step] for step in range(6)]  # into the second epoch
     with serving(shards) as server:
         remote = opened(shards, server)
-        assert remote.cache
+        assert isinstance(remote.shards, FetchedShards)
         assert remote.fingerprint() == local.source.fingerprint()
         for processes in (1, 2, 3):
             for step in range(6):
@@ -155,7 +153,7 @@ def test_a_broken_image_is_replaced_by_one_of_its_shard(tmp_path):
         tmp_path / "tars" / "s-001.tar", {f"{number}.png": picture(number) for number in range(3)} | {"x.png": b"no"}
     )
     indexed(tmp_path / "tars", tmp_path / "index", "none")
-    found = open_source(Data(source="webdataset", path=str(tmp_path / "index"), window_shards=WINDOW))
+    found = open_source(Data(source="webdataset", path=str(tmp_path / "index"), window_shards=WINDOW), Shards())
     assert isinstance(found, ShardSource)
     broken: list[tuple[int, str]] = []
     instead, _, _ = batches(found, 2).read(8, 0, broken)
@@ -170,8 +168,7 @@ def test_loader_workers_fetch_each_shard_once_and_never_exceed_the_bound(shards,
         remote = opened(shards, server, gigabytes=limit * size / 1e9)
         server.requests.clear()
         most, ended = [0], threading.Event()
-        cache = remote.cache
-        assert cache
+        cache = remote.shards.cache
 
         def watch() -> None:
             while not ended.wait(0.002):
@@ -349,7 +346,7 @@ def flip(path: Path, at: int) -> None:
 
 
 def test_single_images_are_asked_for_by_range_and_a_shard_that_is_read_on_is_fetched(shards, monkeypatch):
-    monkeypatch.setattr(source, "_IN_A_ROW", 3)
+    monkeypatch.setattr(fetched, "_IN_A_ROW", 3)
     with serving(shards) as server:
         found = opened(shards, server)
         server.requests.clear()
@@ -388,12 +385,12 @@ def test_shards_on_s3_are_read_as_those_on_a_disk(shards, monkeypatch):
         index = indexed("s3://set/tars", shards.parent / "s3")
         local = opened(shards)
         assert index.fingerprint == local.fingerprint()
-        use_shard_settings(Shards(cache_folder=str(shards.parent / "cache")))
-        found = open_source(Data(source="webdataset", path=str(shards.parent / "s3"), window_shards=WINDOW))
+        keys = Shards(cache_folder=str(shards.parent / "cache"))
+        found = open_source(Data(source="webdataset", path=str(shards.parent / "s3"), window_shards=WINDOW), keys)
         assert isinstance(found, ShardSource)
         assert torch.equal(batches(found)[2].views["global"], batches(local)[2].views["global"])
         files.pipe("set/tars/s-000.tar", (shards / "s-000.tar").read_bytes()[:-512])
         with pytest.raises(UserError, match=r"s-000\.tar: has"):
-            open_source(Data(source="webdataset", path=str(shards.parent / "s3"), window_shards=WINDOW))
+            open_source(Data(source="webdataset", path=str(shards.parent / "s3"), window_shards=WINDOW), keys)
     finally:
         server.stop()

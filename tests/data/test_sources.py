@@ -25,9 +25,9 @@ from simclr_dist.data.sources.base import ArraySource, BrokenImageError, Subset
 from simclr_dist.data.sources.decoding import decode, decode_jpeg
 from simclr_dist.data.sources.files import FileSource
 from simclr_dist.data.sources.identity import compare, contents_digest, images_of
-from simclr_dist.data.sources.named import SPLITS, open_source
+from simclr_dist.data.sources.named import SPLITS
 from simclr_dist.errors import UserError
-from tests.support.images import COLOR, NOISE, encoded, first_pixel, opened, plain, write_image
+from tests.support.images import COLOR, NOISE, encoded, first_pixel, open_source, opened, plain, write_image
 
 NEED_PATH = [source for source in SOURCES if source not in SOURCES_WITHOUT_PATH]
 

@@ -16,7 +16,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.photographs import TEST_SHARE, write_labelled_patches
 from simclr_dist.data.loading.plain import PlainBatch
 from simclr_dist.data.sources.base import ArraySource, Subset
-from simclr_dist.data.sources.named import open_source
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation import fine_tuning, frozen
 from simclr_dist.evaluation.classifiers import chosen_probe
@@ -38,7 +37,7 @@ from simclr_dist.weights.digest import state_digest
 from tests.support.commands import complaint, run_command
 from tests.support.evaluation import blobs, small_context
 from tests.support.forked_command import Command
-from tests.support.images import opened, write_image
+from tests.support.images import open_source, opened, write_image
 from tests.support.processes import assert_bit_equal, final_state, losses, pretrain_here, run_distributed, tiny_config
 
 GENERATOR = np.random.default_rng(0)

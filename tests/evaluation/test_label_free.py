@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from simclr_dist.config.recipe import Data
-from simclr_dist.data.sources.named import open_source
 from simclr_dist.evaluation.label_free import ViewsOf
 from simclr_dist.evaluation.spectra import alpha_req, lidar
+from tests.support.images import open_source
 from tests.support.processes import tiny_config
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from simclr_dist.config.shards import Shards
 from simclr_dist.data.sources.base import IGNORED
-from simclr_dist.data.sources.named import open_source
 from simclr_dist.data.sources.summary import summary
 from simclr_dist.evaluation.confusion import class_iou, confusion, mean_iou, pixel_accuracy, pixel_confusion
 from simclr_dist.evaluation.protocol import SEGMENTATION
@@ -28,6 +28,7 @@ from simclr_dist.methods.build import build_encoder
 from simclr_dist.weights.digest import state_digest
 from simclr_dist.weights.loaded import LoadedEncoder
 from tests.support.commands import complaint
+from tests.support.images import open_source
 from tests.support.masked import Thresholded, own_threshold, write_folder
 from tests.support.processes import run_distributed, tiny_config
 
@@ -146,7 +147,7 @@ def small_context(folder, unfinished=None, images=12):
     if not (folder / "set").exists():  # files of another time would be other images
         write_folder(folder / "set", images, ["ground", "one", "two"])
     data = replace(recipe.data, source="folder_with_masks", path=str(folder / "set"))
-    return SegmentationContext(loaded, data, None, unfinished)
+    return SegmentationContext(loaded, Shards(), data, None, unfinished)
 
 
 def found_here(folder):

@@ -10,7 +10,7 @@ from simclr_dist.data.loading.batch import Batch
 from simclr_dist.data.loading.batches import build_batches
 from simclr_dist.data.loading.order import build_order
 from simclr_dist.data.preview import contact_sheet
-from simclr_dist.data.sources.named import open_for_pretraining, open_source
+from simclr_dist.data.sources.named import open_for_pretraining
 from simclr_dist.errors import UserError
 from simclr_dist.losses.color_bins import bin_centres, rebalancing_weights
 from simclr_dist.methods.build import build_method
@@ -19,6 +19,7 @@ from simclr_dist.weights.architecture import Architecture
 from simclr_dist.weights.export import export
 from simclr_dist.weights.loaded import LoadedEncoder
 from simclr_dist.weights.read import load_encoder
+from tests.support.images import open_source
 from tests.support.methods import method_config
 
 
@@ -114,7 +115,7 @@ def test_a_network_that_knows_the_answers_is_right_everywhere(tmp_path):
 def test_grey_images_are_refused_at_the_start(name, tmp_path):
     config = method_config(name, tmp_path, "recipe.data.source=digits")
     with pytest.raises(UserError, match="needs color, and the images of 'digits'"):
-        open_for_pretraining(config.recipe)
+        open_for_pretraining(config)
 
 
 @pytest.mark.parametrize(("name", "to"), [("colorization", "torchvision"), ("split_brain", "safetensors")])

@@ -17,7 +17,6 @@ from simclr_dist.config import Config
 from simclr_dist.config.registry import METHODS
 from simclr_dist.data.loading.batches import build_batches
 from simclr_dist.data.loading.order import build_order
-from simclr_dist.data.sources.named import open_source
 from simclr_dist.distributed.collectives import process_count, process_rank
 from simclr_dist.distributed.data_parallel import data_parallel
 from simclr_dist.distributed.processes import Processes
@@ -33,6 +32,7 @@ from simclr_dist.training.gradients import compute_gradients
 from simclr_dist.verification.certificate import certify
 from simclr_dist.weights.export import export
 from simclr_dist.weights.read import load_encoder
+from tests.support.images import open_source
 from tests.support.methods import method_config
 from tests.support.poison import poisoned
 from tests.support.processes import (

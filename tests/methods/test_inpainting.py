@@ -7,11 +7,11 @@ import torch
 
 from simclr_dist.data.loading.batches import build_batches
 from simclr_dist.data.loading.order import build_order
-from simclr_dist.data.sources.named import open_source
 from simclr_dist.methods.build import build_method
 from simclr_dist.methods.inpainting import Inpainting, band_of, band_weights, decoder, hole_of, masked, middle
 from simclr_dist.methods.parts import Parts
 from tests.support.golden import golden, tensor
+from tests.support.images import open_source
 from tests.support.methods import method_config
 
 RECORD = golden("pretext")["inpainting"]

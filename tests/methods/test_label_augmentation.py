@@ -91,8 +91,8 @@ def test_the_distilled_aggregation_carries_no_gradient():
 
 
 def test_images_of_more_classes_than_the_recipe_says_are_refused_and_fewer_are_not():
-    recipe = load_config("digits_demo", ["recipe.method.name=label_augmentation", "recipe.method.classes=10"]).recipe
-    assert len(open_for_pretraining(recipe)) > 0
-    recipe.method.classes = 9
+    config = load_config("digits_demo", ["recipe.method.name=label_augmentation", "recipe.method.classes=10"])
+    assert len(open_for_pretraining(config)) > 0
+    config.recipe.method.classes = 9
     with pytest.raises(UserError, match=r"recipe\.method\.classes: .* are of 10; set recipe\.method\.classes=10"):
-        open_for_pretraining(recipe)
+        open_for_pretraining(config)

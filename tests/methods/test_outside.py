@@ -21,13 +21,13 @@ from simclr_dist.config import load_config
 from simclr_dist.config.loading import to_dict
 from simclr_dist.config.recipe import Data
 from simclr_dist.config.registry import method_class
-from simclr_dist.data.sources.named import open_source
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation.features import extract_features
 from simclr_dist.methods.build import build_method
 from simclr_dist.run import checkpoint
 from simclr_dist.weights.export import export
 from tests.support.commands import run_command
+from tests.support.images import open_source
 from tests.support.processes import final_state, losses, relative_error
 
 DOCS = Path(simclr_dist.__file__).parents[1] / "docs" / "methods.md"

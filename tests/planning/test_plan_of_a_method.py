@@ -23,7 +23,7 @@ from simclr_dist.planning.report import report
 from simclr_dist.planning.traced_step import StepTrace, traced_step
 from simclr_dist.planning.tracker import Sent, StepTracker
 from simclr_dist.run import checkpoint
-from simclr_dist.run.folder import contents
+from simclr_dist.run.contents import contents
 from tests.support.steps import allocated, bytes_of, optimizer_tensors, training_step
 from tests.support.toy_method import DIM
 

@@ -25,7 +25,7 @@ from simclr_dist.planning.report import report, suggestion
 from simclr_dist.planning.traced_step import traced_step
 from simclr_dist.planning.tracker import StepTracker
 from simclr_dist.run import checkpoint
-from simclr_dist.run.folder import contents
+from simclr_dist.run.contents import contents
 from simclr_dist.units import columns, parse_bandwidth, parse_bytes, parse_count, parse_flops, show_bytes, show_seconds
 from tests.support.commands import complaint, run_command
 from tests.support.steps import allocated, bytes_of, optimizer_tensors, training_step

@@ -6,7 +6,7 @@ import numpy as np
 
 from simclr_dist.config.recipe import Data
 from simclr_dist.data.sources.base import ArraySource
-from simclr_dist.data.sources.named import open_source as open_named
+from tests.support.images import open_source as open_named
 
 _INK = np.array([(1.0, 0.3, 0.2), (0.2, 0.9, 0.3), (0.3, 0.4, 1.0), (1.0, 0.9, 0.2), (0.8, 0.2, 0.9)])
 _PAPER = np.array([0.1, 0.1, 0.3])

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from simclr_dist.config.shards import Shards
 from simclr_dist.data.sources.base import Subset
 from simclr_dist.evaluation.context import EvaluationContext
 from simclr_dist.evaluation.features import Extraction
@@ -14,7 +15,7 @@ class SmallContext(EvaluationContext):
     """Some digits, so that a test takes a moment."""
 
     def __init__(self, pretrained: LoadedEncoder, how: Extraction | None = None) -> None:
-        super().__init__(pretrained, None, how)
+        super().__init__(pretrained, Shards(), None, how)
         self.train, self.test = Subset(self.train, np.arange(200)), Subset(self.test, np.arange(100))
         self.train_labels, self.test_labels = self.train.labels, self.test.labels
 

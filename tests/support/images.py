@@ -10,8 +10,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from simclr_dist.config.recipe import Data
+from simclr_dist.config.shards import Shards
 from simclr_dist.data.sources.base import ImageSource
-from simclr_dist.data.sources.named import open_source
+from simclr_dist.data.sources.named import open_source as open_named
 
 COLOR = (200, 90, 30)
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
@@ -41,6 +42,11 @@ def write_image(path: Path, color: tuple[int, int, int] = COLOR, size: tuple[int
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         Image.new("RGB", size, color).save(file, "PNG")
+
+
+def open_source(data: Data, split: str = "pretrain", shards: Shards | None = None) -> ImageSource:
+    """As the package's own, with the machine's defaults."""
+    return open_named(data, shards or Shards(), split)
 
 
 def opened(source: str, path: Path, split: str = "pretrain") -> ImageSource:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from simclr_dist.config.recipe import Data
 from simclr_dist.data.sources.base import IGNORED, ArraySource
-from simclr_dist.data.sources.named import open_source as open_named
+from tests.support.images import open_source as open_named
 
 
 class MaskedDigits(ArraySource):

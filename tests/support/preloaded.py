@@ -8,7 +8,7 @@ import gc
 from simclr_dist.config import load_config
 from simclr_dist.data.loading.batches import ViewBatches
 from simclr_dist.data.loading.order import build_order
-from simclr_dist.data.sources.named import open_source
+from tests.support.images import open_source
 
 _recipe = load_config("digits_demo", []).recipe
 _source = open_source(_recipe.data)

@@ -6,8 +6,8 @@ import numpy as np
 
 from simclr_dist.config.recipe import Data
 from simclr_dist.data.sources.base import ArraySource
-from simclr_dist.data.sources.named import open_source as open_named
 from simclr_dist.data.sources.times import FrameTimes
+from tests.support.images import open_source as open_named
 
 
 class TimedDigits(ArraySource):

@@ -26,7 +26,8 @@ from simclr_dist.storage.temporary import temporary_name
 from simclr_dist.weights import formats
 from simclr_dist.weights.architecture import build_encoder
 from simclr_dist.weights.export import compare, export
-from simclr_dist.weights.formats import FORMATS, reference_outputs
+from simclr_dist.weights.format import reference_outputs
+from simclr_dist.weights.formats import FORMATS
 from simclr_dist.weights.loaded import LoadedEncoder
 from simclr_dist.weights.read import load_encoder
 from tests.support.commands import run_command

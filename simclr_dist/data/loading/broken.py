@@ -7,6 +7,7 @@ from simclr_dist.config.recipe import Data
 from simclr_dist.data.loading.batches import ALL_BROKEN
 from simclr_dist.data.sources.files import FileSource
 from simclr_dist.data.sources.named import open_source
+from simclr_dist.data.sources.shards.settings import shards_of_run
 from simclr_dist.log import log
 
 _NAME = "broken_images.txt"
@@ -64,7 +65,10 @@ class BrokenImages:
 
 def broken_files(run_dir: Path, data: Data) -> set[str]:
     """Where those images of a run are that it met broken; opens them only when there are any."""
-    if not (run_dir / _NAME).exists() or not isinstance(source := open_source(data), FileSource):
+    if not (run_dir / _NAME).exists():
+        return set()
+    source = open_source(data, shards_of_run(run_dir))
+    if not isinstance(source, FileSource):
         return set()
     met = BrokenImages(run_dir, len(source), 1.0).met
     return {os.path.join(source.root, source.name(sample)) for sample in met if 0 <= sample < len(source)}

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 from torchvision import datasets
 
-from simclr_dist.config.recipe import Data, Recipe
+from simclr_dist.config import Config
+from simclr_dist.config.recipe import Data
 from simclr_dist.config.registry import method_class
+from simclr_dist.config.shards import Shards
 from simclr_dist.data.sources.base import ArraySource, BrokenImageError, ImageSource, with_masks
 from simclr_dist.data.sources.beton.ffcv_source import open_ffcv
 from simclr_dist.data.sources.beton.source import open_beton
@@ -48,8 +50,8 @@ SPLITS = ("pretrain", "train", "test")
 DIGITS_TRAIN = 1437
 
 
-def open_source(data: Data, split: str = "pretrain") -> ImageSource:
-    """The images of a recipe.
+def open_source(data: Data, shards: Shards, split: str = "pretrain") -> ImageSource:
+    """The images of a recipe; ``shards``: how this machine comes to them, where they are in shards.
 
     Raises:
         UserError: the folder is missing, holds no images, or is not what the source expects.
@@ -58,18 +60,21 @@ def open_source(data: Data, split: str = "pretrain") -> ImageSource:
         return open_outside(data, split)
     if data.source in MASKED:
         return open_masked(data, split)
-    return _OPENERS[data.source](Path(data.path).expanduser(), split, PixelRule.of(data))
+    path, rule = Path(data.path).expanduser(), PixelRule.of(data)
+    if data.source == "webdataset":
+        return open_shards(path, split, rule, shards)
+    return _OPENERS[data.source](path, split, rule)
 
 
-def open_for_pretraining(recipe: Recipe) -> ImageSource:
-    """The images that a recipe pretrains on, with what its method needs of them.
+def open_for_pretraining(config: Config) -> ImageSource:
+    """The images that a run pretrains on, with what its method needs of them.
 
     Raises:
         UserError: as :func:`open_source`, or the method needs labels, masks or colours and there are none, or has fewer
             classes.
     """
-    data = recipe.data
-    source = open_source(data)
+    recipe, data = config.recipe, config.recipe.data
+    source = open_source(data, config.machine.shards)
     times = times_of(source)
     has = {
         "labels": lambda: source.labels is not None,
@@ -218,7 +223,6 @@ _OPENERS: dict[str, Opener] = {
     "imagenet": _open_imagenet,
     "beton": open_beton,
     "ffcv": open_ffcv,
-    "webdataset": open_shards,
     "frames": open_frames,
     "videos": open_videos,
 }

@@ -11,13 +11,14 @@ All locks are flock's, which the kernel lets go when their process ends. docs/de
 import errno
 import fcntl
 import os
-import secrets
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from simclr_dist.data.sources.shards.flocks import is_held, let_go
+from simclr_dist.data.sources.shards.wanted import WantedLists
 from simclr_dist.errors import UserError
 from simclr_dist.terminal import printable
 from simclr_dist.units import show_bytes
@@ -44,9 +45,9 @@ class ShardCache:
             UserError: it cannot be made or written.
         """
         self.folder, self.limit_bytes = folder, limit_bytes
-        self._list: tuple[int, int] | None = None  # process, descriptor
+        self._wanted = WantedLists(folder / "wanted")
         try:
-            (folder / "wanted").mkdir(parents=True, exist_ok=True)
+            self._wanted.folder.mkdir(parents=True, exist_ok=True)
             with self._locked():
                 pass
         except OSError as error:
@@ -72,7 +73,7 @@ class ShardCache:
                     os.utime(descriptor)
             yield descriptor
         finally:
-            _let_go(descriptor)
+            let_go(descriptor)
 
     def has(self, layout: str) -> bool:
         """Whether a shard is there now."""
@@ -80,16 +81,8 @@ class ShardCache:
 
     def want(self, layouts: list[str]) -> None:
         """Say what this process will read, the next first; others then leave it."""
-        if self._list is None or self._list[0] != os.getpid():
-            path = self.folder / "wanted" / f"{os.getpid()}_{secrets.token_hex(4)}"
-            with self._locked():
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            self._list = os.getpid(), descriptor
-        content = "".join(f"{layout}\n" for layout in layouts).encode()
         with self._locked():
-            os.pwrite(self._list[1], content, 0)
-            os.ftruncate(self._list[1], len(content))
+            self._wanted.write(layouts)
 
     @contextmanager
     def fetching(self, layout: str, size: int, *, ahead: bool) -> Iterator["Refused | Fetch"]:
@@ -125,7 +118,7 @@ class ShardCache:
                 part.unlink()
             raise
         finally:
-            _let_go(begun)
+            let_go(begun)
 
     def remove(self, layout: str) -> None:
         """A copy that is not what it should be."""
@@ -146,7 +139,7 @@ class ShardCache:
             return Refused(is_being_fetched=True)
         fetched = 0
         for path, _, _ in self._files("part"):
-            if _is_held(path):
+            if is_held(path):
                 fetched += 1
                 if path.name == f"{layout}.part":
                     return Refused(is_being_fetched=True)
@@ -171,7 +164,7 @@ class ShardCache:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT) and _remove_first(victims) is not None:
                     continue
                 path.unlink()
-                _let_go(descriptor)
+                let_go(descriptor)
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
                 if ahead:
@@ -184,7 +177,7 @@ class ShardCache:
 
     def _victims(self, layout: str, ahead: bool) -> list[tuple[Path, int]]:
         """What may be removed, and its bytes: what nobody wants, the longest unread first, then the last wanted."""
-        wanted = self._wanted()
+        wanted = self._wanted.soonest()
         files = [(path, size, read) for path, size, read in self._files("tar") if path.stem != layout]
         free = sorted((read, path, size) for path, size, read in files if path.stem not in wanted)
         found = [(path, size) for _, path, size in free]
@@ -192,19 +185,6 @@ class ShardCache:
             by_need = ((wanted[path.stem], path, size) for path, size, _ in files if path.stem in wanted)
             held = sorted(by_need, reverse=True)
             found += [(path, size) for _, path, size in held]
-        return found
-
-    def _wanted(self) -> dict[str, int]:
-        """Shard -> how soon a living process wants it."""
-        found: dict[str, int] = {}
-        for name in os.listdir(self.folder / "wanted"):
-            path = self.folder / "wanted" / name
-            if not _is_held(path):
-                path.unlink(missing_ok=True)
-                continue
-            with suppress(OSError):
-                for place, layout in enumerate(path.read_text(encoding="ascii", errors="replace").split()):
-                    found[layout] = min(place, found.get(layout, place))
         return found
 
     def _files(self, *kinds: str) -> list[tuple[Path, int, int]]:
@@ -228,7 +208,7 @@ class ShardCache:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
-            _let_go(descriptor)
+            let_go(descriptor)
 
     def _no_folder(self, error: OSError) -> UserError:
         return UserError(
@@ -269,27 +249,5 @@ def _remove_first(victims: list[tuple[Path, int]]) -> int | None:
             except BlockingIOError:
                 continue
             finally:
-                _let_go(descriptor)
+                let_go(descriptor)
     return None
-
-
-def _is_held(path: Path) -> bool:
-    """Whether a living process has a file locked."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        _let_go(descriptor)
-    return False
-
-
-def _let_go(descriptor: int) -> None:
-    # Not by closing alone: a process that was forked meanwhile has the descriptor too, and would keep the lock.
-    with suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-    os.close(descriptor)

@@ -1,12 +1,18 @@
 """Shards below a folder."""
 
 import os
+from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from simclr_dist.data.sources.shards.index import ShardIndex
 from simclr_dist.data.sources.shards.place import Stamp
 from simclr_dist.errors import UserError
 from simclr_dist.terminal import printable
+
+_OPEN_FILES = 64
 
 
 class LocalStore:
@@ -44,3 +50,52 @@ class LocalStore:
             else "start again when the storage is mended or the permission given"
         )
         return UserError(f"{printable(os.fspath(self.path(name)))}: shard cannot be read: {error.strerror}; {cure}")
+
+
+class LocalShards:
+    """The shards of an index, read where they lie."""
+
+    def __init__(self, index: ShardIndex, store: LocalStore) -> None:
+        self.index, self.store = index, store
+        self._files: OrderedDict[int, int] = OrderedDict()
+
+    def part(self, shard: int, start: int, size: int) -> bytes:
+        """Bytes of a shard, fewer where it ends."""
+        facts = self.index.shards[shard]
+        try:
+            if shard not in self._files:
+                if len(self._files) >= _OPEN_FILES:
+                    os.close(self._files.popitem(last=False)[1])
+                self._files[shard] = os.open(self.store.path(facts.name), os.O_RDONLY | os.O_CLOEXEC)
+            self._files.move_to_end(shard)
+            return read_at(self._files[shard], start, size)
+        except OSError as error:
+            raise self.store.error(facts.name, error) from error
+
+    def drop_copy(self, shard: int) -> bool:
+        """There is none."""
+        return False
+
+    def check_window(self, shards: int) -> list[str]:
+        """Nothing is held."""
+        return []
+
+    def will_read(self, shards: Iterator[int], window: object) -> None:
+        """Nothing is fetched."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": OrderedDict()}
+
+    def __del__(self) -> None:
+        for descriptor in self._files.values():
+            with suppress(OSError):
+                os.close(descriptor)
+
+
+def read_at(descriptor: int, start: int, size: int) -> bytes:
+    """Bytes of an open file, fewer where it ends."""
+    parts, left = [], size
+    while left and (part := os.pread(descriptor, left, start + size - left)):
+        parts.append(part)
+        left -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)

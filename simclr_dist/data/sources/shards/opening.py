@@ -4,11 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
+from simclr_dist.config.shards import Shards
 from simclr_dist.data.sources.pixels import PixelRule
 from simclr_dist.data.sources.shards.cache import ShardCache
+from simclr_dist.data.sources.shards.fetched import FetchedShards
 from simclr_dist.data.sources.shards.index import ShardIndex, is_index, read_index
+from simclr_dist.data.sources.shards.local import LocalShards, LocalStore
 from simclr_dist.data.sources.shards.place import Store, is_remote
-from simclr_dist.data.sources.shards.settings import cache_folder, shard_settings
+from simclr_dist.data.sources.shards.settings import cache_folder
 from simclr_dist.data.sources.shards.source import ShardSource
 from simclr_dist.data.sources.shards.store import open_store, stamps
 from simclr_dist.distributed.collectives import process_rank
@@ -19,7 +22,7 @@ from simclr_dist.units import show_bytes
 _SPLITS = {"pretrain": ("pretrain", "train"), "train": ("train",), "test": ("test",)}
 
 
-def open_shards(path: Path, split: str, rule: PixelRule) -> ShardSource:
+def open_shards(path: Path, split: str, rule: PixelRule, shards: Shards) -> ShardSource:
     """The index of a split: ``path`` itself for pretraining, or SPLIT in the folder ``path`` or beside it.
 
     The first process asks for the shards' sizes and stamps.
@@ -33,14 +36,13 @@ def open_shards(path: Path, split: str, rule: PixelRule) -> ShardSource:
     other = {"train": "test", "test": "train"}.get(folder.name)
     if other and is_index(folder.with_name(other)):
         _number_over_both(index, read_index(folder.with_name(other)))
-    settings = shard_settings()
-    store = open_store(settings.location or index.root, settings.wait_seconds)
+    store = open_store(shards.location or index.root, shards.wait_seconds)
     if process_rank() == 0:
         _compare(index, store)
-    if not is_remote(store.root):
-        return ShardSource(index, store, None, rule)
-    limit, cache = int(settings.cache_gigabytes * 1e9), cache_folder(settings)
-    source = ShardSource(index, store, ShardCache(cache, limit), rule)
+    if isinstance(store, LocalStore):
+        return ShardSource(index, LocalShards(index, store), rule)
+    limit, cache = int(shards.cache_gigabytes * 1e9), cache_folder(shards)
+    source = ShardSource(index, FetchedShards(index, store, ShardCache(cache, limit)), rule)
     source.remarks.append(f"read through {printable(str(cache))}, at most {show_bytes(limit)}")
     return source
 

@@ -1,4 +1,4 @@
-"""The machine's keys for shards, of this process and those forked from it: a source is opened by its recipe alone."""
+"""The machine's keys for shards: those of a run that is looked at, and what they mean here."""
 
 import os
 import tempfile
@@ -11,25 +11,13 @@ import yaml
 from simclr_dist.config.shards import Shards
 from simclr_dist.storage.yaml_text import load_yaml
 
-_settings = Shards()
 
-
-def use_shard_settings(shards: Shards) -> None:
-    """Take ``machine.shards`` for every source that is opened from now on."""
-    global _settings
-    _settings = shards
-
-
-def shard_settings() -> Shards:
-    """What was given last, else the defaults."""
-    return _settings
-
-
-def use_shard_settings_of(run_dir: Path) -> None:
-    """Take those of a run that is looked at; where it has none that can be read, what counts now stays."""
+def shards_of_run(run_dir: Path) -> Shards:
+    """``machine.shards`` of a run; the defaults where it has none that can be read, as of a file of weights."""
     with suppress(OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         content: Any = load_yaml((run_dir / "config.yaml").read_text(encoding="utf-8"))
-        use_shard_settings(Shards(**content["machine"]["shards"]))
+        return Shards(**content["machine"]["shards"])
+    return Shards()
 
 
 def cache_folder(shards: Shards) -> Path:

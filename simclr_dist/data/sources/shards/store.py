@@ -2,14 +2,18 @@
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from simclr_dist.data.sources.shards.local import LocalStore
 from simclr_dist.data.sources.shards.place import Stamp, Store, is_remote
 
+if TYPE_CHECKING:
+    from simclr_dist.data.sources.shards.remote import RemoteStore
+
 _ASKED_AT_ONCE = 16
 
 
-def open_store(root: str, wait_seconds: float) -> Store:
+def open_store(root: str, wait_seconds: float) -> "LocalStore | RemoteStore":
     """The place of some shards.
 
     Raises:
