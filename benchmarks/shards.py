@@ -216,6 +216,29 @@ def throttled(url: str, bytes_per_second: float) -> Iterator[str]:
         listening.close()
 
 
+@contextmanager
+def s3_server() -> Iterator[str]:
+    """The URL of moto's S3 server, in a process of its own: it takes more time of a core than it serves."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                if server.poll() is not None:
+                    raise SystemExit("moto's server did not start: pip install 'moto[s3,server]'") from None
+                time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
 def photograph(number: int) -> bytes:
     """A JPEG of 256 x 256 pixels with something in it: about 20 kB."""
     import io
@@ -265,7 +288,6 @@ def measure_rates(folder: Path, images: int, seconds: float, rounds: int, worker
     import shutil
 
     import s3fs
-    from moto.server import ThreadedMotoServer
 
     tars, per_shard = folder / "photographs", 50
     if not tars.exists():
@@ -281,10 +303,12 @@ def measure_rates(folder: Path, images: int, seconds: float, rounds: int, worker
     each = size / images / 1e3
     print(f"{images} JPEGs of {each:.1f} kB in {images // per_shard} tars; lines of {line / 1e6:.1f} MB/s")
     os.environ.update(AWS_ACCESS_KEY_ID="x", AWS_SECRET_ACCESS_KEY="x")
-    s3 = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    s3.start()
-    plain = f"http://127.0.0.1:{s3.get_host_and_port()[1]}"
-    with serving(tars) as server, throttled(server.url, line) as http, throttled(plain, line) as slow_s3:
+    with (
+        serving(tars) as server,
+        throttled(server.url, line) as http,
+        s3_server() as plain,
+        throttled(plain, line) as slow_s3,
+    ):
         files = s3fs.S3FileSystem(endpoint_url=plain, skip_instance_cache=True)
         files.mkdir("set")
         files.put(str(tars), "set/tars", recursive=True)
@@ -304,7 +328,6 @@ def measure_rates(folder: Path, images: int, seconds: float, rounds: int, worker
                     f"start, first batch {first:.1f} s",
                     flush=True,
                 )
-    s3.stop()
 
 
 def main() -> None:
