@@ -94,9 +94,12 @@ open(sys.argv[1], "w").write(signal.Signals(stop.received).name)
 
 def test_when_the_terminal_is_gone_the_process_lives_on_and_may_write(tmp_path: Path):
     main, terminal = pty.openpty()
+    # Under nohup SIGHUP is ignored, by children too.
+    begin = "import fcntl, signal, termios\nsignal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+    code = f"{begin}fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n{ON_A_TERMINAL}"
     process = subprocess.Popen(
-        [sys.executable, "-c", f"import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n{ON_A_TERMINAL}",
-         str(tmp_path / "end")], stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+        [sys.executable, "-c", code, str(tmp_path / "end")],
+        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
     )  # fmt: skip
     os.close(terminal)
     assert b"ready" in os.read(main, 100)

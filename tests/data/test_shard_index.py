@@ -258,6 +258,6 @@ def test_other_images_of_a_run_are_read_by_way_of_its_own_settings(tmp_path):
     (tmp_path / "tars").rename(tmp_path / "moved")
     config = tiny_config(tmp_path, f"machine.shards.location={tmp_path / 'moved'}")
     (tmp_path / "config.yaml").write_text(to_yaml(config))
-    loaded = SimpleNamespace(recipe=config.recipe, image_size=8)
+    loaded = SimpleNamespace(recipe=config.recipe, image_size=8, take_images=lambda size: "")
     images, _ = open_images(tmp_path, loaded, "webdataset", str(tmp_path / "index"), None, None)
     assert images.content(2) == picture(2)
