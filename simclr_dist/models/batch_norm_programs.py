@@ -27,6 +27,16 @@ def _normal(value, about, scale, shift):
 
 
 @triton.jit
+def _shift(bias, c, real, BIAS: tl.constexpr, SUM: tl.constexpr, CHANNELS: tl.constexpr):
+    """The offsets of channels ``c``; 0 without BIAS."""
+    if BIAS:  # noqa: SIM108 - Triton compiles one of the two, by a constant
+        shift = tl.load(bias + c, mask=real, other=0.0)
+    else:
+        shift = tl.zeros((CHANNELS,), SUM)
+    return shift
+
+
+@triton.jit
 def partial_moments(
     x, means, squares, rows, part, parts, inner, channels,
     LAST: tl.constexpr, SUM: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
@@ -105,10 +115,7 @@ def partial_sums(
     about = tl.load(mean + of_group, mask=real, other=0.0)
     if RECTIFIED and not GIVEN:
         scale = tl.load(inverse + of_group, mask=real, other=0.0) * tl.load(weight + c, mask=real, other=0.0)
-        if BIAS:  # noqa: SIM108 - Triton compiles one of the two, by a constant
-            shift = tl.load(bias + c, mask=real, other=0.0)
-        else:
-            shift = tl.zeros((CHANNELS,), SUM)
+        shift = _shift(bias, c, real, BIAS, SUM, CHANNELS)
     total = tl.zeros((ROWS, CHANNELS), SUM)
     product = tl.zeros((ROWS, CHANNELS), SUM)
     for top in range(begin, end, ROWS):
@@ -167,10 +174,7 @@ def normalised(
     of_group = group.to(tl.int64) * channels + c
     about = tl.load(mean + of_group, mask=real, other=0.0)
     scale = tl.load(inverse + of_group, mask=real, other=0.0) * tl.load(weight + c, mask=real, other=0.0)
-    if BIAS:  # noqa: SIM108 - Triton compiles one of the two, by a constant
-        shift = tl.load(bias + c, mask=real, other=0.0)
-    else:
-        shift = tl.zeros((CHANNELS,), SUM)
+    shift = _shift(bias, c, real, BIAS, SUM, CHANNELS)
     begin = (tl.program_id(0) % blocks) * (ROWS * TILES)
     for tile in tl.static_range(TILES):
         r = begin + tile * ROWS + tl.arange(0, ROWS)
@@ -205,10 +209,7 @@ def input_gradients(
     level = tl.load(sum + of_group, mask=real, other=0.0) / count
     factor = tl.load(product + of_group, mask=real, other=0.0) / count * steep * steep
     if RECTIFIED:
-        if BIAS:  # noqa: SIM108 - as above
-            shift = tl.load(bias + c, mask=real, other=0.0)
-        else:
-            shift = tl.zeros((CHANNELS,), SUM)
+        shift = _shift(bias, c, real, BIAS, SUM, CHANNELS)
     begin = (tl.program_id(0) % blocks) * (ROWS * TILES)
     for tile in tl.static_range(TILES):
         r = begin + tile * ROWS + tl.arange(0, ROWS)
