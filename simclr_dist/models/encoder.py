@@ -93,9 +93,13 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor, *, pooled: bool = True) -> Tensor:
         """Features of shape (rows, output_dim) of uint8 images of shape (rows, 3, height, width); when not ``pooled``,
         the map that they are pooled from."""
-        pixels = self.normalised(images.to(self.mean.dtype) / 255)
+        pixels = self.pixels_of(images)
         made: Tensor = self.backbone(pixels) if pooled else self.backbone.map(pixels)
         return made
+
+    def pixels_of(self, images: Tensor) -> Tensor:
+        """What the network takes of uint8 images, (rows, 3, height, width)."""
+        return self.normalised(images.to(self.mean.dtype) / 255)
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """What the network takes of RGB in 0..1, (rows, 3, height, width)."""

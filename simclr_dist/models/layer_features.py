@@ -24,7 +24,7 @@ def layer_features(encoder: Encoder, images: Tensor, most: int) -> LayerFeatures
 
     A network from outside that has no ``stages(pixels)`` (maps, the last one's last) gives its own features alone.
     """
-    pixels = encoder.normalised(images.to(encoder.mean.dtype) / 255)
+    pixels = encoder.pixels_of(images)
     if isinstance(encoder, TimmEncoder):
         return _of_timm(encoder.backbone, pixels, most)
     if not hasattr(encoder.backbone, "stages"):

@@ -64,7 +64,7 @@ class TimmEncoder(Encoder):
 
     def forward(self, images: Tensor, *, pooled: bool = True) -> Tensor:
         """As :class:`Encoder`; while a method embeds a batch, the rows of an image stand together."""
-        pixels = self.normalised(images.to(self.mean.dtype) / 255)
+        pixels = self.pixels_of(images)
         with self.drops.call(len(pixels)) if self.drops else nullcontext(), self._recomputing():
             made: Tensor = self.backbone(pixels) if pooled else self._as_map(self.backbone.forward_features(pixels))
         return made
