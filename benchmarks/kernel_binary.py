@@ -69,8 +69,9 @@ def _compiled_only() -> Iterator[dict[str, Any]]:
 
 
 def binaries(rows: int, width: int, *, gradient: bool = True) -> dict[str, Binary]:
-    """Name of each program -> its binary, as launched for ``rows`` rows of ``width`` numbers, all of one process."""
+    """Name of each program -> its binary, as launched for ``rows`` rows of ``width`` numbers, by one process and by two."""
     with _compiled_only() as kernels:
+        KernelPairs(torch.empty(rows, width, device="meta"), 0, rows // 2, 0.1).sums()
         pairs = KernelPairs(torch.empty(rows, width, device="meta"), 0, rows, 0.1)
         pairs.loss(pairs.sums()[None])
         if gradient:

@@ -1,4 +1,4 @@
-"""NT-Xent on a GPU: the programs of ``pair_programs.py`` and ``row_programs.py`` in the place of ``tiles.py``'s tiles.
+"""NT-Xent on a GPU: Triton's programs (``pair_``, ``symmetric_``, ``row_programs.py``) in the place of ``tiles.py``'s tiles.
 
 Two float16 pieces a number and three products, as exact as float32's. See docs/design/pair_kernel.md.
 """
@@ -18,6 +18,7 @@ _PROCESSORS = 132  # of an H100; a constant, so that the same rows are added in 
 _ROW_NUMBERS = 4096  # of a block of rows in the programs over rows
 _MOMENTS = 64
 _WEIGHED = 2048
+_FOLDED, _LINES = 64, 16  # rows and lines of a block where symmetric sums are added
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,10 @@ class KernelPairs:
     """
 
     def __init__(self, columns: Tensor, first: int, count: int, temperature: float) -> None:
-        from simclr_dist.losses import pair_programs, row_programs
+        from simclr_dist.losses import pair_programs, row_programs, symmetric_programs
 
-        self._pairs, self._rows = pair_programs, row_programs
+        self._pairs, self._rows, self._symmetric = pair_programs, row_programs, symmetric_programs
+        self._rule = (pair_programs.two_views, pair_programs.two_views_special)
         self.columns, self.first, self.count, self.temperature = columns, first, count, temperature
         self.factor = math.log2(math.e) / temperature
         number, dim = columns.shape
@@ -121,6 +123,8 @@ class KernelPairs:
 
     def sums(self) -> Tensor:
         """Of this process's rows in parts to be added, (2, shares, count): their negatives' exp(s), and their ranks."""
+        if self._symmetric_pays():
+            return self._symmetric_sums()
         grid, constants = self._cut(self.launches[0])
         parts = self.columns.new_empty(2, grid[1], self.count)
         self._pairs.pair_sums[grid](
@@ -128,6 +132,25 @@ class KernelPairs:
             *constants, num_warps=self.launches[0].warps, num_stages=self.launches[0].stages,
         )  # fmt: skip
         return parts
+
+    def _symmetric_pays(self) -> bool:
+        """Whether half of the tiles will do: the rows are the columns, and what is kept is no more than their pieces."""
+        launch = self.launches[0]
+        lines = (_blocks(self.count, launch.rows) - 1) // 2
+        return self.count == len(self.columns) and launch.rows == launch.columns and 2 * lines <= self.width
+
+    def _symmetric_sums(self) -> Tensor:
+        launch, count = self.launches[0], self.count
+        blocks = _blocks(count, launch.rows)
+        shares, lines = _shares(blocks, blocks // 2 + 1, launch.resident), (blocks - 1) // 2
+        parts, across = self.columns.new_empty(2, shares, count), self.columns.new_empty(2, lines, count)
+        self._symmetric.half_sums[blocks, shares](
+            self.pieces, self.a, self.b, self.own, parts, across, count, self.factor, *self._rule, self.width,
+            launch.rows, num_warps=launch.warps, num_stages=launch.stages,
+        )  # fmt: skip
+        sums = self.columns.new_empty(2, 1, count)
+        self._symmetric.fold[_blocks(count, _FOLDED), 2](parts, across, sums, count, shares, lines, _FOLDED, _LINES)
+        return sums
 
     def loss(self, parts: Tensor) -> tuple[Tensor, Tensor]:
         """The loss, float32, and float64 (3,): the shares of rows with rank 0 and below 5, and the mean rank.
@@ -172,8 +195,7 @@ class KernelPairs:
         """(blocks of rows, shares of the columns), and what a program is compiled for."""
         row_blocks = _blocks(self.count, launch.rows)
         shares = _shares(row_blocks, _blocks(len(self.columns), launch.columns), launch.resident)
-        rule = (self._pairs.two_views, self._pairs.two_views_special)
-        return (row_blocks, shares), (*rule, self.width, launch.rows, launch.columns)
+        return (row_blocks, shares), (*self._rule, self.width, launch.rows, launch.columns)
 
 
 def _blocks(count: int, size: int) -> int:

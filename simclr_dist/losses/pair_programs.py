@@ -50,14 +50,14 @@ def two_views_special(row, column, first, count, ROWS: tl.constexpr, COLUMNS: tl
 
 
 @triton.jit
-def _load(pieces, numbers, D: tl.constexpr, START: tl.constexpr = 0, WIDTH: tl.constexpr = 0):
+def load_pieces(pieces, numbers, D: tl.constexpr, START: tl.constexpr = 0, WIDTH: tl.constexpr = 0):
     """Both pieces of the rows ``numbers``, the larger first; of WIDTH coordinates from START on (0: all)."""
     at = pieces + numbers[:, None] * (2 * D) + tl.arange(START, START + (WIDTH if WIDTH > 0 else D))[None, :]
     return tl.load(at), tl.load(at + D)
 
 
 @triton.jit
-def _product(of_high, of_low, high, low):
+def product(of_high, of_low, high, low):
     """The product of two matrices in pieces, but for that of the small ones; small products come first."""
     s = tl.dot(of_low, high, input_precision="ieee")
     s = tl.dot(of_high, low, s, input_precision="ieee")
@@ -67,7 +67,7 @@ def _product(of_high, of_low, high, low):
 @triton.jit
 def _similarities(row, column, b):
     """c_i.c_j + b_j of a tile."""
-    return _product(row[0], row[1], tl.trans(column[0]), tl.trans(column[1])) * (1 / SCALE / SCALE) + b[None, :]
+    return product(row[0], row[1], tl.trans(column[0]), tl.trans(column[1])) * (1 / SCALE / SCALE) + b[None, :]
 
 
 @triton.jit
@@ -91,7 +91,7 @@ def pair_sums(
     is added in memory.
     """
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    row = _load(pieces, first + i, D, 0, D)
+    row = load_pieces(pieces, first + i, D, 0, D)
     shift = tl.load(a + first + i)[:, None]
     own_s = tl.load(own + first + i)[:, None]
     # As wide as a tile: across its columns they are summed once, at the end.
@@ -100,7 +100,7 @@ def pair_sums(
     begin, end = _share(column_count, COLUMNS)
     for block in range(begin, end):
         j = block * COLUMNS + tl.arange(0, COLUMNS)
-        s = _similarities(row, _load(pieces, j, D, 0, D), tl.load(b + j))
+        s = _similarities(row, load_pieces(pieces, j, D, 0, D), tl.load(b + j))
         e = tl.exp2(s * factor + shift)
         more = s > own_s
         if special(tl.program_id(0) * ROWS, block * COLUMNS, first, count, ROWS, COLUMNS):
@@ -135,7 +135,7 @@ def pair_gradient(
     """
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = i < count
-    row = _load(pieces, first + i, D)
+    row = load_pieces(pieces, first + i, D)
     shift = tl.load(a + first + i)
     # float16 ends at 65504, and |G| <= 2 ``largest``; its digits end early below 2^-14.
     scale = 16384 / tl.maximum(tl.load(largest), 1e-30)
@@ -147,7 +147,7 @@ def pair_gradient(
     begin, end = _share(column_count, COLUMNS)
     for block in range(begin, end):
         j = block * COLUMNS + tl.arange(0, COLUMNS)
-        column = _load(pieces, j, D)
+        column = load_pieces(pieces, j, D)
         s = _similarities(row, column, tl.load(b + j))
         column_w = _scaled(weight, j, j < column_count, scale)
         g = tl.exp2(s * factor + shift[:, None]) * (row_w[:, None] + column_w[None, :])
@@ -164,7 +164,7 @@ def pair_gradient(
             high, low = tl.load(at), tl.load(at + D)
         # Added here and not by the tensor cores, which round towards zero (Ootomo and Yokota 2022, arXiv 2203.03341):
         # over thousands of columns that is a drift.
-        sums += _product(g_high, g_low, high, low)
+        sums += product(g_high, g_low, high, low)
     out = tl.program_id(1).to(tl.int64) * count + i
     tl.store(gradient + out[:, None] * D + d[None, :], sums / (scale * SCALE), mask=inside[:, None])
     tl.store(total + out, whole / scale, mask=inside & (tl.program_id(2) == 0))

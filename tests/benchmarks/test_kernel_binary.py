@@ -26,14 +26,14 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleTy
 
 def test_programs_of_128_numbers_use_wgmma_without_spills_in_the_shared_memory_there_is(reader):
     found = reader.binaries(8192, 128)
-    for name in ("pair_sums", "pair_gradient"):
+    for name in ("pair_sums", "half_sums", "pair_gradient"):
         binary = found[name]
         print(f"{name}: {binary}")
         assert binary.spills == 0
         assert binary.shared <= reader.SHARED_LIMIT
         assert binary.mma == 0
     # Products of 128 x 64 x 128: 3 for the similarities, 3 for the gradient, in steps of 16.
-    assert found["pair_sums"].wgmma == 3 * 128 // 16
+    assert found["pair_sums"].wgmma == found["half_sums"].wgmma == 3 * 128 // 16
     assert found["pair_gradient"].wgmma == 3 * 128 // 16 + 3 * 64 // 16
 
 

@@ -1,0 +1,80 @@
+"""Triton programs for sums over all pairs of one process's rows: each tile serves its rows and its columns.
+
+s_ij = s_ji, so where the rows are the columns too, half of ``pair_programs.pair_sums``'s tiles will do. A program has a
+block of rows and half a turn of the others, counted from its own: block k meets k, k + 1, ... k + n // 2, modulo n. What a
+tile adds to its columns' rows goes to a place of its own in memory, and :func:`fold` adds these in one order: no atomics,
+so the same bits again. ``across`` has n / 2 numbers a row: ``pair_kernel`` takes this way while that is no more than the
+rows themselves.
+"""
+
+import triton
+import triton.language as tl
+
+from simclr_dist.losses.pair_programs import SCALE, load_pieces, product
+
+
+@triton.jit
+def half_sums(
+    pieces, a, b, own, parts, across, count, factor,
+    rule: tl.constexpr, special: tl.constexpr, D: tl.constexpr, SIDE: tl.constexpr,
+):  # fmt: skip
+    """Of each row i: the sum of exp(s_ij) and how many s_ij exceed its own, as ``pair_programs.pair_sums`` has them.
+
+    Program (k, l) has the l-th share of what block k meets. It writes its rows' sums over it to ``parts`` (2, shares,
+    count), and the columns' over its rows to ``across`` (2, (n - 1) // 2, count), where the line is how many blocks on
+    the column's is. Its own block and, of an even n, that half a turn away are met from both sides: they have none.
+    """
+    blocks = tl.cdiv(count, SIDE)
+    i = tl.program_id(0) * SIDE + tl.arange(0, SIDE)
+    row = load_pieces(pieces, i, D)
+    # -inf beyond the rows, too, as b is beyond the columns: such pairs are exp(-inf) = 0 from both sides.
+    shift = tl.where(i < count, tl.load(a + i), float("-inf"))[:, None]
+    row_own = tl.load(own + i)[:, None]
+    row_b = tl.load(b + i)[:, None]
+    # As wide as a tile: across its columns they are summed once, at the end.
+    total = tl.zeros((SIDE, SIDE), tl.float32)
+    above = tl.zeros((SIDE, SIDE), tl.float32)
+    met = blocks // 2 + 1
+    share = tl.cdiv(met, tl.num_programs(1))
+    begin = tl.program_id(1) * share
+    lines = (blocks - 1) // 2
+    for on in range(begin, tl.minimum(begin + share, met)):
+        block = (tl.program_id(0) + on) % blocks
+        j = block * SIDE + tl.arange(0, SIDE)
+        column = load_pieces(pieces, j, D)
+        common = product(row[0], row[1], tl.trans(column[0]), tl.trans(column[1])) * (1 / SCALE / SCALE)
+        s = common + tl.load(b + j)[None, :]
+        e = tl.exp2(s * factor + shift)
+        more = s > row_own
+        column_more = common + row_b > tl.load(own + j)[None, :]
+        if special(tl.program_id(0) * SIDE, block * SIDE, 0, count, SIDE, SIDE):
+            counted, _ = rule(i[:, None], j[None, :], 0, count)
+            e = tl.where(counted, e, 0.0)
+            more = more & counted
+            column_more = column_more & counted
+        total += e
+        above += more.to(tl.float32)
+        if (on > 0) & (on <= lines):
+            out = across + (on - 1) * count + j
+            tl.store(out, tl.sum(e, 0), mask=j < count)
+            tl.store(out + lines * count, tl.sum(column_more.to(tl.float32), 0), mask=j < count)
+    out = parts + tl.program_id(1) * count + i
+    tl.store(out, tl.sum(total, 1), mask=i < count)
+    tl.store(out + tl.num_programs(1) * count, tl.sum(above, 1), mask=i < count)
+
+
+@triton.jit
+def fold(parts, across, sums, count, shares, lines, BLOCK: tl.constexpr, LINES: tl.constexpr):
+    """``sums`` (2, count): what :func:`half_sums` wrote of each row in both its arrays, added in one order."""
+    j = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = j < count
+    which = tl.program_id(1)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for share in range(shares):
+        total += tl.load(parts + (which * shares + share) * count + j, mask=inside, other=0.0)
+    added = tl.zeros((LINES, BLOCK), tl.float32)
+    for begin in range(0, lines, LINES):
+        line = begin + tl.arange(0, LINES)[:, None]
+        at = across + (which * lines + line) * count + j[None, :]
+        added += tl.load(at, mask=(line < lines) & inside[None, :], other=0.0)
+    tl.store(sums + which * count + j, total + tl.sum(added, 0), mask=inside)
