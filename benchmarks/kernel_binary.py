@@ -69,7 +69,7 @@ def _compiled_only() -> Iterator[dict[str, Any]]:
 
 
 def binaries(rows: int, width: int, *, gradient: bool = True) -> dict[str, Binary]:
-    """Name of each program -> its binary, as launched for ``rows`` rows of ``width`` numbers, by one process and by two."""
+    """Name of each program -> its binary, as one process and two launch them for ``rows`` rows of ``width`` numbers."""
     with _compiled_only() as kernels:
         KernelPairs(torch.empty(rows, width, device="meta"), 0, rows // 2, 0.1).sums()
         pairs = KernelPairs(torch.empty(rows, width, device="meta"), 0, rows, 0.1)

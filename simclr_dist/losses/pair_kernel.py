@@ -1,4 +1,4 @@
-"""NT-Xent on a GPU: Triton's programs (``pair_``, ``symmetric_``, ``row_programs.py``) in the place of ``tiles.py``'s tiles.
+"""NT-Xent on a GPU: programs of Triton (``pair_``, ``symmetric_``, ``row_programs.py``) in the place of ``tiles.py``.
 
 Two float16 pieces a number and three products, as exact as float32's. See docs/design/pair_kernel.md.
 """
@@ -134,7 +134,7 @@ class KernelPairs:
         return parts
 
     def _symmetric_pays(self) -> bool:
-        """Whether half of the tiles will do: the rows are the columns, and what is kept is no more than their pieces."""
+        """Whether half of the tiles do: the rows are the columns, and what is kept is no more than their pieces."""
         launch = self.launches[0]
         lines = (_blocks(self.count, launch.rows) - 1) // 2
         return self.count == len(self.columns) and launch.rows == launch.columns and 2 * lines <= self.width

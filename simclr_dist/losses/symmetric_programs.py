@@ -1,10 +1,10 @@
 """Triton programs for sums over all pairs of one process's rows: each tile serves its rows and its columns.
 
-s_ij = s_ji, so where the rows are the columns too, half of ``pair_programs.pair_sums``'s tiles will do. A program has a
-block of rows and half a turn of the others, counted from its own: block k meets k, k + 1, ... k + n // 2, modulo n. What a
-tile adds to its columns' rows goes to a place of its own in memory, and :func:`fold` adds these in one order: no atomics,
-so the same bits again. ``across`` has n / 2 numbers a row: ``pair_kernel`` takes this way while that is no more than the
-rows themselves.
+s_ij = s_ji, so where the rows are the columns too, half of the tiles of ``pair_programs.pair_sums`` do. A program has a
+block of rows and half a turn of the others, counted from its own: block k meets k, k + 1, ... k + n // 2, modulo n.
+What a tile adds to its columns' rows goes to a place of its own in memory, and :func:`fold` adds these in one order:
+no atomics, so the same bits again. ``across`` takes n / 2 numbers a row: ``pair_kernel`` goes this way while that is no
+more than the rows themselves.
 """
 
 import triton

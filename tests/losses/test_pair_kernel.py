@@ -31,7 +31,7 @@ def views(images: int, width: int, kind: str) -> tuple[Tensor, Tensor]:
 
 
 # images, width, kind, temperature. 45 images: 90 rows, one block of rows and two of columns, neither of them full.
-# Of 200 images some tiles hold negatives alone. Of one process's rows each tile serves both sides: 2, 4 and 7 blocks of 64.
+# Of 200 images some tiles hold negatives alone. A tile serves its rows and its columns: of 2, 4 and 7 blocks of 64.
 CASES = {
     f"{kind}, {images} images, d {width}, T {temperature}": (images, width, kind, temperature)
     for images, width, kind, temperature in [
