@@ -81,9 +81,9 @@ def _made(make: Callable[[], nn.Module]) -> nn.Module:
     made without data, where those few are true ones, and gets its fake tensors afterwards.
     """
     if detect_fake_mode() is None:
-        return make()
+        return _with_values_where_asked(make)
     with _disable_current_modes(), torch.device("meta"):
-        model = make()
+        model = _with_values_where_asked(make)
     for module in model.modules():
         for key, parameter in module._parameters.items():
             if parameter is not None:
@@ -93,6 +93,18 @@ def _made(make: Callable[[], nn.Module]) -> nn.Module:
             if buffer is not None:
                 module._buffers[key] = torch.empty(buffer.shape, dtype=buffer.dtype)
     return model
+
+
+def _with_values_where_asked(make: Callable[[], nn.Module]) -> nn.Module:
+    """On the default device; by way of the CPU where that is torch's meta device and timm asks tensors for their values
+    (earlier releases do, for a RegNet's widths)."""
+    try:
+        return make()
+    except NotImplementedError:
+        if torch.get_default_device().type != "meta":
+            raise
+    with torch.device("cpu"):
+        return make().to("meta")
 
 
 def _why_not_made(name: str, options: Mapping[str, Any], error: Exception) -> str:
@@ -110,7 +122,7 @@ def _options_of(name: str) -> list[str]:
     from timm import create_model
 
     with torch.device("meta"):
-        made = type(create_model(name, pretrained=False, num_classes=0))
+        made = type(_with_values_where_asked(lambda: create_model(name, pretrained=False, num_classes=0)))
     return [
         each for each in inspect.signature(made.__init__).parameters if each not in ("self", "kwargs", *_NOT_OPTIONS)
     ]

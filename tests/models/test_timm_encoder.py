@@ -116,6 +116,19 @@ def test_views_of_several_sizes_want_a_vit_that_takes_them():
     check_recipe(recipe)
 
 
+def test_a_model_whose_making_asks_tensors_for_values_can_be_checked_without_data(monkeypatch):
+    timm, plain = pytest.importorskip("timm"), pytest.importorskip("timm").create_model
+
+    def as_earlier_releases_make_a_regnet(*arguments, **options):
+        torch.unique(torch.tensor([1, 1, 2]))  # which torch cannot do on its meta device
+        return plain(*arguments, **options)
+
+    monkeypatch.setattr(timm, "create_model", as_earlier_releases_make_a_regnet)
+    with torch.device("meta"):
+        encoder = TimmEncoder("resnet18", {})
+    assert {each.device.type for each in encoder.backbone.parameters()} == {"meta"}
+
+
 def test_without_timm_a_line_says_how_to_get_it(monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "timm" else find(name))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from simclr_dist.config import Config
 from simclr_dist.config.registry import METHODS
@@ -45,6 +46,12 @@ def taken(config: Config, device: str, steps: int = 3) -> TrainingStep:
     return step
 
 
+def assert_close(name: str, found: Tensor, expected: Tensor, relative: float) -> None:
+    torch.testing.assert_close(
+        found, expected, rtol=relative, atol=relative / 100, msg=lambda difference: f"{name}: {difference}"
+    )
+
+
 @pytest.mark.parametrize("group", [0, 8])
 @pytest.mark.parametrize("layout", ["machine.channels_last=false", "machine.channels_last=true"])
 def test_three_steps_on_the_gpu_leave_the_cpus_weights_and_statistics(tmp_path, group, layout):
@@ -52,7 +59,7 @@ def test_three_steps_on_the_gpu_leave_the_cpus_weights_and_statistics(tmp_path, 
     here, there = (taken(config, device).method.state_dict() for device in (CPU, GPU))
     for name, expected in here.items():
         if expected.is_floating_point():
-            torch.testing.assert_close(there[name].cpu(), expected, rtol=1e-8, atol=1e-10, msg=name)
+            assert_close(name, there[name].cpu(), expected, 1e-8)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -62,7 +69,8 @@ def test_steps_of_timms_models_on_the_gpu_are_the_cpus_and_the_same_bits_again(t
     here, there = (taken(config, device).method.state_dict() for device in (CPU, GPU))
     for name, expected in here.items():
         if expected.is_floating_point():
-            torch.testing.assert_close(there[name].cpu(), expected, rtol=1e-6, atol=1e-8, msg=name)
+            # On CUDA torch's hardswish has its thirds and sixths as float32's, whatever it computes in.
+            assert_close(name, there[name].cpu(), expected, 1e-4 if family == "MobileNet" else 1e-6)
     half = family_config(
         family, tmp_path, "recipe.batch_norm_group_images=8", "machine.precision=bfloat16", "machine.channels_last=true"
     )
