@@ -13,9 +13,13 @@ from simclr_dist.training.trainer import Trainer
 
 
 def random_batch(recipe: Recipe) -> Batch:
-    """The recipe's global batch, with noise for views."""
+    """The recipe's global batch, with noise for views, the same each time."""
+    generator = torch.Generator().manual_seed(recipe.seed)
     blank = blank_batch(recipe, recipe.global_batch_images, torch.device("cpu"))
-    views = {name: torch.randint(0, 256, each.shape, dtype=torch.uint8) for name, each in blank.views.items()}
+    views = {
+        name: torch.randint(0, 256, each.shape, dtype=torch.uint8, generator=generator)
+        for name, each in blank.views.items()
+    }
     return replace(blank, views=views)
 
 

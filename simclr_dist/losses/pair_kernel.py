@@ -42,6 +42,8 @@ LAUNCHES = {
     256: (Launch(stages=1), Launch(columns=32, slice=256)),
 }
 """Padded width -> pair_sums' and pair_gradient's: the fastest on an H100 of a dozen each (docs/gpu.md)."""
+HALVES = {128: Launch(columns=32, warps=4, resident=2)}
+"""Padded width -> half_sums': the fastest on an H200 of a dozen, at 8192 rows; other widths were not tried."""
 
 
 def available(rows: Tensor, temperature: float, processes: int = 1) -> bool:
@@ -135,18 +137,19 @@ class KernelPairs:
 
     def _symmetric_pays(self) -> bool:
         """Whether half of the tiles do: the rows are the columns, and what is kept is no more than their pieces."""
-        launch = self.launches[0]
-        lines = (_blocks(self.count, launch.rows) - 1) // 2
-        return self.count == len(self.columns) and launch.rows == launch.columns and 2 * lines <= self.width
+        if self.count != len(self.columns) or self.width not in HALVES:
+            return False
+        return 2 * ((_blocks(self.count, HALVES[self.width].rows) - 1) // 2) <= self.width
 
     def _symmetric_sums(self) -> Tensor:
-        launch, count = self.launches[0], self.count
+        launch, count = HALVES[self.width], self.count
         blocks = _blocks(count, launch.rows)
-        shares, lines = _shares(blocks, blocks // 2 + 1, launch.resident), (blocks - 1) // 2
+        shares = _shares(blocks, (blocks // 2 + 1) * (launch.rows // launch.columns), launch.resident)
+        lines = (blocks - 1) // 2
         parts, across = self.columns.new_empty(2, shares, count), self.columns.new_empty(2, lines, count)
         self._symmetric.half_sums[blocks, shares](
             self.pieces, self.a, self.b, self.own, parts, across, count, self.factor, *self._rule, self.width,
-            launch.rows, num_warps=launch.warps, num_stages=launch.stages,
+            launch.rows, launch.columns, num_warps=launch.warps, num_stages=launch.stages,
         )  # fmt: skip
         sums = self.columns.new_empty(2, 1, count)
         self._symmetric.fold[_blocks(count, _FOLDED), 2](parts, across, sums, count, shares, lines, _FOLDED, _LINES)

@@ -16,51 +16,53 @@ from simclr_dist.losses.pair_programs import SCALE, load_pieces, product
 @triton.jit
 def half_sums(
     pieces, a, b, own, parts, across, count, factor,
-    rule: tl.constexpr, special: tl.constexpr, D: tl.constexpr, SIDE: tl.constexpr,
+    rule: tl.constexpr, special: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Of each row i: the sum of exp(s_ij) and how many s_ij exceed its own, as ``pair_programs.pair_sums`` has them.
 
-    Program (k, l) has the l-th share of what block k meets. It writes its rows' sums over it to ``parts`` (2, shares,
-    count), and the columns' over its rows to ``across`` (2, (n - 1) // 2, count), where the line is how many blocks on
-    the column's is. Its own block and, of an even n, that half a turn away are met from both sides: they have none.
+    Program (k, l) has the l-th share of what block k, of ROWS, meets, COLUMNS at a time. It writes its rows' sums over
+    it to ``parts`` (2, shares, count), and the columns' over its rows to ``across`` (2, (n - 1) // 2, count), where the
+    line is how many blocks on the column's is. Its own block and, of an even n, that half a turn away are met from both
+    sides: they have none.
     """
-    blocks = tl.cdiv(count, SIDE)
-    i = tl.program_id(0) * SIDE + tl.arange(0, SIDE)
+    blocks = tl.cdiv(count, ROWS)
+    i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     row = load_pieces(pieces, i, D)
     # -inf beyond the rows, too, as b is beyond the columns: such pairs are exp(-inf) = 0 from both sides.
     shift = tl.where(i < count, tl.load(a + i), float("-inf"))[:, None]
     row_own = tl.load(own + i)[:, None]
     row_b = tl.load(b + i)[:, None]
-    # As wide as a tile: across its columns they are summed once, at the end.
-    total = tl.zeros((SIDE, SIDE), tl.float32)
-    above = tl.zeros((SIDE, SIDE), tl.float32)
-    met = blocks // 2 + 1
+    total = tl.zeros((ROWS,), tl.float32)
+    above = tl.zeros((ROWS,), tl.float32)
+    TILES: tl.constexpr = ROWS // COLUMNS
+    met = (blocks // 2 + 1) * TILES
     share = tl.cdiv(met, tl.num_programs(1))
     begin = tl.program_id(1) * share
     lines = (blocks - 1) // 2
-    for on in range(begin, tl.minimum(begin + share, met)):
-        block = (tl.program_id(0) + on) % blocks
-        j = block * SIDE + tl.arange(0, SIDE)
+    for tile in range(begin, tl.minimum(begin + share, met)):
+        on = tile // TILES
+        start = (tl.program_id(0) + on) % blocks * ROWS + tile % TILES * COLUMNS
+        j = start + tl.arange(0, COLUMNS)
         column = load_pieces(pieces, j, D)
         common = product(row[0], row[1], tl.trans(column[0]), tl.trans(column[1])) * (1 / SCALE / SCALE)
         s = common + tl.load(b + j)[None, :]
         e = tl.exp2(s * factor + shift)
         more = s > row_own
         column_more = common + row_b > tl.load(own + j)[None, :]
-        if special(tl.program_id(0) * SIDE, block * SIDE, 0, count, SIDE, SIDE):
+        if special(tl.program_id(0) * ROWS, start, 0, count, ROWS, COLUMNS):
             counted, _ = rule(i[:, None], j[None, :], 0, count)
             e = tl.where(counted, e, 0.0)
             more = more & counted
             column_more = column_more & counted
-        total += e
-        above += more.to(tl.float32)
+        total += tl.sum(e, 1)
+        above += tl.sum(more.to(tl.float32), 1)
         if (on > 0) & (on <= lines):
             out = across + (on - 1) * count + j
             tl.store(out, tl.sum(e, 0), mask=j < count)
             tl.store(out + lines * count, tl.sum(column_more.to(tl.float32), 0), mask=j < count)
     out = parts + tl.program_id(1) * count + i
-    tl.store(out, tl.sum(total, 1), mask=i < count)
-    tl.store(out + tl.num_programs(1) * count, tl.sum(above, 1), mask=i < count)
+    tl.store(out, total, mask=i < count)
+    tl.store(out + tl.num_programs(1) * count, above, mask=i < count)
 
 
 @triton.jit

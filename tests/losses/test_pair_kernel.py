@@ -31,13 +31,15 @@ def views(images: int, width: int, kind: str) -> tuple[Tensor, Tensor]:
 
 
 # images, width, kind, temperature. 45 images: 90 rows, one block of rows and two of columns, neither of them full.
-# Of 200 images some tiles hold negatives alone. A tile serves its rows and its columns: of 2, 4 and 7 blocks of 64.
+# Of 200 images some tiles hold negatives alone. Of more than 64 numbers, up to 128, a tile serves its rows and its
+# columns: of 1, 2, 4 and 5 blocks.
 CASES = {
     f"{kind}, {images} images, d {width}, T {temperature}": (images, width, kind, temperature)
     for images, width, kind, temperature in [
         (45, 128, "related", 1.0), (45, 128, "related", 0.1), (45, 128, "related", 0.02), (45, 128, "separated", 0.1),
         (45, 128, "separated", 0.02), (45, 128, "collapsed", 0.5), (45, 128, "collapsed", 0.05),
-        (120, 48, "related", 0.1), (200, 48, "related", 0.1), (200, 48, "collapsed", 0.1), (21, 200, "related", 0.2),
+        (200, 48, "related", 0.1), (120, 100, "related", 0.1), (200, 100, "related", 0.1), (290, 128, "collapsed", 0.1),
+        (21, 200, "related", 0.2),
     ]
 }  # fmt: skip
 
