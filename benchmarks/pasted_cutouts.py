@@ -3,6 +3,7 @@
     apt-get install tuxpaint-stamps-default gnome-backgrounds
     pip install .[dev]
     python benchmarks/pasted_cutouts.py FOLDER [--side 64] [--train 1000] [--test 300] [--unlabelled 2000]
+    python benchmarks/pasted_cutouts.py FOLDER --cutouts-a-class 3
 
 writes FOLDER/classes.txt, FOLDER/train/{images,masks,unlabelled}, FOLDER/test/{images,masks} as source
 `folder_with_masks` reads them, FOLDER/sheet.png to look at, and FOLDER/manifest.json: what each split is made of and
@@ -11,6 +12,9 @@ the SHA-256 of all pixels. It prints how often classes occur and what mean IoU i
 No cut-out is in both splits, nor is any place of a photograph. Each image is drawn from (seed, split, number) alone:
 fewer images are the first of more. Objects lie over each other, are turned, scaled and mirrored; some are of no class
 (a drum, a road sign) and count as background, so that being pasted is no sign of a class.
+
+With --cutouts-a-class the few cut-outs of a class are in both splits, so few images show all of them: what is asked
+is to know an object again when it is pasted in another way and place, not another object of its class.
 """
 
 import argparse
@@ -30,6 +34,7 @@ from pasted_parts import (
     STAMPS,
     WALLPAPERS,
     Pixels,
+    few_of,
     find_cutouts,
     part_of,
     read_cutout,
@@ -162,15 +167,21 @@ def write_set(
     return digest.hexdigest()
 
 
-def read_all(stamps: Path) -> dict[str, dict[str, dict[str, Image.Image]]]:
-    """All cut-outs by split, class and name."""
+def read_all(stamps: Path, of_a_class: int = 0) -> dict[str, dict[str, dict[str, Image.Image]]]:
+    """Cut-outs by split, class and name: all, split; or the same few ``of_a_class`` for both splits.
+
+    Those of no class are as few.
+    """
     cutouts: dict[str, dict[str, dict[str, Image.Image]]] = {split: {} for split in SPLITS}
     for name, found in find_cutouts(stamps).items():
         read = {path: cutout for path in found if (cutout := read_cutout(stamps / path)) is not None}
-        for split, members in split_of(list(read)).items():
+        names = list(read)
+        members_of = dict.fromkeys(SPLITS, few_of(names, of_a_class)) if of_a_class else split_of(names)
+        for split, members in members_of.items():
             cutouts[split][name] = {path: read[path] for path in members}
-            if name != "background" and not members:
-                sys.exit(f"{stamps}: no cut-outs for the class {name}; is tuxpaint-stamps-default whole?")
+            if name != "background" and len(members) < (of_a_class or 1):
+                asked = f", {of_a_class} asked for" if of_a_class else ""
+                sys.exit(f"{stamps}: {len(members)} cut-outs for {name}{asked}; is tuxpaint-stamps-default whole?")
     return cutouts
 
 
@@ -199,6 +210,7 @@ def main() -> None:
     for part, default in (("train", 1000), ("test", 300), ("unlabelled", 2000)):
         parser.add_argument(f"--{part}", type=int, default=default, help=f"how many {part} images")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cutouts-a-class", type=int, default=0, help="the same in both splits; 0: all, split")
     parser.add_argument("--stamps", type=Path, default=STAMPS)
     parser.add_argument("--wallpapers", type=Path, default=WALLPAPERS)
     options = parser.parse_args()
@@ -206,13 +218,14 @@ def main() -> None:
         sys.exit(f"{options.folder} is not empty: remove it, or give another")
     counts = {part: getattr(options, part) for part in ("train", "test", "unlabelled")}
     print("reading cut-outs and photographs", flush=True)
-    cutouts, photographs = read_all(options.stamps), read_photographs(options.wallpapers)
+    cutouts, photographs = read_all(options.stamps, options.cutouts_a_class), read_photographs(options.wallpapers)
     for name in CLASS_FOLDERS:
         of_class = [f"{len(cutouts[split][name])} to {split}" for split in SPLITS]
         print(f"  {name if name != 'background' else '(no class)':12} {', '.join(of_class)}")
     digest = write_set(options.folder, cutouts, photographs, side=options.side, counts=counts, seed=options.seed)
     manifest = {
         "sha256_of_pixels": digest, "seed": options.seed, "side": options.side, "images": counts,
+        "cutouts_a_class": options.cutouts_a_class or "all, split",
         "versions": {"numpy": np.__version__, "pillow": PIL.__version__, "scikit-image": skimage.__version__},
         "photographs": list(photographs),
         "cutouts": {split: {name: list(found) for name, found in cutouts[split].items()} for split in SPLITS},

@@ -66,15 +66,28 @@ def split_of(names: list[str]) -> dict[str, list[str]]:
     All that begin with the same word go to the same side: ``gnu-baby`` and ``gnu-sitting``, ``pig_golden`` and
     ``pig_golden2`` may be one animal photographed twice.
     """
+    split: dict[str, list[str]] = {part: [] for part in SPLITS}
+    for group in _by_first_word(names):
+        fits = len(split["test"]) + len(group) <= round(TEST_SHARE * len(names))
+        split["test" if fits else "train"] += group
+    return {part: sorted(members) for part, members in split.items()}
+
+
+def few_of(names: list[str], count: int) -> list[str]:
+    """At most so many cut-outs of one class, each of another first word; fewer are the first of more.
+
+    Of each word the last, as ``-photo`` comes after ``-outline``.
+    """
+    return [max(group) for group in _by_first_word(names)[:count]]
+
+
+def _by_first_word(names: list[str]) -> list[list[str]]:
+    """All that begin with the same word together, in the order of the words' hashes."""
     groups: dict[str, list[str]] = {}
     for name in names:
         words = re.findall(r"[a-z]+", Path(name).stem.lower())
         groups.setdefault(words[0] if words else Path(name).stem, []).append(name)
-    split: dict[str, list[str]] = {part: [] for part in SPLITS}
-    for _, group in sorted(groups.items(), key=lambda item: hashlib.sha256(item[0].encode()).digest()):
-        fits = len(split["test"]) + len(group) <= round(TEST_SHARE * len(names))
-        split["test" if fits else "train"] += group
-    return {part: sorted(members) for part, members in split.items()}
+    return [groups[word] for word in sorted(groups, key=lambda word: hashlib.sha256(word.encode()).digest())]
 
 
 def read_cutout(path: Path) -> Image.Image | None:

@@ -53,6 +53,23 @@ def test_no_cutout_nor_another_of_its_first_word_is_in_train_and_test(pasted, tm
         assert len(cutouts["train"][name]) + len(cutouts["test"][name]) == 7
 
 
+def test_few_cutouts_of_a_class_are_of_different_first_words_the_same_in_train_and_test_and_the_first_of_more(
+    pasted, tmp_path
+):
+    folder = stamps(pasted, tmp_path)
+    two, four = (pasted.read_all(folder, count) for count in (2, 4))
+    for name in pasted.CLASS_FOLDERS:
+        few = list(two["train"][name])
+        assert len(few) == 2
+        assert few == list(two["test"][name]) == list(four["train"][name])[:2]
+        assert len({Path(path).stem.replace("-", "_").split("_")[0] for path in four["train"][name]}) == 4
+
+
+def test_more_cutouts_of_a_class_than_it_has_first_words_are_refused(pasted, tmp_path):
+    with pytest.raises(SystemExit, match="6 cut-outs for mammal, 7 asked for"):
+        pasted.read_all(stamps(pasted, tmp_path), 7)
+
+
 def test_no_place_of_a_photograph_is_in_train_and_test(pasted):
     photograph = np.arange(50 * 40 * 3, dtype=np.uint16).reshape(50, 40, 3)
     train, test = (set(pasted.part_of(photograph, split).ravel().tolist()) for split in ("train", "test"))
