@@ -15,6 +15,8 @@ from tests.support.views import parameters
 IMAGES = 200
 # Sides of the image and of the view: CIFAR, STL10, ImageNet.
 SIZES = [(32, 32), (96, 96), (256, 224)]
+FEW = 40
+"""Images with sides of more than 100 pixels: two million pixels of a view's size."""
 OPERATIONS = {
     "brightness": (0, (0.4, 1.6)),
     "contrast": (1, (0.4, 1.6)),
@@ -25,6 +27,10 @@ OPERATIONS = {
 
 def drawn(view: int = 0, **changes: float) -> ViewParameters:
     return draw_views(Views(**{"solarize_probability": 0.2, **changes}), 0, 0, np.arange(IMAGES), view)
+
+
+def count_of(side: int) -> int:
+    return IMAGES if side <= 100 else FEW
 
 
 def photos(side: int) -> list[Tensor]:
@@ -39,9 +45,9 @@ def differences(ours: list[Tensor], reference: list[Tensor]) -> tuple[int, float
 
 @pytest.mark.parametrize(("image_side", "side"), SIZES)
 def test_views_are_the_references_but_for_one_in_255_in_one_of_10000_pixels(image_side, side):
-    choices, images = drawn(), photos(image_side)
-    ours = [numba_.render_view(images[row % 20], choices, row, side) for row in range(IMAGES)]
-    theirs = [torchvision_.render_view(images[row % 20], choices, row, side) for row in range(IMAGES)]
+    choices, images, rows = drawn(), photos(image_side), range(count_of(side))
+    ours = [numba_.render_view(images[row % 20], choices, row, side) for row in rows]
+    theirs = [torchvision_.render_view(images[row % 20], choices, row, side) for row in rows]
     largest, _, share = differences(ours, theirs)
     assert largest <= 1
     assert share < 1e-4
@@ -51,7 +57,7 @@ def test_views_are_the_references_but_for_one_in_255_in_one_of_10000_pixels(imag
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 def test_crop_resize_and_flip_are_the_references_to_the_bit(image_side, side, interpolation):
     choices, images = drawn(), photos(image_side)
-    for row in range(IMAGES):
+    for row in range(count_of(side)):
         ours = numba_.render_crop(images[row % 20], choices, row, side, interpolation)
         assert torch.equal(ours, torchvision_.render_crop(images[row % 20], choices, row, side, interpolation))
 
@@ -96,7 +102,7 @@ def test_a_view_has_its_crops_interpolation_and_is_bilinear_unless_told_otherwis
 @pytest.mark.parametrize("side", [32, 96, 224])
 def test_each_color_operation_is_the_references_to_the_bit(operation, side):
     index, (low, high) = OPERATIONS[operation]
-    for seed, factor in enumerate(np.linspace(low, high, IMAGES)):
+    for seed, factor in enumerate(np.linspace(low, high, count_of(side))):
         factors = [1.0, 1.0, 1.0, 0.0]
         factors[index] = float(factor)
         choices = parameters(color=True, factors=tuple(factors))

@@ -117,8 +117,14 @@ def test_a_process_that_is_cut_off_from_the_others_store_begins_no_further_step(
 
 def test_where_all_have_come_back_and_nobody_trains_those_that_wait_begin(folder, monkeypatch):
     monkeypatch.setattr("simclr_dist.distributed.run_store._OF_FOLDER", Pace(0.02, 0.02, 2.0))
+
+    def begins(waiting: Membership) -> bool:
+        begun = waiting.wait_for_next()
+        RunStore(folder).come(1, waiting.identity, Came(None, []))  # which calls the other, if this one was faster
+        return begun
+
     with member(folder, 0) as one, member(folder, 2) as other, ThreadPoolExecutor(2) as threads:
-        called = [threads.submit(each.wait_for_next) for each in (one, other)]
+        called = [threads.submit(begins, each) for each in (one, other)]
         assert [each.result(20) for each in called] == [True, True]
 
 

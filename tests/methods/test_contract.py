@@ -1,6 +1,6 @@
 """What every registered method promises by existing; a new one is proved by its line in the registry.
 
-The runs of a method are made once: in 1 process whole, in 2 whole, in chunks, resumed, and with a skipped step.
+The runs of a method are made once: in 1 process whole, in 2 whole, resumed, and in chunks with a skipped step.
 """
 
 import shutil
@@ -44,7 +44,8 @@ from tests.support.processes import (
     run_distributed,
 )
 
-STEPS, STOP, SKIPPED = 4, 2, 3
+STEPS, STOP = 3, 2
+SKIPPED = STEPS + 1  # by the run in chunks, whose steps until then are those of the others
 GROUP = 4
 ROUNDING = 1e-3  # a running mean that is 0 but for rounding has no relative error
 TRAINED = ("model", "optimizer", "scaler")
@@ -54,8 +55,9 @@ def config_of(name: str, folder: Path, *overrides: str) -> Config:
     """The method's small recipe for the runs of this module."""
     return method_config(
         name, folder, f"recipe.batch_norm_group_images={GROUP}", "recipe.anomalies.on_not_finite=skip",
+        "recipe.encoder.width=0.125", "recipe.global_batch_images=16",  # a CPU's convolutions in float64 are slow
         "machine.precision=float64", f"machine.stop_after_steps={STEPS}", "machine.save_every_steps=1",
-        f"machine.keep_checkpoints={STEPS}", *overrides,
+        f"machine.keep_checkpoints={SKIPPED + 1}", *overrides,
     )  # fmt: skip
 
 
@@ -74,21 +76,20 @@ def _proved(config: Config, folder: Path) -> dict[str, Any]:
     """Run in each of some processes; what has no file is returned."""
     count, rank = process_count(), process_rank()
 
-    def on(run: str, images_per_chunk: int = 0) -> Config:
-        machine = replace(config.machine, run_dir=str(folder / run), images_per_chunk=images_per_chunk)
-        return replace(config, machine=machine)
+    def on(run: str, **machine: int) -> Config:
+        return replace(config, machine=replace(config.machine, run_dir=str(folder / run), **machine))
 
-    found: dict[str, Any] = {"gradients": {chunk: _gradients(config, chunk) for chunk in (0, GROUP)}}
+    chunks = {0, GROUP} if GROUP * count < config.recipe.global_batch_images else {0}
+    found: dict[str, Any] = {"gradients": {chunk: _gradients(config, chunk) for chunk in sorted(chunks)}}
     if count <= 2:
         pretrain_here(on("whole"))
     if count == 2:
-        pretrain_here(on("chunks", images_per_chunk=8))
         if rank == 0:
-            for run in ("resumed", "skipped"):
-                _as_killed(folder / "whole", folder / run)
+            _as_killed(folder / "whole", folder / "resumed")
         dist.barrier()
         pretrain_here(on("resumed"))
-        poisoned((SKIPPED,), lambda features: features * torch.inf, lambda: pretrain_here(on("skipped")))
+        in_chunks = on("chunks", images_per_chunk=GROUP, stop_after_steps=SKIPPED + 1)
+        poisoned((SKIPPED,), lambda features: features * torch.inf, lambda: pretrain_here(in_chunks))
         # With batch norm over the whole batch, which the runs cannot have together with chunks.
         recipe = replace(config.recipe, batch_norm_group_images=0)
         found["checks"] = certify(recipe, Processes(rank, count, rank, count), torch.device("cpu"))
@@ -148,7 +149,7 @@ def test_weights_buffers_and_losses_of_two_processes_follow_those_of_one(method,
         for key, value in expected.items():
             difference = (own[key].double() - value.double()).norm() / value.double().norm().clamp_min(ROUNDING)
             assert difference < 1e-9, (step, key)
-    assert losses(method.run(2, run)) == pytest.approx(losses(method.run(1, "whole")), rel=1e-9)
+    assert losses(method.run(2, run))[:STEPS] == pytest.approx(losses(method.run(1, "whole")), rel=1e-9)
     runs = (method.run(2, run), method.run(1, "whole"))
     rank, expected_rank = (read_metrics(each / "metrics.jsonl")[0]["rank_me"] for each in runs)
     assert rank == pytest.approx(expected_rank, rel=1e-6)
@@ -167,7 +168,7 @@ def test_a_run_killed_in_the_middle_of_an_epoch_resumes_to_the_bit(method):
 
 
 def test_a_skipped_step_leaves_no_trace(method):
-    before, skipped, next_step = (method.after(2, "skipped", step) for step in (SKIPPED - 1, SKIPPED, SKIPPED + 1))
+    before, skipped, next_step = (method.after(2, "chunks", step) for step in (SKIPPED - 1, SKIPPED, SKIPPED + 1))
     for part in TRAINED:
         assert_bit_equal(skipped[part], before[part], part)
     weight = next(iter(method.found[1][0]["gradients"][0]))
@@ -219,5 +220,5 @@ def test_export_and_evaluation_take_its_encoder(method, tmp_path):
     assert np.array_equal(features, again)
     labels = digits.labels
     half = len(digits) // 2
-    # Chance is 0.1; the encoder has barely been trained.
-    assert knn_accuracy(features[:half], labels[:half], features[half:], labels[half:]) > 0.5
+    # Chance is 0.1; the encoder is narrow and has barely been trained.
+    assert knn_accuracy(features[:half], labels[:half], features[half:], labels[half:]) > 0.3

@@ -20,6 +20,10 @@ from tests.support.timm_families import FAMILIES, family_config
 
 IMAGES = 8
 GROUP = 2  # of batch norm, and of a chunk: two chunks in each of two processes
+ON_FOUR = ("ResNet", "ViT", "Swin")
+"""On 4 processes too: what these replace and drop, the others do. A family says nothing of processes that another could
+say differently; each of four imports timm anew."""
+SLOW = "VGG"  # its widths cannot be changed, and it drops nothing
 
 
 def gradients_of(config: Config, group: int, chunk: int, recompute: str, rate: float | None = None) -> Tensor:
@@ -57,22 +61,25 @@ def configs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def found(configs):
     """Number of processes -> family -> what its first process has computed."""
-    return {1: both_ways(configs)} | {count: run_distributed(count, both_ways, configs)[0] for count in (2, 4)}
+    few = {family: configs[family] for family in ON_FOUR}
+    of_several = {2: run_distributed(2, both_ways, configs)[0], 4: run_distributed(4, both_ways, few)[0]}
+    return {1: both_ways(configs)} | of_several
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_gradients_and_statistics_are_those_of_one_whole_process_on_1_2_and_4_processes_and_in_chunks(
-    configs, found, family
-):
+def test_gradients_and_statistics_are_those_of_one_whole_process_on_several_and_in_chunks(configs, found, family):
     whole = gradients_of(configs[family], GROUP, 0, "none"), gradients_of(configs[family], 0, 0, "none")
+    assert [count for count, by_family in found.items() if family in by_family] == [1, 2, *[4] * (family in ON_FOUR)]
     for count, by_family in found.items():
+        if family not in by_family:
+            continue
         for way, got, expected in zip(("chunks", "recomputed"), by_family[family], whole, strict=True):
             assert relative_error(got, expected) < 1e-10, (count, way)
     if drops_of(build_method(configs[family].recipe, IMAGES)):  # two equal numbers of a network that drops nothing
         assert relative_error(gradients_of(configs[family], 0, 0, "none", rate=0), whole[1]) > 1e-3
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != SLOW])
 def test_a_step_after_resuming_is_to_the_bit_that_of_a_run_that_was_not_stopped(configs, family):
     states = []
     for stops in (False, True):
