@@ -47,15 +47,18 @@ def _of_all_records() -> list[tuple[float, Tensor]]:
     return [loss_and_gradient(record) for record in RECORDS]
 
 
-def in_one_matrix(z: Tensor, labels: Tensor, temperature: float, mode: str) -> tuple[Tensor, Tensor]:
-    """The loss at base temperature = temperature, and the share of anchors whose nearest row is of their class."""
+def in_one_matrix(z: Tensor, labels: Tensor, temperature: float, mode: str) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss at base temperature = temperature, the share of anchors whose nearest row is of their class, and of those
+    of which float32 cannot tell, as the next one is as near to a few of its roundings."""
     rows, classes = z.transpose(0, 1).flatten(0, 1), labels.repeat(z.shape[1])
     itself = torch.eye(len(rows), dtype=torch.bool)
     log_p = F.log_softmax((rows @ rows.T / temperature).masked_fill(itself, -torch.inf), dim=1)
     positive = (classes[:, None] == classes) & ~itself
     losses = -log_p.masked_fill(~positive, 0).sum(1) / positive.sum(1)
     anchors = slice(None) if mode == "all" else slice(len(labels))
-    return losses[anchors].mean(), (classes[log_p.argmax(1)] == classes)[anchors].double().mean()
+    nearest, next_to_it = (rows @ rows.T).masked_fill(itself, -torch.inf).topk(2, dim=1).values.unbind(1)
+    ties = (nearest - next_to_it < 3e-7)[anchors].double().mean()
+    return losses[anchors].mean(), (classes[log_p.argmax(1)] == classes)[anchors].double().mean(), ties
 
 
 @pytest.mark.parametrize("mode", ["all", "one"])
@@ -67,12 +70,13 @@ def test_float32_in_many_tiles_is_the_one_matrix_even_when_embeddings_collapse(m
     labels = torch.randint(7, (50,))
     z, exact = (F.normalize(raw.to(dtype), dim=-1).requires_grad_() for dtype in (torch.float32, torch.float64))
     found = sup_con(z, labels, temperature, temperature, mode)
-    expected, top1 = in_one_matrix(exact, labels, temperature, mode)
+    expected, top1, ties = in_one_matrix(exact, labels, temperature, mode)
     found.loss.backward()
     expected.backward()
     assert float(found.loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
     assert relative_error(z.grad, exact.grad) < 2e-4
-    assert float(found.top1) == pytest.approx(float(top1))
+    assert abs(float(found.top1) - float(top1)) <= float(ties) + 1e-6
+    assert ties == 0 or spread < 1
 
 
 def test_it_needs_labels_and_its_views_are_not_blurred():

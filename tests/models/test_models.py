@@ -11,6 +11,7 @@ from simclr_dist.models.encoder import Encoder
 from simclr_dist.models.projection import projection_head
 from simclr_dist.models.resnet import set_output_stride
 from simclr_dist.models.segmentation import deeplab_v3
+from tests.support.processes import relative_error
 
 
 def images(side: int) -> torch.Tensor:
@@ -98,7 +99,8 @@ def test_a_dilated_map_has_the_values_of_the_strided_one_in_its_places(name, ste
         set_output_stride(encoder.backbone, own // part)
         dilated = encoder.map(images(2 * own))
         assert dilated.shape[2:] == (2 * part, 2 * part)
-        torch.testing.assert_close(dilated[..., ::part, ::part], strided)
+        # Other kernels, so rounded otherwise; each processor has its own.
+        assert relative_error(dilated[..., ::part, ::part], strided) < 1e-5
         set_output_stride(encoder.backbone, 0)
         assert torch.equal(encoder.map(images(2 * own)), strided)
 
