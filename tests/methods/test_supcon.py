@@ -48,8 +48,8 @@ def _of_all_records() -> list[tuple[float, Tensor]]:
 
 
 def in_one_matrix(z: Tensor, labels: Tensor, temperature: float, mode: str) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss at base temperature = temperature, the share of anchors whose nearest row is of their class, and of those
-    of which float32 cannot tell, as the next one is as near to a few of its roundings."""
+    """The loss at base temperature = temperature, the share of anchors whose nearest row is of their class, and the
+    share of those of which float32 cannot tell, as the next one is as near to a few of its roundings."""
     rows, classes = z.transpose(0, 1).flatten(0, 1), labels.repeat(z.shape[1])
     itself = torch.eye(len(rows), dtype=torch.bool)
     log_p = F.log_softmax((rows @ rows.T / temperature).masked_fill(itself, -torch.inf), dim=1)
