@@ -46,16 +46,18 @@ def line_chart(
     series: Sequence[Series],
     *,
     unit: str = "",
+    text: str = "",
     x_name: str = "step",
     log_x: bool = False,
     zero: bool = False,
     marks: Sequence[Mark] = (),
 ) -> Html:
-    """Lines over a common axis; ``zero``: the axis begins at 0."""
+    """Lines over a common axis; ``text``: what is shown, behind title and unit; ``zero``: the axis begins at 0."""
+    headline = title + (f", {unit}" if unit else "") + (f": {text}" if text else "")
     thinned = [Series(s.name, thin(s.points), s.color, s.dashed) for s in series]
     values = [y for s in thinned for _, y in s.points if y is not None]
     if not values:
-        return _figure(title, tag("p", "No value was recorded.", class_="missing"))
+        return _figure(headline, tag("p", "No value was recorded.", class_="missing"))
     across = [x for s in thinned for x, _ in s.points]
     x_low, x_high = min(across), max(across)
     marks = [mark for mark in marks if x_low <= mark.x <= x_high]
@@ -94,7 +96,7 @@ def line_chart(
         data_series=data, data_x=x_name, data_unit=unit,
     )  # fmt: skip
     names = legend([(s.name, f"c{s.color % 10}", s.dashed) for s in series]) if len(series) > 1 else None
-    return _figure(title + (f", {unit}" if unit else ""), picture, names)
+    return _figure(headline, picture, names)
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:

@@ -155,18 +155,18 @@ class ThumbnailedImages:
 
 
 class ViewsAsImages:
-    """Two views of a source's images as images of their own: number 2 i + v is view v of image i, in epoch 0.
+    """Two views of a source's images as images of their own: number 2 i + v is view v of image i.
 
-    They are the first two of the method's views of the largest side, so that an encoder can compare them.
+    They are the first two of the method's views of the largest side, so that an encoder can compare them: of epoch 0,
+    or of a method with one view those of epochs 0 and 1.
     """
 
     def __init__(self, source: ImageSource, recipe: Recipe) -> None:
         self.labels: Labels | None = None
         self.source, self.classes = source, source.classes
-        drawn = draw_groups(recipe, 0, np.arange(len(source)))
+        drawn = [group for epoch in (0, 1) for group in draw_groups(recipe, epoch, np.arange(len(source)))]
         side = max(group.side for group in drawn)
-        pair = [(group, view) for group in drawn if group.side == side for view in group.parameters]
-        self._pair = (pair * 2)[:2]  # of a method with one view, that one twice
+        self._pair = [(group, view) for group in drawn if group.side == side for view in group.parameters][:2]
         self._last: tuple[int, Tensor] | None = None
 
     def __len__(self) -> int:

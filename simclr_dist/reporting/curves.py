@@ -81,10 +81,10 @@ def _charts(runs: Sequence[Facts], curves: dict[_Curve, list[Metric | None]]) ->
         marked = [run for _, run, _ in own]
         marks = anomaly_marks(marked) if curve.name == "loss" else band_marks(marked, curve.name)
         texts = {metric.text for _, _, metric in own}
-        text = f": {texts.pop()}" if len(texts) == 1 and any(texts) else ""
-        title = f"{curve.title[:1].upper()}{curve.title[1:]}{text}"
+        text = texts.pop() if len(texts) == 1 else ""
+        title = f"{curve.title[:1].upper()}{curve.title[1:]}"
         zero = all(metric.from_zero for _, _, metric in own)
-        charts.append(line_chart(title, series, unit=curve.unit, zero=zero, marks=marks))
+        charts.append(line_chart(title, series, unit=curve.unit, text=text, zero=zero, marks=marks))
     return tag("div", charts, class_="cards")
 
 

@@ -172,7 +172,7 @@ def test_runs_of_two_methods_have_one_page_with_columns_and_curves_of_both(outsi
     top1 = read_metrics(simclr / "metrics.jsonl")[-1]["contrastive_top1"]
     assert other[:3] + other[5:7] == ["other", "simclr", "2", "-", f"{100 * top1:.1f} %"]
     assert captions(content) == [
-        "Loss", "Distance of the views, furlongs", "Contrastive top-1: the other view is the most similar, %",
+        "Loss", "Distance of the views, furlongs", "Contrastive top-1, %: the other view is the most similar",
         "Length of the embeddings: mean over the batch",
         "RankMe: how many directions the embeddings fill: at most their size and the images that it is taken of",
         "Contrastive top-5, %", "Mean rank of the other view", "Lower bound of the mutual information, nats",

@@ -16,14 +16,17 @@ import pytest
 import torch
 from PIL import Image
 
+from simclr_dist.config import load_config
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.evaluation.confusion import confusion
 from simclr_dist.reporting.analysis import alignment, feature_map, nearest, uniformity, vote
 from simclr_dist.reporting.answer import answer
 from simclr_dist.reporting.charts import Series, line_chart, matrix, thin, ticks
+from simclr_dist.reporting.context import ViewsAsImages
 from simclr_dist.reporting.facts import Facts, read_facts
 from simclr_dist.reporting.markup import Html, tag
 from simclr_dist.training.pretraining import pretrain
+from tests.support.images import open_source
 from tests.support.processes import tiny_config
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -403,6 +406,12 @@ def test_long_numbers_at_an_axis_are_short():
 
 def test_text_is_escaped_and_markup_is_not():
     assert tag("p", "<b>", Html("<i>x</i>"), 1.50, title='"') == '<p title="&quot;">&lt;b&gt;<i>x</i>1.5</p>'
+
+
+def test_a_method_with_one_view_has_two_of_them_by_the_draws_of_two_epochs():
+    recipe = load_config("digits_demo", ["recipe.method.name=rotation"]).recipe
+    pairs = ViewsAsImages(open_source(recipe.data, "test"), recipe)
+    assert sum(not torch.equal(pairs.read(2 * number), pairs.read(2 * number + 1)) for number in range(20)) > 15
 
 
 def test_alignment_and_uniformity_equal_the_formulas_of_their_paper():
