@@ -1,7 +1,8 @@
 """Runs that lose processes at random moments, each against the run that was resized at the same steps.
 
     python benchmarks/survive.py --out OUT --runs 100
-    python benchmarks/survive.py --out OUT --runs 10 recipe.method.name=moco machine.images_per_chunk=32
+    python benchmarks/survive.py --out OUT --runs 10 recipe.method.name=moco machine.images_per_chunk=16 \\
+        recipe.batch_norm_group_images=16
     python benchmarks/survive.py --out OUT --runs 10 --srun
 
 The digits in four processes, of which one to three get SIGKILL at a random moment each, process 0 in a quarter of the

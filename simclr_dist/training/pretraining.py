@@ -124,6 +124,10 @@ def _membership(
     key = "machine.on_lost_process: go_on"
     if device.type != "cpu":
         raise UserError(f"{key}: was not made for GPUs yet; set machine.on_lost_process=stop or machine.device=cpu")
+    try:
+        check_machine(config, 1)
+    except UserError as error:
+        raise UserError(f"{key}: the last process could not go on alone: {error}") from error
     patience = max(config.machine.collective_timeout_seconds, _SECONDS_TO_COME)
     if place is None and LOCAL not in os.environ:
         launcher = launcher_here()

@@ -96,3 +96,13 @@ def test_under_a_launcher_that_ends_the_others_it_is_refused_by_a_line(tmp_path,
     with pytest.raises(UserError, match="torchrun does not leave the others alone when one is lost"):
         pretrain(config_of(tmp_path), Processes(0, 2, 0, 2))
     assert not (tmp_path / "run").exists()
+
+
+def test_what_one_process_alone_could_not_compute_is_refused_at_the_start(tmp_path):
+    """Chunks of 16 are whole shares of four processes; of fewer they would cut the global batch-norm group."""
+    config = tiny_config(
+        tmp_path, "recipe.global_batch_images=64", "recipe.batch_norm_group_images=0", "machine.images_per_chunk=16",
+        "machine.on_lost_process=go_on", "machine.device=cpu",
+    )  # fmt: skip
+    with pytest.raises(UserError, match="the last process could not go on alone"):
+        pretrain(config, Processes(0, 4, 0, 4))
