@@ -24,7 +24,7 @@ import skimage.data
 import torch
 from image_runs import judged, write
 from numpy.typing import NDArray
-from photographs import photographs
+from photographs import TEST_SHARE, photographs
 from PIL import Image
 from same_settings import same_settings
 
@@ -46,7 +46,6 @@ SIDE = 112
 """Of a tile, in pixels."""
 MAGNIFIED = 0.02
 """How much more than green red is magnified, and blue less: 1.6 pixels in a tile's corner."""
-TEST_SHARE = 0.25
 OTHERS = ("hubble_deep_field", "immunohistochemistry", "retina")
 """Of scikit-image, beside those of photographs.py."""
 KINDS = ("as it is", "aberration")

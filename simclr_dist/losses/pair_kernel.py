@@ -125,8 +125,10 @@ class KernelPairs:
 
     def sums(self) -> Tensor:
         """Of this process's rows in parts to be added, (2, shares, count): their negatives' exp(s), and their ranks."""
-        if self._symmetric_pays():
-            return self._symmetric_sums()
+        half = HALVES.get(self.width) if self.count == len(self.columns) else None
+        # Where half of the tiles do: what is kept for the columns is to be no more than the pieces.
+        if half and 2 * (lines := (_blocks(self.count, half.rows) - 1) // 2) <= self.width:
+            return self._symmetric_sums(half, lines)
         grid, constants = self._cut(self.launches[0])
         parts = self.columns.new_empty(2, grid[1], self.count)
         self._pairs.pair_sums[grid](
@@ -135,17 +137,10 @@ class KernelPairs:
         )  # fmt: skip
         return parts
 
-    def _symmetric_pays(self) -> bool:
-        """Whether half of the tiles do: the rows are the columns, and what is kept is no more than their pieces."""
-        if self.count != len(self.columns) or self.width not in HALVES:
-            return False
-        return 2 * ((_blocks(self.count, HALVES[self.width].rows) - 1) // 2) <= self.width
-
-    def _symmetric_sums(self) -> Tensor:
-        launch, count = HALVES[self.width], self.count
+    def _symmetric_sums(self, launch: Launch, lines: int) -> Tensor:
+        count = self.count
         blocks = _blocks(count, launch.rows)
         shares = _shares(blocks, (blocks // 2 + 1) * (launch.rows // launch.columns), launch.resident)
-        lines = (blocks - 1) // 2
         parts, across = self.columns.new_empty(2, shares, count), self.columns.new_empty(2, lines, count)
         self._symmetric.half_sums[blocks, shares](
             self.pieces, self.a, self.b, self.own, parts, across, count, self.factor, *self._rule, self.width,

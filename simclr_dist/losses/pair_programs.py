@@ -50,14 +50,14 @@ def two_views_special(row, column, first, count, ROWS: tl.constexpr, COLUMNS: tl
 
 
 @triton.jit
-def load_pieces(pieces, numbers, D: tl.constexpr, START: tl.constexpr = 0, WIDTH: tl.constexpr = 0):
-    """Both pieces of the rows ``numbers``, the larger first; of WIDTH coordinates from START on (0: all)."""
-    at = pieces + numbers[:, None] * (2 * D) + tl.arange(START, START + (WIDTH if WIDTH > 0 else D))[None, :]
+def load_pieces(pieces, numbers, D: tl.constexpr):
+    """Both pieces of the rows ``numbers``, the larger first."""
+    at = pieces + numbers[:, None] * (2 * D) + tl.arange(0, D)[None, :]
     return tl.load(at), tl.load(at + D)
 
 
 @triton.jit
-def product(of_high, of_low, high, low):
+def _product(of_high, of_low, high, low):
     """The product of two matrices in pieces, but for that of the small ones; small products come first."""
     s = tl.dot(of_low, high, input_precision="ieee")
     s = tl.dot(of_high, low, s, input_precision="ieee")
@@ -65,9 +65,9 @@ def product(of_high, of_low, high, low):
 
 
 @triton.jit
-def _similarities(row, column, b):
-    """c_i.c_j + b_j of a tile."""
-    return product(row[0], row[1], tl.trans(column[0]), tl.trans(column[1])) * (1 / SCALE / SCALE) + b[None, :]
+def products_of(row, column):
+    """c_i.c_j of a tile, of its rows' and its columns' pieces."""
+    return _product(row[0], row[1], tl.trans(column[0]), tl.trans(column[1])) * (1 / SCALE / SCALE)
 
 
 @triton.jit
@@ -91,7 +91,7 @@ def pair_sums(
     is added in memory.
     """
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    row = load_pieces(pieces, first + i, D, 0, D)
+    row = load_pieces(pieces, first + i, D)
     shift = tl.load(a + first + i)[:, None]
     own_s = tl.load(own + first + i)[:, None]
     # As wide as a tile: across its columns they are summed once, at the end.
@@ -100,7 +100,7 @@ def pair_sums(
     begin, end = _share(column_count, COLUMNS)
     for block in range(begin, end):
         j = block * COLUMNS + tl.arange(0, COLUMNS)
-        s = _similarities(row, load_pieces(pieces, j, D, 0, D), tl.load(b + j))
+        s = products_of(row, load_pieces(pieces, j, D)) + tl.load(b + j)[None, :]
         e = tl.exp2(s * factor + shift)
         more = s > own_s
         if special(tl.program_id(0) * ROWS, block * COLUMNS, first, count, ROWS, COLUMNS):
@@ -148,7 +148,7 @@ def pair_gradient(
     for block in range(begin, end):
         j = block * COLUMNS + tl.arange(0, COLUMNS)
         column = load_pieces(pieces, j, D)
-        s = _similarities(row, column, tl.load(b + j))
+        s = products_of(row, column) + tl.load(b + j)[None, :]
         column_w = _scaled(weight, j, j < column_count, scale)
         g = tl.exp2(s * factor + shift[:, None]) * (row_w[:, None] + column_w[None, :])
         if special(tl.program_id(0) * ROWS, block * COLUMNS, first, count, ROWS, COLUMNS):
@@ -164,7 +164,7 @@ def pair_gradient(
             high, low = tl.load(at), tl.load(at + D)
         # Added here and not by the tensor cores, which round towards zero (Ootomo and Yokota 2022, arXiv 2203.03341):
         # over thousands of columns that is a drift.
-        sums += product(g_high, g_low, high, low)
+        sums += _product(g_high, g_low, high, low)
     out = tl.program_id(1).to(tl.int64) * count + i
     tl.store(gradient + out[:, None] * D + d[None, :], sums / (scale * SCALE), mask=inside[:, None])
     tl.store(total + out, whole / scale, mask=inside & (tl.program_id(2) == 0))

@@ -10,7 +10,7 @@ more than the rows themselves.
 import triton
 import triton.language as tl
 
-from simclr_dist.losses.pair_programs import SCALE, load_pieces, product
+from simclr_dist.losses.pair_programs import load_pieces, products_of
 
 
 @triton.jit
@@ -43,8 +43,7 @@ def half_sums(
         on = tile // TILES
         start = (tl.program_id(0) + on) % blocks * ROWS + tile % TILES * COLUMNS
         j = start + tl.arange(0, COLUMNS)
-        column = load_pieces(pieces, j, D)
-        common = product(row[0], row[1], tl.trans(column[0]), tl.trans(column[1])) * (1 / SCALE / SCALE)
+        common = products_of(row, load_pieces(pieces, j, D))
         s = common + tl.load(b + j)[None, :]
         e = tl.exp2(s * factor + shift)
         more = s > row_own
