@@ -97,8 +97,12 @@ class StopSignals:
     def _listen(self) -> None:
         """What the C code of signals writes: the number of each that has a handler, as a byte."""
         first = 0
-        while not self._over.is_set():
-            for number in os.read(self._reader, 64):
+        over = False
+        while not over:
+            numbers = os.read(self._reader, 64)
+            # Asked after reading: what came before the end is answered, however late this thread runs.
+            over = self._over.is_set()
+            for number in numbers:
                 if number == signal.SIGHUP:
                     _leave_lost_terminal()
                 self.has_arrived |= number in STOP_SIGNALS and number not in NOTICES

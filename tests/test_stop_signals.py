@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,18 @@ def test_what_nohup_has_told_to_ignore_stays_ignored():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     assert signal.SIGHUP not in handle_stop_signals(lambda number, frame: None)
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+def test_a_signal_is_answered_by_a_thread_that_runs_only_when_all_is_over():
+    class Late(StopSignals):
+        def _listen(self) -> None:
+            time.sleep(0.3)
+            super()._listen()
+
+    said: list[str] = []
+    with Late(said.append):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert said == ["SIGTERM"]
 
 
 WAITING = """
