@@ -66,12 +66,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[
 
 
 @pytest.fixture
-def user(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "User":
+def user(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["User"]:
     (tmp_path / "tiny.yaml").write_text("recipe: {}\n")
     # What the working directory holds is not what a job runs.
     (tmp_path / "simclr_dist").mkdir()
     (tmp_path / "simclr_dist" / "__init__.py").write_text("raise ImportError('not this one')\n")
-    return User(cluster, tmp_path, monkeypatch)
+    yield User(cluster, tmp_path, monkeypatch)
+    cluster.clear()  # a test that failed leaves the next ones nothing
 
 
 class User:
@@ -164,7 +165,12 @@ def lose(cluster: Cluster, node: str) -> None:
     for process in lost:  # as a lost node's: they neither answer nor end
         os.kill(process, signal.SIGSTOP)
     cluster.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost")  # as after SlurmdTimeout
-    for process in lost:
+
+    def depth(process: int) -> int:
+        return 1 + depth(parent_of(process)) if process in lost else 0
+
+    # Children first: as its parent ends, the kernel wakes a stopped srun (SIGHUP, SIGCONT), which ends all tasks.
+    for process in sorted(lost, key=depth, reverse=True):
         os.kill(process, signal.SIGKILL)
 
 

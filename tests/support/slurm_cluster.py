@@ -100,6 +100,15 @@ class Cluster:
         self._processes[node].kill()
         self._processes[node].wait()
 
+    def clear(self) -> None:
+        """End what runs or waits, and start the daemons that were killed."""
+        for node in NODES:
+            if self._processes[node].poll() is not None:
+                self.start_node(node)
+        if self.run("squeue", "-h"):
+            self.run("scancel", "--user", "root")
+            self.wait_idle()
+
     def wait_idle(self, seconds: float = 60) -> None:
         """Until all nodes are up and free."""
         wait_until(lambda: self.run("sinfo", "-h", "-N", "-p", "main", "-o", "%T").split() == ["idle"] * len(NODES),
@@ -117,9 +126,8 @@ class Cluster:
 
     def stop(self) -> None:
         """End all jobs and daemons."""
-        self.run("scancel", "--user", "root")
         try:
-            wait_until(lambda: not self.run("squeue", "-h"), 30, "jobs are left")
+            self.clear()
         finally:
             for process in reversed(self._processes.values()):
                 process.terminate()
