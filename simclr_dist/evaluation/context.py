@@ -151,13 +151,15 @@ class EvaluationContext(OpenedImages):
     ) -> SavedTraining:
         """Where the training of ``classifier``, as it stands here, on the images ``indices`` is saved.
 
-        It is known by all that determines it: the encoder, the images and their labels, which of them, the classifier's
-        weights before the first step, the protocol, the seed, the crops, and what moves last bits.
+        It is known by all that determines it and its accuracies: the encoder, the training and test images and their
+        labels, which of them, the classifier's weights before the first step, the protocol, the seed, the crops, and
+        what moves last bits.
         """
+        encoder, side = self.pretrained.encoder, self.data.image_size
         facts = [
             self.encoder_sha256,
-            features_digest(self.pretrained.encoder, self.train, self.data.image_size, self.how),
-            [subset_digest(numbers) for numbers in (self.train_labels, indices)],
+            [features_digest(encoder, images, side, self.how) for images in (self.train, self.test)],
+            [subset_digest(numbers) for numbers in (self.train_labels, self.test_labels, indices)],
             [state_digest([classifier]), asdict(protocol), asdict(order)],
             asdict(self.recipe)["views"],
             "with balanced accuracy",  # a save from before that has none is not taken
