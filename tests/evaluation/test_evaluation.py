@@ -31,8 +31,11 @@ from simclr_dist.evaluation.knn import knn_accuracy, knn_scores
 from simclr_dist.evaluation.online import OnlineEvaluation, least_squares_accuracy
 from simclr_dist.evaluation.subsets import few_labels, halves, share_of_labels, subset_digest
 from simclr_dist.methods.build import build_encoder
+from simclr_dist.models.encoder import LIGHTNESS
 from simclr_dist.models.features import features_of
 from simclr_dist.run.metrics_log import read_metrics
+from simclr_dist.weights.architecture import Architecture
+from simclr_dist.weights.architecture import build_encoder as encoder_with
 from simclr_dist.weights.digest import state_digest
 from tests.support.commands import complaint, run_command
 from tests.support.evaluation import blobs, small_context
@@ -131,6 +134,20 @@ def test_half_precision_moves_features_by_its_rounding_and_they_are_float32(tmp_
     assert 0 < np.abs(half - whole).max() < 0.05 * np.abs(whole).max()
     digests = [features_digest(context.pretrained.encoder, context.train, 8, each) for each in (how, context.how)]
     assert digests[0] != digests[1]
+
+
+def test_kept_features_are_never_those_of_the_same_weights_in_another_network(tmp_path):
+    context = small_context(tmp_path, cache=tmp_path / "kept")
+    own = Architecture.of_recipe(context.recipe)
+    state = context.pretrained.encoder.backbone.state_dict()
+    networks = [own, replace(own, stem_padding=2), replace(own, output_stride=4), replace(own, takes=LIGHTNESS)]
+    encoders = [encoder_with(each, state, [0.5] * 3, [0.5] * 3) for each in networks]
+    assert len({state_digest([encoder]) for encoder in encoders}) == 1
+    assert len({features_digest(encoder, context.train, 8, context.how) for encoder in encoders}) == 4
+    few = Subset(context.train, np.arange(8))
+    for encoder in encoders:
+        kept, anew = (extract_features(encoder, few, 8, how) for how in (context.how, replace(context.how, cache=None)))
+        assert np.array_equal(kept, anew)
 
 
 class _Writes(TorchDispatchMode):
