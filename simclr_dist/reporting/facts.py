@@ -40,7 +40,8 @@ class Facts:
     method: str
     """Its name; "" without a config.yaml."""
     config: dict[str, Any]
-    """Dotted key -> value, the keys of an earlier version in their new places; empty without a config.yaml."""
+    """Dotted key -> value, the keys of an earlier version in their new places; empty without a config.yaml. Without
+    machine.tracking, which may hold a password: a report is sent to others."""
     metrics: list[dict[str, float | None]]
     descriptions: dict[str, Metric]
     """What each metric is, as far as that is known."""
@@ -80,7 +81,7 @@ def read_facts(run_dir: Path, name: str) -> Facts:
         path=run_dir,
         name=name,
         method=method,
-        config=dict(leaves(config)),
+        config=dict(leaves(without_tracking(config))),
         metrics=list[Any](metrics),
         descriptions=read_metric_descriptions(run_dir, method),
         evaluations=[(file.name, read_evaluation(file)) for file in sorted(run_dir.glob("evaluation_*.json"))],
@@ -108,6 +109,14 @@ def read_config(path: Path) -> dict[str, Any]:
     if isinstance(content.get("recipe"), dict):
         content["recipe"] = migrated(content["recipe"])
     return content
+
+
+def without_tracking(config: dict[str, Any]) -> dict[str, Any]:
+    """A nested config without machine.tracking, which may hold a password and must not leave the machine."""
+    machine = config.get("machine")
+    if not isinstance(machine, dict):
+        return config
+    return config | {"machine": {key: value for key, value in machine.items() if key != "tracking"}}
 
 
 def leaves(node: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

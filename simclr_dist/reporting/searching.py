@@ -33,8 +33,8 @@ def features_of_file(path: Path, loaded: LoadedEncoder, source: ImageSource, dat
     known, matrix = read_features(path)
     if "architecture" not in known and process_rank() == 0:
         say(
-            f"--features: {path} does not say its encoder's strides and paddings, which the weights leave open; written "
-            "again it does",
+            f"--features: {path} does not say its encoder's strides and paddings, which the weights leave open; "
+            "written again it does",
             err=True,
         )
     network = json.loads(json.dumps(loaded.network))

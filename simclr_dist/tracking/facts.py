@@ -5,12 +5,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from simclr_dist.errors import UserError
-from simclr_dist.reporting.facts import read_config, read_evaluation
+from simclr_dist.reporting.facts import read_config, read_evaluation, without_tracking
 from simclr_dist.run.metrics_log import read_run_facts
+from simclr_dist.run.trackers import tracking_folder
+from simclr_dist.storage.atomic import write_atomically
 from simclr_dist.tracking.sink import About
 
-_FILES = ("config.yaml", "health.json", "anomalies.json", "report.html")
+_FILES = ("health.json", "anomalies.json", "report.html")
 
 
 def read_about(run_dir: Path) -> About:
@@ -18,19 +22,35 @@ def read_about(run_dir: Path) -> About:
     Raises:
         UserError: its config.yaml cannot be read.
     """
-    config, facts = read_config(run_dir / "config.yaml"), read_run_facts(run_dir)
-    if isinstance(config.get("machine"), dict):
-        config["machine"] = {key: value for key, value in config["machine"].items() if key != "tracking"}
+    config, facts = without_tracking(read_config(run_dir / "config.yaml")), read_run_facts(run_dir)
     total = facts.get("total_steps")
     return About(run_dir, config, str(facts.get("code", "")), total if isinstance(total, int) else None)
 
 
 def result_files(run_dir: Path) -> list[Path]:
-    """The files of a run that people look at: results, report, config."""
+    """The files of a run that people look at: results, report, and a copy of the config without machine.tracking.
+
+    Raises:
+        UserError: the config cannot be read.
+        OSError: the copy cannot be written.
+    """
     return [
+        *_config_to_send(run_dir),
         *(path for name in _FILES if (path := run_dir / name).is_file()),
         *sorted(run_dir.glob("evaluation_*.json")),
     ]
+
+
+def _config_to_send(run_dir: Path) -> list[Path]:
+    """RUN/tracking/config.yaml, what RUN/config.yaml says but for what may hold a password."""
+    path, copy = run_dir / "config.yaml", tracking_folder(run_dir) / "config.yaml"
+    if not path.is_file():
+        return []
+    content = yaml.safe_dump(without_tracking(read_config(path)), sort_keys=False, allow_unicode=True).encode()
+    if not (copy.is_file() and copy.read_bytes() == content):
+        copy.parent.mkdir(exist_ok=True)
+        write_atomically(copy, content)
+    return [copy]
 
 
 def evaluation_numbers(run_dir: Path) -> Iterator[tuple[str, int, float]]:

@@ -66,7 +66,7 @@ class LoadedEncoder:
 
     @property
     def network(self) -> dict[str, Any]:
-        """What ``sha256`` leaves open of the network, as the plain data of a file: paddings, strides, timm's options."""
+        """What ``sha256`` leaves open of the network, as plain data: paddings, strides, timm's options."""
         if self.architecture is not None:
             return asdict(self.architecture)
         keys = {key: getattr(self.recipe.encoder, key) for key in ("name", "options", "width", "stem", "output_stride")}
