@@ -201,7 +201,8 @@ def plain_knn(train, train_labels, test, k, temperature):
     unit = [features / np.linalg.norm(features, axis=1, keepdims=True) for features in (train, test)]
     similarity = unit[1] @ unit[0].T
     nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-    votes = np.exp((np.take_along_axis(similarity, nearest, axis=1) - 1) / temperature)
+    there = np.take_along_axis(similarity, nearest, axis=1)
+    votes = np.exp((there - there[:, :1]) / temperature)
     return np.stack([(votes * (train_labels[nearest] == c)).sum(1) for c in range(train_labels.max() + 1)], axis=1)
 
 
@@ -220,6 +221,18 @@ def test_knn_block_by_block_on_1_and_2_processes_is_the_plain_formula(k, monkeyp
     np.testing.assert_allclose(knn_scores(features, labels, test, neighbours=k), expected, rtol=1e-4, atol=1e-6)
     for scores in run_distributed(2, knn_in_small_blocks, features, labels, test, k):
         np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1e-2, 1e-3, 1e-6])
+def test_the_nearer_neighbours_win_at_a_small_temperature_whose_weights_a_float32_could_not_hold(temperature):
+    features, labels = blobs(dim=64)
+    test = features + np.random.default_rng(0).normal(size=features.shape).astype(np.float32)
+    nearest = plain_knn(features, labels, test, 1, 1.0).argmax(1)
+    scores = knn_scores(features, labels, test, temperature=temperature)
+    assert scores.max(1).min() >= 1
+    if temperature < 1e-2:  # the nearest outvotes all others
+        assert (scores.argmax(1) == nearest).mean() > 0.98
+    assert len(set(scores.argmax(1))) == 6
 
 
 def test_the_probe_is_scikit_learns_logistic_regression_at_the_l2_chosen_without_test_images():
