@@ -76,6 +76,21 @@ def test_a_query_is_a_file_anywhere_or_a_name_in_the_folder_and_is_known_for_one
         read_queries(["3.png"], source, PixelRule())
 
 
+def test_an_image_that_is_a_link_out_of_the_folder_is_known_for_one_of_its_images(tmp_path, monkeypatch):
+    (tmp_path / "pictures").mkdir()
+    for name in ("1.png", "2.png"):
+        write_image(tmp_path / "kept" / name)
+        (tmp_path / "pictures" / name).symlink_to(tmp_path / "kept" / name)
+    (tmp_path / "linked").symlink_to(tmp_path / "pictures")
+    monkeypatch.chdir(tmp_path)
+    source = open_whole(Data(path="pictures"))
+    asked = ["pictures/2.png", str(tmp_path / "pictures" / "1.png"), "2.png", "kept/1.png"]
+    found = read_queries(asked, source, PixelRule())
+    assert [query.sample for query in found] == [1, 0, 1, None]
+    through_a_link = open_whole(Data(path="linked"))
+    assert [query.sample for query in read_queries(["linked/2.png"], through_a_link, PixelRule())] == [1]
+
+
 def test_the_command_shows_both_ways_names_a_copy_and_takes_a_file_of_features_of_the_same_images_alone(
     tmp_path, capsys
 ):
