@@ -1,9 +1,11 @@
 """What a run's folder holds beside its metrics, as trackers take it: flat names, numbers and files."""
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -56,25 +58,49 @@ def _config_to_send(run_dir: Path) -> list[Path]:
 def evaluation_numbers(run_dir: Path) -> Iterator[tuple[str, int, float]]:
     """(name, steps of pretraining, accuracy in 0..1) of all that ``evaluate`` found, in names that MLflow takes too.
 
-    Files of ``evaluate`` that cannot be understood are left out.
+    Where results of several images or protocols have the same name, each of them has its source and eight hex digits of
+    both behind it. Files of ``evaluate`` that cannot be understood are left out.
     """
+    found: list[_Number] = []
     for path in sorted(run_dir.glob("evaluation_*.json")):
         try:
-            content = read_evaluation(path)
-            yield from list(_numbers(content))
+            found += list(_numbers(read_evaluation(path)))
         except (UserError, KeyError, TypeError, ValueError):
             continue
+    several: dict[str, set[str]] = {}
+    for number in found:
+        several.setdefault(number.name, set()).add(number.of)
+    for name, of, step, value in found:
+        yield f"{name}/{of}" if len(several[name]) > 1 else name, step, value
 
 
-def _numbers(content: dict[str, Any]) -> Iterator[tuple[str, int, float]]:
-    step = int(content["steps_done"])
+class _Number(NamedTuple):
+    name: str
+    of: str
+    """The same for the same images and protocol."""
+    step: int
+    value: float
+
+
+def _numbers(content: dict[str, Any]) -> Iterator[_Number]:
+    step, of = int(content["steps_done"]), _images_and_protocol(content)
     for row in content.get("rows", []):
-        yield _name(content["method"], row["name"], row["labels"]), step, float(row["mean"])
+        yield _Number(_name(content["method"], row["name"], row["labels"]), of, step, float(row["mean"]))
     for point in content.get("points", []):
         labels = f"{point['labels_per_class']} a class"
-        yield _name("label-curve", f"{point['classifier']} {point['features']}", labels), step, float(point["mean"])
+        name = _name("label-curve", f"{point['classifier']} {point['features']}", labels)
+        yield _Number(name, of, step, float(point["mean"]))
 
 
-def _name(method: str, row: str, labels: str) -> str:
-    words = [re.sub(r"[^\w.-]+", "_", word.replace("%", "percent")).strip("_") for word in (method, row, labels)]
-    return "/".join(["evaluation", *words])
+def _images_and_protocol(content: dict[str, Any]) -> str:
+    data, protocol = content.get("data", {}), content.get("protocol", {})
+    digits = hashlib.sha256(json.dumps([data, protocol], sort_keys=True).encode()).hexdigest()[:8]
+    return _word(f"{data.get('source', '')} {digits}" if isinstance(data, dict) else digits)
+
+
+def _name(*words: str) -> str:
+    return "/".join(["evaluation", *map(_word, words)])
+
+
+def _word(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", text.replace("%", "percent")).strip("_")
