@@ -59,6 +59,22 @@ class Facts:
     def steps_done(self) -> int:
         return int(self.metrics[-1]["step"] or 0) if self.metrics else 0
 
+    def is_own(self, evaluation: dict[str, Any]) -> bool | None:
+        """Whether a result is of the images of the run's recipe; None: of an earlier version, which does not say."""
+        said, data = evaluation.get("own_images"), evaluation.get("data")
+        if isinstance(said, bool):
+            return said
+        source, own = data.get("source") if isinstance(data, dict) else None, self.config.get("recipe.data.source")
+        return False if source and own and source != own else None
+
+    def own_first(self, evaluation: dict[str, Any]) -> int:
+        """By which results rank: the run's own images, those of which nothing is said, others."""
+        return {True: 2, None: 1, False: 0}[self.is_own(evaluation)]
+
+    def whose(self, evaluation: dict[str, Any]) -> str:
+        """What is said of a result of other images; "" of one of the run's own."""
+        return " of images that are not the run's own" if self.is_own(evaluation) is False else ""
+
     def described(self, metric: str) -> Metric:
         """What a metric is; with its bare name for a title where nothing is known of it."""
         return self.descriptions.get(metric, Metric(title=metric))
