@@ -26,10 +26,11 @@ from simclr_dist.run.lock import RunLock
 from simclr_dist.stop_signals import StopSignals
 from simclr_dist.training.agreed import say_received
 from simclr_dist.training.opened import open_images
+from simclr_dist.training.outcome import Outcome
 from simclr_dist.training.preflight import check_machine, fits
 from simclr_dist.training.standing import Ground
 from simclr_dist.training.survivors import Survivors
-from simclr_dist.training.trainer import Outcome, Trainer
+from simclr_dist.training.trainer import Trainer
 
 _SECONDS_TO_COME = 30  # to a meeting, at least: a process first finds out what its collective failed of
 

@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -12,9 +12,7 @@ from simclr_dist.distributed.processes import Processes
 from simclr_dist.log import log
 from simclr_dist.run.state_copy import StateCopy, mapped
 from simclr_dist.training.opened import Opened
-
-if TYPE_CHECKING:
-    from simclr_dist.training.trainer import Outcome
+from simclr_dist.training.outcome import Outcome
 
 Numbers = dict[str, float]
 
@@ -26,7 +24,7 @@ class MoreProcessesError(Exception):
 class LeftError(Exception):
     """This process leaves the run to the others, which go on."""
 
-    def __init__(self, outcome: "Outcome") -> None:
+    def __init__(self, outcome: Outcome) -> None:
         super().__init__()
         self.outcome = outcome
 

@@ -14,8 +14,8 @@ from simclr_dist.distributed.processes import Processes
 from simclr_dist.errors import AgreedError, LostProcessError, UserError
 from simclr_dist.log import log, log_to_terminal
 from simclr_dist.training.opened import Opened
+from simclr_dist.training.outcome import Outcome
 from simclr_dist.training.standing import Ground, Kept, LeftError, MoreProcessesError
-from simclr_dist.training.trainer import Outcome
 
 
 @dataclass

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass
 from typing import NoReturn
 
 import torch
@@ -33,22 +32,11 @@ from simclr_dist.run.lock import RunLock
 from simclr_dist.stop_signals import StopSignals
 from simclr_dist.training.agreed import Agreed, next_batch
 from simclr_dist.training.opened import open_images
+from simclr_dist.training.outcome import Outcome
 from simclr_dist.training.peak_memory import PeakMemory
 from simclr_dist.training.standing import Gap, Ground, LeftError, MoreProcessesError, Origin, Standing
 from simclr_dist.training.start import Start
 from simclr_dist.training.step import StoppedByAnomalyError, TrainingStep
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a call of :func:`pretraining.pretrain` ended."""
-
-    steps_done: int
-    total_steps: int
-    signal: int | None = None
-    """The signal that stopped it, if one did."""
-    is_first: bool = True
-    """Whether this process was process 0 at the end, and speaks for the run."""
 
 
 class Trainer:

@@ -21,7 +21,8 @@ from simclr_dist.run.lock import RunLock
 from simclr_dist.run.metrics_log import read_metrics
 from simclr_dist.run.newest import load_newest
 from simclr_dist.stop_signals import StopSignals
-from simclr_dist.training.trainer import Outcome, Trainer
+from simclr_dist.training.outcome import Outcome
+from simclr_dist.training.trainer import Trainer
 
 # Processes are forked from a server that has torch loaded but no threads: starting four takes a moment, not seconds.
 _CONTEXT = multiprocessing.get_context("forkserver")

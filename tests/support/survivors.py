@@ -21,8 +21,8 @@ from simclr_dist.evaluation.online import OnlineEvaluation
 from simclr_dist.run.metrics_log import read_metrics
 from simclr_dist.run.writer import Saver
 from simclr_dist.training import step, trainer
+from simclr_dist.training.outcome import Outcome
 from simclr_dist.training.pretraining import pretrain
-from simclr_dist.training.trainer import Outcome
 from tests.support.cut_network import CutNetwork, enter_node
 from tests.support.processes import Running, pretrain_here, run_distributed, wait_for_step
 

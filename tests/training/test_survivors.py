@@ -14,10 +14,11 @@ from simclr_dist.distributed.processes import Processes
 from simclr_dist.errors import UserError
 from simclr_dist.run.metrics_log import read_metrics
 from simclr_dist.stop_signals import StopSignals
+from simclr_dist.training.outcome import Outcome
 from simclr_dist.training.pretraining import pretrain
 from simclr_dist.training.standing import Ground
 from simclr_dist.training.survivors import Survivors
-from simclr_dist.training.trainer import Outcome, Trainer
+from simclr_dist.training.trainer import Trainer
 from tests.support.cut_network import CutNetwork, missing
 from tests.support.processes import assert_bit_equal, final_state, losses, tiny_config
 from tests.support.survivors import Death, resized_through_checkpoints, run_on_two_nodes, run_with_losses
