@@ -1,4 +1,4 @@
-"""Commands that the project gives to be copied (documents, headings of recipes, ``methods NAME``) are ones that it takes.
+"""Commands that the project gives to be copied (documents, headings of recipes, ``methods NAME``) are ones it takes.
 
 They are read by click and not carried out: an unknown command, option or choice fails, and so does what is missing.
 """
