@@ -60,7 +60,8 @@ def is_mention(words: list[str]) -> bool:
 
 def complaint(words: list[str]) -> str:
     """What the command line has against the words; empty when nothing."""
-    group, context = command, click.Context(command, info_name="simclr-dist")
+    # With its settings: click keeps each command's help option as the first context made it.
+    group, context = command, click.Context(command, info_name="simclr-dist", **command.context_settings)
     try:
         while isinstance(group, click.Group):
             name, found, words = group.resolve_command(context, words)
