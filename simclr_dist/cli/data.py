@@ -203,6 +203,7 @@ def bench(config: str, overrides: tuple[str, ...], images: int, seconds: float) 
     from simclr_dist.data.sources.beton.ffcv_source import FfcvSource
     from simclr_dist.data.sources.named import open_source
     from simclr_dist.data.sources.summary import say_what_was_found, summary
+    from simclr_dist.data.views.groups import views_in_words
     from simclr_dist.distributed.cores import usable_cores, worker_count
 
     source = open_source(loaded.recipe.data, loaded.machine.shards)
@@ -213,7 +214,7 @@ def bench(config: str, overrides: tuple[str, ...], images: int, seconds: float) 
     with ticking("ffcv compiles, in each process") if is_ffcv else nullcontext():
         first, rate = loader_rate(batches, workers, seconds)
     say(
-        f"{loaded.recipe.data.source}, two views of {loaded.recipe.data.image_size} px, {loaded.machine.renderer}"
+        f"{loaded.recipe.data.source}, views {views_in_words(loaded.recipe)}, {loaded.machine.renderer}"
         f"{', colours left to the device' if loaded.machine.views_on_device else ''}\n"
         f"{stage_table(batches, images)}\n"
         f"  the loader with {workers} {'thread' if is_ffcv else 'worker'}(s): {rate:,.0f} images/s; "

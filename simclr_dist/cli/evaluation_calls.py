@@ -38,7 +38,9 @@ def opened(run: Path, run_dir: Path, how: Any, options: dict[str, Any], override
         broken = broken_files(run_dir, pretrained.recipe.data) if run_dir == run and on is None else set()
         kinds = {"segment": SegmentationContext, "label-free": UnlabelledImages}
         kind, unfinished = kinds.get(method, EvaluationContext), Unfinished(run_dir / "unfinished")
-        return kind(pretrained, shards_of_run(run), data, how, unfinished, broken)
+        # Without --on another path is the same images in another place.
+        own = on is None and data.source == pretrained.recipe.data.source
+        return kind(pretrained, shards_of_run(run), data, how, unfinished, broken, own)
 
 
 def found_by_label_curve(context: Any, run_dir: Path, counts: list[int] | None, splits: int) -> str:
@@ -51,12 +53,10 @@ def found_by_label_curve(context: Any, run_dir: Path, counts: list[int] | None, 
     points = label_curve(context, counts, splits)
     if process_rank() != 0:
         return ""
-    steps = context.steps_done
     spread = " +- standard deviation" if splits > 1 else ""
-    title = f"held-out accuracy in %, mean{spread} of {splits} draws of the labels, after {steps} steps"
-    return (
-        f"{title}\n{table(points, balanced=are_unequal(context.test_labels))}\n{write_points(run_dir, steps, points)}"
-    )
+    title = f"held-out accuracy in %, mean{spread} of {splits} draws of the labels, after {context.steps_done} steps"
+    shown = table(points, balanced=are_unequal(context.test_labels))
+    return f"{title}\n{shown}\n{write_points(context, run_dir, points)}"
 
 
 def found_by(

@@ -93,9 +93,7 @@ def command() -> None:
 
 
 for each in (
-    init, methods, pretrain, extend, show_config, preview, plan, verify, doctor, data, evaluate, report,
-    export_weights, import_weights, submit, status, logs, cancel, resume,
-    init, methods, pretrain, show_config, preview, plan, verify, doctor, data, evaluate, report, features, neighbours,
-    metrics, track, export_weights, import_weights, submit, status, logs, cancel, resume,
+    init, methods, pretrain, extend, show_config, preview, plan, verify, doctor, data, evaluate, report, features,
+    neighbours, metrics, track, export_weights, import_weights, submit, status, logs, cancel, resume,
 ):  # fmt: skip
     command.add_command(each)

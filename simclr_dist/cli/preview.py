@@ -25,6 +25,7 @@ def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> 
     from simclr_dist.data.sources.base import BrokenImageError
     from simclr_dist.data.sources.named import open_for_pretraining
     from simclr_dist.data.sources.summary import say_what_was_found, summary
+    from simclr_dist.data.views.groups import views_in_words
 
     source = open_for_pretraining(loaded)
     try:
@@ -39,13 +40,9 @@ def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> 
             f"--out: cannot write {out}: {first_line(error)}; give a PNG in a folder that is there"
         ) from error
     say_what_was_found(summary(source, loaded.recipe.data.source))
-    groups = [
-        f"{name} ({group.count} of {group.side(loaded.recipe.data.image_size)} px, {group.interpolation})"
-        for name, group in loaded.recipe.views.items()
-    ]
     method = method_class(loaded.recipe.method.name)
     masks = ", masks beside them" if "masks" in method.needs else ""
     shown = method.PICTURES or f"its views{masks}"
     if any(group.frame != "own" for group in loaded.recipe.views.values()):
         shown = "its views with its partners', and frames that are far"
-    say(f"{out}: each row an image and, in each of three epochs, {shown}; views: {', '.join(groups)}")
+    say(f"{out}: each row an image and, in each of three epochs, {shown}; views: {views_in_words(loaded.recipe)}")

@@ -26,7 +26,6 @@ def track(run_dir: Path, overrides: tuple[str, ...], as_new: bool, follow: str |
     from simclr_dist.run.metrics_log import last_metrics
     from simclr_dist.run.trackers import refuse_missing
     from simclr_dist.tracking import sending
-    from simclr_dist.tracking.state import State
 
     if not (run_dir / "metrics.jsonl").exists():
         raise UserError(f"{run_dir}: has no metrics.jsonl; give the run_dir of a pretraining run that has begun")
@@ -40,13 +39,11 @@ def track(run_dir: Path, overrides: tuple[str, ...], as_new: bool, follow: str |
     sending.remember(run_dir, given)
     status, steps = 0, int(last_metrics(run_dir / "metrics.jsonl").get("step", 0))
     for tracker in tracking.asked_for:
-        if as_new:
-            State(run_dir, tracker).forget_runs()
         with (
             said_when_slow(f"{tracker}: sending {run_dir}", write=lambda line: say(line, err=True)),
             showing_progress(steps, unit="steps", label=tracker) as progress,
         ):
-            error = sending.send_all(run_dir, tracker, tracking, _teller(tracker), progress)
+            error = sending.send_all(run_dir, tracker, tracking, _teller(tracker), progress, as_new=as_new)
         if error is not None:
             say(f"{tracker}: {type(error).__name__}: {first_line(error)}; start the command again later", err=True)
             status = 1

@@ -24,6 +24,8 @@ class Place(NamedTuple):
     store: FolderStore
     identity: int
     processes: int
+    is_guest: bool = False
+    """Whether it is in another job's start."""
 
 
 def place_in(run_dir: Path, start: str, rank: int, count: int) -> Place:
@@ -52,7 +54,7 @@ def place_in(run_dir: Path, start: str, rank: int, count: int) -> Place:
         # All that want it have seen the same last sign of life.
         last = other.get(f"alive {identity}").decode().replace("/", " ")
         if other.compare_set(f"place {identity} {last}", "", card) == card.encode():
-            return Place(other, identity, _count(other))
+            return Place(other, identity, _count(other), is_guest=True)
     raise UserError(
         f"{run_dir}: start {joins} is at this run and has lost fewer processes than have come to take their places; "
         "submit no more than it has lost"
@@ -73,8 +75,8 @@ def _living(run_dir: Path, start: str) -> FolderStore | None:
         if folder.name.partition("_")[0] == of_job or not folder.is_dir():
             continue
         store = FolderStore(folder)
-        lost = _lost(store)
-        if RunStore(store).outcome is None and 0 < len(lost) < _count(store):
+        silent = [age > _SILENT_SECONDS for age in _ages(store).values()]
+        if RunStore(store).outcome is None and any(silent) and not all(silent):
             return store
     return None
 
@@ -85,5 +87,10 @@ def _count(store: FolderStore) -> int:
 
 def _lost(store: FolderStore) -> list[int]:
     """Identities that have begun, and are silent."""
+    return [identity for identity, age in _ages(store).items() if age > _SILENT_SECONDS]
+
+
+def _ages(store: FolderStore) -> dict[int, float]:
+    """Of those that have begun, seconds since the last sign of life."""
     ages = {identity: store.age(f"alive {identity}") for identity in range(_count(store))}
-    return [identity for identity, age in ages.items() if age is not None and age > _SILENT_SECONDS]
+    return {identity: age for identity, age in ages.items() if age is not None}

@@ -7,6 +7,7 @@ from which step. The first decision in the store holds, so no two groups can go 
 docs/design/survivors.md compares this with other ways.
 """
 
+import errno
 import threading
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from simclr_dist.distributed.run_store import Came, Decided, RunStore, Sees
 from simclr_dist.errors import LostProcessError, UserError
 
 _GONE = (dist.DistError, OSError)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Meeting(NamedTuple):
@@ -66,6 +68,7 @@ class Membership:
         self.can_grow = False
         """Whether more processes live than train, and the recipe can be shared by more; known to the first alone."""
         self._card, self._patience, self._fits = card, patience_seconds, fits
+        self._is_folder = isinstance(store, FolderStore)
         self._where = f"the folder {store.folder}" if isinstance(store, FolderStore) else "the launcher"
         self._store, self._of_thread = RunStore(store.clone()), RunStore(store.clone())
         self._pace = self._store.pace
@@ -90,6 +93,10 @@ class Membership:
         self._door.close()
         with suppress(*_GONE):
             self._store.end_of(self.identity)
+
+    def first(self, name: str, value: str) -> str:
+        """What the first of all processes has said under a name; ``value``: what this one says, if it is the first."""
+        return self._store.first(name, value)
 
     def cards(self) -> list[str]:
         """Of all processes that have ever begun."""
@@ -207,16 +214,26 @@ class Membership:
         return self._alive.silence(identity, beat) < self._pace.silent
 
     def _beat(self) -> None:
-        beat = 0
-        with suppress(*_GONE, RuntimeError):
-            while not self._left.wait(self._pace.beat):
-                beat += 1
+        beat, heard = 0, time.monotonic()
+        while not self._left.wait(self._pace.beat):
+            beat += 1
+            try:
                 self._of_thread.live(self.identity, f"{self._card} {beat}")
                 self._door.clear()
                 self._look(self._of_thread)
-            return
-        self._cut_off = True  # the others may have gone on, having heard nothing of this process
-        self._break()
+            except (*_GONE, RuntimeError) as error:
+                if not self._is_folder:
+                    # The launcher is gone. It has sent SIGTERM, and the group is whole: it saves and ends. Another
+                    # meeting there cannot be.
+                    self._cut_off = True
+                    return
+                # A file server fails for a moment, and a disk is full until somebody makes room: nobody is lost by it.
+                if getattr(error, "errno", None) not in _FULL and time.monotonic() - heard > self._pace.silent:
+                    self._cut_off = True  # the others may have gone on, having heard nothing of this process
+                    self._break()
+                    return
+            else:
+                heard = time.monotonic()
 
     def _look(self, store: RunStore) -> None:
         """Break off when the group of the last meeting is over, so that the main thread does not wait in it."""

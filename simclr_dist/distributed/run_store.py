@@ -64,9 +64,14 @@ class RunStore:
         self._store.set(f"ended {identity}", "no")
         return before
 
+    def first(self, name: str, value: str) -> str:
+        """What the first process has said under a name; ``value``: what this one says, if it is the first."""
+        return self._store.compare_set(name, "", value).decode()
+
     def begins_again(self, identity: int) -> None:
         """The launcher has started a process with the identity of one that has ended."""
-        self._store.set(f"alive {identity}", "not yet")
+        if self.beat_of(identity) is not None:  # else the others still wait for it, to begin together
+            self._store.set(f"alive {identity}", "not yet")
         self._store.set(f"ended {identity}", "no")
 
     def end_of(self, identity: int) -> None:

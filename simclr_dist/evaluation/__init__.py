@@ -7,6 +7,7 @@ Every method but the label curve writes one JSON file into the run folder,
 - ``steps_done``: of pretraining;
 - ``encoder_sha256``: of the evaluated weights and running statistics;
 - ``data``: source, image_size, classes, train_images, train_fingerprint, test_images, test_fingerprint;
+- ``own_images``: whether these are the images of the run's recipe (false: ``--on`` named others);
 - ``unequal_classes``: whether the table shows balanced accuracy; ``data.left_out_test_images``: of classes that the
   training images lack, only when there are some;
 - ``protocol``: everything that was chosen, seed included; of what is trained by SGD: ``epochs``, ``batch_images``,
@@ -31,6 +32,6 @@ and fingerprint, and rows with ``name`` (features, embeddings), ``dimensions``, 
 there are too few directions) and ``lidar``.
 
 The digits in the name are those of encoder, data and protocol: the same evaluation has the same name. The label curve
-writes ``evaluation_step_<steps>.json`` with ``steps_done`` and ``points``
-(:class:`simclr_dist.evaluation.label_curve.Point`).
+writes ``evaluation_step_<steps>.json`` with ``steps_done``, ``encoder_sha256``, ``data``, ``own_images``, ``protocol``
+(``splits``) and ``points`` (:class:`simclr_dist.evaluation.label_curve.Point`).
 """

@@ -20,6 +20,7 @@ METHODS = {
     "baseline": (*_COMMON, *_SGD, "shares", "splits", "from_layer"),
     "label-free": (*_COMMON, "views"),
     "segment": (
+        "checkpoint",
         "on",
         "device",
         "workers",

@@ -41,11 +41,13 @@ class OpenedImages:
         how: Extraction | None = None,
         unfinished: Unfinished | None = None,
         broken: Collection[str] = (),
+        own_images: bool | None = None,
     ) -> None:
         """Open the images, by way of ``shards``: those of the encoder's own recipe unless ``data`` names others.
 
         The normalisation of the pixels stays the encoder's. ``unfinished``: where trainings are saved (None: nowhere).
-        ``broken``: files that pretraining found to be broken; they are left out, and said.
+        ``broken``: files that pretraining found to be broken; they are left out, and said. ``own_images``: whether
+        ``data`` are those of the encoder's own recipe, perhaps in another place (None: when they are equal).
 
         Raises:
             UserError: the images cannot be read, or are not what the evaluation needs.
@@ -56,6 +58,7 @@ class OpenedImages:
         self.steps_done = pretrained.steps_done or 0
         """Of pretraining."""
         self.data = data or self.recipe.data
+        self.own_images = self.data == self.recipe.data if own_images is None else own_images
         splits = [open_source(self.data, shards, split) for split in self.SPLITS]
         kept = [without(split, broken) for split in splits]
         self.train, self.test = kept[0], kept[-1]
@@ -151,13 +154,15 @@ class EvaluationContext(OpenedImages):
     ) -> SavedTraining:
         """Where the training of ``classifier``, as it stands here, on the images ``indices`` is saved.
 
-        It is known by all that determines it: the encoder, the images and their labels, which of them, the classifier's
-        weights before the first step, the protocol, the seed, the crops, and what moves last bits.
+        It is known by all that determines it and its accuracies: the encoder, the training and test images and their
+        labels, which of them, the classifier's weights before the first step, the protocol, the seed, the crops, and
+        what moves last bits.
         """
+        encoder, side = self.pretrained.encoder, self.data.image_size
         facts = [
             self.encoder_sha256,
-            features_digest(self.pretrained.encoder, self.train, self.data.image_size, self.how),
-            [subset_digest(numbers) for numbers in (self.train_labels, indices)],
+            [features_digest(encoder, images, side, self.how) for images in (self.train, self.test)],
+            [subset_digest(numbers) for numbers in (self.train_labels, self.test_labels, indices)],
             [state_digest([classifier]), asdict(protocol), asdict(order)],
             asdict(self.recipe)["views"],
             "with balanced accuracy",  # a save from before that has none is not taken
@@ -174,6 +179,7 @@ class EvaluationContext(OpenedImages):
             steps_done=self.steps_done,
             encoder_sha256=self.encoder_sha256,
             data=data,
+            own_images=self.own_images,
             protocol=protocol,
             unequal_classes=are_unequal(self.test_labels),
             rows=tuple(rows),

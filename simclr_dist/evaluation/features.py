@@ -33,7 +33,7 @@ from simclr_dist.models.features import evaluating, features_of
 from simclr_dist.models.precision import half_precision
 from simclr_dist.progress_bar import showing_progress
 from simclr_dist.terminal import say
-from simclr_dist.weights.digest import state_digest
+from simclr_dist.weights.digest import state_digest, structure_digest
 
 _BATCHES_IN_BLOCK = 64
 _FEW_IMAGES = 5000
@@ -51,7 +51,7 @@ class Extraction:
     workers: int = 0
     """Processes that read images, for each process."""
     cache: Path | None = None
-    """Folder where features are kept, block by block, under a digest of weights, images and batch."""
+    """Folder where features are kept, block by block, under a digest of encoder, images and batch."""
     talks: bool = False
     """Whether progress is shown."""
     label: str = ""
@@ -206,7 +206,7 @@ def features_digest(encoder: nn.Module, source: ImageSource, image_size: int, ho
     ]
     contents = decided_by_first(lambda: contents_digest(source))
     facts = (
-        state_digest([encoder]), pixels, contents, len(source), image_size, how.batch_images,
+        state_digest([encoder]), structure_digest(encoder), pixels, contents, len(source), image_size, how.batch_images,
         how.device.type, torch.__version__, repr(pixel_rule_of(source)), *([how.autocast] if how.autocast else []),
         *(["broken images are NaN"] if how.leaves_out_broken else []),
     )  # fmt: skip

@@ -47,9 +47,9 @@ def knn_scores(
     """Votes for each class, shape (test images, classes).
 
     Cosine similarity; each of the ``neighbours`` nearest votes with exp(similarity / temperature) (Wu et al. 2018,
-    section 3.4). With ``distributed`` every process calls this with the same arrays, searches its blocks of the bank,
-    and gets the same result as one process alone. Both sides are read and normalised a block at a time, so the memory
-    needed beside them is that of the votes and of one block.
+    section 3.4), as a share of the nearest one's vote. With ``distributed`` every process calls this with the same
+    arrays, searches its blocks of the bank, and gets the same result as one process alone. Both sides are read and
+    normalised a block at a time, so the memory needed beside them is that of the votes and of one block.
     """
     rank, count = (process_rank(), process_count()) if distributed else (0, 1)
     labels = torch.from_numpy(train_labels).to(device)
@@ -104,8 +104,12 @@ def knn_votes(
 
 
 def votes(similarities: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:
-    """Of the neighbours of n images, both (n, k): what each class gets, (n, classes)."""
-    weights = torch.exp((similarities - 1) / temperature)
+    """Of the neighbours of n images, both (n, k): what each class gets, (n, classes).
+
+    A weight is exp(similarity / temperature) as a share of that of the image's nearest neighbour: whatever the
+    temperature, that one has 1, and an image's votes never are all too small for a float32.
+    """
+    weights = torch.exp((similarities - similarities.amax(1, keepdim=True)) / temperature)
     return torch.einsum("nk,nkc->nc", weights, F.one_hot(labels, classes).to(weights.dtype))
 
 

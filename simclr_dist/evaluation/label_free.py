@@ -124,6 +124,7 @@ def label_free(context: UnlabelledImages, *, views: int = VIEWS, seed: int = 0) 
             "images": len(context.train),
             "fingerprint": context.train.fingerprint(),
         },
+        own_images=context.own_images,
         protocol={
             "images": len(plain), "images_with_views": len(several), "views": views, "drawn": asdict(drawn.group),
             "seed": seed, "delta": DELTA, "ranks": [FIRST_RANK, LAST_RANK],

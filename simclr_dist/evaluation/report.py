@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from simclr_dist.evaluation.context import EvaluationContext
 from simclr_dist.evaluation.label_curve import CLASSIFIERS, Point
 from simclr_dist.evaluation.results import write_numbers
 
@@ -37,10 +38,17 @@ def _cell(accuracies: tuple[float, ...]) -> str:
     return f"{100 * np.mean(accuracies):.1f}{spread}".rjust(13)
 
 
-def write_points(run_dir: Path, steps_done: int, points: list[Point]) -> Path:
+def write_points(context: EvaluationContext, run_dir: Path, points: list[Point]) -> Path:
     """Write evaluation_step_N.json into the run folder and return its path.
 
     Other points than those of an evaluation before (of other images, other numbers of labels) get the next number.
     """
-    content = {"steps_done": steps_done, "points": [point.as_dict() for point in points]}
-    return write_numbers(run_dir, f"evaluation_step_{steps_done:09d}", content)
+    content = {
+        "steps_done": context.steps_done,
+        "encoder_sha256": context.encoder_sha256,
+        "data": context.data_facts(context.classes),
+        "own_images": context.own_images,
+        "protocol": {"splits": len(points[0].accuracies)},
+        "points": [point.as_dict() for point in points],
+    }
+    return write_numbers(run_dir, f"evaluation_step_{context.steps_done:09d}", content)

@@ -62,6 +62,8 @@ class Found:
     """Of the weights and running statistics that were evaluated."""
     data: dict[str, Any]
     """source, image_size, classes, and count and fingerprint of the train and test images."""
+    own_images: bool
+    """Whether these are the images of the run's recipe."""
     protocol: dict[str, Any]
     """Everything that was chosen: with it, the encoder and the data the result repeats to the digit."""
 

@@ -125,6 +125,7 @@ def segment(
         steps_done=context.steps_done,
         encoder_sha256=context.encoder_sha256,
         data=context.data_facts(len(context.class_names)),
+        own_images=context.own_images,
         protocol=facts,
         class_names=context.class_names,
         rows=tuple(rows),

@@ -1,5 +1,6 @@
 """The images most similar to given ones: by the features of an encoder, and by raw pixels beside it."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,8 +126,12 @@ def _path_in(source: ImageSource, image: str) -> str | None:
     """The path below the source's folder of a file that lies there."""
     if not isinstance(source, FileSource) or not Path(image).is_file():
         return None
-    root, file = source.root.resolve(), Path(image).resolve()
-    return str(file.relative_to(root)) if file.is_relative_to(root) else None
+    # As it is written first: an image may be a link to where the images are kept (git-annex), outside the folder.
+    for absolute in (os.path.abspath, os.path.realpath):
+        root, file = Path(absolute(source.root)), Path(absolute(image))
+        if file.is_relative_to(root):
+            return str(file.relative_to(root))
+    return None
 
 
 def duplicates(pixels: list[Tensor]) -> Iterator[int | None]:

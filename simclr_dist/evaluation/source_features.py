@@ -79,6 +79,7 @@ def describe_features(
         "run": str(run.resolve()),
         "steps_done": loaded.steps_done,
         "encoder_sha256": loaded.sha256,
+        "architecture": loaded.network,
         "image_size": data.image_size,
         "mean": loaded.mean,
         "std": loaded.std,

@@ -93,8 +93,12 @@ class DriftCheck:
         )
 
     def _positions(self, steps_done: int) -> int:
-        """Of the images and the global batch that comes next: ranks with the same number draw parts of the same one."""
-        return _number(f"{steps_done} {self.images} ".encode() + self.order.samples(steps_done).tobytes())
+        """Of the images and the global batch that comes next: ranks with the same number draw parts of the same one.
+
+        A node's copy of the images has other times than another's.
+        """
+        images = {name: value for name, value in self.images.items() if name != "times"}
+        return _number(f"{steps_done} {images} ".encode() + self.order.samples(steps_done).tobytes())
 
     def _optimizer(self) -> Iterator[Tensor]:
         for group in self.optimizer.param_groups:

@@ -1,14 +1,15 @@
 """Whether all processes were given the same config, asked before anything else that they do together."""
 
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from simclr_dist.config import Config
 from simclr_dist.config.loading import fields_of
 from simclr_dist.distributed.collectives import gather_objects, process_count
 from simclr_dist.distributed.launchers import host_here
-from simclr_dist.errors import AgreedError
+from simclr_dist.errors import AgreedError, UserError
 from simclr_dist.run.same_recipe import LOCATION_KEYS
 
 # Of the machine half only what decides which collectives are called: the rest may differ.
@@ -33,10 +34,7 @@ def refuse_other_configs(config: Config) -> None:
     """
     if process_count() == 1:
         return
-    own: dict[str, Any] = {
-        f"recipe.{key}": value for key, value, _ in fields_of(config.recipe) if key not in LOCATION_KEYS
-    }
-    own |= {f"machine.{key}": getattr(config.machine, key) for key in _OF_ALL}
+    own = _of_all(config)
     everyone = gather_objects(own, label="the comparison of configs")
     texts = [str(each) for each in everyone]
     if len(set(texts)) > 1:
@@ -45,6 +43,32 @@ def refuse_other_configs(config: Config) -> None:
             f"the config of the processes differs{differing_names(everyone)}: {groups(texts, hosts)}. "
             "Give all processes the same config"
         )
+
+
+def refuse_to_join(config: Config, first: Callable[[str], str]) -> None:
+    """Compare a process that comes to a run with what this was begun with, before the others take it in.
+
+    ``first``: given what this process says, what the first of the run's has said.
+
+    Raises:
+        UserError: it has another config; the run goes on without it.
+    """
+    own = {name: str(value) for name, value in _of_all(config).items()}
+    of_run = json.loads(first(json.dumps(own)))
+    digest = "recipe.initial.sha256"
+    if not (own[digest] and of_run[digest]):  # found when the weights are read
+        own[digest] = of_run[digest]
+    if names := differing_names([of_run, own]):
+        raise UserError(
+            f"the run goes on with another config than this process was started with{names}: start it with that, or "
+            "stop the run and start all processes anew"
+        )
+
+
+def _of_all(config: Config) -> dict[str, Any]:
+    """What must be the same on all processes."""
+    recipe = {f"recipe.{key}": value for key, value, _ in fields_of(config.recipe) if key not in LOCATION_KEYS}
+    return recipe | {f"machine.{key}": getattr(config.machine, key) for key in _OF_ALL}
 
 
 def differing_names(everyone: Sequence[dict[str, Any]]) -> str:

@@ -27,11 +27,12 @@ def answer(run: Facts) -> str:
 
 
 def _accuracy(run: Facts) -> str:
-    """Of the newest evaluation with baselines, with the most labels; by the linear probe where there is one.
+    """Of the run's own images, the newest evaluation with baselines, with the most labels; by the linear probe where
+    there is one. Of several such the one that was written first.
 
     The best of all would be chosen on the held-out images. Where there is none, mean IoU of a segmentation.
     """
-    found: list[tuple[tuple[int, int, int, bool], str]] = []
+    found: list[tuple[tuple[int, int, int, int, bool], str]] = []
     for _, content in run.evaluations:
         accuracies: dict[tuple[str, int], dict[str, float]] = {}
         for (classifier, features), line in label_lines(content).items():
@@ -42,11 +43,13 @@ def _accuracy(run: Facts) -> str:
             if _OURS in by_features:
                 others = [f"{value:.1f} {name}" for name, value in by_features.items() if name != _OURS]
                 text = f"{by_features[_OURS]:.1f} % of held-out images right ({classifier}, {labels} labels a class)"
-                rank = (len(others), _steps(content), labels, classifier.startswith("linear"))
+                text += run.whose(content)
+                linear = classifier.startswith("linear")
+                rank = (run.own_first(content), len(others), _steps(content), labels, linear)
                 found.append((rank, f"{text}, beside {', '.join(others)}" if others else f"{text}, without a baseline"))
     if not found:
         return in_words(run) or "Accuracy not known yet (simclr-dist evaluate)"
-    return max(found)[1]
+    return max(found, key=lambda each: each[0])[1]
 
 
 def _steps(content: dict[str, Any]) -> int:

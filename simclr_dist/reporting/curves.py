@@ -110,7 +110,8 @@ def label_curves(run: Facts) -> Html:
                 for n, ((group, what), points) in enumerate(lines.items())
                 if group == classifier
             ]
-            title = f"{classifier}, held-out accuracy after {content.get('steps_done', '?')} steps ({name})"
+            steps = content.get("steps_done", "?")
+            title = f"{classifier}, held-out accuracy after {steps} steps{run.whose(content)} ({name})"
             charts.append(line_chart(title, series, unit="%", x_name="labels a class", log_x=True))
     if not charts:
         raise Missing(
@@ -149,7 +150,7 @@ def evaluation_tables(run: Facts) -> Html:
             head = tag("tr", [tag("th", column) for column in columns])
             body = [tag("tr", [tag("td", _cell(row.get(column))) for column in columns]) for row in rows]
             table = tag("div", tag("table", head, body), class_="scroll")
-            title = f"{content.get('method', 'Label curve')} ({name})"
+            title = f"{content.get('method', 'Label curve')}{run.whose(content)} ({name})"
             parts.append(tag("details", tag("summary", title), table))
     return joined(*parts)
 

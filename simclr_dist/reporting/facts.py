@@ -40,7 +40,8 @@ class Facts:
     method: str
     """Its name; "" without a config.yaml."""
     config: dict[str, Any]
-    """Dotted key -> value, the keys of an earlier version in their new places; empty without a config.yaml."""
+    """Dotted key -> value, the keys of an earlier version in their new places; empty without a config.yaml. Without
+    machine.tracking, which may hold a password: a report is sent to others."""
     metrics: list[dict[str, float | None]]
     descriptions: dict[str, Metric]
     """What each metric is, as far as that is known."""
@@ -57,6 +58,22 @@ class Facts:
     @property
     def steps_done(self) -> int:
         return int(self.metrics[-1]["step"] or 0) if self.metrics else 0
+
+    def is_own(self, evaluation: dict[str, Any]) -> bool | None:
+        """Whether a result is of the images of the run's recipe; None: of an earlier version, which does not say."""
+        said, data = evaluation.get("own_images"), evaluation.get("data")
+        if isinstance(said, bool):
+            return said
+        source, own = data.get("source") if isinstance(data, dict) else None, self.config.get("recipe.data.source")
+        return False if source and own and source != own else None
+
+    def own_first(self, evaluation: dict[str, Any]) -> int:
+        """By which results rank: the run's own images, those of which nothing is said, others."""
+        return {True: 2, None: 1, False: 0}[self.is_own(evaluation)]
+
+    def whose(self, evaluation: dict[str, Any]) -> str:
+        """What is said of a result of other images; "" of one of the run's own."""
+        return " of images that are not the run's own" if self.is_own(evaluation) is False else ""
 
     def described(self, metric: str) -> Metric:
         """What a metric is; with its bare name for a title where nothing is known of it."""
@@ -80,7 +97,7 @@ def read_facts(run_dir: Path, name: str) -> Facts:
         path=run_dir,
         name=name,
         method=method,
-        config=dict(leaves(config)),
+        config=dict(leaves(without_tracking(config))),
         metrics=list[Any](metrics),
         descriptions=read_metric_descriptions(run_dir, method),
         evaluations=[(file.name, read_evaluation(file)) for file in sorted(run_dir.glob("evaluation_*.json"))],
@@ -108,6 +125,14 @@ def read_config(path: Path) -> dict[str, Any]:
     if isinstance(content.get("recipe"), dict):
         content["recipe"] = migrated(content["recipe"])
     return content
+
+
+def without_tracking(config: dict[str, Any]) -> dict[str, Any]:
+    """A nested config without machine.tracking, which may hold a password and must not leave the machine."""
+    machine = config.get("machine")
+    if not isinstance(machine, dict):
+        return config
+    return config | {"machine": {key: value for key, value in machine.items() if key != "tracking"}}
 
 
 def leaves(node: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

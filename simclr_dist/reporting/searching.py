@@ -1,5 +1,6 @@
 """From features to the page of neighbours: the search, and what is said of it."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from simclr_dist.config.recipe import Data
 from simclr_dist.data.loading.plain import GivenImages
 from simclr_dist.data.sources.base import ImageSource
 from simclr_dist.data.sources.whole import image_name
+from simclr_dist.distributed.collectives import process_rank
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation.feature_files import read_features
 from simclr_dist.evaluation.features import Extraction, extract_features, feature_matrix
@@ -16,18 +18,31 @@ from simclr_dist.evaluation.similar import Query, SmallPixels, most_similar
 from simclr_dist.evaluation.source_features import SourceFeatures
 from simclr_dist.reporting.markup import Html
 from simclr_dist.reporting.neighbours import Pictures, Searched, neighbours_page
+from simclr_dist.terminal import say
 from simclr_dist.weights.loaded import LoadedEncoder
 
 
 def features_of_file(path: Path, loaded: LoadedEncoder, source: ImageSource, data: Data) -> SourceFeatures:
     """What ``simclr-dist features`` wrote of the images of ``source``.
 
+    A file of an earlier version does not say what the weights leave open of the network; it is taken, and that is said.
+
     Raises:
-        UserError: it is of another encoder, of other images or of another image size.
+        UserError: it is of another encoder, of pixels normalised otherwise, of other images or of another image size.
     """
     known, matrix = read_features(path)
+    if "architecture" not in known and process_rank() == 0:
+        say(
+            f"--features: {path} does not say its encoder's strides and paddings, which the weights leave open; "
+            "written again it does",
+            err=True,
+        )
+    network = json.loads(json.dumps(loaded.network))
     for key, here, what in (
         ("encoder_sha256", loaded.sha256, "another encoder"),
+        ("architecture", network if "architecture" in known else None, "the same weights in another network"),
+        ("mean", loaded.mean, "pixels normalised otherwise"),
+        ("std", loaded.std, "pixels normalised otherwise"),
         ("fingerprint", source.fingerprint(), "other images"),
         ("image_size", data.image_size, "another image size"),
         ("transparent_ground", data.transparent_ground, "pixels read by another rule"),

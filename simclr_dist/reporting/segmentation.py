@@ -42,14 +42,14 @@ def segmentation(run: Facts) -> Html:
 
 
 def in_words(run: Facts) -> str:
-    """Mean IoU of the newest result, with the most masks, and that from scratch; "" where there is none."""
-    for _, content in reversed(run.evaluations):
-        if content.get("method") != "segment":
-            continue
+    """Mean IoU of the newest result, of the run's own images first, with the most masks, and that from scratch; ""
+    where there is none."""
+    results = [content for _, content in reversed(run.evaluations) if content.get("method") == "segment"]
+    for content in sorted(results, key=run.own_first, reverse=True):
         try:
             masks = max(row["images"] for row in content["rows"])
             of = {row["name"]: f"{100 * row['mean']:.1f}" for row in content["rows"] if row["images"] == masks}
-            text = f"mean IoU {of.pop(_PRETRAINED)} % fine-tuned with {masks} masks"
+            text = f"mean IoU {of.pop(_PRETRAINED)} %{run.whose(content)} fine-tuned with {masks} masks"
         except (KeyError, TypeError, ValueError):
             continue
         return f"{text}, beside {', '.join(of.values())} from scratch" if of else text
@@ -62,7 +62,8 @@ def _shown(run: Facts, file: str, content: dict[str, Any]) -> Html:
         Series(name, [(row["images"], 100 * row["mean"]) for row in found if row["name"] == name], number)
         for number, name in enumerate(dict.fromkeys(str(row["name"]) for row in found))
     ]
-    title = f"Mean IoU of whole test images after {content['steps_done']} steps of pretraining ({file})"
+    steps = content["steps_done"]
+    title = f"Mean IoU of whole test images after {steps} steps of pretraining{run.whose(content)} ({file})"
     curve = line_chart(title, series, unit="%", x_name="images with masks", log_x=True)
     last = [row for row in found if row["name"] == _PRETRAINED][-1:] or found[-1:]
     figures = tag("div", curve, class_="cards")

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,8 +39,16 @@ class Start(Protocol):
 class RunFolder:
     """Restores and saves the state of a run. Every process makes one and calls the same methods; rank 0 writes."""
 
-    def __init__(self, config: Config, source: ImageSource, lock: RunLock | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        source: ImageSource,
+        lock: RunLock | None = None,
+        images: dict[str, Any] | None = None,
+    ) -> None:
         """Make the folder, take its lock (None: nobody else is at it) and start its log.
+
+        ``images``: what the run's images are, where it goes on and has asked before.
 
         Raises:
             UserError: it cannot be written, or another process is at the run.
@@ -50,6 +57,7 @@ class RunFolder:
         self.lock = lock or RunLock(self.path)
         self.config = config
         self.source = source
+        self._images = images
         machine = config.machine
         self._kept = Kept(self.path, machine.keep_every_steps, machine.keep_best)
         self._saver = Saver(self.checkpoints, machine.keep_checkpoints, None, self._before_naming, self._kept.keep)
@@ -59,10 +67,12 @@ class RunFolder:
             lock.take()
         decided_by_first(self._open)
 
-    @cached_property
+    @property
     def images(self) -> dict[str, Any]:
         """What the run's images are, as they were when first asked: at the start, on rank 0."""
-        return images_of(self.source)
+        if self._images is None:
+            self._images = images_of(self.source)
+        return self._images
 
     @property
     def checkpoints(self) -> Path:
@@ -117,14 +127,19 @@ class RunFolder:
 
         decided_by_first(remove_later)
 
-    def begin(self, sync_metrics: Callable[[], None]) -> None:
-        """Before the first save: ``sync_metrics`` brings the metrics to the disk.
+    def begin(self, sync_metrics: Callable[[], None], steps_done: int) -> None:
+        """Before the first save: ``sync_metrics`` brings the metrics to the disk, those of ``steps_done`` steps.
 
         It is called in the writer's thread before a checkpoint gets its name, so that no step of a checkpoint is ever
         missing in the metrics. What it raises (OSError) makes the save fail.
         """
         self._sync_metrics = sync_metrics
-        decided_by_first(self._kept.begin)
+
+        def begin() -> None:
+            with self._as_user_error():
+                self._kept.begin(steps_done, self.checkpoints)
+
+        decided_by_first(begin)
 
     def is_due(self, steps_done: int, evaluated: dict[str, float]) -> bool:
         """Whether a checkpoint is to be written now: all processes get the same answer.

@@ -31,12 +31,21 @@ class Kept:
         self._best: float | None = None
         self._values: dict[int, float] = {}  # step -> value of checkpoints that may become the best
 
-    def begin(self) -> None:
-        """Find the best so far."""
+    def begin(self, steps_done: int, checkpoints: Path) -> None:
+        """Find the best so far; that after ``steps_done`` too, when a kill came before it was kept.
+
+        Raises:
+            OSError: as the file system says.
+        """
+        if self.best_by == NONE:
+            return
+        values = {line["step"]: line for line in read_metrics(self._metrics) if "step" in line}
         if files := self._best_files():
-            step = _step_of(files[0])
-            lines = [line for line in read_metrics(self._metrics) if line.get("step") == step]
-            self._best = lines[0].get(self.best_by) if lines else None
+            self._best = values.get(_step_of(files[0]), {}).get(self.best_by)
+        if self.is_better(steps_done, values.get(steps_done, {})):
+            written = checkpoint.path_of(checkpoints, steps_done)
+            if written.exists():  # else it is about to be written
+                self.keep(written)
 
     def is_milestone(self, step: int) -> bool:
         return bool(self.every_steps) and step % self.every_steps == 0

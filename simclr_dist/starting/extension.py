@@ -58,7 +58,7 @@ def extended(run: Path, epochs: int, run_dir: Path | None = None, optimizer: str
         optimizer: its state is ``kept`` or begins ``fresh``.
 
     Raises:
-        UserError: there is no such run, it has as many epochs, or the new folder holds a run.
+        UserError: there is no such run, it has as many epochs, the new folder holds a run, or has no name by itself.
     """
     if not (run.is_dir() or checkpoint.is_checkpoint(run)):
         raise UserError(f"{run}: is no run folder and no checkpoint of one; give the machine.run_dir of a run")
@@ -71,6 +71,8 @@ def extended(run: Path, epochs: int, run_dir: Path | None = None, optimizer: str
             f"--epochs: {saved.source} is of a run of {before.epochs} epochs, and {epochs} are no more; give the new "
             "number of all epochs, or start the run again with its own config to resume it"
         )
+    if run_dir is None and not folder.resolve().name:
+        raise UserError(f"--run-dir: {run} stands in no run folder, whose name the new one would have; give a folder")
     run_dir = run_dir or folder.with_name(f"{folder.resolve().name}_{epochs}_epochs")
     if checkpoint.by_age(run_dir / "checkpoints"):
         raise UserError(f"--run-dir: {run_dir} holds a run already; give another folder")

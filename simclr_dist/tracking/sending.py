@@ -58,14 +58,24 @@ def open_sink(run_dir: Path, tracker: str, tracking: Tracking, tell: Tell, train
 
 
 def send_all(
-    run_dir: Path, tracker: str, tracking: Tracking, tell: Tell, progress: Callable[[int], object] = lambda steps: None
+    run_dir: Path,
+    tracker: str,
+    tracking: Tracking,
+    tell: Tell,
+    progress: Callable[[int], object] = lambda steps: None,
+    *,
+    as_new: bool = False,
 ) -> Exception | None:
     """Send what a tracker lacks of a run that is over, or stands still; the error that stopped it, if one did.
+
+    ``as_new``: all of it, as another run there.
 
     Raises:
         UserError: another process sends this run now.
     """
     with sending_alone(run_dir, tracker):
+        if as_new:  # not before: the ids are those of the process that sends the run now
+            State(run_dir, tracker).forget_runs()
         feed = Feed(partial(open_sink, run_dir, tracker, tracking, tell), _lines_of(run_dir), lambda line: None)
         if feed.send(progress):
             feed.finish(finished=_is_finished(run_dir, feed.sent_step))

@@ -83,7 +83,7 @@ class WandbSink:
         for name, _, value in evaluation_numbers(self.about.run_dir):
             self._run.summary[name] = value
         for path in result_files(self.about.run_dir):
-            self._run.save(str(path), base_path=str(self.about.run_dir), policy="now")
+            self._run.save(str(path), base_path=str(path.parent), policy="now")
 
     def close(self, *, finished: bool) -> None:
         self._run.finish(exit_code=0 if finished else 1)

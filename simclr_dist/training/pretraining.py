@@ -18,6 +18,7 @@ from simclr_dist.distributed.nccl import warn_of_nvls
 from simclr_dist.distributed.processes import Processes, process_group
 from simclr_dist.distributed.rendezvous import launchers_store, start_of_step
 from simclr_dist.errors import UserError
+from simclr_dist.guards.same_config import refuse_to_join
 from simclr_dist.log import log
 from simclr_dist.models.kernels import set_kernels
 from simclr_dist.progress_bar import said_when_slow
@@ -82,13 +83,17 @@ def pretrain(config: Config, processes: Processes, job_has_ended: Callable[[str]
 
         if machine.on_lost_process == GO_ON and (place.processes if place else processes.count) > 1:
             membership = stack.enter_context(_membership(config, processes, device, lock, place))
+            refuse_to_join(config, lambda own: membership.first("config", own))
             stack.enter_context(lock)
 
             def train_on(here: Processes, ground: Ground) -> Outcome:
                 lock.colleagues = set(membership.cards())  # of which the one that held the folder is out by agreement
                 return train(here, ground)
 
-            outcome = Survivors(membership, group, train_on, lambda: open_images(config, device, 1)).run(processes)
+            ground = Ground(is_guest=bool(place and place.is_guest))
+            outcome = Survivors(membership, group, train_on, lambda: open_images(config, device, 1), ground).run(
+                processes
+            )
             if place and outcome.is_first:  # and holds the folder's lock: no other start is at it
                 place.store.remove_others()
             return outcome
@@ -136,5 +141,6 @@ def _membership(
             "start them with srun --kill-on-bad-exit=0, or on one machine with `simclr-dist pretrain ... "
             "--processes N`, or set machine.on_lost_process=stop"
         )
-    store, identity, count = place or (launchers_store(patience), processes.rank, processes.count)
+    store = place.store if place else launchers_store(patience)
+    identity, count = (place.identity, place.processes) if place else (processes.rank, processes.count)
     return Membership(store, identity, count, lock.owner.token, patience, lambda n: fits(config, n))

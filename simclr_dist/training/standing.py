@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
@@ -13,11 +13,31 @@ from simclr_dist.log import log
 from simclr_dist.run.state_copy import StateCopy, mapped
 from simclr_dist.training.opened import Opened
 
+if TYPE_CHECKING:
+    from simclr_dist.training.trainer import Outcome
+
 Numbers = dict[str, float]
 
 
 class MoreProcessesError(Exception):
     """All processes raise it together between two steps: others have come, and the run can be shared by more."""
+
+
+class LeftError(Exception):
+    """This process leaves the run to the others, which go on."""
+
+    def __init__(self, outcome: "Outcome") -> None:
+        super().__init__()
+        self.outcome = outcome
+
+
+class Origin(NamedTuple):
+    """What a run began with: found at its start, and asked for never again."""
+
+    images: dict[str, Any]
+    """What describes them, as checkpoints keep it."""
+    initial_sha256: str
+    """recipe.initial.sha256, of the weights that were read."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +47,7 @@ class Kept:
     step: int
     states: dict[str, Any]
     """Name in a checkpoint -> ``state_dict()``."""
+    origin: Origin
     numbers: list[Numbers] = field(default_factory=list)
     """Of the last steps, oldest first: what process 0 may not have written yet."""
 
@@ -38,15 +59,18 @@ class Standing:
     step is in it. All can go back to the copy.
     """
 
-    def __init__(self, state_of: dict[str, Any], steps_done: int, numbers: list[Numbers], most_numbers: int) -> None:
+    def __init__(
+        self, state_of: dict[str, Any], steps_done: int, origin: Origin, numbers: list[Numbers], most_numbers: int
+    ) -> None:
         """
         Args:
             state_of: name -> module, optimizer, ..., each with ``state_dict``.
             steps_done: after which they stand now.
+            origin: what the run began with.
             numbers: of the steps before.
             most_numbers: of how many steps they are kept.
         """
-        self._state_of, self._done = state_of, steps_done
+        self._state_of, self._done, self._origin = state_of, steps_done, origin
         self._numbers = deque(numbers, maxlen=most_numbers)
         self._memory = StateCopy()
         self._copy: Kept | None = None
@@ -55,7 +79,7 @@ class Standing:
     def begin_step(self) -> None:
         """Copy the state: the next step may change anything from here on."""
         self._in_step = True
-        self._copy = Kept(self._done, self._memory.of(self._states()))
+        self._copy = Kept(self._done, self._memory.of(self._states()), self._origin)
 
     def end_step(self, numbers: Numbers) -> None:
         """The step is done, with all that belongs to it."""
@@ -73,9 +97,9 @@ class Standing:
         """The state after one of :attr:`steps`; no later step of the objects changes it."""
         numbers = [each for each in self._numbers if each["step"] <= step]
         if self._copy and self._copy.step == step:
-            return Kept(step, self._copy.states, numbers)
+            return Kept(step, self._copy.states, self._origin, numbers)
         assert step in self.steps
-        return Kept(step, mapped(self._states(), Tensor.clone), numbers)
+        return Kept(step, mapped(self._states(), Tensor.clone), self._origin, numbers)
 
     def _states(self) -> dict[str, Any]:
         return {name: target.state_dict() for name, target in self._state_of.items()}
@@ -93,6 +117,8 @@ class Ground:
     """Set by the trainer: it does not depend on the processes."""
     can_grow: Callable[[], bool] = lambda: False
     """Whether more processes could take part; asked at the start of a step."""
+    is_guest: bool = False
+    """Whether this process is of another job than the run's: a signal that stops it does not stop the run."""
     lost_at: float | None = None
     """When the group before this one broke, by ``time.monotonic``."""
 

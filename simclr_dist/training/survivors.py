@@ -14,7 +14,7 @@ from simclr_dist.distributed.processes import Processes
 from simclr_dist.errors import AgreedError, LostProcessError, UserError
 from simclr_dist.log import log, log_to_terminal
 from simclr_dist.training.opened import Opened
-from simclr_dist.training.standing import Ground, Kept, MoreProcessesError
+from simclr_dist.training.standing import Ground, Kept, LeftError, MoreProcessesError
 from simclr_dist.training.trainer import Outcome
 
 
@@ -49,6 +49,8 @@ class Survivors:
                     outcome = self.train(here, self.ground)
                 self.membership.end({"outcome": asdict(outcome)})
                 return outcome
+            except LeftError as left:
+                return left.outcome
             except AgreedError as error:
                 self.membership.end({"error": str(error)})
                 raise

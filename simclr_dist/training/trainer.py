@@ -34,7 +34,7 @@ from simclr_dist.stop_signals import StopSignals
 from simclr_dist.training.agreed import Agreed, next_batch
 from simclr_dist.training.opened import open_images
 from simclr_dist.training.peak_memory import PeakMemory
-from simclr_dist.training.standing import Gap, Ground, MoreProcessesError, Standing
+from simclr_dist.training.standing import Gap, Ground, LeftError, MoreProcessesError, Origin, Standing
 from simclr_dist.training.start import Start
 from simclr_dist.training.step import StoppedByAnomalyError, TrainingStep
 
@@ -72,12 +72,15 @@ class Trainer:
         recipe, machine = config.recipe, config.machine
         self.config, self.processes, self.device = config, processes, device
         self.cores = cores
-        refuse_other_configs(config)
         self.ground = ground or Ground()
+        kept = self.ground.kept
+        if kept:  # a process that has come since has not read the weights
+            recipe.initial.sha256 = recipe.initial.sha256 or kept.origin.initial_sha256
+        refuse_other_configs(config)
         with all_or_none():
             opened = self.ground.opened or open_images(config, device, cores, say=processes.is_first)
         self.source, self.order, self.online = opened
-        self.folder = RunFolder(config, self.source, lock)
+        self.folder = RunFolder(config, self.source, lock, kept.origin.images if kept else None)
         self.schedule = build_schedule(recipe, self.order)
         steps = (self.schedule.total_steps, self.order.steps_per_epoch)
         self.health = HealthCheck(self.folder.path, config, *steps, active=processes.is_first)
@@ -98,7 +101,8 @@ class Trainer:
         self.standing = None
         if ground:
             most = 2 * machine.save_every_steps
-            self.standing = ground.standing = Standing(self.step.state, self.steps_done, ground.numbers, most)
+            origin = Origin(self.folder.images, recipe.initial.sha256)
+            self.standing = ground.standing = Standing(self.step.state, self.steps_done, origin, ground.numbers, most)
             ground.opened = opened
         self.gap = Gap(self.ground.lost_at)
 
@@ -134,7 +138,7 @@ class Trainer:
             ) as reporter,
             closing(self.folder),
         ):
-            self.folder.begin(reporter.sync)
+            self.folder.begin(reporter.sync, self.steps_done)
             if self.ground.kept:  # a save that a lost process had begun may be missing
                 self.folder.save_unless_there(self.step.state, self.steps_done)
             self.step.anomalies.begin()
@@ -144,6 +148,8 @@ class Trainer:
                 started = time.perf_counter()
                 batch, failure = next_batch(batches)
                 waited = time.perf_counter() - started
+                if self.ground.is_guest and stop.received:
+                    raise LeftError(Outcome(self.steps_done, total, stop.received, is_first=False))
                 agreed = self._agreed(stop, batch, waited)
                 signal = int(agreed.signal)
                 if agreed.run_is_lost:

@@ -5,7 +5,7 @@ Looked up in the projects' sources: solo-learn (methods/base.py), VISSL (models/
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -88,10 +88,10 @@ def find_network(tensors: Mapping[str, Tensor], prefix: str | None = None) -> Fo
     everything = _networks(tensors)
     networks = [found for found in everything if prefix is None or _is_prefix(prefix, found.prefix)]
     whole = [found for found in networks if found.whole]
-    trained = [found for found in whole if not _SECOND_COPIES.search(found.prefix)] or whole
+    wanted = first_copies([found.prefix for found in whole])
+    trained = [found for found in whole if found.prefix in wanted]
     if len(trained) > 1:
-        names = ", ".join(f"'{found.prefix}'" for found in trained)
-        raise ValueError(f"there are {len(trained)} networks in it, under {names}; choose one with --prefix")
+        raise ValueError(several_networks([found.prefix for found in trained]))
     if not trained and prefix is not None and (others := [found for found in everything if found.whole]):
         there = ", ".join(f"'{found.prefix}'" for found in others)
         raise ValueError(f"no network under '{prefix}'; there are {there}")
@@ -102,6 +102,17 @@ def find_network(tensors: Mapping[str, Tensor], prefix: str | None = None) -> Fo
     if odd:
         raise ValueError(f"'{odd[0]}' is no part of a plain ResNet, and {len(odd)} such keys are in it")
     return found
+
+
+def first_copies(prefixes: Sequence[str]) -> list[str]:
+    """Of the prefixes of whole networks those of no second copy; all, where there are only such."""
+    return [prefix for prefix in prefixes if not _SECOND_COPIES.search(prefix)] or list(prefixes)
+
+
+def several_networks(prefixes: Sequence[str]) -> str:
+    """What a user is told of a file from which none can be chosen."""
+    names = ", ".join(f"'{prefix}'" for prefix in prefixes)
+    return f"there are {len(prefixes)} networks in it, under {names}; choose one with --prefix"
 
 
 def _networks(tensors: Mapping[str, Tensor]) -> list[Found]:

@@ -1,7 +1,7 @@
 """An encoder with what is known of it: the one record of all that evaluates, exports, shows or uses encoders."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -63,6 +63,14 @@ class LoadedEncoder:
     def sha256(self) -> str:
         """64 hex digits of the weights and running statistics, the projection head's included where there is one."""
         return state_digest([self.encoder, *([self.projection] if self.projection is not None else [])])
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """What ``sha256`` leaves open of the network, as plain data: paddings, strides, timm's options."""
+        if self.architecture is not None:
+            return asdict(self.architecture)
+        keys = {key: getattr(self.recipe.encoder, key) for key in ("name", "options", "width", "stem", "output_stride")}
+        return keys | {"takes": self.encoder.takes}
 
     def take_images(self, side: int) -> str:
         """Let the encoder take images of such a side; what was changed for that, for people, or "".

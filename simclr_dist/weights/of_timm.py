@@ -14,6 +14,7 @@ from simclr_dist.errors import UserError, first_line
 from simclr_dist.methods.build import build_encoder
 from simclr_dist.models.timm_check import check_recipe
 from simclr_dist.weights.architecture import missing_keys, other_shape
+from simclr_dist.weights.layouts import first_copies, several_networks
 from simclr_dist.weights.loaded import LoadedEncoder
 
 _SHOWN = 3
@@ -52,12 +53,13 @@ def load_timm(
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     image_size: int | None,
-    prefix: str,
+    prefix: str | None,
 ) -> LoadedEncoder:
     """The encoder of weights under timm's names; those of the classifier are left out.
 
     Raises:
-        UserError: there is no such model, or the weights are not its; the first keys are named.
+        UserError: there is no such model, the weights are not its (the first keys are named), or there are several
+            networks (their prefixes are).
     """
     import timm
 
@@ -90,14 +92,29 @@ def load_timm(
     )
 
 
-def _below(tensors: Mapping[str, Tensor], prefix: str, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of the model, whatever stands before their names."""
-    first = next(iter(expected))
-    begins = [prefix and f"{prefix.removesuffix('.')}."] if prefix else sorted(
-        {key.removesuffix(first) for key in tensors if key == first or key.endswith(f".{first}")}, key=len
-    )  # fmt: skip
-    before = next(iter(begins), "")
+def _below(tensors: Mapping[str, Tensor], prefix: str | None, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the model, whatever stands before their names.
+
+    Raises:
+        UserError: there are several such models, and ``prefix`` does not choose.
+    """
+    before = _found_prefix(tensors, expected) if prefix is None else f"{prefix.removesuffix('.')}." if prefix else ""
     return {key.removeprefix(before): tensor for key, tensor in tensors.items() if key.startswith(before)}
+
+
+def _found_prefix(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    first = next(iter(expected))
+    begins = [key.removesuffix(first) for key in tensors if key == first or key.endswith(f".{first}")]
+    # A name may also stand deeper in the same model (conv1.weight in each block): the whole ones count.
+    whole = [
+        begin
+        for begin in begins
+        if not missing_keys({key: tensors[begin + key] for key in expected if begin + key in tensors}, expected)
+    ]
+    trained = first_copies(whole)
+    if len(trained) > 1:
+        raise UserError(several_networks(trained))
+    return trained[0] if trained else min(begins, key=lambda begin: (len(begin), begin), default="")
 
 
 def _refuse_misfit(name: str, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

@@ -74,7 +74,7 @@ def load_encoder(
     if timm := timm_model(path, encoder, options or {}):
         if stem_padding is not None:
             raise UserError(f"--stem-padding: is for ResNets, and {path.name} is taken as {timm.name}; leave it out")
-        return load_timm(path, tensors, timm, mean=mean, std=std, image_size=image_size, prefix=prefix or "")
+        return load_timm(path, tensors, timm, mean=mean, std=std, image_size=image_size, prefix=prefix)
     foreign = identify(path, tensors, prefix)
     architecture = foreign.architecture
     if stem_padding is not None:

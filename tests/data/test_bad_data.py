@@ -507,6 +507,13 @@ def test_a_line_half_written_is_no_other_image_and_does_not_swallow_the_next(tmp
     assert path.read_text().splitlines()[-1] == "12\tc"
 
 
+def test_an_image_that_nothing_could_replace_ends_the_run_until_it_is_mended(tmp_path):
+    broken = BrokenImages(tmp_path, 1000, 0.5)
+    broken.note([(7, "a"), (ALL_BROKEN, "all were broken")], write=True)
+    assert "an image is broken, and so is every one that was drawn in its place; 1 of 1000" in (broken.too_many() or "")
+    assert BrokenImages(tmp_path, 1000, 0.5).too_many() is None  # started again: it is looked at anew
+
+
 def test_the_count_of_broken_images_is_told_at_the_end_and_only_when_there_are_some(tmp_path):
     heard: list[str] = []
     handler = logging.Handler()

@@ -32,6 +32,7 @@ from simclr_dist.data.sources.folders import find_images
 from simclr_dist.errors import UserError
 from simclr_dist.storage import sealed_json
 from tests.support.images import open_source
+from tests.support.shards import indexed, write_tar
 
 RAW = Encoding(mode="raw")
 CLASSES = ["ant", "bee", "cat"]
@@ -142,6 +143,16 @@ def test_a_jpeg_that_is_small_enough_is_copied_so_no_quality_is_lost(tmp_path, o
     read = BetonSource(tmp_path / "a.beton")
     assert read.payload(0).tobytes() == (tmp_path / "in" / "a.jpg").read_bytes()
     assert torch.equal(read.read(0), source.read(0))
+
+
+def test_a_jpeg_in_a_shard_is_copied_too(tmp_path):
+    jpeg(tmp_path / "in" / "a.jpg", 90, 80, quality=70)
+    content = (tmp_path / "in" / "a.jpg").read_bytes()
+    write_tar(tmp_path / "tars" / "a.tar", {"a.jpg": content})
+    indexed(tmp_path / "tars", tmp_path / "index")
+    source = open_source(Data(source="webdataset", path=str(tmp_path / "index")))
+    write_beton(source, tmp_path / "a.beton", Encoding(max_side=80, quality=10))
+    assert BetonSource(tmp_path / "a.beton").payload(0).tobytes() == content
 
 
 def test_a_jpeg_of_four_inks_and_a_png_are_encoded_as_rgb(tmp_path):

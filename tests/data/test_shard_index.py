@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 import tarfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from simclr_dist.cli.encoding import open_images
 from simclr_dist.config import to_yaml
 from simclr_dist.config.recipe import Data
 from simclr_dist.config.shards import Shards
-from simclr_dist.data.sources.shards import indexing
+from simclr_dist.data.sources.shards import finding, indexing
 from simclr_dist.data.sources.shards.finding import find_shards
 from simclr_dist.data.sources.shards.index import read_index
 from simclr_dist.data.sources.shards.settings import shards_of_run
@@ -186,14 +187,75 @@ def test_columns_are_mapped_not_read_into_memory(tmp_path):
             column = column.base
 
 
-def test_classes_by_name_are_numbered_over_both_splits(tmp_path):
-    for split, folders in (("train", ["ant", "cat"]), ("test", ["bee", "cat"])):
+NUMBERS = ["0", "1", "10", "2"]
+
+
+@pytest.mark.parametrize(
+    ("of_train", "of_test", "classes"),
+    [
+        (["ant", "cat"], ["bee", "cat"], ["ant", "bee", "cat"]),
+        # As names 10 comes before 2: test's alone are their numbers, and train's are not.
+        (NUMBERS, ["0", "1", "2"], NUMBERS),
+        (["0", "1", "2"], NUMBERS, NUMBERS),
+    ],
+)
+def test_classes_by_name_are_numbered_over_both_splits_but_what_is_pretrained_on_by_itself(
+    tmp_path, of_train, of_test, classes
+):
+    for split, folders in (("train", of_train), ("test", of_test)):
         write_tar(tmp_path / split / "a.tar", {f"{name}/{split}.png": picture(0) for name in folders})
         indexed(tmp_path / split, tmp_path / "index" / split, "folder")
     data = Data(source="webdataset", path=str(tmp_path / "index"))
     train, test, pretrain = (open_source(data, split) for split in ("train", "test", "pretrain"))
-    assert train.classes == test.classes == pretrain.classes == ["ant", "bee", "cat"]
-    assert [each.labels.tolist() for each in (train, test, pretrain)] == [[0, 2], [1, 2], [0, 2]]
+    assert train.classes == test.classes == classes
+    for source, folders in ((train, of_train), (test, of_test), (pretrain, of_train)):
+        assert [source.classes[label] for label in source.labels] == folders
+    # A run does not change when test images come to it.
+    assert pretrain.classes == of_train
+
+
+def test_labels_that_were_missing_are_found_when_the_shard_has_them(tmp_path):
+    def write(last: dict[str, bytes]) -> None:
+        write_tar(tmp_path / "tars" / "a.tar", {"a.png": picture(0), "a.cls": b"0"})
+        write_tar(tmp_path / "tars" / "b.tar", {"b.png": picture(1), **last})
+
+    write({})
+    assert indexed(tmp_path / "tars", tmp_path / "index").labels is None
+    a = (tmp_path / "tars" / "a.tar").stat()
+    write({"b.cls": b"1"})
+    os.utime(tmp_path / "tars" / "a.tar", ns=(a.st_atime_ns, a.st_mtime_ns))
+    assert list(indexed(tmp_path / "tars", tmp_path / "index").labels) == [0, 1]
+
+
+def test_an_index_of_the_same_shards_is_made_again_by_the_same_process(tmp_path):
+    write_shards(tmp_path / "tars", [2])
+    first, second = (indexed(tmp_path / "tars", tmp_path / "index") for _ in range(2))
+    assert first.fingerprint == second.fingerprint
+
+
+def test_shards_of_two_mounts_and_behind_links_are_found_each_once(tmp_path, monkeypatch):
+    write_shards(tmp_path / "one", [1])
+    write_shards(tmp_path / "two", [1, 1])
+    (tmp_path / "one" / "more").symlink_to(tmp_path / "two")
+    (tmp_path / "one" / "itself").symlink_to(tmp_path / "one")
+    assert find_shards([str(tmp_path / "one")], 1)[1] == ["more/s-000.tar", "more/s-001.tar", "s-000.tar"]
+    monkeypatch.setattr(finding, "_below", lambda place: iter([f"{place}/a.tar"]))
+    assert find_shards(["/one", "/two"], 1) == ("/", ["one/a.tar", "two/a.tar"])
+    assert find_shards([""], 1) == ("/", ["a.tar"])
+
+
+def test_a_folder_of_shards_that_cannot_be_listed_is_no_smaller_set(tmp_path, monkeypatch):
+    write_shards(tmp_path / "tars" / "below", [1])
+    real = os.scandir
+
+    def refused(path):
+        if str(path).endswith("below"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(UserError, match=r"SHARDS: .*below cannot be listed"):
+        find_shards([str(tmp_path / "tars")], 1)
 
 
 def test_without_an_index_or_a_split_a_line_says_how_to_make_it(tmp_path):

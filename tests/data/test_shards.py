@@ -161,6 +161,17 @@ def test_a_broken_image_is_replaced_by_one_of_its_shard(tmp_path):
     assert broken[0][1].startswith("s-001.tar/x.png: ")
 
 
+def test_where_all_of_a_shard_is_broken_one_of_another_is_taken(tmp_path):
+    write_shards(tmp_path / "tars", [5])
+    write_tar(tmp_path / "tars" / "s-001.tar", {"x.png": b"no"})
+    indexed(tmp_path / "tars", tmp_path / "index", "none")
+    found = open_source(Data(source="webdataset", path=str(tmp_path / "index"), window_shards=WINDOW), Shards())
+    broken: list[tuple[int, str]] = []
+    instead, _, _ = batches(found, 2).read(5, 0, broken)
+    assert instead < 5
+    assert {sample for sample, _ in broken} == {5}
+
+
 @pytest.mark.parametrize("limit", [6, 10])
 def test_loader_workers_fetch_each_shard_once_and_never_exceed_the_bound(shards, limit):
     size = max(path.stat().st_size for path in shards.iterdir())

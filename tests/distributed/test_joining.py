@@ -31,6 +31,7 @@ def test_processes_of_another_job_take_the_places_of_lost_ones_each_its_own(tmp_
     assert [(each.store.folder, each.identity, each.processes) for each in found] == [
         (lives.folder, 1, 4), (lives.folder, 3, 4)
     ]  # fmt: skip
+    assert all(each.is_guest for each in found)
     with pytest.raises(UserError, match="lost fewer processes"):
         place_in(tmp_path, "13_0_0", 2, 3)
 
@@ -41,6 +42,7 @@ def test_processes_of_another_job_take_the_places_of_lost_ones_each_its_own(tmp_
         {},  # nobody is there
         {0: 0, 1: 0},  # two have not come yet
         {0: 60, 1: 60, 2: 60, 3: 60},  # all have ended
+        {0: 60, 1: 60, 2: 60},  # and one of them had never begun
     ],
 )
 def test_without_a_start_that_lives_and_has_lost_a_process_a_job_is_a_start_of_its_own(tmp_path, silent):

@@ -1,5 +1,6 @@
 """What a meeting decides, by what those that are left bring to it."""
 
+import errno
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from simclr_dist.distributed.membership import Membership
 from simclr_dist.distributed.reach import Door, reached
 from simclr_dist.distributed.run_store import Came, Pace, RunStore
 from simclr_dist.errors import LostProcessError, UserError
+from tests.support.slurm_cluster import wait_until
 
 
 def divides_8(count: int) -> bool:
@@ -113,6 +115,44 @@ def test_a_process_that_is_cut_off_from_the_others_store_begins_no_further_step(
             one.grows()
         with pytest.raises(UserError, match="cannot be reached"):
             one.meet([5])
+
+
+@pytest.mark.parametrize(("number", "failures"), [(errno.EIO, 3), (errno.ENOSPC, 30), (errno.EDQUOT, 30)])
+def test_a_store_that_cannot_be_written_for_a_while_loses_nobody(folder, monkeypatch, number, failures):
+    monkeypatch.setattr("simclr_dist.distributed.run_store._OF_FOLDER", Pace(0.01, 0.01, 0.1))
+    one = member(folder)
+    real, tried = FolderStore.set, []
+
+    def failing(store: FolderStore, key: str, value: str) -> None:
+        tried.append(key)
+        if len(tried) <= failures:
+            raise OSError(number, "no")
+        real(store, key, value)
+
+    monkeypatch.setattr(FolderStore, "set", failing)
+    with one:
+        wait_until(lambda: len(tried) > failures + 2, 20, "no signs of life")
+        assert not one.grows()
+
+
+def test_a_process_whose_launcher_is_gone_finishes_what_its_group_does_and_meets_nobody():
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    one = member(dist.TCPStore("127.0.0.1", store.port))
+    del store
+    with one:
+        one._thread.join(20)
+        assert not one._thread.is_alive()
+        assert not one.grows()
+        with pytest.raises(UserError, match="the launcher is gone"):
+            one.meet([5])
+
+
+def test_who_is_started_again_before_it_has_begun_begins_with_the_others(folder):
+    records = RunStore(folder)
+    records.begins_again(1)
+    assert not member(folder).comes_back
+    records.begins_again(1)
+    assert member(folder).comes_back
 
 
 def test_where_all_have_come_back_and_nobody_trains_those_that_wait_begin(folder, monkeypatch):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from simclr_dist.config.recipe import Data
-from simclr_dist.evaluation.choices import chosen_data
+from simclr_dist.evaluation.choices import METHODS, chosen_data, refuse_foreign
 
 OWN = Data(source="folder", path="/data/$own #1", image_size=32)
 
@@ -34,3 +34,8 @@ def test_the_folder_to_evaluate_on_is_the_one_that_was_named(tmp_path, monkeypat
     (tmp_path / "photos").mkdir(exist_ok=True)
     assert chosen_data(OWN, name, []) == replace(OWN, path=name)
     assert chosen_data(OWN, name, ["recipe.data.image_size=64"]) == replace(OWN, path=name, image_size=64)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_takes_a_checkpoint_of_the_run_and_other_images(method):
+    refuse_foreign(method, ["checkpoint", "on"], "auto")

@@ -31,8 +31,11 @@ from simclr_dist.evaluation.knn import knn_accuracy, knn_scores
 from simclr_dist.evaluation.online import OnlineEvaluation, least_squares_accuracy
 from simclr_dist.evaluation.subsets import few_labels, halves, share_of_labels, subset_digest
 from simclr_dist.methods.build import build_encoder
+from simclr_dist.models.encoder import LIGHTNESS
 from simclr_dist.models.features import features_of
 from simclr_dist.run.metrics_log import read_metrics
+from simclr_dist.weights.architecture import Architecture
+from simclr_dist.weights.architecture import build_encoder as encoder_with
 from simclr_dist.weights.digest import state_digest
 from tests.support.commands import complaint, run_command
 from tests.support.evaluation import blobs, small_context
@@ -133,6 +136,20 @@ def test_half_precision_moves_features_by_its_rounding_and_they_are_float32(tmp_
     assert digests[0] != digests[1]
 
 
+def test_kept_features_are_never_those_of_the_same_weights_in_another_network(tmp_path):
+    context = small_context(tmp_path, cache=tmp_path / "kept")
+    own = Architecture.of_recipe(context.recipe)
+    state = context.pretrained.encoder.backbone.state_dict()
+    networks = [own, replace(own, stem_padding=2), replace(own, output_stride=4), replace(own, takes=LIGHTNESS)]
+    encoders = [encoder_with(each, state, [0.5] * 3, [0.5] * 3) for each in networks]
+    assert len({state_digest([encoder]) for encoder in encoders}) == 1
+    assert len({features_digest(encoder, context.train, 8, context.how) for encoder in encoders}) == 4
+    few = Subset(context.train, np.arange(8))
+    for encoder in encoders:
+        kept, anew = (extract_features(encoder, few, 8, how) for how in (context.how, replace(context.how, cache=None)))
+        assert np.array_equal(kept, anew)
+
+
 class _Writes(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
@@ -184,7 +201,8 @@ def plain_knn(train, train_labels, test, k, temperature):
     unit = [features / np.linalg.norm(features, axis=1, keepdims=True) for features in (train, test)]
     similarity = unit[1] @ unit[0].T
     nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-    votes = np.exp((np.take_along_axis(similarity, nearest, axis=1) - 1) / temperature)
+    there = np.take_along_axis(similarity, nearest, axis=1)
+    votes = np.exp((there - there[:, :1]) / temperature)
     return np.stack([(votes * (train_labels[nearest] == c)).sum(1) for c in range(train_labels.max() + 1)], axis=1)
 
 
@@ -203,6 +221,18 @@ def test_knn_block_by_block_on_1_and_2_processes_is_the_plain_formula(k, monkeyp
     np.testing.assert_allclose(knn_scores(features, labels, test, neighbours=k), expected, rtol=1e-4, atol=1e-6)
     for scores in run_distributed(2, knn_in_small_blocks, features, labels, test, k):
         np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1e-2, 1e-3, 1e-6])
+def test_the_nearer_neighbours_win_at_a_small_temperature_whose_weights_a_float32_could_not_hold(temperature):
+    features, labels = blobs(dim=64)
+    test = features + np.random.default_rng(0).normal(size=features.shape).astype(np.float32)
+    nearest = plain_knn(features, labels, test, 1, 1.0).argmax(1)
+    scores = knn_scores(features, labels, test, temperature=temperature)
+    assert scores.max(1).min() >= 1
+    if temperature < 1e-2:  # the nearest outvotes all others
+        assert (scores.argmax(1) == nearest).mean() > 0.98
+    assert len(set(scores.argmax(1))) == 6
 
 
 def test_the_probe_is_scikit_learns_logistic_regression_at_the_l2_chosen_without_test_images():

@@ -99,6 +99,8 @@ def test_the_usual_numbers_of_labels_are_cut_to_half_of_the_classes_and_that_is_
     assert "balanced" in out
     assert "+-" in out or "std" in out
     found = json.loads(Path(out.splitlines()[-1]).read_text())
+    assert (found["own_images"], found["data"]["train_images"], found["data"]["source"]) == (False, 29, "folder")
+    assert found["protocol"]["splits"] == 5
     assert all(row["balanced"] for row in found.get("points") or found["rows"])
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from simclr_dist.data.sources.base import Subset
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation import frozen, knn
 from simclr_dist.evaluation.feature_blocks import mapped_blocks
@@ -213,8 +214,30 @@ def test_each_thing_that_determines_a_training_gives_it_another_name(tmp_path):
     names.append(name())
     context.encoder_sha256 = "another"
     names.append(name())
+    context.test_labels = context.test_labels[::-1]
+    names.append(name())
+    context.test = Subset(context.test, np.arange(99))
+    names.append(name())
     assert len(set(names)) == len(names)
     assert name() == names[-1]
+
+
+def test_accuracies_on_one_test_set_are_never_taken_for_those_on_another(tmp_path):
+    context = small_context(tmp_path)
+    context.unfinished = Unfinished(tmp_path)
+    classifier = Classifier(context.pretrained.encoder, 2, 10)
+    order = steps_of(FINE_TUNING, 20, seed=0)
+
+    def saved():
+        return context.saved_training("finetune", classifier, FINE_TUNING, order, np.arange(20))
+
+    saved().finish((0.5, None, 0.5), 1)
+    assert saved().accuracies == (0.5, None, 0.5)
+    test, labels = context.test, context.test_labels
+    context.test_labels = np.roll(labels, 1)  # another label each
+    assert saved().accuracies is None
+    context.test, context.test_labels = Subset(test, np.arange(99)), labels[:99]  # an image less
+    assert saved().accuracies is None
 
 
 def test_a_damaged_save_is_set_aside_for_the_one_before_and_without_one_the_training_begins_anew(tmp_path):

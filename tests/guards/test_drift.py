@@ -10,9 +10,11 @@ from torch import Tensor
 
 from simclr_dist.config import Config
 from simclr_dist.config.recipe import Data
+from simclr_dist.data.loading.order import SampleOrder
 from simclr_dist.distributed.collectives import process_rank
 from simclr_dist.errors import AgreedError, UserError
-from simclr_dist.guards.replicas import digest
+from simclr_dist.guards.replicas import DriftCheck, digest
+from simclr_dist.guards.same_config import refuse_to_join
 from simclr_dist.training import trainer
 from tests.support.processes import assert_bit_equal, final_state, losses, pretrain_here, run_distributed, tiny_config
 
@@ -111,3 +113,28 @@ def test_two_processes_disagree_about_optimizer_config_or_images_and_comparing_l
         assert "Give all processes the same images" in images
     assert losses(tmp_path / "every_1") == losses(tmp_path / "every_0")
     assert_bit_equal(final_state(tmp_path / "every_1"), final_state(tmp_path / "every_0"))
+
+
+def test_a_nodes_own_copy_of_the_images_has_other_times_and_is_no_other_images():
+    network = torch.nn.Linear(1, 1)
+
+    def positions(**images: str) -> int:
+        order = SampleOrder(seed=0, images=8, global_batch_images=4)
+        return DriftCheck(0, order, images, network, torch.optim.SGD(network.parameters()))._positions(1)
+
+    assert positions(sizes="a", times="1") == positions(sizes="a", times="2") != positions(sizes="b", times="1")
+
+
+def test_a_process_with_another_config_is_not_taken_in_and_one_whose_weights_are_not_read_yet_is(tmp_path):
+    said: list[str] = []
+
+    def first(own: str) -> str:
+        said.append(own)
+        return said[0]
+
+    begun = tiny_config(tmp_path, "recipe.initial.sha256=" + "a" * 64, "recipe.initial.weights=x")
+    refuse_to_join(begun, first)
+    refuse_to_join(tiny_config(tmp_path, "recipe.initial.weights=x"), first)
+    with pytest.raises(UserError, match=r"another config .*\(machine\.save_every_steps\)") as refused:
+        refuse_to_join(tiny_config(tmp_path, "recipe.initial.weights=x", "machine.save_every_steps=3"), first)
+    assert not isinstance(refused.value, AgreedError)

@@ -1,5 +1,7 @@
 """Neighbours: what is nearest is found, an image is not its own neighbour, copies are named, nothing is mixed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,13 @@ from simclr_dist.data.sources.pixels import PixelRule
 from simclr_dist.data.sources.whole import open_whole
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation import source_features as blocks_of
+from simclr_dist.evaluation.feature_files import write_features
+from simclr_dist.evaluation.features import Extraction
 from simclr_dist.evaluation.similar import SmallPixels, duplicates, most_similar, read_queries
-from simclr_dist.evaluation.source_features import SourceFeatures
+from simclr_dist.evaluation.source_features import SourceFeatures, describe_features
 from simclr_dist.reporting.analysis import unit
+from simclr_dist.reporting.searching import features_of_file
+from simclr_dist.weights.architecture import Architecture, build_encoder
 from simclr_dist.weights.export import export
 from tests.support.commands import complaint, run_command
 from tests.support.evaluation import small_context
@@ -70,6 +76,21 @@ def test_a_query_is_a_file_anywhere_or_a_name_in_the_folder_and_is_known_for_one
         read_queries(["3.png"], source, PixelRule())
 
 
+def test_an_image_that_is_a_link_out_of_the_folder_is_known_for_one_of_its_images(tmp_path, monkeypatch):
+    (tmp_path / "pictures").mkdir()
+    for name in ("1.png", "2.png"):
+        write_image(tmp_path / "kept" / name)
+        (tmp_path / "pictures" / name).symlink_to(tmp_path / "kept" / name)
+    (tmp_path / "linked").symlink_to(tmp_path / "pictures")
+    monkeypatch.chdir(tmp_path)
+    source = open_whole(Data(path="pictures"))
+    asked = ["pictures/2.png", str(tmp_path / "pictures" / "1.png"), "2.png", "kept/1.png"]
+    found = read_queries(asked, source, PixelRule())
+    assert [query.sample for query in found] == [1, 0, 1, None]
+    through_a_link = open_whole(Data(path="linked"))
+    assert [query.sample for query in read_queries(["linked/2.png"], through_a_link, PixelRule())] == [1]
+
+
 def test_the_command_shows_both_ways_names_a_copy_and_takes_a_file_of_features_of_the_same_images_alone(
     tmp_path, capsys
 ):
@@ -100,3 +121,34 @@ def test_the_command_shows_both_ways_names_a_copy_and_takes_a_file_of_features_o
     page.write_text("mine")
     assert "is no page of neighbours" in complaint(run_command(capsys, *asked)[2])
     assert page.read_text() == "mine"
+
+
+def test_a_file_of_features_of_the_same_weights_with_another_normalisation_or_padding_is_refused(tmp_path, capsys):
+    loaded = small_context(tmp_path).pretrained
+    write_image(tmp_path / "pictures" / "a.png")
+    data = replace(loaded.recipe.data, source="folder", path=str(tmp_path / "pictures"))
+    source, own, file = open_whole(data), Architecture.of_recipe(loaded.recipe), tmp_path / "features.npz"
+    found, how = SourceFeatures(np.zeros((1, 4), dtype=np.float32), np.arange(1), np.arange(1)), Extraction()
+
+    def network(mean=0.5, **changes):
+        architecture = replace(own, **changes)
+        encoder = build_encoder(architecture, loaded.encoder.backbone.state_dict(), [mean] * 3, [0.25] * 3)
+        return replace(loaded, encoder=encoder, projection=None, architecture=architecture)
+
+    def written(loaded, *without):
+        described = describe_features(loaded, tmp_path, source, data, how, found)
+        write_features(file, source, found, {key: value for key, value in described.items() if key not in without})
+
+    written(network())
+    assert len(features_of_file(file, network(), source, data).samples) == 1
+    for other, said in (
+        ({"mean": 0.4}, "is of pixels normalised otherwise"),
+        ({"stem_padding": 2}, "is of the same weights in another network"),
+        ({"output_stride": 4}, "is of the same weights in another network"),
+    ):
+        with pytest.raises(UserError, match=said):
+            features_of_file(file, network(**other), source, data)
+    assert capsys.readouterr().err == ""
+    written(network(), "architecture")  # as by an earlier version
+    assert len(features_of_file(file, network(stem_padding=2), source, data).samples) == 1
+    assert "does not say its encoder's strides and paddings" in capsys.readouterr().err

@@ -283,6 +283,26 @@ def test_the_first_line_of_a_report_says_how_good_how_healthy_and_how_long():
     )
 
 
+def test_the_first_line_of_a_report_is_of_the_runs_own_images_whatever_others_came_to():
+    own, other = (label_curve(5, {"pretrained": value}) for value in (0.61, 0.96))
+    own[1]["own_images"], other[1]["own_images"] = True, False
+    for evaluations in ([own, other], [other, own]):
+        assert answer(facts(evaluations=evaluations)).startswith("62.0 % of held-out images right (linear probe")
+    alone = answer(facts(evaluations=[other]))
+    assert "97.0 % of held-out images right (linear probe, 10 labels a class) of images that are not the run's" in alone
+    # Of an earlier version, which wrote the source alone, or nothing.
+    own, other, unknown = (label_curve(5, {"pretrained": value}) for value in (0.61, 0.96, 0.51))
+    own[1]["data"], other[1]["data"] = {"source": "digits"}, {"source": "cifar10"}
+    run = facts(config={"recipe.data.source": "digits"}, evaluations=[other, own, unknown])
+    assert answer(run).startswith("62.0 %")
+
+
+def test_of_equal_claims_to_the_first_line_the_file_before_counts_and_texts_are_not_compared():
+    small, large = (label_curve(5, {"pretrained": value}) for value in (0.088, 0.611))
+    for evaluations, shown in (([large, small], "62.1 %"), ([small, large], "9.8 %")):
+        assert answer(facts(evaluations=evaluations)).startswith(shown)
+
+
 def test_the_first_line_of_a_report_says_what_is_wrong_and_what_is_not_known():
     assert answer(facts()) == (
         "Accuracy not known yet (simclr-dist evaluate); no anomaly; no health band was checked; no step is done yet."

@@ -9,7 +9,7 @@ from simclr_dist.evaluation.mask_pictures import contact_sheet, samples_shown, w
 from simclr_dist.evaluation.segmentation_results import SegmentationResult, SegmentationRow
 from simclr_dist.reporting.facts import read_facts
 from simclr_dist.reporting.page import page
-from simclr_dist.reporting.segmentation import segmentation
+from simclr_dist.reporting.segmentation import in_words, segmentation
 from tests.support.masked import CLASSES, Thresholded
 
 COUNTS = np.array([[90, 10, 0, 0], [0, 50, 0, 0], [0, 0, 0, 0], [0, 0, 0, 7]])
@@ -24,7 +24,14 @@ def written(folder):
         for start in ("pretrained", "from scratch")
     ]
     result = SegmentationResult(
-        method="segment", steps_done=3, encoder_sha256="a", data={}, protocol={}, class_names=CLASSES, rows=tuple(rows)
+        method="segment",
+        steps_done=3,
+        encoder_sha256="a",
+        data={},
+        own_images=True,
+        protocol={},
+        class_names=CLASSES,
+        rows=tuple(rows),
     )
     return result, result.write(folder)
 
@@ -63,3 +70,16 @@ def test_a_contact_sheet_has_image_mask_and_prediction_side_by_side():
     assert not tiles[2].any()  # class 0 is black
     assert set(tiles[0].unique().tolist()) >= {0, 255}
     assert len(tiles[1].flatten(1).unique(dim=1).T) == len(mask.unique())
+
+
+def test_the_first_line_of_a_report_has_the_mean_iou_of_the_runs_own_images_first(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    _, path = written(tmp_path)
+    other = json.loads(path.read_text()) | {"own_images": False}
+    for row in other["rows"]:
+        row["mean"] = 0.125
+    later = path.with_name(path.name.replace("000000003", "000000009"))
+    later.write_text(json.dumps(other))
+    assert in_words(read_facts(tmp_path, "run")).startswith("mean IoU 91.1 % fine-tuned with 64 masks")
+    path.unlink()
+    assert in_words(read_facts(tmp_path, "run")).startswith("mean IoU 12.5 % of images that are not the run's own")

@@ -1,5 +1,6 @@
 """Checkpoints that stay: milestones and the best, whatever removes old ones."""
 
+import json
 import os
 from pathlib import Path
 
@@ -90,6 +91,24 @@ def _train(folder: Path, monkeypatch: pytest.MonkeyPatch, values: dict[int, floa
 def test_the_best_is_known_while_its_checkpoint_is_still_being_written(tmp_path):
     kept = Kept(tmp_path, 0, KNN)
     assert [kept.is_better(step, {KNN: value}) for step, value in enumerate((0.5, 0.7, 0.6))] == [True, True, False]
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+def test_the_best_that_a_kill_left_out_is_kept_by_whoever_goes_on(tmp_path, is_written):
+    save(Kept(tmp_path, 0, NONE), tmp_path, 2)
+    first = Kept(tmp_path, 0, KNN)
+    assert first.is_better(1, {KNN: 0.5})
+    save(first, tmp_path, 1)
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"step": step, KNN: value}) + "\n"
+                                                    for step, value in ((1, 0.5), (2, 0.9))))  # fmt: skip
+    if not is_written:
+        (tmp_path / "checkpoints" / "step_000000002.pt").unlink()
+    then = Kept(tmp_path, 0, KNN)
+    then.begin(2, tmp_path / "checkpoints")
+    if not is_written:
+        save(then, tmp_path, 2)
+    assert names(tmp_path / "kept") == [f"best_{KNN}_step_000000002.pt"]
+    assert not then.is_better(3, {KNN: 0.6})
 
 
 def test_a_run_keeps_its_best_and_its_milestones_through_stops(tmp_path, monkeypatch, capsys):

@@ -11,6 +11,7 @@ from simclr_dist.distributed.processes import Processes
 from simclr_dist.errors import UserError
 from simclr_dist.optim.schedule import build_schedule
 from simclr_dist.run.metrics_log import read_metrics
+from simclr_dist.starting.extension import extended
 from simclr_dist.training import pretraining
 from tests.support.commands import complaint, run_command
 from tests.support.processes import tiny_config
@@ -71,6 +72,14 @@ def test_what_cannot_be_extended_is_one_line(run, capsys, arguments, line):
     status, _, told = run_command(capsys, "extend", *(each.format(run=run) for each in arguments))
     assert status == 2
     assert line in complaint(told)
+
+
+def test_a_checkpoint_that_stands_in_no_run_folder_needs_a_name_for_the_new_one(run, tmp_path, monkeypatch):
+    checkpoint = next((run / "checkpoints").glob("step_*.pt"))
+    monkeypatch.setattr(Path, "absolute", lambda path: Path("/tmp") / path.name)  # as a copy there: its folder's is /
+    with pytest.raises(UserError, match=r"--run-dir: .*step_.* stands in no run folder.*give a folder"):
+        extended(checkpoint, 8)
+    assert extended(checkpoint, 8, tmp_path / "longer").config.machine.run_dir == str(tmp_path / "longer")
 
 
 def test_a_config_that_is_there_is_not_overwritten(run, tmp_path, capsys):

@@ -39,6 +39,15 @@ def test_a_run_is_sent_to_a_tracker_by_one_process_at_a_time(tmp_path, capsys, m
     assert State(run_dir, "wandb").chosen() == {"project": "x"}
 
 
+def test_as_new_is_refused_while_a_training_sends_the_run_and_forgets_nothing_of_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(trackers, "refuse_missing", lambda tracking: None)
+    run_dir, entry = write_run(tmp_path, steps=2, wandb={"project": "x"}), {"id": "0badcafe"}
+    with sending_alone(run_dir, "wandb"):
+        State(run_dir, "wandb").write("/x", entry)
+        assert run_command(capsys, "track", run_dir, "--as-new")[0] == 2
+    assert State(run_dir, "wandb").read("/x") == entry
+
+
 def test_ids_that_cannot_be_read_are_no_reason_to_make_a_second_run(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(trackers, "refuse_missing", lambda tracking: None)
     run_dir = write_run(tmp_path, steps=2, wandb={"project": "x"})

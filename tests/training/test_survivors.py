@@ -2,15 +2,22 @@
 
 import signal
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from simclr_dist.config import Config
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.errors import UserError
 from simclr_dist.run.metrics_log import read_metrics
+from simclr_dist.stop_signals import StopSignals
 from simclr_dist.training.pretraining import pretrain
+from simclr_dist.training.standing import Ground
+from simclr_dist.training.survivors import Survivors
+from simclr_dist.training.trainer import Outcome, Trainer
 from tests.support.cut_network import CutNetwork, missing
 from tests.support.processes import assert_bit_equal, final_state, losses, tiny_config
 from tests.support.survivors import Death, resized_through_checkpoints, run_on_two_nodes, run_with_losses
@@ -51,7 +58,9 @@ def test_killed_processes_leave_no_trace_in_weights_queue_losses_or_metrics(tmp_
 
 
 def test_a_process_that_comes_back_is_taken_in_and_the_run_grows_again(tmp_path):
-    config = config_of(tmp_path)
+    """It has not read the weights that the run began with, nor asked for the images' times, which change meanwhile."""
+    pretrain(tiny_config(tmp_path, "machine.stop_after_steps=1", f"machine.run_dir={tmp_path / 'given'}"), Processes())
+    config = config_of(tmp_path, f"recipe.initial.weights={tmp_path / 'given'}")
     ended = run_with_losses(config, 4, {0: Death(2, "saving")}, back_before=6)
     assert set(ended) == {0, 1, 2, 3}
     assert [outcome for outcome in ended.values() if isinstance(outcome, str)] == []
@@ -88,6 +97,24 @@ def test_of_two_sides_that_do_not_reach_each_other_the_larger_goes_on_and_the_fi
     assert [isinstance(each, str) for each in ended[1:]] == [False, False], ended
     counts = assert_same_run(tmp_path / "run", config, tmp_path / "resized")
     assert sorted(set(counts)) == [2, 3]
+
+
+def test_the_run_of_another_job_is_not_stopped_by_a_signal_to_this_one(tmp_path):
+    config = config_of(tmp_path)
+    ground = Ground(is_guest=True)
+    ends: list[object] = []
+
+    def train(here: Processes, ground: Ground) -> Outcome:
+        stop = StopSignals()
+        stop.received = signal.SIGTERM
+        return Trainer(config, here, torch.device("cpu"), ground=ground).train(stop)
+
+    membership = SimpleNamespace(grows=lambda: False, comes_back=False, number=0, end=ends.append)
+    survivors = Survivors(membership, lambda *_: nullcontext(), train, lambda: None, ground)  # type: ignore[arg-type]
+    outcome = survivors.run(Processes())
+    assert (outcome.signal, outcome.is_first) == (signal.SIGTERM, False)
+    assert ends == []  # the others go on
+    assert not list((tmp_path / "run" / "checkpoints").glob("*"))
 
 
 def test_under_a_launcher_that_ends_the_others_it_is_refused_by_a_line(tmp_path, monkeypatch):

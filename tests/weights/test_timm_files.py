@@ -95,6 +95,45 @@ def test_a_state_dict_within_a_checkpoint_is_found_by_its_names(tmp_path):
     assert torch.equal(loaded.encoder.backbone.stem[0].weight, model.stem[0].weight)
 
 
+def _networks_of_timm(folder, *prefixes):
+    """A file with a network under each prefix, and the networks."""
+    models = []
+    for seed, prefix in enumerate(prefixes):
+        torch.manual_seed(seed)
+        model = timm.create_model(CONVNEXT.name, num_classes=10, **CONVNEXT.options)
+        models.append({f"{prefix}{key}": each for key, each in model.state_dict().items()})
+    torch.save({"state_dict": {key: each for model in models for key, each in model.items()}}, folder / "x.pth")
+    return folder / "x.pth", models
+
+
+def _loaded(file, **hints):
+    return load_encoder(file, encoder=f"timm/{CONVNEXT.name}", options=CONVNEXT.options, **hints).encoder.backbone
+
+
+@pytest.mark.parametrize("copy", ["teacher_backbone.", "ema.", "momentum_encoder."])
+def test_of_a_network_and_its_second_copy_the_first_is_taken_wherever_each_stands(tmp_path, copy):
+    for prefixes in (("student_backbone.", copy), (copy, "student_backbone.")):
+        file, models = _networks_of_timm(tmp_path, *prefixes)
+        wanted = models[prefixes.index("student_backbone.")]["student_backbone.stem.0.weight"]
+        assert torch.equal(_loaded(file).stem[0].weight, wanted)
+        copied = models[prefixes.index(copy)][f"{copy}stem.0.weight"]
+        assert torch.equal(_loaded(file, prefix=f"state_dict.{copy}").stem[0].weight, copied)
+
+
+def test_a_file_with_several_networks_of_timms_is_refused_with_their_prefixes(tmp_path):
+    file, models = _networks_of_timm(tmp_path, "left.", "right.")
+    with pytest.raises(UserError, match=r"x\.pth: there are 2 networks in it, under 'state_dict\.left\.', 'state_dict"):
+        _loaded(file)
+    assert torch.equal(_loaded(file, prefix="state_dict.right").stem[0].weight, models[1]["right.stem.0.weight"])
+
+
+def test_a_resnet_of_timms_is_found_though_its_blocks_have_the_name_of_its_first_convolution(tmp_path):
+    model = timm.create_model("resnet18", num_classes=10)
+    torch.save({f"module.{key}": each for key, each in model.state_dict().items()}, tmp_path / "x.pth")
+    loaded = load_encoder(tmp_path / "x.pth", encoder="timm/resnet18")
+    assert torch.equal(loaded.encoder.backbone.conv1.weight, model.conv1.weight)
+
+
 @pytest.mark.parametrize(
     ("hints", "line"),
     [

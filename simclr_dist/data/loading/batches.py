@@ -1,5 +1,6 @@
 """Batches of views by step number: the position in the data is the step and nothing else."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import NamedTuple
@@ -151,12 +152,7 @@ class ViewBatches(Dataset[Batch]):
     def read(self, sample: int, epoch: int, broken: list[tuple[int, str]]) -> tuple[int, Tensor, list[Tensor]]:
         """The image, its id and its mask where masks are wanted; or a substitute that depends on (seed, epoch, sample
         id) alone, so that all machines agree. What was met broken is added to ``broken``."""
-        draws = None
-        tried = sample
-        first, count = 0, len(self.source)
-        if isinstance(self.source, ShardSource):
-            first, count = self.source.substitutes(sample)
-        for attempt in range(SUBSTITUTES + 1):
+        for tried in self._candidates(sample, epoch):
             try:
                 if self.masks and (source := with_masks(self.source)):
                     picture, mask = source.read_with_mask(tried)
@@ -164,14 +160,20 @@ class ViewBatches(Dataset[Batch]):
                 return tried, self.source.read(tried), []
             except BrokenImageError as error:
                 broken.append((tried, str(error)))
-            if draws is None:
-                ids = np.array([sample], dtype=np.int64)
-                draws = random_words(self.recipe.seed, Purpose.SUBSTITUTE, epoch, ids, 0, SUBSTITUTES)[0]
-            if attempt < SUBSTITUTES:
-                tried = first + int(draws[attempt]) % count
         broken.append((ALL_BROKEN, f"{SUBSTITUTES} substitutes in a row were broken too"))
         no_mask = [torch.full((1, 1), IGNORED, dtype=torch.uint8)] if self.masks else []
         return sample, torch.zeros(3, 1, 1, dtype=torch.uint8), no_mask
+
+    def _candidates(self, sample: int, epoch: int) -> Iterator[int]:
+        """The image itself, then those that may take its place: of shards, its own shard's first, which is here."""
+        yield sample
+        ids = np.array([sample], dtype=np.int64)
+        draws = random_words(self.recipe.seed, Purpose.SUBSTITUTE, epoch, ids, 0, SUBSTITUTES)[0]
+        ranges = [(0, len(self.source))]
+        if isinstance(self.source, ShardSource):
+            ranges.insert(0, self.source.substitutes(sample))
+        for first, count in ranges:
+            yield from (first + int(draw) % count for draw in draws)
 
 
 def build_batches(

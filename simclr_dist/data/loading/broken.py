@@ -24,7 +24,8 @@ class BrokenImages:
         *lines, rest = text.split("\n")
         self._line_is_cut = bool(rest)
         numbers = (line.partition("\t")[0] for line in lines if "\t" in line)
-        self.met = {int(number) for number in numbers if number.removeprefix("-").isdecimal()}
+        # Not ALL_BROKEN: it may be mended since, and is met again if not.
+        self.met = {int(number) for number in numbers if number.isdecimal()}
 
     def note(self, broken: list[tuple[int, str]], *, write: bool) -> None:
         """Count images of all processes, given as (sample id, name and reason); with ``write`` report the new ones."""
@@ -48,12 +49,19 @@ class BrokenImages:
 
     def too_many(self) -> str | None:
         """What to tell the user when the run must stop, else None."""
-        if ALL_BROKEN not in self.met and self.count <= self.max_share * self.images:
-            return None
-        return (
-            f"{self.count} of {self.images} images are broken, more than machine.max_broken_image_share "
-            f"({self.max_share:g}); they are listed in {self.path}: mend or remove them, or raise the share"
-        )
+        if self.count > self.max_share * self.images:
+            return (
+                f"{self.count} of {self.images} images are broken, more than machine.max_broken_image_share "
+                f"({self.max_share:g}); they are listed in {self.path}: raise the share to go on without them, or "
+                "bring them back as they were (with other images in their place it is another run)"
+            )
+        if ALL_BROKEN in self.met:
+            return (
+                f"an image is broken, and so is every one that was drawn in its place; {self.count} of {self.images} "
+                f"are broken so far, listed in {self.path}: bring them back as they were, or make another run without "
+                "them"
+            )
+        return None
 
     def tell_count(self) -> None:
         """Say at the end of a run how many there were, if any."""

@@ -19,13 +19,14 @@ from simclr_dist.errors import UserError
 
 
 def stage_seconds(batches: ViewBatches, images: int) -> dict[str, float]:
-    """Seconds an image of each stage, in this process and thread, over the first ``images`` of the first epoch.
+    """Seconds an image of each stage, in this process and thread, over the first ``images`` of a run.
 
     Raises:
         UserError: none of them can be read.
     """
     recipe, renderer = batches.recipe, batches.renderer
-    samples = _whole(batches.source, batches.order.samples(0)[:images])
+    steps = range(-(-images // recipe.global_batch_images))
+    samples = _whole(batches.source, np.concatenate([batches.order.samples(step) for step in steps])[:images])
     rows = range(len(samples))
 
     def timed(work: Callable[[], object]) -> float:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from simclr_dist.data.sources.files import reason_of
+from simclr_dist.data.sources.walking import unlisted, walk_once
 from simclr_dist.errors import UserError
 from simclr_dist.terminal import printable
 
@@ -79,13 +79,8 @@ def find_images(root: Path, besides: Collection[str] = (), suffixes: tuple[str, 
     Raises:
         UserError: a folder cannot be listed: which images the set has would depend on who asks.
     """
-    found, seen = FoundImages(), set()
-    for folder, folders, files in os.walk(root, followlinks=True, onerror=_refuse_unlisted):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link to a folder above, or a second way to one: an image must not come twice
-            folders.clear()
-            continue
-        seen.add(real)
+    found = FoundImages()
+    for folder, folders, files in walk_once(root, "recipe.data.path"):
         inside = os.path.relpath(folder, root)
         found.foreign += [os.path.normpath(f"{inside}/{name}/") + "/" for name in folders if is_foreign(name)]
         folders[:] = sorted(
@@ -127,7 +122,7 @@ def splits_of(root: Path) -> Splits:
             entry.name for entry in os.scandir(root) if os.path.isdir(entry) and not is_foreign(entry.name)
         )
     except OSError as error:
-        raise _unlisted(error) from error
+        raise unlisted(error, "recipe.data.path") from error
     train = _ranked(folders, _TRAIN)
     held_out = _ranked(folders, _HELD_OUT)
     if len(train) > 1 and train[0][0] == train[1][0]:
@@ -173,14 +168,3 @@ def _ranked(folders: Sequence[str], words: tuple[str, ...]) -> list[tuple[int, s
         elif match and match[1] in words:
             found.append((len(words) + words.index(match[1]), name))
     return sorted(found)
-
-
-def _refuse_unlisted(error: OSError) -> None:
-    raise _unlisted(error) from error
-
-
-def _unlisted(error: OSError) -> UserError:
-    return UserError(
-        f"recipe.data.path: {printable(error.filename)} cannot be listed: {reason_of(error)}; make it readable, or "
-        "move it out of the folder of the images"
-    )

@@ -47,3 +47,11 @@ def draw_groups(recipe: Recipe, epoch: int, samples: NDArray[np.int64]) -> list[
         drawn.append(DrawnGroup(name, side, group.color_form, group.interpolation, parameters))
         number += group.count
     return drawn
+
+
+def views_in_words(recipe: Recipe) -> str:
+    """How many views of which size each group has."""
+    return ", ".join(
+        f"{name} ({group.count} of {group.side(recipe.data.image_size)} px, {group.interpolation})"
+        for name, group in recipe.views.items()
+    )

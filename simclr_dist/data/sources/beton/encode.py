@@ -13,6 +13,8 @@ from simclr_dist.data.sources.beton.encoding import RAW_BYTES, Encoding
 from simclr_dist.data.sources.beton.format import JPEG, MAX_SIDE, PAGE_BYTES, RAW
 from simclr_dist.data.sources.decoding import decode_jpeg
 from simclr_dist.data.sources.files import FileSource
+from simclr_dist.data.sources.shards.source import ShardSource
+from simclr_dist.terminal import printable
 
 
 class Encoded(NamedTuple):
@@ -53,12 +55,14 @@ def encode(source: ImageSource, sample: int, encoding: Encoding) -> Encoded:
 
 def name(source: ImageSource, sample: int) -> str:
     """What a user finds the image by, in one printable line."""
+    if isinstance(source, ShardSource):
+        return printable(source.name(sample))
     return source.printable_name(sample) if isinstance(source, FileSource) else f"image {sample}"
 
 
 def _copied(source: ImageSource, sample: int, encoding: Encoding) -> Encoded | None:
     """A file that is a JPEG of the wanted size already, as it is: encoding it again would cost quality."""
-    if encoding.mode == "raw" or not isinstance(source, FileSource):
+    if encoding.mode == "raw" or not isinstance(source, FileSource | ShardSource):
         return None
     data = source.content(sample)
     try:

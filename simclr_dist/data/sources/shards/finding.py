@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 
 from simclr_dist.data.sources.shards.place import is_remote
+from simclr_dist.data.sources.walking import walk_once
 from simclr_dist.errors import UserError
 from simclr_dist.terminal import printable
 
@@ -34,9 +35,11 @@ def find_shards(places: Sequence[str], wait_seconds: float) -> tuple[str, list[s
         raise UserError("shards of one index must be in one place: all on disks, or all on one server")
     if not found:
         raise UserError(f"{printable(' '.join(places))}: no .tar files there; give tar files or a folder of them")
-    folders = {place.rpartition("/")[0] for place in found}
-    root = os.path.commonpath(folders) if not is_remote(next(iter(found))) else _common_url(folders)
-    return root, sorted(place[len(root) + 1 :] for place in found)
+    if is_remote(next(iter(found))):
+        root = _common_url({place.rpartition("/")[0] for place in found})
+        return root, sorted(place[len(root) + 1 :] for place in found)
+    root = os.path.commonpath({os.path.dirname(place) for place in found})
+    return root, sorted(os.path.relpath(place, root) for place in found)
 
 
 def _expanded(place: str) -> list[str]:
@@ -57,7 +60,7 @@ def _below(place: str) -> Iterator[str]:
     for path in sorted(glob.glob(os.path.expanduser(place))) if glob.has_magic(place) else [os.path.expanduser(place)]:
         full = os.path.abspath(path)
         if os.path.isdir(full):
-            for folder, _, files in os.walk(full):
+            for folder, _, files in walk_once(full, "SHARDS"):
                 yield from (os.path.join(folder, name) for name in files if name.endswith(".tar"))
         elif os.path.exists(full):
             yield full

@@ -74,6 +74,8 @@ class ShardIndex:
     crcs: NDArray[np.uint32]
     labels: NDArray[np.int64] | None
     classes: list[str]
+    partly_labelled: bool
+    """Some images have labels: ``labels`` is None for want of the others'."""
     fingerprint: str
 
     def __len__(self) -> int:
@@ -110,8 +112,14 @@ class ShardIndex:
         )
 
     def _raw(self, labels: list[Any]) -> list[Label]:
-        are_numbers = all(name == str(number) for number, name in enumerate(self.classes))
-        return labels if are_numbers else [None if each is None else self.classes[each] for each in labels]
+        if are_numbers(self.classes):
+            return labels
+        return [None if each is None else self.classes[each] for each in labels]
+
+
+def are_numbers(classes: list[str]) -> bool:
+    """Whether the names of classes are their numbers."""
+    return all(name == str(number) for number, name in enumerate(classes))
 
 
 def is_index(folder: Path) -> bool:
@@ -157,6 +165,8 @@ def read_index(folder: Path) -> ShardIndex:
         starts=starts,
         labels=columns.pop("labels", None),
         classes=content["classes"],
+        # Of an index from before this was written nobody knows.
+        partly_labelled=content.get("partly_labelled", not content["labelled"] and content["labels_from"] != "none"),
         fingerprint=content["fingerprint"],
         **columns,
     )

@@ -1,6 +1,7 @@
 """An index of shards is written: its columns shard by shard, then index.json, which names them."""
 
 import os
+import secrets
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -39,7 +40,7 @@ def write_index(folder: Path, root: str, labels_from: str, count: int, part: Cal
     number_of, classes = _classes(seen)
     fingerprint = sha256("".join(shard.digest for shard in shards).encode()).hexdigest()
     samples = sum(shard.samples for shard in shards)
-    columns = folder / f"columns_{fingerprint[:16]}_{os.getpid()}"
+    columns = folder / f"columns_{fingerprint[:16]}_{secrets.token_hex(4)}"
     columns.mkdir(parents=True)
     try:
         wanted = [name for name in COLUMNS if name != "labels" or labelled]
@@ -50,6 +51,7 @@ def write_index(folder: Path, root: str, labels_from: str, count: int, part: Cal
             "format": VERSION,
             "images": samples,
             "labelled": labelled,
+            "partly_labelled": not labelled and bool(seen - {None}),
             "root": root,
             "labels_from": labels_from,
             "fingerprint": fingerprint,

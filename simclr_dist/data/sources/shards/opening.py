@@ -8,7 +8,7 @@ from simclr_dist.config.shards import Shards
 from simclr_dist.data.sources.pixels import PixelRule
 from simclr_dist.data.sources.shards.cache import ShardCache
 from simclr_dist.data.sources.shards.fetched import FetchedShards
-from simclr_dist.data.sources.shards.index import ShardIndex, is_index, read_index
+from simclr_dist.data.sources.shards.index import ShardIndex, are_numbers, is_index, read_index
 from simclr_dist.data.sources.shards.local import LocalShards, LocalStore
 from simclr_dist.data.sources.shards.place import Store, is_remote
 from simclr_dist.data.sources.shards.settings import cache_folder
@@ -34,7 +34,8 @@ def open_shards(path: Path, split: str, rule: PixelRule, shards: Shards) -> Shar
     folder = _folder_of(path, split)
     index = read_index(folder)
     other = {"train": "test", "test": "train"}.get(folder.name)
-    if other and is_index(folder.with_name(other)):
+    # What a run trains on is the same whether or not there are test images beside it.
+    if split != "pretrain" and other and is_index(folder.with_name(other)):
         _number_over_both(index, read_index(folder.with_name(other)))
     store = open_store(shards.location or index.root, shards.wait_seconds)
     if process_rank() == 0:
@@ -75,7 +76,7 @@ def _number_over_both(index: ShardIndex, other: ShardIndex) -> None:
     """Classes by name are numbered over both splits: one that a split lacks must not shift the others."""
     if index.labels is None or other.labels is None or index.classes == other.classes:
         return
-    if all(name == str(number) for number, name in enumerate(index.classes)):
+    if are_numbers(index.classes) and are_numbers(other.classes):
         index.classes = max(index.classes, other.classes, key=len)
         return
     names = sorted({*index.classes, *other.classes})

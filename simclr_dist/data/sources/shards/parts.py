@@ -34,7 +34,8 @@ class KnownParts:
         index, numbers = None, {}
         if is_index(out):
             index = read_index(out)
-            if (index.root, index.labels_from) == (root, labels):
+            # Where some labels were missing it has none: the shards that have theirs are read again.
+            if (index.root, index.labels_from) == (root, labels) and not index.partly_labelled:
                 numbers = {
                     shard.name: number
                     for number, shard in enumerate(index.shards)
