@@ -61,13 +61,14 @@ def is_mention(words: list[str]) -> bool:
 def complaint(words: list[str]) -> str:
     """What the command line has against the words; empty when nothing."""
     # With its settings: click keeps each command's help option as the first context made it.
-    group, context = command, click.Context(command, info_name="simclr-dist", **command.context_settings)
+    found: click.Command | None = command
+    context = click.Context(command, info_name="simclr-dist", **command.context_settings)
     try:
-        while isinstance(group, click.Group):
-            name, found, words = group.resolve_command(context, words)
+        while isinstance(found, click.Group):
+            name, found, words = found.resolve_command(context, words)
             assert found is not None
-            context = found.make_context(name, list(words), parent=context)
-            group, words = found, [*context._protected_args, *context.args]
+            context = click.Context(found, info_name=name, parent=context)
+        found.make_context(context.info_name, words, parent=context.parent)
     except click.exceptions.Exit:  # --help, --version
         return ""
     except click.UsageError as error:
