@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,46 +14,60 @@ from simclr_dist.launch.slurm.resources import Resources, from_record, resources
 from simclr_dist.terminal import say, typed
 
 _at_least_1 = click.IntRange(min=1)
-_OPTIONS = (
-    click.option("--nodes", type=_at_least_1, help="Nodes of the job.  [default: 1]"),
-    click.option("--gpus-per-node", type=click.IntRange(min=0), help="One process each.  [default: 1]"),
-    click.option("--tasks-per-node", type=_at_least_1, help="Processes a node, where not one a GPU."),
-    click.option("--cpus-per-task", type=_at_least_1, help="Cores of a process: its loader workers use them."),
-    click.option("--mem", help="Memory of a node, such as 200G."),
-    click.option("--partition", "-p", help="Partition of the cluster."),
-    click.option("--time", "-t", help="Time limit, such as 1-00:00 (a day); the run resumes after it by itself."),
-    click.option("--account", "-A", help="Account that pays."),
-    click.option("--qos", help="Quality of service."),
-    click.option("--constraint", help="Features that nodes must have."),
-    click.option("--exclude", help="Nodes to leave out."),
-    click.option("--container", metavar="IMAGE", help="An image for pyxis, or an Apptainer file (.sif)."),
-    click.option("--python", help="What starts Python on the nodes.  [default: this one]"),
-    click.option(
-        "--setup", multiple=True, metavar="LINE", help="Line of the batch script, such as 'module load cuda'."
-    ),
-    click.option("--sbatch", multiple=True, metavar="KEY=VALUE", help="Any other option of sbatch."),
-    click.option(
-        "--notice-seconds", type=_at_least_1, help="Before the time limit: save, queue again.  [default: 120]"
-    ),
-    click.option("--gpu-memory", metavar="SIZE", help="Such as 80GB: refuse a run that does not fit."),
-    click.option("--profile", metavar="NAME|FILE", help="YAML with these options for a cluster."),
-    click.option("--dry-run", is_flag=True, help="Print the batch script and do nothing."),
-    click.option("--follow", is_flag=True, help="Stay and show the log; Ctrl-C leaves the job alone."),
-    click.option("--no-data-check", is_flag=True, help="Do not open the images here."),
-)
 _FIELDS = tuple(field.name for field in dataclasses.fields(Resources))
 
 
-def _with_resources(function: Any) -> Any:
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
+def _with_resources(default: Callable[[str], str]) -> Callable[[Any], Any]:
+    """The options of a job; ``default``: how the help says what one that is not given is."""
+    options = (
+        click.option("--nodes", type=_at_least_1, help=f"Nodes of the job.{default('1')}"),
+        click.option("--gpus-per-node", type=click.IntRange(min=0), help=f"One process each.{default('1')}"),
+        click.option("--tasks-per-node", type=_at_least_1, help="Processes a node, where not one a GPU."),
+        click.option("--cpus-per-task", type=_at_least_1, help="Cores of a process: its loader workers use them."),
+        click.option("--mem", help="Memory of a node, such as 200G."),
+        click.option("--partition", "-p", help="Partition of the cluster."),
+        click.option("--time", "-t", help="Time limit, such as 1-00:00 (a day); the run resumes after it by itself."),
+        click.option("--account", "-A", help="Account that pays."),
+        click.option("--qos", help="Quality of service."),
+        click.option("--constraint", help="Features that nodes must have."),
+        click.option("--exclude", help="Nodes to leave out."),
+        click.option("--container", metavar="IMAGE", help="An image for pyxis, or an Apptainer file (.sif)."),
+        click.option("--python", help=f"What starts Python on the nodes.{default('this one')}"),
+        click.option(
+            "--setup", multiple=True, metavar="LINE", help="Line of the batch script, such as 'module load cuda'."
+        ),
+        click.option("--sbatch", multiple=True, metavar="KEY=VALUE", help="Any other option of sbatch."),
+        click.option(
+            "--notice-seconds", type=_at_least_1, help=f"Before the time limit: save, queue again.{default('120')}"
+        ),
+        click.option("--gpu-memory", metavar="SIZE", help="Such as 80GB: refuse a run that does not fit."),
+        click.option("--profile", metavar="NAME|FILE", help="YAML with these options for a cluster."),
+        click.option("--dry-run", is_flag=True, help="Print the batch script and do nothing."),
+        click.option("--follow", is_flag=True, help="Stay and show the log; Ctrl-C leaves the job alone."),
+        click.option("--no-data-check", is_flag=True, help="Do not open the images here."),
+    )
+
+    def with_options(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return with_options
+
+
+def _said(default: str) -> str:
+    return f"  [default: {default}]"
+
+
+def _of_last_submission(_: str) -> str:
+    """Nothing: ``resume`` says of all at once that they are those of the last submission."""
+    return ""
 
 
 @click.command()
 @with_config
 @click.option("--sweep", multiple=True, metavar="KEY=A,B,...", help="A run for each value, as a job array.")
-@_with_resources
+@_with_resources(_said)
 @with_debug
 def submit(
     config: str, overrides: tuple[str, ...], sweep: tuple[str, ...], profile: str | None, **options: Any
@@ -75,7 +90,7 @@ def submit(
 @click.argument("run", metavar="RUN")
 @click.argument("overrides", nargs=-1, metavar="[machine.KEY=VALUE]...")
 @click.option("--new-code", is_flag=True, help="Run the present code, not that of the last submission.")
-@_with_resources
+@_with_resources(_of_last_submission)
 @with_debug
 def resume(run: str, overrides: tuple[str, ...], new_code: bool, profile: str | None, **options: Any) -> None:
     """Submit a run again, on the same or on other hardware: it resumes from its newest checkpoint.

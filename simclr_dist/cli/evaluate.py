@@ -49,10 +49,13 @@ from simclr_dist.terminal import say
 @click.option("--augment", is_flag=True, help="probe --solver sgd on crops and flips, through the frozen encoder.")
 @click.option("--grid", is_flag=True, help="probe: 13 learning rates x last layers x pooling, the best one counts.")
 @click.option("--epochs", type=at_least_1, help="Of SGD.  [default: probe 90, finetune 60 up to 1 % and else 30]")
-@click.option("--batch", type=at_least_1, help="Images in a step of SGD.  [default: probe 4096, finetune the recipe's]")
+@click.option(
+    "--batch", type=at_least_1,
+    help="Images in a step of SGD.  [default: probe 4096, finetune the recipe's, segment 16]",
+)  # fmt: skip
 @click.option(
     "--learning-rate", type=click.FloatRange(min=0, min_open=True),
-    help="Of SGD, for 256 images; of --grid the largest.  [default: probe 0.1, finetune 0.05]",
+    help="Of SGD, for 256 images; of --grid the largest.  [default: probe 0.1, finetune 0.05, segment 0.112]",
 )  # fmt: skip
 @click.option("--optimizer", type=click.Choice(["sgd", "lars"]), help="sgd: Nesterov's.  [default: sgd]")
 @click.option(

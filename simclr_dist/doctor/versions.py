@@ -6,6 +6,7 @@ import platform
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 from simclr_dist import __version__
@@ -26,10 +27,17 @@ _OPTIONAL = {
     "onnx": "simclr-dist export --to onnx needs it: pip install 'simclr_dist[export]'",
     "onnxruntime": "simclr-dist export --to onnx needs it: pip install 'simclr_dist[export]'",
     "onnxscript": "simclr-dist export --to onnx needs it: pip install 'simclr_dist[export]'",
-    "timm": "simclr-dist export --to timm needs it: pip install 'simclr_dist[export]'",
+    "timm": "recipe.encoder.name=timm/... and simclr-dist export --to timm need it: pip install 'simclr_dist[timm]'",
     "pyarrow": "simclr-dist features --out FILE.parquet needs it: pip install 'simclr_dist[parquet]'",
+    "wandb": "machine.tracking.wandb and simclr-dist track need it: pip install 'simclr_dist[wandb]'",
+    "mlflow": "machine.tracking.mlflow and simclr-dist track need it: pip install 'simclr_dist[mlflow]'",
+    "av": "recipe.data.source=videos needs it: pip install 'simclr_dist[video]'",
+    "fsspec": "shards on a server need it (webdataset by URL): pip install 'simclr_dist[shards]'",
+    "aiohttp": "shards on a server need it for http: pip install 'simclr_dist[shards]'",
     "ffcv": "recipe.data.source=ffcv needs it: docs/data.md; .beton files are read and written without it",
 }
+_INSTALLED_AS = {"mlflow": "mlflow-skinny"}
+"""Module -> another package that brings it: the extra's own."""
 
 
 def findings() -> Iterator[Finding]:
@@ -90,7 +98,7 @@ def _imported(name: str) -> Finding:
 
 
 def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "there, of unknown version"
+    for package in (name, _INSTALLED_AS.get(name, name)):
+        with suppress(PackageNotFoundError):
+            return version(package)
+    return "there, of unknown version"

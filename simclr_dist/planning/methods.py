@@ -94,13 +94,18 @@ def described(name: str) -> str:
 
 
 def _tried(name: str, example: str) -> list[str]:
-    """A small run of a method: on the demo's digits, or where it needs masks, which they lack, on the user's own."""
-    if "masks" in method_class(name).needs:
-        return [example or "digits_demo", "recipe.data.source=folder_with_masks", "recipe.data.path=FOLDER"]
-    if "color" in method_class(name).needs:  # digits are grey
+    """A small run of a method: on the demo's digits, or on the user's own where it needs masks, colour or time, which
+    digits lack."""
+    own, given = [f"recipe.method.name={name}"], method_class(name).needs
+    if "time" in given:  # a sequence has no shape that fits all: the shipped source, numbered files
+        return [*([example] if example else ["frames_resnet50_temporal", *own]), "recipe.data.path=FOLDER"]
+    if "masks" in given:
+        masks = ("recipe.data.source=folder_with_masks", "recipe.data.path=FOLDER")
+        return [*([example] if example else ["digits_demo", *own]), *masks]
+    if "color" in given:
         colored = ("recipe.data.source=folder", "recipe.data.path=FOLDER", "recipe.data.image_size=32")
-        return ["digits_demo", f"recipe.method.name={name}", *colored]
-    return ["digits_demo", f"recipe.method.name={name}", *fitted_to_digits(name)]
+        return ["digits_demo", *own, *colored]
+    return ["digits_demo", *own, *fitted_to_digits(name)]
 
 
 def needs(name: str) -> list[str]:

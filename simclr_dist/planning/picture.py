@@ -1,5 +1,7 @@
 """The plan as a picture: memory and time against the number of GPUs."""
 
+from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,10 @@ from matplotlib import pyplot
 
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.planning.memory import Variant
-from simclr_dist.planning.plan import Plan
+from simclr_dist.planning.plan import Plan, Row
 
 _BLUE, _ORANGE, _GREY, _RED = "#1b6ca8", "#d98324", "#7a7a7a", "#b3362b"
+_MARKERS = "os^DvP"
 
 
 def draw(plan: Plan, path: Path) -> None:
@@ -50,21 +53,23 @@ def _draw_memory(axis: Any, plan: Plan) -> None:
     counts = [row.gpus for row in plan.rows]
     plain = [plan.memory.peak_bytes(row.images, Variant()) / 1e9 for row in plan.rows]
     axis.plot(counts, plain, color=_GREY, linestyle=":", marker=".", label="without recomputation or chunks")
-    for fits, color, label in ((True, _BLUE, "what fits"), (False, _RED, "does not fit")):
-        rows = [row for row in plan.rows if row.fits is fits]
-        if rows:
-            peaks = [row.peak_bytes / 1e9 for row in rows]
-            axis.plot([row.gpus for row in rows], peaks, "o", color=color, markersize=8, label=label)
-    for row in plan.rows:
-        if row.fits and row.variant != Variant():
-            axis.annotate(
-                str(row.variant), (row.gpus, row.peak_bytes / 1e9), (0, -18), textcoords="offset points", ha="center"
-            )
+    # A marker for each way, told of in the legend: beside the points the words would lie on their neighbours.
+    ways = sorted({row.variant for row in plan.rows if row.fits}, key=lambda way: (way != Variant(), str(way)))
+    for marker, way in zip(cycle(_MARKERS), ways, strict=False):
+        rows = [row for row in plan.rows if row.fits and row.variant == way]
+        _draw_peaks(axis, rows, marker, _BLUE, "fits" if way == Variant() else f"fits, {way}")
+    if rows := [row for row in plan.rows if not row.fits]:
+        _draw_peaks(axis, rows, "X", _RED, "does not fit")
     axis.axhline(plan.usable_bytes / 1e9, color=_ORANGE, label=f"for tensors: {plan.usable_bytes / 1e9:.3g} GB")
     axis.set_yscale("log")
     axis.set(title="Peak memory of a GPU", ylabel="GB")
     axis.yaxis.set_major_formatter("{x:g}")
     axis.legend(fontsize=9)
+
+
+def _draw_peaks(axis: Any, rows: Sequence[Row], marker: str, color: str, label: str) -> None:
+    peaks = [row.peak_bytes / 1e9 for row in rows]
+    axis.plot([row.gpus for row in rows], peaks, marker, color=color, markersize=8, label=label)
 
 
 def _draw_time(axis: Any, plan: Plan) -> None:

@@ -194,6 +194,23 @@ def test_every_subcommand_explains_itself(run, subcommand, option):
     assert len(command.commands[subcommand].help or "") > 20
 
 
+@pytest.mark.parametrize("name", ["probe", "finetune", "segment"])
+def test_the_help_of_evaluate_names_the_rate_and_batch_that_each_training_takes(run, name):
+    from simclr_dist.evaluation.protocol import FINE_TUNING, LINEAR, SEGMENTATION
+
+    protocol = {"probe": LINEAR, "finetune": FINE_TUNING, "segment": SEGMENTATION}[name]
+    text = " ".join(run("evaluate", "--help")[1].split())
+    rates, batches = (text.partition(f"--{option} ")[2].partition("]")[0] for option in ("learning-rate", "batch"))
+    assert f"{name} {protocol.base_learning_rate:g}" in rates
+    assert f"{name} {'the recipe' if name == 'finetune' else protocol.batch_images}" in batches
+
+
+def test_the_help_of_resume_names_no_default_as_those_are_of_the_last_submission(run):
+    submit, resume = (" ".join(run(name, "--help")[1].split()) for name in ("submit", "resume"))
+    assert "One process each. [default: 1]" in submit
+    assert "default:" not in resume
+
+
 def test_the_help_lists_every_subcommand(run):
     status, out, _ = run("--help")
     assert status == 0

@@ -57,6 +57,25 @@ def test_a_missing_extra_is_a_note_with_what_it_costs(monkeypatch):
     assert (found["tqdm"].mark, found["torch"].mark) == (PROBLEM, OK)
 
 
+def test_the_package_of_every_extra_that_a_run_may_want_is_known_with_what_a_missing_one_costs(monkeypatch):
+    monkeypatch.setattr(versions, "is_there", lambda _: False)
+    cures = [each.cure for each in versions.findings()]
+    for extra in ("slurm", "export", "timm", "parquet", "wandb", "mlflow", "video", "shards"):
+        assert any(f"pip install 'simclr_dist[{extra}]'" in cure for cure in cures), extra
+    assert any("recipe.encoder.name=timm/" in cure for cure in cures)
+
+
+def test_the_version_of_mlflow_is_that_of_the_package_that_the_extra_installs(monkeypatch):
+    def installed(name: str) -> str:
+        if name != "mlflow-skinny":
+            raise versions.PackageNotFoundError(name)
+        return "3.1"
+
+    monkeypatch.setattr(versions, "version", installed)
+    monkeypatch.setattr(versions, "is_there", lambda _: True)
+    assert next(each for each in versions.findings() if each.what == "mlflow").found == "3.1"
+
+
 def test_a_folder_that_cannot_be_written_is_a_problem_and_the_status_says_so(tmp_path):
     assert marks(list(storage.findings(tmp_path / "nowhere"))) == {"writing": PROBLEM}
     text, status = examination.examine(tmp_path / "nowhere", "cpu", None)

@@ -1,5 +1,6 @@
 """``simclr-dist methods`` and plan's rows: a class says what its method has, and a recipe stands for its number."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,6 +96,18 @@ def test_a_method_that_says_nothing_of_itself_is_described_by_its_class():
     assert text.startswith(f"{NAME}\n\n{method_class(NAME).__doc__}")
     assert "needs      5 views" in text
     assert "recipe.views.small.size=8" in text
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_a_method_gives_to_try_has_a_source_with_all_that_the_method_needs(name):
+    words = shlex.split(described(name).rpartition("try it ")[2])
+    assert words[:2] == ["simclr-dist", "pretrain"]
+    config = load_config(words[2], words[3:])
+    assert config.recipe.method.name == name
+    digits = {"labels", "geometry"}  # each of the others has a source of its own
+    has = {"digits": digits, "frames": {"time"}, "folder_with_masks": {"masks", "geometry"}, "folder": {"color"}}
+    assert method_class(name).needs <= has[config.recipe.data.source]
+    assert config.recipe.data.source == "digits" or config.recipe.data.path == "FOLDER"
 
 
 def test_what_a_method_says_of_itself_must_be_an_about():
