@@ -49,7 +49,8 @@ class PixelContrast(Method):
 
         loss: str = one_of("cross", ("within", "cross", "batch"))
         """Which pixels meet: those of an image and its copy (`within`); of another image too (`cross`), which is drawn
-        from (seed, epoch, sample id) among the labelled ones of the global batch; of the whole global `batch`."""
+        from (seed, epoch, sample id) among the labelled ones of the global batch (an image that is the only labelled one
+        meets none); of the whole global `batch`."""
         form: str = one_of("paper", ("paper", "release"))
         """`paper`: the equation above. `release`: what its authors published, where a positive stands against negatives
         alone and anchors are of both images (docs/methods.md)."""
@@ -164,7 +165,8 @@ class PixelContrast(Method):
 
 def partners(drawn: Tensor, labelled: Tensor) -> Tensor:
     """Of each image of a global batch the place of another one, int64 (images,): the next in the order of the draws,
-    among the labelled for a labelled image, the first after the last. Every image is the partner of one.
+    among the labelled for a labelled image, the first after the last. Every image is the partner of one; the only
+    labelled image is its own, as is the only unlabelled one, and the loss holds it against no other's pixels.
 
     Args:
         drawn: a number of each image, (images,).
