@@ -6,6 +6,7 @@ import torch
 from simclr_dist.errors import UserError
 from simclr_dist.methods.base import Method
 from tests.support import toy_methods
+from tests.support.methods import method_config
 from tests.support.processes import assert_bit_equal, final_state, pretrain_here, run_distributed, tiny_config
 from tests.support.toy_methods import name_of
 
@@ -26,6 +27,15 @@ def test_a_method_that_breaks_a_rule_is_refused_before_the_first_step(tmp_path, 
     assert str(refusal.value).startswith(f"recipe.method.name: {name_of(method)}: {why}")
     assert "\n" not in str(refusal.value)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("chunk_images", [0, 1, 4])
+def test_groups_of_one_image_are_refused_where_a_head_normalises_one_row_of_each_however_many_groups_a_chunk_has(
+    tmp_path, chunk_images
+):
+    overrides = ("recipe.batch_norm_group_images=1", f"machine.images_per_chunk={chunk_images}")
+    with pytest.raises(UserError, match=r"^recipe\.batch_norm_group_images: .* take larger groups"):
+        pretrain_here(method_config("byol", tmp_path, *overrides))
 
 
 def _refusal(folder, method: type[Method]) -> str:
