@@ -24,7 +24,9 @@ COLOR_METRICS: Mapping[str, Metric] = {
         below="the learning rate, and whether the images have colours (colored_images)",
         above="whether the images have few colours",
     ),
-    "colored_images": Metric(title="images with colour", unit="%", from_zero=True, text="grey ones count nowhere"),
+    "colored_images": Metric(
+        title="images with colour", unit="%", from_zero=True, text="accuracies and errors are of these alone"
+    ),
 }  # fmt: skip
 
 

@@ -49,8 +49,8 @@ class PixelContrast(Method):
 
         loss: str = one_of("cross", ("within", "cross", "batch"))
         """Which pixels meet: those of an image and its copy (`within`); of another image too (`cross`), which is drawn
-        from (seed, epoch, sample id) among the labelled ones of the global batch (an image that is the only labelled one
-        meets none); of the whole global `batch`."""
+        from (seed, epoch, sample id) among the labelled ones of the global batch (the only labelled one meets none); of
+        the whole global `batch`."""
         form: str = one_of("paper", ("paper", "release"))
         """`paper`: the equation above. `release`: what its authors published, where a positive stands against negatives
         alone and anchors are of both images (docs/methods.md)."""
@@ -94,9 +94,10 @@ class PixelContrast(Method):
         image, copy = (recipe.views[name] for name in _VIEWS)
         if copy.crop_of != "image":
             raise ValueError("recipe.views.copy.crop_of: pixels meet those of the same places; set it to image")
-        if image.size != copy.size:
+        own, other = (each.side(recipe.data.image_size) for each in (image, copy))
+        if own != other:
             raise ValueError(
-                f"recipe.views.copy.size: {copy.size} is not recipe.views.image.size, {image.size}; make them equal"
+                f"recipe.views.copy.size: {other} px are not recipe.views.image.size, {own}; make them equal"
             )
         if keys.unlabelled == "pixels" and (keys.form != "paper" or keys.loss == "batch"):
             raise ValueError(
