@@ -58,6 +58,9 @@ class MethodClass(Protocol):
     def check(cls, recipe: Any) -> None: ...
 
     @classmethod
+    def sides(cls, recipe: Any) -> list[int]: ...
+
+    @classmethod
     def most_classes(cls, config: Any) -> int | None: ...
 
     @classmethod
