@@ -39,6 +39,7 @@ class ColorTask(Method):
         super().__init__()
         self.config = config
         self.encoder = make.encoder()
+        self.encoder.maps_only()
         self.map_side = self.encoder.map_side(make.recipe.views["global"].side(make.recipe.data.image_size))
 
     @classmethod

@@ -75,6 +75,7 @@ class PixelContrast(Method):
         super().__init__()
         self.config = config
         self.encoder = make.encoder()
+        self.encoder.maps_only()
         sizes = (self.encoder.output_dim, config.hidden_dim, config.hidden_dim, config.output_dim)
         self.projection = make.mlp(sizes, bias=True, norm=config.head_batch_norm)
 

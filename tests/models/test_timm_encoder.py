@@ -81,6 +81,18 @@ def test_a_vit_has_a_map_where_its_features_are_the_mean_of_its_patches():
         encoder_of("ViT").eval().map(noise())
 
 
+@pytest.mark.parametrize("recompute", ["none", "blocks"])
+@pytest.mark.parametrize("family", ["ResNet", "ConvNeXt", "Swin", "EfficientNet", "RegNet"])
+def test_maps_only_freezes_what_acts_behind_the_map_and_nothing_else(family, recompute):
+    encoder = encoder_of(family, recompute=recompute)
+    encoder.maps_only()
+    frozen = [name for name, each in encoder.named_parameters() if not each.requires_grad]
+    assert frozen == (["backbone.head.norm.weight", "backbone.head.norm.bias"] if family == "ConvNeXt" else [])
+    encoder.map(noise()).square().sum().backward()
+    assert [name for name, each in encoder.named_parameters() if each.grad is None] == frozen
+    assert encoder.training
+
+
 def test_a_frozen_patch_projection_gets_no_gradient_and_the_rest_does():
     encoder = encoder_of("ViT", frozen="patch_projection")
     encoder(noise()).square().sum().backward()
