@@ -6,8 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from simclr_dist.models.features import evaluating
-
 
 class _Features(nn.Module):
     """What timm's model makes before it pools, as a module of its own."""
@@ -28,6 +26,9 @@ def behind_the_map(backbone: Any) -> list[nn.Parameter]:
     Which they are no list of names can know: a backward pass from the features, of tensors without data, tells. Where
     torch knows a layer only with data, none are named, and the check of the rules refuses those before the first step.
     """
+    # Not above: it imports torchvision, which takes as long as torch, and `config` needs a method's keys alone.
+    from simclr_dist.models.features import evaluating
+
     network = _Features(backbone)
     own = dict(network.named_parameters())
     blank: dict[str, Tensor] = {name: torch.empty_like(each, device="meta") for name, each in own.items()}
