@@ -131,21 +131,32 @@ def _parse(path: Path, overrides: Sequence[str], values: Mapping[str, Any]) -> A
         raise UserError(f"{path}: not valid YAML: {_one_line(error)}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}; check the path and its permissions") from error
-    node = _without_other_options(node, overrides)
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key:
-            raise UserError(f"{override}: not an override; write key=value, for example recipe.epochs=100")
+    given = [_override(override) for override in overrides]
+    node = _without_other_method(_without_other_options(node, overrides), given)
+    for override, value in zip(overrides, given, strict=True):
         try:
-            value = OmegaConf.create()
-            OmegaConf.update(value, key, _value(key, text))
-        except (yaml.YAMLError, OmegaConfBaseException) as error:
-            raise UserError(f"{override}: cannot be read as key=value: {_one_line(error)}") from error
-        try:
-            node = OmegaConf.merge(_without_other_method(node, value), value)
+            node = OmegaConf.merge(node, value)
         except (OmegaConfBaseException, TypeError) as error:
+            key = override.partition("=")[0]
             raise UserError(f"{override}: does not fit {path}, where '{key}' has keys below it or has none") from error
     return node
+
+
+def _override(override: str) -> Any:
+    """The mapping that ``key=value`` is.
+
+    Raises:
+        UserError: it is none.
+    """
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"{override}: not an override; write key=value, for example recipe.epochs=100")
+    try:
+        value = OmegaConf.create()
+        OmegaConf.update(value, key, _value(key, text))
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{override}: cannot be read as key=value: {_one_line(error)}") from error
+    return value
 
 
 def _refuse_variables(config: Config) -> None:
@@ -201,17 +212,25 @@ def _resolved(parsed: Any) -> dict[str, Any]:
         raise UserError(f"{error.full_key}: {_one_line(error)}") from error
 
 
-def _without_other_method(node: Any, override: Any) -> Any:
-    """The keys of a file, without those of its method and its bands when an override names another method: they say
-    nothing about that one."""
-    named = OmegaConf.select(override, "recipe.method.name")
-    if named is None or named == (OmegaConf.select(node, "recipe.method.name") or "simclr"):
+def _without_other_method(node: Any, overrides: Sequence[Any]) -> Any:
+    """The keys of a file, without those of its method and its bands when the overrides name another method: they say
+    nothing about that one. What the overrides themselves say of it is merged later, in whatever order they stand."""
+    named = [name for each in overrides if (name := _named_method(each)) is not None]
+    if not named or named[-1] == (_named_method(node) or "simclr"):
         return node
     kept: Any = OmegaConf.to_container(node)
     if isinstance(kept.get("recipe"), dict):
         kept["recipe"].pop("method", None)
     kept.pop("health", None)
     return OmegaConf.create(kept)
+
+
+def _named_method(node: Any) -> Any:
+    """recipe.method.name; None where there is none, or something else stands in its way."""
+    try:
+        return OmegaConf.select(node, "recipe.method.name")
+    except OmegaConfBaseException:
+        return None
 
 
 def _without_other_options(node: Any, overrides: Sequence[str]) -> Any:

@@ -10,4 +10,5 @@ class MethodKeys:
     name: str = "simclr"
     """The pretraining method: one of this project by its name, or one of your own by package.module:Class
     (docs/methods.md). It decides which keys stand beside it, and which groups of views there are. Another name
-    on the command line than in the file leaves out the file's keys of its method, and its health bands."""
+    on the command line than in the file leaves out the file's keys of its method, and its health bands; those of the
+    command line count, in any order."""

@@ -34,7 +34,7 @@ def check_method_class(name: str, found: Any) -> None:
         _refuse(name, f"needs has '{unknown[0]}'; there is {', '.join(sorted(_NEEDS))}")
     if not isinstance(getattr(found, "ABOUT", None), About | None):
         _refuse(name, "ABOUT must be an About (simclr_dist.methods.base), or None")
-    for method in ("views", "check"):
+    for method in ("views", "check", "sides"):
         if not inspect.ismethod(getattr(found, method)):
             _refuse(name, f"{method}() must be a classmethod; write @classmethod above it")
     try:

@@ -123,6 +123,17 @@ def dilated_stages(stem: str, output_stride: int) -> int:
     return strides.index(output_stride or own)
 
 
+def widened(channels: int, width: float) -> int:
+    """Channels of a layer of a ResNet in recipe.encoder.width.
+
+    Raises:
+        ValueError: none are left.
+    """
+    if round(channels * width) < 1:
+        raise ValueError(f"recipe.encoder.width: {width:g} leaves a layer of {channels} channels without any; raise it")
+    return round(channels * width)
+
+
 @dataclass(kw_only=True)
 class Optimizer:
     name: str = one_of("lars", OPTIMIZERS)

@@ -58,6 +58,9 @@ class MethodClass(Protocol):
     def check(cls, recipe: Any) -> None: ...
 
     @classmethod
+    def sides(cls, recipe: Any) -> list[int]: ...
+
+    @classmethod
     def most_classes(cls, config: Any) -> int | None: ...
 
     @classmethod
@@ -73,7 +76,7 @@ def method_class(name: str) -> MethodClass:
     """
     found = load(_METHOD, name, METHODS)
     keys = getattr(found, "Config", None)
-    has_all = all(hasattr(found, each) for each in ("embed", "METRICS", "needs", "views", "check"))
+    has_all = all(hasattr(found, each) for each in ("embed", "METRICS", "needs", "views", "check", "sides"))
     if not (isinstance(found, type) and isinstance(keys, type) and has_all):
         raise UserError(
             f"{_METHOD}: '{name}' is no method: it must be a class made from simclr_dist.methods.base.Method"

@@ -6,7 +6,7 @@ from simclr_dist.config.health import Bands, check_bands
 from simclr_dist.config.initial import check_initial
 from simclr_dist.config.machine import Machine
 from simclr_dist.config.metric import EVERY_METHOD, Metric
-from simclr_dist.config.recipe import SOURCES, SOURCES_WITH_MASKS, SOURCES_WITHOUT_PATH, Recipe, dilated_stages
+from simclr_dist.config.recipe import SOURCES, SOURCES_WITH_MASKS, SOURCES_WITHOUT_PATH, Recipe, dilated_stages, widened
 from simclr_dist.config.registry import load, method_class
 from simclr_dist.config.views import ViewGroup
 
@@ -102,6 +102,7 @@ def _check_encoder(recipe: Recipe, machine: Machine) -> None:
     encoder = recipe.encoder
     if encoder.is_resnet:
         dilated_stages(encoder.stem, encoder.output_stride)
+        widened(64, encoder.width)  # its first layers have the fewest channels
     if encoder.of_timm:
         load("recipe.encoder.name", "timm", {"timm": "simclr_dist.models.timm_check:check_recipe"})(recipe)
         if machine.compile and machine.recompute != "none":

@@ -56,8 +56,7 @@ class NTXentLoss(nn.Module):
     def __init__(self, temperature: float = 0.1, group: dist.ProcessGroup | None = None, pairs: Way = "auto") -> None:
         """Raises ValueError for a temperature below 1/700, where float64 overflows."""
         super().__init__()
-        if not temperature >= 1 / 700:
-            raise ValueError(f"temperature must be at least 1/700, got {temperature}")
+        _require_no_overflow(temperature)
         self.temperature, self.group, self.pairs = temperature, group, pairs
         self._agreed_rows: int | None = None
 
@@ -79,8 +78,10 @@ def nt_xent(
     """As :class:`NTXentLoss`, with the metrics; all processes must give the same number of rows.
 
     Raises:
-        ValueError: z_1 and z_2 are not two matrices of one shape, or ``pairs`` is "kernel" and it cannot sum these.
+        ValueError: z_1 and z_2 are not two matrices of one shape, the temperature is below 1/700, where float64
+            overflows, or ``pairs`` is "kernel" and it cannot sum these.
     """
+    _require_no_overflow(temperature)
     if z_1.dim() != 2 or z_1.shape != z_2.shape:
         raise ValueError(f"z_1 and z_2 must be of one shape (images, d), got {tuple(z_1.shape)} and {tuple(z_2.shape)}")
     with torch.autocast(z_1.device.type, enabled=False):
@@ -93,6 +94,11 @@ def nt_xent(
         loss, shown, std = way.apply(raw, temperature, group)
     top1, top5, rank = shown.unbind()
     return NTXentResult(loss, top1, top5, rank, std)
+
+
+def _require_no_overflow(temperature: float) -> None:
+    if not temperature >= 1 / 700:
+        raise ValueError(f"temperature must be at least 1/700, got {temperature}")
 
 
 def _require_equal_rows(z: Tensor, group: dist.ProcessGroup | None) -> None:

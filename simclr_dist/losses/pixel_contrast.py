@@ -9,6 +9,8 @@ Which pixels an anchor is held against, in the form of the paper (``paper_pairs.
 
 Means are the authors': over the pixels that count (the paper's anchors without a positive among them, as 0), then over
 the images of the global batch (those without such pixels among them, as 0); of a batch over its pixels.
+An image that is its own partner, the only labelled one, has no J: `cross` is `within` in the paper's form, and in the
+release's I against I alone.
 Memory is O(pixels * d). Each process has the anchors of its own images; rows of others come where the loss needs them.
 Small maps in the paper's form, within or cross, are ``small_maps.py``'s.
 """
@@ -22,7 +24,7 @@ from simclr_dist.distributed.collectives import gather_stacked, process_count, p
 from simclr_dist.losses import small_maps
 from simclr_dist.losses.paper_pairs import PaperPairs, Weights
 from simclr_dist.losses.pixel_bags import PaperBag, ReleaseBag
-from simclr_dist.losses.pixels import IGNORED, Pixels
+from simclr_dist.losses.pixels import IGNORED, Pixels, labels_of_partners
 from simclr_dist.losses.release_pairs import ReleasePairs
 
 Found = tuple[Tensor, Tensor]
@@ -51,7 +53,7 @@ def pixel_contrast(
         loss: ``within``, ``cross`` or ``batch``.
         form: ``paper`` or ``release``.
         partners: of ``cross``: the place in the global batch of each of its images' partners, int64 (images of all
-            processes,); every image is the partner of one.
+            processes,); every image is the partner of one. Of an image that is its own no pixels are candidates.
         slots: labels are below it.
     """
     if loss == "batch":
@@ -115,10 +117,12 @@ class _Problems:
         self.z, self.labels, self.temperature, self.form, self.slots = z, labels, temperature, form, slots
         self.own_partners = None
         if partners is not None:
-            self.own_partners = partners[process_rank() * len(z) :][: len(z)]
+            first = process_rank() * len(z)
+            self.own_partners = partners[first:][: len(z)]
             self.copies = gather_stacked(z[:, 1], label="pixels of the partner images").flatten(0, 1)
             theirs = gather_stacked(labels[:, 1], label="labels of the partner images").flatten(0, 1)
-            self.copies_labels = theirs.where(theirs < IGNORED, IGNORED)
+            theirs = theirs.index_select(0, self.own_partners)
+            self.labels_of_partners = labels_of_partners(theirs, self.own_partners, first)
 
     def of(self, image: int) -> "list[tuple[_PaperImage | _ReleaseImage, tuple[int, ...]]]":
         """(losses, added; the view of each of their pixels: 0 the image, 1 its copy, 2 its partner's copy)."""
@@ -126,8 +130,8 @@ class _Problems:
         partner = []
         if self.own_partners is not None:
             where = self.own_partners[image : image + 1]
-            rows, labels = (each.index_select(0, where)[0] for each in (self.copies, self.copies_labels))
-            partner = [Pixels(rows, labels, self.slots)]
+            rows = self.copies.index_select(0, where)[0]
+            partner = [Pixels(rows, self.labels_of_partners[image], self.slots)]
         if self.form == "paper":
             return [(_PaperImage(own, [copy, *partner], self.temperature), (0, 1, 2)[: 2 + len(partner)])]
         if partner:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from simclr_dist.data.sources.base import IGNORED
 
-__all__ = ["IGNORED", "PART", "Pixels"]
+__all__ = ["IGNORED", "PART", "Pixels", "labels_of_partners"]
 
 PART = 4352
 """Rows of which float64 copies are made at once."""
@@ -40,3 +40,17 @@ class Pixels:
     def class_counts(self) -> Tensor:
         """Pixels of each class, float64 (slots,); 0 for IGNORED."""
         return self.class_sums(torch.ones_like(self.labels)[:, None])[:, 0]
+
+
+def labels_of_partners(theirs: Tensor, partners: Tensor, first: int) -> Tensor:
+    """Classes of pixels of other images that an image is held against, int64 (images, pixels).
+
+    IGNORED where a class is of one image alone, and wherever an image is its own partner: it is no other image.
+
+    Args:
+        theirs: the classes of the partners' pixels, int64 (images, pixels).
+        partners: the partners' places in the global batch, int64 (images,).
+        first: the place of the first of these images.
+    """
+    itself = partners == torch.arange(first, first + len(partners), device=partners.device)
+    return theirs.where((theirs < IGNORED) & ~itself[:, None], IGNORED)

@@ -48,7 +48,7 @@ def plain_pixel_contrast(
     for image, partner in enumerate(partners.tolist()):
         (own, copy), (classes, of_copy) = z[image], labels[image]
         theirs, of_theirs = z[partner, 1], labels[partner, 1].where(labels[partner, 1] < 255, 255)
-        if loss == "within":
+        if loss == "within" or partner == image:  # an image itself is no other one
             theirs, of_theirs = theirs[:0], of_theirs[:0]
         if form == "paper":
             whole = torch.arange(len(copy) + len(theirs), device=z.device) < len(copy)

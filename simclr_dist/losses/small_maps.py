@@ -12,7 +12,7 @@ from torch import Tensor
 
 from simclr_dist.distributed.collectives import gather_stacked, process_rank
 from simclr_dist.distributed.global_batch import global_batch
-from simclr_dist.losses.pixels import IGNORED
+from simclr_dist.losses.pixels import IGNORED, labels_of_partners
 
 MOST_PIXELS = {"cpu": 128, "cuda": 256}
 """Of a map, by device; on a CPU float64 costs more than it saves beyond. The number of images has no say: it differs
@@ -30,7 +30,7 @@ def small_maps_contrast(z: Tensor, labels: Tensor, temperature: float, partners:
     if partners is not None:
         theirs: Tensor = _OfPartners.apply(of_copies, partners)
         candidates.append(_OfPartners.apply(copies, partners))
-        classes.append(theirs.where(theirs < IGNORED, IGNORED))
+        classes.append(labels_of_partners(theirs, _ours(partners, z), process_rank() * len(z)))
     at_once = max(1, _PAIRS // (z.shape[2] ** 2 * len(candidates)))
     parts = [
         _of_images(

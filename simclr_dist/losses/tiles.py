@@ -5,7 +5,9 @@ mirror image too. A tile is written once and worked on in place; at 768 x 768 it
 products with ones: reductions of a library cost more than that.
 
 No shift is subtracted before the exponential: |z_i.z_j / T| <= 1/T, and up to 1/T = 60 both e^60 * 2B and e^-60 are
-well inside float32. Beyond, tiles are float64, good to 1/T = 700 (see docs/design/streaming_loss.md).
+well inside float32. Beyond, tiles are float64: to 1/T = 500, the most that a recipe takes, for any batch; at 1/T = 700,
+the most that the losses take, 2B e^700 overflows from 17,700 rows on, if they are all alike (see
+docs/design/streaming_loss.md).
 """
 
 import math

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from simclr_dist.config import Recipe
 from simclr_dist.config.fields import number
 from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.cross_view import VIEW_CORRELATION
@@ -70,6 +71,17 @@ class BarlowTwins(Method):
     def views(cls, config: MethodKeys) -> dict[str, ViewGroup]:
         """BYOL's: ``first`` and ``second``."""
         return like_byol()
+
+    @classmethod
+    def check(cls, recipe: Recipe) -> None:
+        """Also refuses views of two sizes, which cannot go through the encoder in one pass."""
+        super().check(recipe)
+        first, second = (recipe.views[name].side(recipe.data.image_size) for name in ("first", "second"))
+        if first != second:
+            raise ValueError(
+                f"recipe.views.second.size: views of {second} px do not go through the encoder together with those of "
+                f"recipe.views.first.size, {first} px; make them equal"
+            )
 
     @classmethod
     def small(cls, config: Config, images: int) -> Config:

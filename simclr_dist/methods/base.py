@@ -86,6 +86,12 @@ class Method(nn.Module):
                 )
 
     @classmethod
+    def sides(cls, recipe: Recipe) -> list[int]:
+        """Sides of the images that its encoders get in training, in pixels, in order; of a recipe that :meth:`check`
+        takes. Here: the views'; a method that gives its encoders patches says theirs."""
+        return sorted({group.side(recipe.data.image_size) for group in recipe.views.values()})
+
+    @classmethod
     def most_classes(cls, config: Any) -> int | None:
         """How many classes of images it can tell; images of more are refused at the start. None: any number."""
         return None

@@ -88,7 +88,7 @@ def _check_features(recipe: Recipe, encoder: Encoder) -> None:
     size = recipe.data.image_size
     modes = [(module, module.training) for module in encoder.modules()]
     encoder.eval()
-    for side in sorted({size, *(group.side(size) for group in recipe.views.values())}):
+    for side in sorted({size, *method_class(recipe.method.name).sides(recipe)}):
         images = f"images (2, 3, {side}, {side})"
         try:
             with torch.no_grad():

@@ -24,7 +24,9 @@ COLOR_METRICS: Mapping[str, Metric] = {
         below="the learning rate, and whether the images have colours (colored_images)",
         above="whether the images have few colours",
     ),
-    "colored_images": Metric(title="images with colour", unit="%", from_zero=True, text="grey ones count nowhere"),
+    "colored_images": Metric(
+        title="images with colour", unit="%", from_zero=True, text="accuracies and errors are of these alone"
+    ),
 }  # fmt: skip
 
 
@@ -37,6 +39,7 @@ class ColorTask(Method):
         super().__init__()
         self.config = config
         self.encoder = make.encoder()
+        self.encoder.maps_only()
         self.map_side = self.encoder.map_side(make.recipe.views["global"].side(make.recipe.data.image_size))
 
     @classmethod

@@ -94,6 +94,11 @@ class Jigsaw(Method):
             )
 
     @classmethod
+    def sides(cls, recipe: Recipe) -> list[int]:
+        """That of the patches."""
+        return [_sides(recipe.views["global"].side(recipe.data.image_size), recipe.method).patch]
+
+    @classmethod
     def small(cls, config: Config, images: int) -> Config:
         """With eight permutations, and patches embedded in 16 numbers."""
         return replace(config, permutations=min(config.permutations, _SMALL_PERMUTATIONS), patch_dim=_SMALL_UNITS)
@@ -169,12 +174,27 @@ def permuted(patches: Tensor, order: Tensor) -> Tensor:
 def cells_of(batch: Batch, config: Any) -> Cells:
     """The patches of the views, each at a place that is drawn within its cell."""
     views = batch.views["global"][:, 0]
-    cell = views.shape[-1] // config.grid
-    jitter = round(config.jitter * cell)
+    cell, jitter, patch = _sides(views.shape[-1], config)
     count = config.grid**2
     place = (batch.draws("jigsaw: places", 2 * count) * (jitter + 1)).long().view(-1, count, 2)
     x, y = (each.to(views.device) for each in _corners(config.grid, cell))
-    return Cells(cell, cut(views, x + place[..., 0], y + place[..., 1], cell - jitter))
+    return Cells(cell, cut(views, x + place[..., 0], y + place[..., 1], patch))
+
+
+class _Sides(NamedTuple):
+    """In pixels."""
+
+    cell: int
+    jitter: int
+    """How far a patch may lie from the corner of its cell."""
+    patch: int
+
+
+def _sides(view: int, config: Any) -> _Sides:
+    """Of a view of such a side."""
+    cell = view // config.grid
+    jitter = round(config.jitter * cell)
+    return _Sides(cell, jitter, cell - jitter)
 
 
 def _corners(grid: int, cell: int) -> tuple[Tensor, Tensor]:

@@ -49,7 +49,8 @@ class PixelContrast(Method):
 
         loss: str = one_of("cross", ("within", "cross", "batch"))
         """Which pixels meet: those of an image and its copy (`within`); of another image too (`cross`), which is drawn
-        from (seed, epoch, sample id) among the labelled ones of the global batch; of the whole global `batch`."""
+        from (seed, epoch, sample id) among the labelled ones of the global batch (the only labelled one meets none); of
+        the whole global `batch`."""
         form: str = one_of("paper", ("paper", "release"))
         """`paper`: the equation above. `release`: what its authors published, where a positive stands against negatives
         alone and anchors are of both images (docs/methods.md)."""
@@ -74,6 +75,7 @@ class PixelContrast(Method):
         super().__init__()
         self.config = config
         self.encoder = make.encoder()
+        self.encoder.maps_only()
         sizes = (self.encoder.output_dim, config.hidden_dim, config.hidden_dim, config.output_dim)
         self.projection = make.mlp(sizes, bias=True, norm=config.head_batch_norm)
 
@@ -93,9 +95,10 @@ class PixelContrast(Method):
         image, copy = (recipe.views[name] for name in _VIEWS)
         if copy.crop_of != "image":
             raise ValueError("recipe.views.copy.crop_of: pixels meet those of the same places; set it to image")
-        if image.size != copy.size:
+        own, other = (each.side(recipe.data.image_size) for each in (image, copy))
+        if own != other:
             raise ValueError(
-                f"recipe.views.copy.size: {copy.size} is not recipe.views.image.size, {image.size}; make them equal"
+                f"recipe.views.copy.size: {other} px are not recipe.views.image.size, {own}; make them equal"
             )
         if keys.unlabelled == "pixels" and (keys.form != "paper" or keys.loss == "batch"):
             raise ValueError(
@@ -164,7 +167,8 @@ class PixelContrast(Method):
 
 def partners(drawn: Tensor, labelled: Tensor) -> Tensor:
     """Of each image of a global batch the place of another one, int64 (images,): the next in the order of the draws,
-    among the labelled for a labelled image, the first after the last. Every image is the partner of one.
+    among the labelled for a labelled image, the first after the last. Every image is the partner of one; the only
+    labelled image is its own, as is the only unlabelled one, and the loss holds it against no other's pixels.
 
     Args:
         drawn: a number of each image, (images,).

@@ -96,6 +96,12 @@ class RelativePatch(Method):
             raise ValueError(f"recipe.views.global.size: {error}; raise it, or lower recipe.method.gap") from None
 
     @classmethod
+    def sides(cls, recipe: Recipe) -> list[int]:
+        """That of the patches."""
+        keys: Any = recipe.method
+        return [Neighbourhood.of(recipe.views["global"].side(recipe.data.image_size), keys.gap, keys.jitter).patch]
+
+    @classmethod
     def small(cls, config: Config, images: int) -> Config:
         """With a classifier of 32 units in each layer."""
         return replace(config, hidden_dim=32)

@@ -36,7 +36,7 @@ class SimCLR(Method):
     class Config(MethodKeys):
         """The keys of SimCLR."""
 
-        temperature: float = number(0.1, above=0.0)
+        temperature: float = number(0.1, low=0.002)
         """The temperature of NT-Xent (the paper: 0.1 for ImageNet at long schedules, 0.5 for CIFAR)."""
         loss_scale: float = number(1.0, above=0.0)
         """Multiplies the mean NT-Xent. Google's code adds two means: 2. LARS hides it from weights only."""

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from simclr_dist.config import Recipe
 from simclr_dist.config.fields import number
+from simclr_dist.config.recipe import widened
 from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.color_bins import (
     LIGHTNESSES,
@@ -65,6 +67,19 @@ class SplitBrain(ColorTask):
             make.mlp((dim, config.hidden_dim, classes), bias=True, norm=True)
             for dim, classes in zip(self.dims, (len(bin_centres()), LIGHTNESSES), strict=True)
         )
+
+    @classmethod
+    def check(cls, recipe: Recipe) -> None:
+        """Also refuses a width that leaves the halves a layer without channels."""
+        super().check(recipe)
+        if recipe.encoder.is_resnet:
+            try:
+                widened(64, recipe.encoder.width / 2)
+            except ValueError:
+                raise ValueError(
+                    f"recipe.encoder.width: {recipe.encoder.width:g} leaves split_brain's halves, each of half the "
+                    "width, a layer without channels; raise it"
+                ) from None
 
     def targets(self, batch: Batch) -> Tensors:
         """``color`` and ``lightness``, classes int64 (images, cells); ``colored`` (images,), 1 or 0."""

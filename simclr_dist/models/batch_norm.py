@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from simclr_dist.distributed.collectives import process_count
 from simclr_dist.distributed.watchdog.progress import begin_collective
+from simclr_dist.errors import AgreedError
 from simclr_dist.models.batch_norm_function import BatchNormOfGroups, elements_of_group, rectifies, serves_by_torch
 from simclr_dist.models.statistics_group import StatisticsGroup
 
@@ -55,8 +56,15 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
         Raises:
             ValueError: the rows do not divide into the groups.
+            AgreedError: in training, a group has one value of each channel.
         """
         group = self.statistics
+        if self.training and elements_of_group(x, group) == 1:
+            # torch's own refuses it too, but is not called with several groups a process: their number decided.
+            raise AgreedError(
+                f"recipe.batch_norm_group_images: batch norm of {self.num_features} channels has one value of each in "
+                "a group, and makes it 0 whatever it was; take larger groups, or 0 for the whole global batch"
+            )
         whole = group.local_groups == 1 and not group.spans_processes
         if not self.training or (whole and serves_by_torch(x)):
             return _rectified(self._by_torch(x), added) if rectified else self._by_torch(x)

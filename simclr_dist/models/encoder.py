@@ -145,6 +145,14 @@ class Encoder(nn.Module):
                 "map() and pool() (docs/methods.md), or take an encoder of this project"
             )
 
+    def maps_only(self) -> None:
+        """Freeze the parameters that :meth:`pool` alone has, for those who train on :meth:`map` and never pool: their
+        loss would not reach them, and DDP would wait for their gradients.
+
+        Here nothing: a ResNet pools without parameters. A network from outside that does not is refused by the check
+        of the rules.
+        """
+
     def pool(self, maps: Tensor) -> Tensor:
         """Features (rows, output_dim) of :meth:`map`'s (rows, output_dim, h, w): those of the encoder, to the bit."""
         features: Tensor = self.backbone.pool(maps)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from simclr_dist.config.recipe import dilated_stages
+from simclr_dist.config.recipe import dilated_stages, widened
 from simclr_dist.models.batch_norm import normalised_and_rectified, statistics_held
 
 
@@ -108,9 +108,7 @@ class WideResNet(ResNet):  # type: ignore[misc]
         return result
 
     def _widened(self, channels: int) -> int:
-        if round(channels * self._width) < 1:
-            raise ValueError(f"recipe.encoder.width: {self._width:g} leaves a layer without channels; raise it")
-        return round(channels * self._width)
+        return widened(channels, self._width)
 
     def _make_layer(
         self, block: type[BasicBlock | Bottleneck], planes: int, blocks: int, stride: int = 1, dilate: bool = False

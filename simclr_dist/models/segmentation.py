@@ -38,8 +38,9 @@ def deeplab_v3(
 ) -> SegmentationNetwork:
     """torchvision's DeepLabV3 head on an encoder, which becomes part of the network.
 
-    The encoder's weights stay, its last stages are dilated to ``output_stride``. The head's initial weights depend on
-    ``seed`` alone. Its dropout is left out: which numbers fall would depend on the number of processes.
+    The encoder's weights stay, its last stages are dilated to ``output_stride``; what it has behind its map is frozen.
+    The head's initial weights depend on ``seed`` alone. Its dropout is left out: which numbers fall would depend on the
+    number of processes.
 
     Args:
         encoder: a ResNet of this project, or one from outside with maps; that one's stride is its own affair.
@@ -58,6 +59,7 @@ def deeplab_v3(
     from simclr_dist.models.resnet import WideResNet, set_output_stride
 
     encoder.require_map()
+    encoder.maps_only()
     dilated = set_output_stride(encoder.backbone, output_stride) if isinstance(encoder.backbone, WideResNet) else 0
     rates = [rate * (2 if dilated == 2 else 1) for rate in ATROUS_RATES]
     with torch.random.fork_rng(devices=[]):

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from simclr_dist.config import Recipe
+from simclr_dist.config.registry import method_class
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.models.timm_encoder import TimmEncoder
 
@@ -12,7 +13,8 @@ _DATA = "recipe.data.image_size"
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Refuse an encoder that timm cannot make, or that takes no views of the recipe's sizes.
+    """Refuse an encoder that timm cannot make, or that takes no images of the recipe's sizes: those that it gets in
+    training, and recipe.data.image_size.
 
     Nothing is computed: tensors without data.
 
@@ -22,7 +24,7 @@ def check_recipe(recipe: Recipe) -> None:
     keys = recipe.encoder
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         encoder = TimmEncoder(keys.of_timm, keys.options, frozen=keys.frozen).eval()
-    sides = sorted({recipe.data.image_size, *(group.side(recipe.data.image_size) for group in recipe.views.values())})
+    sides = sorted({recipe.data.image_size, *method_class(recipe.method.name).sides(recipe)})
     for side in sides:
         check_side(encoder, side, several=len(sides) > 1)
 
@@ -58,11 +60,10 @@ def _cure(encoder: TimmEncoder, side: int, several: bool) -> str:
     if own is None or patch is None:
         return f"{_DATA}: {encoder.name} takes no images of {side} px; take larger ones"
     own, patch = (each[0] if isinstance(each, tuple | list) else each for each in (own, patch))
-    text = f"{_DATA}: {encoder.name} takes images of {own} px in patches of {patch}, and views are of {side} px; set "
+    text = f"{_DATA}: {encoder.name} takes images of {own} px in patches of {patch}, and gets some of {side} px; set "
     if side % patch:
-        return (
-            f"{text}recipe.encoder.options.patch_size to a divisor of {side}, or take views of a multiple of {patch} px"
-        )
+        cure = f"or let it get images of a multiple of {patch} px"
+        return f"{text}recipe.encoder.options.patch_size to a divisor of {side}, {cure}"
     if several:
-        return f"{text}recipe.encoder.options.dynamic_img_size=true, where it is a ViT, for views of several sizes"
+        return f"{text}recipe.encoder.options.dynamic_img_size=true, where it is a ViT, for images of several sizes"
     return f"{text}recipe.encoder.options.img_size={side}"

@@ -14,6 +14,7 @@ from simclr_dist.models.drops import Drops
 from simclr_dist.models.encoder import HALVES, RGB, Encoder
 from simclr_dist.models.statistics_group import StatisticsGroup
 from simclr_dist.models.timm_layers import with_drawn_drops, with_grouped_norms
+from simclr_dist.models.timm_maps import behind_the_map
 from simclr_dist.models.timm_models import create
 
 
@@ -71,6 +72,15 @@ class TimmEncoder(Encoder):
 
     def require_map(self) -> None:
         """Nothing is known before there is one: :meth:`map` raises the UserError itself."""
+
+    def maps_only(self) -> None:
+        """As :class:`Encoder`: a norm that timm has behind the map."""
+        if self._recompute:
+            self.backbone.set_grad_checkpointing(False)
+        for parameter in behind_the_map(self.backbone):
+            parameter.requires_grad_(False)
+        if self._recompute:
+            self.backbone.set_grad_checkpointing(True)
 
     def pool(self, maps: Tensor) -> Tensor:
         """As :class:`Encoder`."""

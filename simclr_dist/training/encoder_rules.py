@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from simclr_dist.config import Recipe
+from simclr_dist.config.registry import method_class
 from simclr_dist.data.loading.batch import Batch, blank_batch
 from simclr_dist.errors import AgreedError
 from simclr_dist.models.batch_norm import norms_of
@@ -40,7 +41,7 @@ def check_encoder(encoder: nn.Module, recipe: Recipe) -> None:
     if not isinstance(encoder, TimmEncoder):
         return
     device = encoder.mean.device
-    for side in sorted({group.side(recipe.data.image_size) for group in recipe.views.values()}):
+    for side in method_class(recipe.method.name).sides(recipe):
         generator = torch.Generator().manual_seed(0)
         pixels = torch.randint(0, 256, (3, 3, side, side), dtype=torch.uint8, generator=generator).to(device)
         batch = replace(blank_batch(recipe, 3, device), views={"noise": pixels[:, None]})

@@ -11,11 +11,18 @@ from simclr_dist.errors import AgreedError, UserError, first_line
 from simclr_dist.methods.base import Method
 from simclr_dist.models.batch_norm import norms_of, statistics_held
 from simclr_dist.models.statistics_group import StatisticsGroup
+from simclr_dist.training.convolution_rules import refusing_unwritten_gradients
 from simclr_dist.training.encoder_rules import check_encoder
 from simclr_dist.training.gradients import leaves
 
 
-def check_rules(method: Method, recipe: Recipe, statistics: StatisticsGroup, group_images: int) -> None:
+def check_rules(
+    method: Method,
+    recipe: Recipe,
+    statistics: StatisticsGroup,
+    group_images: int,
+    half: torch.dtype | None = None,
+) -> None:
     """Refuse a method whose trajectory would depend on the machine. Every process calls it; nothing is left changed.
 
     Args:
@@ -23,18 +30,20 @@ def check_rules(method: Method, recipe: Recipe, statistics: StatisticsGroup, gro
         recipe: what is computed.
         statistics: how the batch-norm groups lie here.
         group_images: of a batch-norm group in this process.
+        half: the kernels' half precision, None: there is none.
 
     Raises:
         UserError: naming the method and what it does: a trained parameter acts in ``loss`` or is not reached by it,
-            ``loss`` returns other metrics than METRICS, a tensor's leading dimension is not the images, or a buffer
-            moves outside ``after_update``.
+            ``loss`` returns other metrics than METRICS, a tensor's leading dimension is not the images, a buffer moves
+            outside ``after_update``, or a convolution is one whose gradient this device does not compute.
     """
     device = next(method.parameters()).device
     batch = blank_batch(recipe, statistics.local_groups * min(2, group_images), device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), statistics_held(method):
         check_encoder(method.encoder, recipe)
         try:
-            _check(method, recipe.method.name, batch)
+            with refusing_unwritten_gradients(method, half):
+                _check(method, recipe.method.name, batch)
         except UserError:
             raise
         except Exception as error:  # whatever somebody's class does; a method of this project is at fault itself

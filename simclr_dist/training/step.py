@@ -95,7 +95,8 @@ class TrainingStep:
         """
         recipe, machine = self.config.recipe, self.config.machine
         at_once = machine.images_per_chunk or self.local_images
-        check_rules(self.method, recipe, self.statistics, at_once // self.statistics.local_groups)
+        half = AUTOCAST.get(machine.precision)
+        check_rules(self.method, recipe, self.statistics, at_once // self.statistics.local_groups, half)
         if machine.compile and drops_of(self.method):
             raise AgreedError(
                 "machine.compile: what is compiled would drop the same in every step; set machine.compile=false, or "

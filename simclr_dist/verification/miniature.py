@@ -20,6 +20,8 @@ from simclr_dist.models.timm_small import small_timm
 
 IMAGE_SIDE = 16
 _SMALLEST_SIDE = 8
+_LARGEST_VIEW = 16
+"""In sides of a patch of it."""
 _CLASSES = 5
 
 
@@ -64,7 +66,7 @@ class Miniature:
             batch_norm_group_images=self.group,
             data=replace(recipe.data, image_size=side),
             method=self.method_class.small(recipe.method, self.batch),
-            views=resized(recipe, side, of_one_size=bool(recipe.encoder.of_timm)),
+            views=views_of_one_side(recipe, side) if recipe.encoder.of_timm else resized(recipe, side),
             encoder=encoder,
         )
         self.order = SampleOrder(seed=recipe.seed, images=self.images, global_batch_images=self.batch)
@@ -136,11 +138,18 @@ class Miniature:
         return (128 + 40 * (image + views)).clamp(0, 255).to(torch.uint8)
 
 
-def resized(recipe: Recipe, largest: int, *, of_one_size: bool = False) -> dict[str, ViewGroup]:
-    """The recipe's groups of views, the largest with ``largest`` pixels a side and the others in proportion, or all of
-    them alike."""
-    if of_one_size:
-        return {name: replace(group, size=largest) for name, group in recipe.views.items()}
+def views_of_one_side(recipe: Recipe, side: int) -> dict[str, ViewGroup]:
+    """The recipe's groups of views, all of one size: the smallest with which encoders get images of ``side`` pixels."""
+    sides = method_class(recipe.method.name).sides
+    for size in range(side, _LARGEST_VIEW * side):
+        views = {name: replace(group, size=size) for name, group in recipe.views.items()}
+        if sides(replace(recipe, views=views)) == [side]:
+            return views
+    return {name: replace(group, size=side) for name, group in recipe.views.items()}
+
+
+def resized(recipe: Recipe, largest: int) -> dict[str, ViewGroup]:
+    """The recipe's groups of views, the largest with ``largest`` pixels a side and the others in proportion."""
     sides = {name: group.side(recipe.data.image_size) for name, group in recipe.views.items()}
     scale = largest / max(sides.values())
     return {

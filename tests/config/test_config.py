@@ -569,6 +569,15 @@ def test_a_value_that_is_not_a_choice_is_refused_with_all_choices_and_the_neares
             ["recipe.views.global.crop_of", "'other'", "it is the first", "leave the key out"],
         ),
         (["recipe.encoder.stem=small", "recipe.encoder.output_stride=16"], ["output_stride: 16", "8, 4, 2", "'small'"]),
+        (["recipe.encoder.width=0.001"], ["recipe.encoder.width: 0.001", "without any; raise it"]),
+        (
+            ["recipe.method.name=split_brain", "recipe.encoder.width=0.01"],
+            ["recipe.encoder.width: 0.01", "halves", "raise it"],
+        ),
+        (
+            ["recipe.method.name=barlow_twins", "recipe.views.first.size=24"],
+            ["recipe.views.second.size", "recipe.views.first.size, 24 px", "make them equal"],
+        ),
         (
             ["recipe.views.hue=0.3", "recipe.views.color_strength=2"],
             ["recipe.views.global.hue", "color_strength", "lower"],

@@ -512,3 +512,28 @@ def test_another_method_on_the_command_line_leaves_out_the_files_keys_of_its_met
     same = load_config("digits_demo", ["recipe.method.name=simclr"])
     assert same == load_config("digits_demo")
     assert load_config("digits_demo", ["recipe.method={name: moco, queue_keys: 512}"]) == loaded
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("moco", "recipe.method.queue_keys=512"),
+        ("supcon", "recipe.method.temperature=0.3"),
+        ("supcon", "health.online_knn_top1.bands.5=[1,2]"),
+    ],
+)
+def test_a_key_on_the_command_line_counts_before_the_name_of_another_method_as_behind_it(name, key):
+    named = f"recipe.method.name={name}"
+    before = load_config("digits_demo", [key, "health.online_knn_top1.source=mine", named])
+    assert before == load_config("digits_demo", [named, key, "health.online_knn_top1.source=mine"])
+    assert before != load_config("digits_demo", [named, "health.online_knn_top1.source=mine"])
+
+
+def test_the_last_method_that_the_command_line_names_says_whether_the_files_keys_stay():
+    there_and_back = ["recipe.method.name=moco", "recipe.method.name=simclr"]
+    assert load_config("digits_demo", there_and_back) == load_config("digits_demo")
+
+
+def test_a_key_that_the_other_method_does_not_have_is_refused_before_its_name_too():
+    with pytest.raises(UserError, match=r"unknown key 'recipe\.method\.projection'"):
+        load_config("digits_demo", ["recipe.method.projection.layers=3", "recipe.method.name=supcon"])

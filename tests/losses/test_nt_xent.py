@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from simclr_dist.config import load_config
+from simclr_dist.errors import UserError
 from simclr_dist.losses import NTXentLoss, nt_xent, tiles
 from tests.support.losses import plain_nt_xent
 from tests.support.processes import relative_error, run_distributed
@@ -66,6 +68,23 @@ def test_nothing_overflows_at_a_tiny_temperature():
         loss = nt_xent(*z, 0.005).loss
         assert torch.isfinite(loss)
         assert torch.isfinite(gradients(loss, *z)).all()
+
+
+def test_at_the_lowest_temperature_of_a_recipe_loss_and_gradient_are_those_of_the_definition():
+    z = [tensor.requires_grad_() for tensor in embeddings(24, 16, "random")]
+    loss, reference = nt_xent(*z, 0.002).loss, plain_nt_xent(*z, 0.002)
+    assert loss.item() == pytest.approx(reference.item(), rel=1e-12)
+    assert relative_error(gradients(loss, *z), gradients(reference, *z)) < 1e-9
+
+
+@pytest.mark.parametrize("temperature", [0.001, 0.0, -1.0, float("nan")])
+def test_a_temperature_at_which_float64_overflows_is_refused_by_function_class_and_recipe(temperature):
+    with pytest.raises(ValueError, match="temperature must be at least 1/700"):
+        nt_xent(*embeddings(4, 8, "random"), temperature)
+    with pytest.raises(ValueError, match="temperature must be at least 1/700"):
+        NTXentLoss(temperature)
+    with pytest.raises(UserError, match=r"recipe\.method\.temperature"):
+        load_config("digits_demo", [f"recipe.method.temperature={temperature}"])
 
 
 @pytest.mark.parametrize("tile", [5, 7, 16, 24, 47])

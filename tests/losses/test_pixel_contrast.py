@@ -41,14 +41,19 @@ def test_within_image_loss_and_gradient_are_those_of_the_release_of_the_image_an
 
 @pytest.mark.parametrize("record", RELEASE["cross"])
 def test_cross_image_loss_and_gradient_are_those_of_the_release(record):
-    z = torch.stack([tensor(record[f"features_{number}"]) for number in (1, 2)], dim=1).requires_grad_()
-    labels = torch.stack([labels_of(record[f"labels_{number}"]) for number in (1, 2)], dim=1)
-    own = torch.arange(len(z))  # features_2 are those of the partners' copies already
-    loss = pixel_contrast(z, labels, record["temperature"], loss="cross", form="release", partners=own)
+    images, partners_copies = (tensor(record[f"features_{number}"]) for number in (1, 2))
+    count, nothing = len(images), torch.full_like(labels_of(record["labels_1"]), 255)
+    # The images, then their partners, of which the record has the copies alone: as images they count 0.
+    z = torch.stack((torch.cat((images, images)), torch.cat((images, partners_copies))), dim=1).requires_grad_()
+    labels = torch.stack(
+        (torch.cat((labels_of(record["labels_1"]), nothing)), torch.cat((nothing, labels_of(record["labels_2"])))), 1
+    )
+    partners = torch.arange(2 * count).roll(count)
+    loss = 2 * pixel_contrast(z, labels, record["temperature"], loss="cross", form="release", partners=partners)
     loss.backward()
     assert float(loss.detach()) == pytest.approx(record["loss"], rel=1e-5)
-    for number in (1, 2):
-        assert relative_error(z.grad[:, number - 1], tensor(record[f"gradient_{number}"])) < 1e-5
+    assert relative_error(z.grad[:count, 0], tensor(record["gradient_1"])) < 1e-5
+    assert relative_error(z.grad[count:, 1], tensor(record["gradient_2"])) < 1e-5
 
 
 @pytest.mark.parametrize("loss", ["within", "cross"])
@@ -152,3 +157,32 @@ def test_classes_above_255_are_of_one_image_alone():
     assert torch.equal(one, other)
     similarities = z[:, 0] @ z[:, 1].transpose(1, 2) / 0.1
     assert float(one) == pytest.approx(float(-similarities.log_softmax(2).diagonal(dim1=1, dim2=2).mean()), rel=1e-12)
+
+
+@pytest.mark.parametrize("most", [{}, small_maps.MOST_PIXELS], ids=["tiles", "small maps"])
+@pytest.mark.parametrize("form", ["paper", "release"])
+def test_an_image_that_is_its_own_partner_meets_no_other_image(monkeypatch, most, form):
+    """Held against a formula in loops that knows of no partner at all."""
+    monkeypatch.setattr(small_maps, "MOST_PIXELS", most)
+    z, labels = unit(3, 2, 12, 8).requires_grad_(), torch.randint(3, (3, 2, 12))
+    labels[0], labels[2] = 255, 255
+    partners = torch.tensor([2, 1, 0])
+    found = pixel_contrast(z, labels, 0.1, loss="cross", form=form, partners=partners)
+    own, copy = z[1]
+    losses = []
+    for i in range(12):
+        candidates, theirs = (copy, labels[1, 1]) if form == "paper" else (own, labels[1, 0])
+        s, same = candidates @ own[i] / 0.1, theirs == labels[1, 0, i]
+        if form == "paper":
+            losses += [s.exp().sum().log() - s[same].mean()]
+        else:
+            losses += [(1 + (-s[same]).exp() * s[~same].exp().sum()).log().mean()]
+    expected = torch.stack(losses).mean() / 3
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-10)
+    plain = plain_pixel_contrast(z, labels, 0.1, "cross", form, partners)
+    assert float(plain.detach()) == pytest.approx(float(expected.detach()), rel=1e-10)
+    one, other = (torch.autograd.grad(each, z)[0] for each in (found, expected))
+    assert relative_error(one, other) < 1e-9
+    if form == "paper":
+        within = pixel_contrast(z, labels, 0.1, loss="within", form=form)
+        assert float(within.detach()) == pytest.approx(float(found.detach()), rel=1e-12)

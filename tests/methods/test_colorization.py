@@ -1,6 +1,7 @@
 """Colorization and split-brain: what the network may see, what grey images do, how rare colours are counted."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,17 @@ def test_a_network_that_knows_the_answers_is_right_everywhere(tmp_path):
     found = method.loss({"logits": 50 * right}, targets, batch)
     assert float(found["color_top1"]) == pytest.approx(1)
     assert float(found["color_error"]) < 7.1  # half a bin's diagonal
+
+
+def test_grey_images_count_in_the_loss_of_split_brain_alone_and_the_metrics_text_is_true_of_both(tmp_path):
+    for name, counts in (("split_brain", True), ("colorization", False)):
+        _, method, batch = built(name, tmp_path)
+        views = batch.views["global"]
+        grey = replace(batch, views={"global": views.float().mean(2, keepdim=True).byte().expand_as(views)})
+        targets, embeddings = method.targets(grey), method.embed(grey)
+        assert not targets["colored"].any()
+        assert bool(method.loss(embeddings, targets, grey)["loss"] > 0) == counts
+        assert method.METRICS["colored_images"].text == "accuracies and errors are of these alone"
 
 
 @pytest.mark.parametrize("name", ["colorization", "split_brain"])

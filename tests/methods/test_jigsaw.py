@@ -74,6 +74,13 @@ def test_a_view_of_255_pixels_has_the_published_patches_of_64():
     assert method_of().prepare(batch_of(2, 255)).views["patches"].shape == (2, 9, 3, 64, 64)
 
 
+@pytest.mark.parametrize(("view", "side"), [(255, 64), (240, 60), (30, 8)])
+def test_its_sides_are_those_of_the_patches_that_the_encoder_gets(view, side):
+    words = ["recipe.method.name=jigsaw", f"recipe.views.global.size={view}"]
+    assert Jigsaw.sides(load_config("digits_demo", words).recipe) == [side]
+    assert method_of().prepare(batch_of(2, view)).views["patches"].shape[-1] == side
+
+
 def test_the_table_is_in_the_checkpoint_and_another_seed_has_another():
     method = method_of()
     assert method.state_dict()["permutations"].shape == (20, 9)

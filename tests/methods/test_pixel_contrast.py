@@ -161,7 +161,7 @@ def test_cosines_are_those_of_all_pairs_of_an_image_and_its_copy():
     ("overrides", "said"),
     [
         (["recipe.views.copy.crop_of="], r"views\.copy\.crop_of: .* set it to image"),
-        (["recipe.views.copy.size=7"], r"views\.copy\.size: 7 is not recipe\.views\.image\.size"),
+        (["recipe.views.copy.size=7"], r"views\.copy\.size: 7 px are not recipe\.views\.image\.size, 16"),
         (["recipe.method.unlabelled=pixels", "recipe.method.form=release"], "of recipe.method.form=paper"),
         (["recipe.method.unlabelled=pixels", "recipe.method.loss=batch"], "leave unlabelled images out"),
     ],
@@ -169,6 +169,11 @@ def test_cosines_are_those_of_all_pairs_of_an_image_and_its_copy():
 def test_what_cannot_be_computed_is_refused_with_the_cure(overrides, said):
     with pytest.raises(UserError, match=said):
         load_config("digits_demo", ["recipe.method.name=pixel_contrast", *overrides])
+
+
+def test_a_copy_whose_size_is_that_of_the_images_by_another_key_is_of_equal_size():
+    loaded = load_config("digits_demo", ["recipe.method.name=pixel_contrast", "recipe.views.copy.size=16"])
+    assert loaded.recipe.data.image_size == 16
 
 
 def test_it_needs_masks_and_its_two_views_are_of_the_same_places():

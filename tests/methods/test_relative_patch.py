@@ -44,6 +44,14 @@ def test_sides_and_sizes_are_those_of_the_authors():
     assert tuple(Neighbourhood.of(side, keys.gap, keys.jitter)) == (GOLDEN["patch"], GOLDEN["gap"], GOLDEN["jitter"])
 
 
+@pytest.mark.parametrize(("view", "side"), [(398, 96), (60, 14)])
+def test_its_sides_are_those_of_the_patches_that_the_encoder_gets(view, side):
+    words = ["recipe.method.name=relative_patch", f"recipe.views.global.size={view}"]
+    assert RelativePatch.sides(load_config("digits_demo", words).recipe) == [side]
+    found = method_of().prepare(batch_of(views_that_tell_their_place(2, view)))
+    assert {each.shape[-1] for each in found.views.values()} == {side}
+
+
 @pytest.mark.parametrize("neighbours", [1, 8])
 def test_the_answer_is_where_the_second_patch_lies_from_the_first_in_both_orders(neighbours):
     method, side = method_of(neighbours=neighbours), 60

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from simclr_dist.errors import UserError
 from simclr_dist.models.batch_norm import GroupedBatchNorm, average_running_statistics, copy_all
 from simclr_dist.models.statistics_group import StatisticsGroup, divide_batch_norm
 from tests.support.processes import relative_error, run_distributed
@@ -99,6 +100,15 @@ def test_a_mapping_that_cuts_through_groups_is_refused():
 def test_rows_that_do_not_divide_into_groups_are_refused():
     with pytest.raises(ValueError, match="9 rows"):
         GroupedBatchNorm(CHANNELS, statistics=StatisticsGroup(local_groups=2))(torch.randn(9, CHANNELS))
+
+
+@pytest.mark.parametrize("local_groups", [1, 4])
+def test_one_value_of_a_channel_in_a_group_is_refused_whatever_the_number_of_groups_here(local_groups):
+    norm = GroupedBatchNorm(CHANNELS, statistics=StatisticsGroup(local_groups=local_groups))
+    with pytest.raises(UserError, match=r"recipe\.batch_norm_group_images: .* one value of each in a group"):
+        norm(torch.randn(local_groups, CHANNELS))
+    assert norm(torch.randn(local_groups, CHANNELS, 1, 2)).shape == (local_groups, CHANNELS, 1, 2)
+    assert norm.eval()(torch.randn(local_groups, CHANNELS)).shape == (local_groups, CHANNELS)
 
 
 def test_evaluation_uses_the_running_statistics_whatever_the_groups():

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from simclr_dist.config import Recipe
+from simclr_dist.config import Recipe, load_config
 from simclr_dist.config.recipe import Data
 from simclr_dist.config.recipe import Encoder as EncoderKeys
 from simclr_dist.errors import UserError
+from simclr_dist.methods.build import build_encoder
 from simclr_dist.models.batch_norm import norms_of
 from simclr_dist.models.drops import Dropout, drops_of
 from simclr_dist.models.encoder import HALVES
@@ -80,6 +81,18 @@ def test_a_vit_has_a_map_where_its_features_are_the_mean_of_its_patches():
         encoder_of("ViT").eval().map(noise())
 
 
+@pytest.mark.parametrize("recompute", ["none", "blocks"])
+@pytest.mark.parametrize("family", ["ResNet", "ConvNeXt", "Swin", "EfficientNet", "RegNet"])
+def test_maps_only_freezes_what_acts_behind_the_map_and_nothing_else(family, recompute):
+    encoder = encoder_of(family, recompute=recompute)
+    encoder.maps_only()
+    frozen = [name for name, each in encoder.named_parameters() if not each.requires_grad]
+    assert frozen == (["backbone.head.norm.weight", "backbone.head.norm.bias"] if family == "ConvNeXt" else [])
+    encoder.map(noise()).square().sum().backward()
+    assert [name for name, each in encoder.named_parameters() if each.grad is None] == frozen
+    assert encoder.training
+
+
 def test_a_frozen_patch_projection_gets_no_gradient_and_the_rest_does():
     encoder = encoder_of("ViT", frozen="patch_projection")
     encoder(noise()).square().sum().backward()
@@ -114,6 +127,19 @@ def test_views_of_several_sizes_want_a_vit_that_takes_them():
         check_recipe(recipe)
     recipe.encoder.options["dynamic_img_size"] = True
     check_recipe(recipe)
+
+
+JIGSAW = ["recipe.method.name=jigsaw", "recipe.method.permutations=8", "recipe.encoder.name=timm/vit_tiny_patch16_224"]
+
+
+def test_a_vit_of_the_size_of_jigsaws_patches_is_taken_and_one_of_its_views_size_is_refused_with_the_cure():
+    fits = ["recipe.encoder.options={depth: 1, img_size: 64}", "recipe.data.image_size=64"]
+    recipe = load_config("digits_demo", JIGSAW + fits).recipe
+    assert recipe.views["global"].size == 255
+    check_encoder(build_encoder(recipe), recipe)
+    others = ["recipe.encoder.options={depth: 1, img_size: 240}", "recipe.data.image_size=240"]
+    with pytest.raises(UserError, match="takes images of 240 px in patches of 16, and gets some of 60 px; set "):
+        load_config("digits_demo", [*JIGSAW, *others, "recipe.views.global.size=240"])
 
 
 def test_a_model_whose_making_asks_tensors_for_values_can_be_checked_without_data(monkeypatch):

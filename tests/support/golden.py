@@ -35,6 +35,9 @@ class ToyEncoder(nn.Module):
         features: Tensor = self.bn(self.body(rows)).relu()
         return features
 
+    def maps_only(self) -> None:
+        """As Encoder's."""
+
 
 class ToyParts(Parts):
     """Makes toy encoders in place of the recipe's."""

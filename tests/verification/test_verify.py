@@ -153,6 +153,23 @@ def test_a_method_whose_numbers_depend_on_the_process_or_are_not_its_papers_fail
         assert failing(checks) == expected
 
 
+@pytest.mark.parametrize(("method", "view"), [("simclr", 64), ("jigsaw", 255), ("relative_patch", 266)])
+def test_the_miniatures_encoder_of_timm_gets_images_of_the_size_that_it_was_made_for(method, view, tmp_path):
+    fixed = ("recipe.encoder.name=timm/vit_tiny_patch16_224", "recipe.encoder.options={depth: 1, img_size: 64}")
+    config = tiny_config(
+        tmp_path,
+        f"recipe.method.name={method}",
+        *fixed,
+        "recipe.data.image_size=64",
+        f"recipe.views.global.size={view}",
+    )
+    small = Miniature(config.recipe, Processes(), torch.device("cpu"))
+    made = small.method(small.statistics())
+    assert made.encoder.backbone.patch_embed.img_size == (32, 32)
+    with torch.no_grad():
+        made.embedded(made.prepare(small.global_batch()))
+
+
 def test_a_miniature_keeps_the_proportion_of_the_sizes_of_views_and_the_methods_own_small_sizes(tmp_path):
     own = f"recipe.method.name={name_of(toy_methods.Toy)}"
     config = tiny_config(tmp_path, own, "recipe.data.image_size=224", "recipe.views.small.size=168")
