@@ -59,7 +59,7 @@ def test_killed_processes_leave_no_trace_in_weights_queue_losses_or_metrics(tmp_
 
 
 def test_a_process_that_comes_back_is_taken_in_and_the_run_grows_again(tmp_path):
-    """It has not read the weights that the run began with, nor asked for the images' times, which change meanwhile."""
+    """Though it has not read the weights that the run began with, of which the others know the digest."""
     pretrain(tiny_config(tmp_path, "machine.stop_after_steps=1", f"machine.run_dir={tmp_path / 'given'}"), Processes())
     config = config_of(tmp_path, f"recipe.initial.weights={tmp_path / 'given'}")
     ended = run_with_losses(config, 4, {0: Death(2, "saving")}, back_before=6)
