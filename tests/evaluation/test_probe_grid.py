@@ -202,6 +202,7 @@ def grid_result(best=0.1):
         steps_done=3,
         encoder_sha256="a",
         data={"test_images": 100},
+        own_images=True,
         protocol={"grid": True},
         rows=(row,),
     )
