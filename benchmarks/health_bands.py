@@ -3,7 +3,8 @@
     python benchmarks/health_bands.py runs/seed0 runs/seed1 runs/seed2 runs/seed3
 
 A band is the 99 % prediction interval for one more run (Student's t): mean +- t * sd * sqrt(1 + 1/n) of the n runs that
-reached it, rounded outwards to halves, within 0 to 100 %. Runs need machine.evaluate_every_epochs for the kNN bands.
+reached it, rounded outwards to halves (narrow ones to tenths or hundredths), within 0 to 100 %. Runs need
+machine.evaluate_every_epochs for the kNN bands.
 """
 
 import argparse
@@ -37,11 +38,16 @@ for metric in choices.metrics:
     for percent in choices.percents:
         band = {"metric": metric, "step": step_of(percent, steps), "low": 0, "high": 100}
         reached = [each for each in lines if len(each) >= band["step"]]
-        found = [value for each in reached if (value := judge(band, each, order.steps_per_epoch)[0]) is not None]
+        found = [
+            value
+            for each in reached
+            if (value := judge(band, each, order.steps_per_epoch, config.metrics[metric].factor)[0]) is not None
+        ]
         if len(found) < 2:
             print(f"      # {percent:g}: {len(found)} of {len(lines)} runs have a value there")
             continue
         mean, spread = np.mean(found), np.std(found, ddof=1)
         width = t.ppf(0.995, len(found) - 1) * spread * math.sqrt(1 + 1 / len(found))
-        low, high = math.floor(2 * max(0, mean - width)) / 2, math.ceil(2 * min(100, mean + width)) / 2
+        parts = next(parts for parts in (2, 10, 100) if width * parts >= 1 or parts == 100)
+        low, high = math.floor(parts * max(0, mean - width)) / parts, math.ceil(parts * min(100, mean + width)) / parts
         print(f"      {percent:g}: [{low:g}, {high:g}] # {len(found)} runs: {mean:.2f} +- {spread:.2f}")

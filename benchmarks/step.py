@@ -39,7 +39,7 @@ from simclr_dist.models.batch_norm import GroupedBatchNorm
 from simclr_dist.models.precision import AUTOCAST, half_precision
 from simclr_dist.models.statistics_group import StatisticsGroup, divide_batch_norm
 from simclr_dist.optim import make_optimizer
-from simclr_dist.training.standing import Standing
+from simclr_dist.training.standing import Origin, Standing
 from simclr_dist.training.trainer import Trainer
 
 
@@ -104,7 +104,7 @@ def contenders(trainer: Trainer, device: torch.device) -> dict[str, Callable[[],
     own = divide_batch_norm(recipe.batch_norm_group_images, recipe.global_batch_images, 1)
     steps: dict[str, Callable[[], object]] = {
         "trainer": lambda: trainer.train_step(batch),
-        "copy": Standing(trainer.step.state, 0, [], 1).begin_step,
+        "copy": Standing(trainer.step.state, 0, Origin({}, ""), [], 1).begin_step,
         "bare": bare(method(own), config, batch),
         "native": bare(with_norms(method(own), Native), config, batch),
     }
