@@ -1,7 +1,7 @@
 """Source ffcv beside source beton on the same .beton files, and beside ffcv's own pipeline as its users run it.
 
     ./script/setup_ffcv     (the photographs are scikit-image's and scikit-learn's: pip install .[dev])
-    python benchmarks/ffcv_loader.py [--sizes 96:96 256:224] [--modes jpeg raw] [--images 512] [--threads 1]
+    python benchmarks/ffcv_loader.py [--sizes 96:96 256:224] [--modes jpeg raw] [--images 6144] [--threads 1]
                                      [--rounds 5] [--cpu-seconds]
 
 Images a second of two full SimCLR views, of two crops without colours (views_on_device), and of ffcv's own crop and
@@ -101,7 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=["96:96", "256:224"])
     parser.add_argument("--modes", nargs="+", default=["jpeg", "raw"])
-    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--images", type=int, default=6144, help="Of a turn: few of them are made ahead.")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cpu-seconds", action="store_true", help="Of this process: for a machine that others use.")
