@@ -14,7 +14,6 @@ from simclr_dist.data.sources.beton.format import JPEG, MAX_SIDE, PAGE_BYTES, RA
 from simclr_dist.data.sources.decoding import decode_jpeg
 from simclr_dist.data.sources.files import FileSource
 from simclr_dist.data.sources.shards.source import ShardSource
-from simclr_dist.terminal import printable
 
 
 class Encoded(NamedTuple):
@@ -55,9 +54,7 @@ def encode(source: ImageSource, sample: int, encoding: Encoding) -> Encoded:
 
 def name(source: ImageSource, sample: int) -> str:
     """What a user finds the image by, in one printable line."""
-    if isinstance(source, ShardSource):
-        return printable(source.name(sample))
-    return source.printable_name(sample) if isinstance(source, FileSource) else f"image {sample}"
+    return source.printable_name(sample) if isinstance(source, FileSource | ShardSource) else f"image {sample}"
 
 
 def _copied(source: ImageSource, sample: int, encoding: Encoding) -> Encoded | None:

@@ -36,6 +36,10 @@ class ShardSource:
         """A sample's shard and its name in it."""
         return f"{self.index.shards[self.index.shard_of(sample)].name}/{self.index.member(sample)}"
 
+    def printable_name(self, sample: int) -> str:
+        """The same, in one line of text."""
+        return printable(self.name(sample))
+
     def shard_at(self, sample: int) -> str:
         """Where the shard of a sample is."""
         return printable(f"{self.shards.store.root}/{self.index.shards[self.index.shard_of(sample)].name}")
@@ -89,12 +93,12 @@ class ShardSource:
             pixels = decode(content, self.rule)
         except MemoryError as error:
             raise UserError(
-                f"{printable(self.name(sample))}: not enough memory to read it; give the job more, or lower "
+                f"{self.printable_name(sample)}: not enough memory to read it; give the job more, or lower "
                 "machine.loader_workers"
             ) from error
         except Exception as error:  # Pillow's decoders raise almost anything on damaged input
             reason = f"{type(error).__name__}: {reason_of(error)}"
-            raise BrokenImageError(f"{printable(self.name(sample))}: {reason}") from error
+            raise BrokenImageError(f"{self.printable_name(sample)}: {reason}") from error
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
     def fingerprint(self) -> str:
