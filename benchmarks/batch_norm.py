@@ -11,8 +11,9 @@ variance, of nn.BatchNorm2d and of "two", against float64.
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from side_by_side import in_turn
@@ -38,7 +39,7 @@ def there_and_back(module: nn.Module, x: Tensor, gradient: Tensor) -> None:
     module(x).backward(gradient)
 
 
-def ratios(passes: dict[str, Callable[[], object]], rounds: int) -> str:
+def ratios(passes: Mapping[str, Callable[[], object]], rounds: int) -> str:
     """The best time of each as a multiple of the first one's, which stands behind them."""
     best = {name: min(seconds) for name, seconds in in_turn(passes, rounds, clock=time.process_time).items()}
     first = next(iter(best.values()))
@@ -56,7 +57,7 @@ def layer(dtype: torch.dtype, layout: torch.memory_format, rounds: int) -> str:
     return f"{line}  {error[0]:.1e}  {error[1]:.1e}"
 
 
-def _error(norm: nn.Module, exact: Tensor, groups: int) -> float:
+def _error(norm: Any, exact: Tensor, groups: int) -> float:
     parts = [torch.var_mean(rows, (0, 2, 3)) for rows in exact.chunk(groups)]
     variance, mean = (torch.stack(values).mean(0) for values in zip(*parts, strict=True))
     errors = (norm.running_mean - mean).norm() / mean.norm(), (norm.running_var - variance).norm() / variance.norm()

@@ -112,9 +112,8 @@ def table(config: Config) -> list[str]:
     def rows(encoder: torch.nn.Module) -> tuple[Rows, Rows]:
         encoder.eval()
         with torch.no_grad():
-            return tuple(
-                torch.cat([encoder(part) for part in each.split(64)]).double().numpy() for each in (asked, plain)
-            )
+            found = [torch.cat([encoder(part) for part in each.split(64)]).double().numpy() for each in (asked, plain)]
+        return found[0], found[1]
 
     kinds = {
         "raw pixels": (asked.flatten(1).double().numpy(), plain.flatten(1).double().numpy()),

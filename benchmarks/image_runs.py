@@ -23,10 +23,9 @@ from simclr_dist.data.sources.base import ImageSource
 from simclr_dist.data.sources.named import open_for_pretraining, open_source
 from simclr_dist.distributed.devices import choose_device
 from simclr_dist.distributed.processes import Processes
-from simclr_dist.evaluation.classifiers import accuracies
+from simclr_dist.evaluation.classifiers import accuracies, chosen_probe
 from simclr_dist.evaluation.feature_blocks import Features
 from simclr_dist.evaluation.features import Extraction, extract_features, raw_pixels
-from simclr_dist.evaluation.frozen import chosen_probe
 from simclr_dist.evaluation.knn import knn_scores
 from simclr_dist.evaluation.untrained import untrained_encoder
 from simclr_dist.guards.anomalies import AnomalyWatch
@@ -111,6 +110,8 @@ def references(folder: Path, overrides: list[str]) -> int:
     recipe, where = config.recipe, _extraction(config)
     size = recipe.data.image_size
     train, test = (open_source(recipe.data, config.machine.shards, split) for split in ("train", "test"))
+    assert train.labels is not None
+    assert test.labels is not None
     if not (folder / "rows" / "raw pixels.json").exists():
         pixels = [_one_channel(raw_pixels(each, size)) for each in (train, test)]
         row = judged(pixels[0], train, pixels[1], test, where.device)

@@ -10,10 +10,11 @@ of the ratio of times (below 1: faster than the loop). Absolute times are shown 
 import argparse
 import statistics
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from side_by_side import in_turn, ratio
-from torch import Tensor
+from torch.nn import Parameter
 from torchvision.models import resnet50
 
 from simclr_dist.optim import LARS
@@ -24,11 +25,11 @@ LR, MOMENTUM, DECAY, COEFFICIENT = 0.1, 0.9, 1e-4, 0.001
 class LoopLARS(torch.optim.Optimizer):
     """Tensor by tensor as in moco-v3: the learning rate outside the momentum buffer."""
 
-    def __init__(self, params: list[Tensor]) -> None:
+    def __init__(self, params: list[Parameter]) -> None:
         super().__init__(params, {"lr": LR, "momentum": MOMENTUM, "weight_decay": DECAY, "coefficient": COEFFICIENT})
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self) -> None:  # type: ignore[override]  # no closure is given here
         for group in self.param_groups:
             for p in group["params"]:
                 dp = p.grad
@@ -47,18 +48,18 @@ class LoopLARS(torch.optim.Optimizer):
                 p.add_(mu, alpha=-group["lr"])
 
 
-def parameters_like(shapes: list[torch.Size]) -> list[Tensor]:
+def parameters_like(shapes: list[torch.Size]) -> list[Parameter]:
     generator = torch.Generator().manual_seed(0)
     parameters = []
     for shape in shapes:
-        parameter = torch.nn.Parameter(0.05 * torch.randn(shape, generator=generator))
+        parameter = Parameter(0.05 * torch.randn(shape, generator=generator))
         parameter.grad = 1e-3 * torch.randn(shape, generator=generator)
         parameters.append(parameter)
     return parameters
 
 
-def ours(parameters: list[Tensor], classic_momentum: bool) -> LARS:
-    groups = [
+def ours(parameters: list[Parameter], classic_momentum: bool) -> LARS:
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim > 1]},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0, "adapt": False},
     ]
@@ -72,10 +73,10 @@ def ours(parameters: list[Tensor], classic_momentum: bool) -> LARS:
     )
 
 
-def torch_optimizers(parameters: list[Tensor]) -> torch.optim.Optimizer:
+def torch_optimizers(parameters: list[Parameter]) -> torch.optim.Optimizer:
     import torch_optimizer
 
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim > 1]},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},  # which also turns adaptation off
     ]

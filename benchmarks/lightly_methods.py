@@ -86,11 +86,11 @@ def simsiam(keys: Any, features: Tensor, parts: nn.ModuleDict) -> Loss:
 
 def swav(keys: Any, features: Tensor, parts: nn.ModuleDict) -> Loss:
     parts["head"] = heads.SwaVProjectionHead(features.shape[-1], keys.hidden_dim, keys.output_dim)
-    parts["prototypes"] = heads.SwaVPrototypes(keys.output_dim, keys.prototypes)
+    prototypes = parts["prototypes"] = heads.SwaVPrototypes(keys.output_dim, keys.prototypes)
     parts["loss"] = losses.SwaVLoss(keys.temperature, keys.sinkhorn_iterations, keys.epsilon)
 
     def loss() -> Tensor:
-        parts["prototypes"].normalize()
+        prototypes.normalize()
         z = nn.functional.normalize(parts["head"](features.flatten(0, 1)), dim=1)  # all views at once, as its example
         scores = parts["prototypes"](z).chunk(len(features))
         found: Tensor = parts["loss"](list(scores[:2]), list(scores[2:]))

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,12 +67,12 @@ def torchvisions_own(folder: Path, view_side: int, interpolation: str = "bilinea
     return lambda: sum(1 for _ in loader)
 
 
-def ours(folder: Path, view_side: int, images: int, **keys: str) -> Callable[[], int]:
+def ours(folder: Path, view_side: int, images: int, **keys: Any) -> Callable[[], int]:
     batches = view_batches(folder, view_side, images, **keys)
     return lambda: sum(1 for _ in load_steps(batches, range(images // BATCH), workers=0, pin_memory=False))
 
 
-def view_batches(folder: Path, view_side: int, images: int, **keys: str) -> ViewBatches:
+def view_batches(folder: Path, view_side: int, images: int, **keys: Any) -> ViewBatches:
     recipe = Recipe(global_batch_images=BATCH)
     recipe.data.path, recipe.data.image_size = str(folder), view_side
     recipe.views["global"] = replace(recipe.views["global"], **keys)

@@ -20,10 +20,9 @@ from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from loss_contenders import CONTENDERS, DISTRIBUTED, TEMPERATURE
 from side_by_side import peak_mb
-from torch import Tensor
+from torch import Tensor, multiprocessing
 
 D = 128
 
@@ -124,7 +123,9 @@ def main() -> None:
     elif options.processes:
         with tempfile.TemporaryDirectory() as folder:
             arguments = (options.processes, options.images, options.rounds, folder, names)
-            torch.multiprocessing.spawn(distributed_rank, arguments, nprocs=options.processes)
+            multiprocessing.spawn(  # type: ignore[attr-defined]  # public, and not in its __all__
+                distributed_rank, arguments, nprocs=options.processes
+            )
     else:
         for rows in options.rows:
             one_process(rows, options.rounds, names)

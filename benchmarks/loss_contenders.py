@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import reduce
 
 import torch
 import torch.distributed as dist
@@ -125,9 +126,12 @@ def autograd_tiles() -> Callable[[Tensor, Tensor], Tensor]:
         everyone = torch.arange(len(columns))
         positives = ((rows * rows.roll(len(rows) // 2, 0)).sum(1) - 1) / TEMPERATURE
         parts = [
-            sum(
-                checkpoint(negatives, mine, theirs, number[:, None] == other, use_reentrant=False)
-                for theirs, other in zip(columns.split(tile), everyone.split(tile), strict=True)
+            reduce(
+                torch.add,
+                (
+                    checkpoint(negatives, mine, theirs, number[:, None] == other, use_reentrant=False)
+                    for theirs, other in zip(columns.split(tile), everyone.split(tile), strict=True)
+                ),
             )
             for mine, number in zip(rows.split(tile), own.split(tile), strict=True)
         ]

@@ -77,7 +77,8 @@ def ours(name: str, features: Tensor, keys: Sequence[str], folder: Path) -> tupl
         with torch.no_grad():
             detached = {key: each.detach() for key, each in found.embeddings.items()}
             method.after_update(detached, targets, prepared, 0, 100)
-        return found.outputs["loss"].detach()
+        loss: Tensor = found.outputs["loss"].detach()
+        return loss
 
     return method, step
 

@@ -60,7 +60,7 @@ def _of_step(step: dict[str, Any], steps: dict[str, Any]) -> list[str]:
 
 
 def _mean(rows: list[dict[str, Any]], key: str) -> float:
-    return statistics.mean(row[key] for row in rows)
+    return statistics.mean(float(row[key]) for row in rows)
 
 
 def _percent(rows: list[dict[str, Any]], key: str) -> str:

@@ -22,11 +22,11 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import PIL
-import skimage
 from numpy.typing import NDArray
 from pasted_parts import (
     CLASS_FOLDERS,
@@ -85,7 +85,8 @@ def ground(photographs: Sequence[Pixels], side: int, drawn: Drawn) -> NDArray[np
     if drawn.below(2):
         crop = ImageOps.mirror(crop)
     pixels = np.asarray(crop.resize((side, side), Image.Resampling.BILINEAR), dtype=np.float64)
-    return pixels * np.array([drawn.between(0.6, 1.0) for _ in range(3)])
+    darkened: NDArray[np.float64] = pixels * np.array([drawn.between(0.6, 1.0) for _ in range(3)])
+    return darkened
 
 
 def paste(canvas: NDArray[np.float64], mask: Pixels, cutout: Image.Image, label: int, drawn: Drawn) -> None:
@@ -226,7 +227,7 @@ def main() -> None:
     manifest = {
         "sha256_of_pixels": digest, "seed": options.seed, "side": options.side, "images": counts,
         "cutouts_a_class": options.cutouts_a_class or "all, split",
-        "versions": {"numpy": np.__version__, "pillow": PIL.__version__, "scikit-image": skimage.__version__},
+        "versions": {"numpy": np.__version__, "pillow": PIL.__version__, "scikit-image": version("scikit-image")},
         "photographs": list(photographs),
         "cutouts": {split: {name: list(found) for name, found in cutouts[split].items()} for split in SPLITS},
     }  # fmt: skip

@@ -118,7 +118,7 @@ def compare(number: int) -> float:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     measured = json.loads(run.stdout.splitlines()[-1])["bytes"]
-    ratio = predicted / measured
+    ratio: float = predicted / measured
     print(f"{name:<70}{predicted / 2**20:>10.0f}{measured / 2**20:>10.0f}{ratio:>8.3f}", flush=True)
     return ratio
 

@@ -9,6 +9,9 @@ without it the centre crops' features are computed once, and the epochs are thos
 
 import argparse
 import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,8 +51,8 @@ def main() -> None:
     recipe = load_config(given.config, given.keys).recipe
     encoder = LoadedEncoder(encoder=build_encoder(recipe).eval(), projection=None, recipe=recipe, source="random")
 
-    def context() -> SomeImages:
-        return SomeImages(encoder, given.images, given.device)
+    def judge(how: Callable[..., object], **choices: Any) -> object:
+        return how(SomeImages(encoder, given.images, given.device), batch_images=given.batch, **choices)
 
     augmented, plain = given.epochs
     kinds = {
@@ -59,8 +62,8 @@ def main() -> None:
     for name, choices in kinds.items():
         found = in_turn(
             {
-                "one": lambda choices=choices: probe(context(), solver="sgd", batch_images=given.batch, **choices),
-                "grid": lambda choices=choices: probe_grid(context(), batch_images=given.batch, **choices),
+                "one": partial(judge, probe, solver="sgd", **choices),
+                "grid": partial(judge, probe_grid, **choices),
             },
             given.rounds,
             clock=time.process_time,

@@ -80,4 +80,4 @@ def _best(rows: Rows, way: str, images: int | None) -> Rows:
 
 
 def _mean(rows: Rows) -> float:
-    return statistics.mean(row["mean_iou"] for row in rows)
+    return statistics.mean(float(row["mean_iou"]) for row in rows)

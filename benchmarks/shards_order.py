@@ -23,6 +23,7 @@ from simclr_dist.config.recipe import Data, Recipe
 from simclr_dist.config.shards import Shards
 from simclr_dist.data.loading.order import ShardOrder, build_order
 from simclr_dist.data.sources.named import open_source
+from simclr_dist.data.sources.shards.fetched import FetchedShards
 from simclr_dist.data.sources.shards.source import ShardSource
 from tests.support.shards import serving
 
@@ -119,6 +120,7 @@ def measure_order(folder: Path, samples: int, shards: int, every: int) -> None:
         order = order_of(source)
         np.full(order.steps_per_epoch * BATCH, -1, dtype=np.int64).tofile(folder / "read.i8")
         quarter, most, began = order.steps_per_epoch // 4, 0, time.monotonic()
+        assert isinstance(source.shards, FetchedShards)
         cache = source.shards.cache
         first, context = 0, multiprocessing.get_context("fork")
         for processes, until in ((4, quarter), (2, 2 * quarter), (3, 3 * quarter), (4, order.steps_per_epoch)):

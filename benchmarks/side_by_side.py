@@ -3,11 +3,11 @@
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 
 def in_turn(
-    contenders: dict[str, Callable[[], object]],
+    contenders: Mapping[str, Callable[[], object]],
     rounds: int,
     warm_up: int = 1,
     clock: Callable[[], float] = time.perf_counter,

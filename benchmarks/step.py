@@ -55,9 +55,10 @@ class Sync(Native):
 
     def forward(self, x: Tensor) -> Tensor:
         everything = dist.group.WORLD
-        return SyncBatchNorm.apply(
+        found: Tensor = SyncBatchNorm.apply(
             x, self.weight, self.bias, self.running_mean, self.running_var, self.eps, self.momentum, everything, 1
         )
+        return found
 
 
 def with_norms(module: nn.Module, kind: type[Native]) -> Any:
@@ -109,7 +110,7 @@ def contenders(trainer: Trainer, device: torch.device) -> dict[str, Callable[[],
         "native": bare(with_norms(method(own), Native), config, batch),
     }
     if device.type == "cuda":
-        store = dist.HashStore()
+        store = dist.HashStore()  # type: ignore[attr-defined]  # public, and not in its __all__
         dist.init_process_group("nccl", store=store, rank=0, world_size=1)
         steps["processes"] = bare(method(StatisticsGroup(spans_processes=True)), config, batch)
         steps["sync"] = bare(with_norms(method(own), Sync), config, batch)

@@ -92,8 +92,8 @@ class Here:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
             call()
             self.wait()
-        kernels = (event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA)
-        return sum(event.device_time_total for event in kernels) / 1e6
+        kernels = (event for event in profile.events() if event.device_type.name == "CUDA")
+        return float(sum(event.device_time_total for event in kernels)) / 1e6
 
     def peak_bytes(self, call: Callable[[], object]) -> tuple[int, int]:
         """Highest memory (in tensors, reserved) of the device during a call; 0 on the CPU, which counts none."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Generator, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from loss_contenders import cross_entropy, lightly
@@ -22,7 +22,7 @@ _ERROR, _MILLISECONDS, _TIMES = 1e-5, 0.35, 5.0
 
 def rows(here: Here) -> Iterator[Row]:
     sizes = here.size([(8192, 128), (32768, 128), (65536, 256)], [(64, 16)])
-    problems = {size: _Problem(*size, here) for size in sizes}
+    problems = {(count, d): _Problem(count, d, here) for count, d in sizes}
     tiles: dict[tuple[int, int], Seconds] = {}
     for size, problem in problems.items():
         tiles[size] = yield from problem.row("eager tiles", lambda: _ours("tiles"))
@@ -130,7 +130,7 @@ def _flex(here: Here, precision: torch.dtype = torch.float32) -> Loss:
     """The log-sum-exp of an attention of the rows to themselves, which keeps no matrix either."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    attend = torch.compile(flex_attention, dynamic=False) if here.on_gpu else flex_attention
+    attend: Any = torch.compile(flex_attention, dynamic=False) if here.on_gpu else flex_attention
 
     def others(score: Tensor, _batch: Tensor, _head: Tensor, row: Tensor, column: Tensor) -> Tensor:
         return torch.where(row == column, -math.inf, score)
@@ -139,6 +139,7 @@ def _flex(here: Here, precision: torch.dtype = torch.float32) -> Loss:
         z = F.normalize(torch.cat((z_1, z_2)), dim=1)
         rows = z.to(precision)[None, None]
         _, sums = attend(rows, rows, rows[..., :16], score_mod=others, scale=1 / TEMPERATURE, return_lse=True)
-        return (sums.flatten() - (z * z.roll(len(z) // 2, 0)).sum(1) / TEMPERATURE).mean()
+        found: Tensor = (sums.flatten() - (z * z.roll(len(z) // 2, 0)).sum(1) / TEMPERATURE).mean()
+        return found
 
     return loss

@@ -11,6 +11,7 @@ from simclr_dist.config import Recipe
 from simclr_dist.config.registry import METHODS, method_class, method_keys
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.errors import first_line
+from simclr_dist.methods.base import Method
 from simclr_dist.models.kernels import set_kernels
 from simclr_dist.verification.certificate import certify
 
@@ -52,8 +53,9 @@ def recipe_of(name: str) -> Recipe:
     """A small recipe of the method, whose views all have a size that 32 pixels bear."""
     config = config_of("resnet18", 32, 32, stem="small")
     recipe = config.recipe
-    recipe.method = method_class(name).small(method_keys(name), recipe.global_batch_images)
-    recipe.views = method_class(name).views(recipe.method)
+    of: type[Method] = method_class(name)  # type: ignore[assignment]
+    recipe.method = of.small(method_keys(name), recipe.global_batch_images)
+    recipe.views = of.views(recipe.method)
     for group in recipe.views.values():
         group.size = min(group.size, 16)
     config.check()

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 from lars import LoopLARS, ours, parameters_like
-from torch import Tensor
+from torch.nn import Parameter
 from torchvision.models import resnet50
 
 from gpu_sections.here import Here, Row
@@ -17,10 +17,10 @@ def rows(here: Here) -> Iterator[Row]:
         shapes = [parameter.shape for parameter in resnet50().parameters()]
     shapes = here.size(shapes, [torch.Size((8, 4)), torch.Size((8,))] * 4)
 
-    def parameters() -> list[Tensor]:
+    def parameters() -> list[Parameter]:
         moved = []
         for each in parameters_like(shapes):
-            moved.append(torch.nn.Parameter(each.detach().to(here.device)))
+            moved.append(Parameter(each.detach().to(here.device)))
             moved[-1].grad = each.grad.to(here.device) if each.grad is not None else None
         return moved
 

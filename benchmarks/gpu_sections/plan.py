@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -87,11 +88,11 @@ def _configs(here: Here) -> dict[str, Config]:
     """Name -> config of one process."""
     images, side = here.size((128, 224), (8, 16))
     name, width, stem = here.size(("resnet50", 1.0, "imagenet"), ("resnet10", 0.25, "small"))
-    half = {"precision": "bfloat16", "channels_last": True, "device": here.device.type}
+    half: dict[str, Any] = {"precision": "bfloat16", "channels_last": True, "device": here.device.type}
     plain = config_of(name, images, side, width=width, stem=stem, **half)
     found = {f"{name}, {images} images of {side} px, bfloat16": plain}
     if here.on_gpu:
-        groups = {"group": images // 8, "recompute": "blocks"}
+        groups: dict[str, Any] = {"group": images // 8, "recompute": "blocks"}
         found["the same in 8 groups, recompute=blocks"] = config_of(name, images, side, **groups, **half)
         found["ResNet-18, 512 images of 32 px, float32"] = config_of("resnet18", 512, 32, stem="small", device="cuda")
     return found

@@ -33,7 +33,7 @@ _MACHINES: dict[str, dict[str, Any]] = {
 def rows(here: Here) -> Iterator[Row]:
     """All runs at once: nothing here is timed."""
     steps, killed_in = here.size((24, 14), (6, 5))
-    runs = []
+    runs: list[tuple[Any, ...]] = []
     for name, machine in list(_MACHINES.items())[: here.size(len(_MACHINES), 1)]:
         folder = here.folder / str(len(runs))
         whole, killed = (_config(here, folder / run, steps, machine) for run in ("whole", "killed"))

@@ -58,6 +58,7 @@ class Running:
             found.state = f"was ended after {time.monotonic() - self._begun:.0f} s; what it had found is kept"
         else:
             found.state = "done" if self._process.exitcode == 0 else self._why()
+        assert self._process.pid is not None
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)  # with all that it has started
         self._process.join()

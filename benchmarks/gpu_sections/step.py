@@ -1,7 +1,7 @@
 """ResNet-50 at 224 pixels in bfloat16, channels_last: the trainer's step against the same network in bare torch."""
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import torch
 from torch import nn
@@ -40,7 +40,7 @@ def config_for(here: Here, groups: int = 1, **machine: object) -> Config:
 
 def measured(
     what: str, config: Config, here: Here, step: Callable[[], object], bare: float | None = None, rounds: int = 10
-) -> Iterator[Row]:
+) -> Generator[Row, None, float]:
     """The row of a step; returns its views a second. ``bare``: those of bare torch, with which it is compared."""
     seconds = here.seconds(step, rounds)
     tensors, reserved = here.peak_bytes(step)
@@ -69,7 +69,7 @@ def measured(
     gc.collect()
     if here.on_gpu:
         torch.cuda.empty_cache()
-    return views  # type: ignore[return-value]
+    return views
 
 
 def trainer_step(config: Config, here: Here) -> Callable[[], object]:

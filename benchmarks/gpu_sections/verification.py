@@ -40,7 +40,7 @@ def _of_two(here: Here) -> list[tuple[Any, ...]]:
     first.start()
     second.start()
     writer.close()  # so that the read below ends when both have ended without a word
-    found = reader.recv()
+    found: list[tuple[Any, ...]] | str = reader.recv()
     first.join()
     second.join()
     if isinstance(found, str):
@@ -90,7 +90,9 @@ def _world_of_one(here: Here) -> Row:
     gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # its name before torch 2.13
     gather(gathered, given)
     dist.all_reduce(reduced)
-    dist.broadcast(first, src=0, group=dist.new_group([0]))
+    alone = dist.new_group([0])
+    assert not isinstance(alone, int)  # torch's answer to a process that is not in it
+    dist.broadcast(first, src=0, group=alone)
     objects: list[Any] = [None]
     dist.all_gather_object(objects, "here")
     same = all(torch.equal(given, each) for each in (gathered, reduced, first)) and objects == ["here"]
