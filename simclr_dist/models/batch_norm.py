@@ -102,8 +102,10 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         assert self.running_var is not None
         assert self.momentum is not None
         self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-        self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
+        # As torch's kernel moves them: unseen by autograd, which keeps them for the backward pass of an earlier call of
+        # this step (crops of another size) and does not need them there.
+        self.running_mean.data.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+        self.running_var.data.lerp_(variance.to(self.running_var.dtype), self.momentum)
 
 
 def normalised_and_rectified(norm: nn.Module, x: Tensor, added: Tensor | None = None) -> Tensor:

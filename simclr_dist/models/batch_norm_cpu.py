@@ -120,8 +120,11 @@ def _by_group(x: Tensor, groups: int, fold: int) -> Tensor:
 
 
 def _folded(values: Tensor, fold: int) -> Tensor:
-    """(groups, channels) for the rows of :func:`_by_group`: (groups, fold * channels)."""
-    return values if fold == 1 else values.unsqueeze(1).expand(-1, fold, -1).reshape(len(values), -1)
+    """(groups, channels) for the rows of :func:`_by_group`: (groups, fold * channels), each in memory of its own.
+
+    Of one channel the reshaping is a view of stride 0, which torch's backward kernel reads as if it had no gaps.
+    """
+    return values if fold == 1 else values.unsqueeze(1).expand(-1, fold, -1).reshape(len(values), -1).contiguous()
 
 
 def _fold(x: Tensor, groups: int) -> int:

@@ -184,6 +184,25 @@ def test_a_number_of_rows_that_nothing_divides_is_normalised_too():
     assert relative_error(made["output"], expected["output"]) < 2e-7
 
 
+@pytest.mark.parametrize("shape", [(512, 1), (64, 1, 8, 8)])
+def test_one_channel_is_normalised_as_many_are(shape):
+    x, factors = (torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    made, expected = float32_and_float64(x, factors, 2)
+    for name in expected:
+        assert relative_error(made[name], expected[name]) < 2e-6, name
+
+
+def test_maps_of_two_sizes_go_through_one_norm_in_a_step():
+    # The first of them to torch's own kernel, the second one not: its running statistics move before the backward pass.
+    norm = GroupedBatchNorm(128, momentum=0.5)
+    large, small = (
+        torch.randn(shape, generator=torch.Generator().manual_seed(0)) for shape in ((64, 128, 2, 2), (512, 128, 1, 1))
+    )
+    (norm(large).square().sum() + norm(small).sum()).backward()
+    means = [each.movedim(1, 0).flatten(1).mean(1) for each in (large, small)]
+    assert torch.allclose(norm.running_mean, means[0] / 4 + means[1] / 2, atol=1e-6)
+
+
 def test_buffers_are_copied_in_one_call_a_type(monkeypatch):
     copy, calls = torch._foreach_copy_, []
     monkeypatch.setattr(torch, "_foreach_copy_", lambda into, values: calls.append(into) or copy(into, values))
