@@ -160,7 +160,8 @@ class AnomalyWatch:
             middle = median(window)
             deviation = 1.4826 * median(abs(value - middle) for value in window)
             deviation = max(deviation, _LEAST_DEVIATION * abs(middle))
-            if loss > middle + self.recipe.jump_deviations * deviation:
+            # Losses of 0, as those of triplets that are all told apart, have no deviation to compare with.
+            if deviation and loss > middle + self.recipe.jump_deviations * deviation:
                 return JUMP, f"loss jumps from {middle:.3f} to {loss:.3f}", loss
         if self._collapsed_steps == self.recipe.window_steps:
             return COLLAPSE, f"the embeddings have collapsed: {metric.title} is {metric.shown(spread)}", spread

@@ -74,6 +74,10 @@ def test_a_loss_that_stands_still_does_not_jump_in_its_last_digits(tmp_path):
     assert judged(watch(tmp_path), 1, [2.0] * 30 + [2.13]) == [31]
 
 
+def test_a_loss_that_was_0_most_of_the_time_does_not_jump_when_it_is_not(tmp_path):
+    assert judged(watch(tmp_path), 1, [0.0] * 30 + [0.001, 0.0, 0.02]) == []
+
+
 def test_losses_of_skipped_steps_are_not_what_later_ones_are_compared_with(tmp_path):
     numbers = [*noisy(40), *[9.0] * 15]
     assert judged(watch(tmp_path, on_jump="skip", max_skipped_steps=99), 1, numbers) == list(range(41, 56))
