@@ -1,5 +1,7 @@
 """Losses of time: the values of TCN's code, plain formulas, and which pairs they are of."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -69,6 +71,15 @@ def test_nt_xent_with_one_partner_and_all_else_far_is_a_cross_entropy():
     logits = (z @ z.T / 0.2).fill_diagonal_(-torch.inf)
     expected = F.cross_entropy(logits, torch.arange(10) ^ 1)
     assert torch.allclose(nt_xent_in_time(z, without_itself(near), far, 0.2), expected, rtol=1e-12)
+
+
+def test_nt_xent_of_far_rows_that_are_much_nearer_is_exact_in_float64():
+    z = torch.eye(2, dtype=torch.float64)[[0, 1, 0]]  # the near row is orthogonal, the far one the same
+    at = times([0, 0, 1], [0, 1, 0])
+    near, far = near_and_far(at, at, 1, 2)
+    made = nt_xent_in_time(z, without_itself(near), far, 0.04)
+    # Of row 0 log(1 + exp(25)), of row 1, which both others are orthogonal to, log(2).
+    assert float(made) == pytest.approx((math.log1p(math.exp(25)) + math.log(2)) / 2, rel=1e-15)
 
 
 @pytest.mark.parametrize("loss", [semi_hard_triplet, nt_xent_in_time])
