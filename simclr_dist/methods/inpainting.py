@@ -155,13 +155,24 @@ def band_weights(hole: int, band: int, weight: float) -> Tensor:
     return weights
 
 
+class _Cropped(nn.Module):
+    """Of maps (rows, d, h, w) the middle, ``side`` places in each direction."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, maps: Tensor) -> Tensor:
+        first = (maps.shape[-1] - self.side) // 2
+        inside = slice(first, first + self.side)
+        return maps[..., inside, inside]
+
+
 def decoder(features: int, channels: int, hole: int, make: Parts) -> nn.Sequential:
-    """Features (rows, features) to pixels in -1..1, (rows, 3, hole, hole): a linear layer to a small map, which is
-    doubled by transposed convolutions as often as its side allows."""
-    doublings = 0
-    while hole % 2 ** (doublings + 1) == 0 and hole // 2 ** (doublings + 1) >= _SMALLEST:
-        doublings += 1
-    side = hole // 2**doublings
+    """Features (rows, features) to pixels in -1..1, (rows, 3, hole, hole): a linear layer to a map of four to eight
+    places a side, doubled by transposed convolutions; of a last map that is larger than the hole, the middle."""
+    doublings = max(0, hole.bit_length() - _SMALLEST.bit_length())
+    side = -(-hole // 2**doublings)
     layers = nn.Sequential(
         nn.Linear(features, channels * side * side, bias=False),
         nn.Unflatten(1, (channels, side, side)),
@@ -174,5 +185,7 @@ def decoder(features: int, channels: int, hole: int, make: Parts) -> nn.Sequenti
         layers.append(make.norm(narrower))
         layers.append(nn.ReLU(inplace=True))
         channels = narrower
+    if side * 2**doublings > hole:
+        layers.append(_Cropped(hole))
     layers.append(nn.Conv2d(channels, 3, kernel_size=3, padding=1))
     return layers.append(nn.Tanh())

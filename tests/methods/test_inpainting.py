@@ -71,9 +71,10 @@ def test_the_figures_are_of_what_is_hidden_alone(tmp_path):
     assert float(method.loss(wrong, targets, batch)["loss"]) > float(found["loss"])
 
 
-@pytest.mark.parametrize("hole", [4, 14, 16, 64])
-def test_a_decoder_makes_a_middle_of_any_side(hole, tmp_path):
+@pytest.mark.parametrize("hole", [4, 14, 16, 51, 64, 113])
+def test_a_decoder_makes_a_middle_of_any_side_from_a_small_map(hole, tmp_path):
     made = decoder(10, 16, hole, Parts(method_config("inpainting", tmp_path).recipe))
+    assert made[0].out_features <= 16 * 8 * 8  # channels and places
     pixels = made(torch.randn(4, 10))
     assert pixels.shape == (4, 3, hole, hole)
     assert float(pixels.abs().max()) <= 1
