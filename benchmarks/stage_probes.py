@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from image_recipes import IMAGES, SOURCE, config_of
@@ -28,7 +29,7 @@ from simclr_dist.weights.read import load_encoder
 class Stage(nn.Module):
     """Images to the map of one stage of a ResNet, pooled to ``side`` x ``side`` places at most."""
 
-    def __init__(self, encoder: nn.Module, number: int, side: int) -> None:
+    def __init__(self, encoder: Any, number: int, side: int) -> None:
         super().__init__()
         self.encoder, self.number, self.side = encoder, number, side
 

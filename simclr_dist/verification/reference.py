@@ -6,7 +6,7 @@ Nothing here is shared with the code under test but the networks' layers and the
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from simclr_dist.data.loading.batch import Batch
@@ -118,24 +118,3 @@ def _make_plain(norm: GroupedBatchNorm, groups: int) -> None:
         return (y if added is None else y + added).relu() if rectified else y
 
     norm.forward = forward  # type: ignore[method-assign]
-
-
-def lars_steps(
-    module: nn.Module, gradient: dict[str, Tensor], rates: list[float], momentum: float, decay: float, trust: float
-) -> dict[str, Tensor]:
-    """The parameters after steps of LARS in Google's classic form with the same gradient, tensor by tensor."""
-    after = {}
-    for name, parameter in module.named_parameters():
-        if name not in gradient:
-            continue
-        weight, buffer = parameter.detach().clone(), torch.zeros_like(parameter)
-        for rate in rates:
-            direction, ratio = gradient[name], 1.0
-            if weight.dim() > 1:  # biases and batch norm: no decay, no adaptation
-                direction = direction + decay * weight
-                if weight.norm() > 0 and direction.norm() > 0:
-                    ratio = float(trust * weight.norm() / direction.norm())
-            buffer = momentum * buffer + rate * ratio * direction
-            weight = weight - buffer
-        after[name] = weight
-    return after

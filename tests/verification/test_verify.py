@@ -21,6 +21,7 @@ from simclr_dist.verification.certificate import certify
 from simclr_dist.verification.check import Check, largest, relative_error
 from simclr_dist.verification.kernels import kernel_checks
 from simclr_dist.verification.miniature import Miniature
+from simclr_dist.verification.optimizer import optimizer_check
 from tests.support import toy_methods
 from tests.support.masked import Dense
 from tests.support.processes import run_distributed, tiny_config
@@ -186,6 +187,29 @@ def test_a_miniature_keeps_the_proportion_of_the_sizes_of_views_and_the_methods_
     small = Miniature(config.recipe, Processes(), torch.device("cpu"))
     assert small.recipe.method.queue_keys == small.batch * 3 // 2
     assert small.global_batch().labels is None
+
+
+_OUTSIDE = "recipe.optimizer.classic_momentum=false"
+_INSIDE = ("recipe.optimizer.name=lars", _OUTSIDE, "recipe.optimizer.trust_in_momentum=true")
+
+
+@pytest.mark.parametrize("keys", [
+    ("recipe.optimizer.name=lars",), ("recipe.optimizer.name=lars", _OUTSIDE), _INSIDE,
+    (*_INSIDE, "recipe.optimizer.trust_clip=true", "recipe.optimizer.trust_coefficient=0.02"),
+    ("recipe.optimizer.name=sgd",), ("recipe.optimizer.name=adamw",), ("recipe.optimizer.name=lamb",),
+])  # fmt: skip
+def test_the_optimizer_that_is_checked_is_the_recipes_in_its_form(keys, monkeypatch):
+    small = Miniature(load_config("digits_demo", keys).recipe, Processes(), torch.device("cpu"))
+    assert optimizer_check(small).holds
+    make = factory.make_optimizer
+    of_other = {"momentum": 0.8, "trust_in_momentum": False, "trust_clip": False, "classic_momentum": True}
+    for key, value in of_other.items():
+        if key != "momentum" and getattr(small.recipe.optimizer, key) == value:
+            continue
+        monkeypatch.setattr(
+            factory, "make_optimizer", lambda m, r, k=key, v=value: make(m, dataclasses.replace(r, **{k: v}))
+        )
+        assert not optimizer_check(small).holds, key
 
 
 def test_convolutions_in_tf32_are_those_of_a_config_that_asks_for_them(monkeypatch):
