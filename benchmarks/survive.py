@@ -149,6 +149,7 @@ def main() -> None:
     parser.add_argument("keys", nargs="*", help="KEY=VALUE of all runs")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--first", type=int, default=0, help="number of the first run: another machine does others")
     parser.add_argument("--epochs", type=int, default=5, help="of 11 steps")
     parser.add_argument("--srun", action="store_true", help="as srun would start them")
     options = parser.parse_args()
@@ -158,7 +159,7 @@ def main() -> None:
     done = [json.loads(line) for line in rows.read_text().splitlines()] if rows.exists() else []
     keys = [f"recipe.epochs={options.epochs}", "recipe.warmup_epochs=1", *options.keys]
     total = 11 * options.epochs
-    for number in range(len(done), options.runs):
+    for number in range(options.first + len(done), options.first + options.runs):
         run, other = options.out / "run", options.out / "resized"
         for folder in (run, other):
             shutil.rmtree(folder, ignore_errors=True)
