@@ -101,14 +101,11 @@ def pair_sums(
     for block in range(begin, end):
         j = block * COLUMNS + tl.arange(0, COLUMNS)
         s = products_of(row, load_pieces(pieces, j, D)) + tl.load(b + j)[None, :]
-        e = tl.exp2(s * factor + shift)
-        more = s > own_s
         if special(tl.program_id(0) * ROWS, block * COLUMNS, first, count, ROWS, COLUMNS):
             counted, _ = rule(i[:, None], j[None, :], first, count)
-            e = tl.where(counted, e, 0.0)
-            more = more & counted
-        total += e
-        above += more.to(tl.float32)
+            s = tl.where(counted, s, float("-inf"))  # exp(-inf) = 0, and above nothing
+        total += tl.exp2(s * factor + shift)
+        above += (s > own_s).to(tl.float32)
     out = parts + tl.program_id(1).to(tl.int64) * count + i
     tl.store(out, tl.sum(total, 1), mask=i < count)
     tl.store(out + tl.num_programs(1).to(tl.int64) * count, tl.sum(above, 1), mask=i < count)

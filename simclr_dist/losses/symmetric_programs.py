@@ -14,6 +14,36 @@ from simclr_dist.losses.pair_programs import load_pieces, products_of
 
 
 @triton.jit
+def _of_threads(tile):
+    """(rows, 4): of a tile (rows, columns) the sums of the columns that one thread has in a product of tensor cores,
+    two of every eight, so that nothing goes from thread to thread."""
+    ROWS: tl.constexpr = tile.shape[0]
+    return tl.sum(tl.sum(tl.reshape(tile, (ROWS, tile.shape[1] // 8, 4, 2)), 3), 1)
+
+
+@triton.jit
+def _bytes(COLUMNS: tl.constexpr):
+    """(pairs of eights, 2, 4, 2): by how many bits a count of each column is shifted, where four share a number."""
+    of_eight = tl.arange(0, 2)[None, :, None, None]
+    of_two = tl.arange(0, 2)[None, None, None, :]
+    return tl.broadcast_to(8 * (2 * of_eight + of_two), (COLUMNS // 16, 2, 4, 2))
+
+
+@triton.jit
+def _counts(met, byte):
+    """Of a tile of bits (rows, columns), at most 255 rows, how many of each column are set, float32.
+
+    The four columns in a thread's hand go through the threads as the bytes of one number.
+    """
+    ROWS: tl.constexpr = met.shape[0]
+    COLUMNS: tl.constexpr = met.shape[1]
+    ones = tl.reshape(met.to(tl.int32), (ROWS, COLUMNS // 16, 2, 4, 2)) << byte[None]
+    packed = tl.sum(tl.sum(tl.sum(ones, 4), 2), 0)
+    counts = (packed[:, None, :, None] >> byte) & 255
+    return tl.reshape(counts, (COLUMNS,)).to(tl.float32)
+
+
+@triton.jit
 def half_sums(
     pieces, a, b, own, parts, across, count, factor,
     rule: tl.constexpr, special: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -32,8 +62,9 @@ def half_sums(
     shift = tl.where(i < count, tl.load(a + i), float("-inf"))[:, None]
     row_own = tl.load(own + i)[:, None]
     row_b = tl.load(b + i)[:, None]
-    total = tl.zeros((ROWS,), tl.float32)
-    above = tl.zeros((ROWS,), tl.float32)
+    total = tl.zeros((ROWS, 4), tl.float32)
+    above = tl.zeros((ROWS, 4), tl.int32)
+    byte = _bytes(COLUMNS)
     TILES: tl.constexpr = ROWS // COLUMNS
     met = (blocks // 2 + 1) * TILES
     share = tl.cdiv(met, tl.num_programs(1))
@@ -44,24 +75,22 @@ def half_sums(
         start = (tl.program_id(0) + on) % blocks * ROWS + tile % TILES * COLUMNS
         j = start + tl.arange(0, COLUMNS)
         common = products_of(row, load_pieces(pieces, j, D))
+        if special(tl.program_id(0) * ROWS, start, 0, count, ROWS, COLUMNS):
+            counted, _ = rule(i[:, None], j[None, :], 0, count)
+            common = tl.where(counted, common, float("-inf"))  # exp(-inf) = 0, and above nothing
         s = common + tl.load(b + j)[None, :]
         e = tl.exp2(s * factor + shift)
         more = s > row_own
         column_more = common + row_b > tl.load(own + j)[None, :]
-        if special(tl.program_id(0) * ROWS, start, 0, count, ROWS, COLUMNS):
-            counted, _ = rule(i[:, None], j[None, :], 0, count)
-            e = tl.where(counted, e, 0.0)
-            more = more & counted
-            column_more = column_more & counted
-        total += tl.sum(e, 1)
-        above += tl.sum(more.to(tl.float32), 1)
+        total += _of_threads(e)
+        above += _of_threads(more.to(tl.int32))
         if (on > 0) & (on <= lines):
             out = across + (on - 1) * count + j
             tl.store(out, tl.sum(e, 0), mask=j < count)
-            tl.store(out + lines * count, tl.sum(column_more.to(tl.float32), 0), mask=j < count)
+            tl.store(out + lines * count, _counts(column_more, byte), mask=j < count)
     out = parts + tl.program_id(1) * count + i
-    tl.store(out, total, mask=i < count)
-    tl.store(out + tl.num_programs(1) * count, above, mask=i < count)
+    tl.store(out, tl.sum(total, 1), mask=i < count)
+    tl.store(out + tl.num_programs(1) * count, tl.sum(above, 1).to(tl.float32), mask=i < count)
 
 
 @triton.jit
