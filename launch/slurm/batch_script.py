@@ -44,10 +44,13 @@ _STATUS = "status=$?"
 _STATUS_OF_RUN = """for said in {folder}/.simclr_dist_"$SLURM_JOB_ID"_*_"${{SLURM_RESTART_COUNT:-0}}".status; do
     [ -f "$said" ] && status=$(cat "$said")
 done"""
+# The job by the name of distributed.launchers.job_here: of an array, this task and never all.
 _QUEUE_AGAIN = f"""if [ "$status" = {REQUEUE_STATUS} ]; then
+    job=$SLURM_JOB_ID
+    [ "$job" = "$SLURM_ARRAY_JOB_ID" ] && job="$job"_"$SLURM_ARRAY_TASK_ID"
     for _ in $(seq 30); do
-        if state=$(scontrol show job "$SLURM_JOB_ID"); then
-            case $state in *JobState=RUNNING*) scontrol requeue "$SLURM_JOB_ID" && break ;; *) break ;; esac
+        if state=$(scontrol show job "$job"); then
+            case $state in *JobState=RUNNING*) scontrol requeue "$job" && break ;; *) break ;; esac
         fi
         sleep 2
     done

@@ -12,23 +12,12 @@ from simclr_dist.launch.slurm import records, scheduler, watching
 from simclr_dist.launch.slurm.batch_script import start_script
 from simclr_dist.launch.slurm.resources import Resources, resources
 from simclr_dist.launch.slurm.submission import check
+from tests.support.commands import batch_script as script
 from tests.support.commands import run_command
 from tests.support.processes import pretrain_here, tiny_config
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
-    (tmp_path / "settings" / "simclr_dist").mkdir(parents=True)
-    (tmp_path / "my.yaml").write_text("recipe: {data: {source: folder, path: photos}}\n")
-    return tmp_path
-
-
-def script(capsys, *words: str) -> list[str]:
-    status, out, _ = run_command(capsys, "submit", "my.yaml", "--dry-run", *words)
-    assert status == 0
-    return out.replace("\\\n    ", "").splitlines()  # srun and what it starts as one line
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def test_the_script_asks_for_what_was_asked_and_starts_one_process_a_gpu(capsys, folder):
@@ -186,20 +175,6 @@ def test_a_gres_without_gpus_stands_beside_the_gpus(capsys):
 
 
 AWAY = "slurm_requeue error: Unable to contact slurm controller (connect failure)"
-
-
-@pytest.fixture
-def slurm(folder, monkeypatch):
-    """A stand-in for SLURM's commands: each is a shell script; ``asked`` counts the requeues."""
-
-    def answers(**scripts: str) -> None:
-        for name, text in scripts.items():
-            (folder / name).write_text(f"#!/bin/bash\n{text}\n")
-            (folder / name).chmod(0o755)
-
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.setattr(scheduler, "RETRY_SECONDS", 0.01)
-    return answers
 
 
 def test_a_requeue_is_asked_for_again_while_the_controller_is_away(slurm, folder):
