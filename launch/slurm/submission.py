@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ class Submission:
             self.wanted,
             name=self.name,
             folder=folder,
+            code=self._code(folder),
             arguments=f"pretrain {config}",
             mounts=self._mounts(),
             tasks=len(self.configs) if self.is_array else 0,
@@ -76,10 +78,12 @@ class Submission:
         number = answer.strip().partition(";")[0]
         return [self._record(folder, number, task) for task in range(len(self.configs))]
 
+    def _code(self, folder: Path) -> Path:
+        return self.code or folder / "code"
+
     def _write(self, folder: Path) -> Path:
-        code = self.code
-        if code is None:
-            code = folder / "code"
+        code = self._code(folder)
+        if self.code is None:
             copy_code(code)
         for task, config in enumerate(self.configs):
             write_atomically(folder / self._config_name(task), to_yaml(config).encode())
@@ -96,7 +100,7 @@ class Submission:
             job=f"{number}_{task}" if self.is_array else number,
             folder=str(folder),
             config=str(folder / self._config_name(task)),
-            code=str(self.code or folder / "code"),
+            code=str(self._code(folder)),
             version=code_version() if self.code is None else "of an earlier submission",
             submitted_at=datetime.now().astimezone().isoformat(timespec="seconds"),
             resources=dataclasses.asdict(self.wanted),
@@ -110,7 +114,8 @@ class Submission:
         return f"config_{task}.yaml" if self.is_array else "config.yaml"
 
     def _mounts(self) -> list[Path]:
-        wanted = [Path.cwd(), self.base, *(place for config in self.configs for place in _places(config.recipe))]
+        code = [self.code] if self.code else []  # of a sweep's run it stands beside the run's folder
+        wanted = [Path.cwd(), self.base, *code, *(place for config in self.configs for place in _places(config.recipe))]
         found = [path for path in dict.fromkeys(wanted) if str(path) != "."]
         return [path for path in found if not any(path != other and path.is_relative_to(other) for other in found)]
 
@@ -134,8 +139,9 @@ def runs_of(
     found = []
     for chosen in itertools.product(*choices):
         loaded = load_config(config, [*overrides, *(f"{key}={value}" for key, value in chosen)])
-        names = [f"{key.rpartition('.')[2]}={value}" for key, value in chosen]
-        loaded.machine.run_dir = str(base / ",".join(names).replace("/", "_")) if chosen else str(base)
+        # A name that paths can have and lists of folders, too (quoting.for_list).
+        name = re.sub("[/:,]", "_", "_".join(f"{key.rpartition('.')[2]}={value}" for key, value in chosen))
+        loaded.machine.run_dir = str(base / name) if chosen else str(base)
         for node, key in ((loaded.recipe.data, "path"), (loaded.recipe.initial, "weights")):
             if place := getattr(node, key):
                 setattr(node, key, str(Path(place).expanduser().absolute()))

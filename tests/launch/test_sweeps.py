@@ -3,11 +3,13 @@
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from simclr_dist.distributed.launchers import job_here
 from simclr_dist.launch.slurm import scheduler
+from simclr_dist.launch.slurm.submission import runs_of
 from simclr_dist.run.lock_owner import Owner
 from tests.support.commands import batch_script
 
@@ -64,3 +66,42 @@ def test_the_batch_script_of_an_array_requeues_its_own_task_and_only_while_that_
     text = "\n".join(batch_script(capsys, "--sweep=recipe.seed=0,1"))
     assert subprocess.run(["bash", "-c", text], env={**os.environ, **LAST}, check=False).returncode == 75
     assert (folder / "asked").read_text().splitlines() == ["show job 29_1", *asked]
+
+
+# sbatch takes everything, as number 29; nobody knows of that job any more.
+_TAKES = {"sbatch": '[ "$1" = --test-only ] && echo "to start at 12:30" >&2 || echo 29', "scontrol": "exit 1"}
+DEMO = ("digits_demo", "machine.run_dir=sw")
+
+
+@pytest.mark.parametrize("before", ["temperature=0.1_seed=0", "temperature=0.1,seed=0", "name=a:b"])
+def test_a_run_of_a_sweep_is_resumed_whatever_its_folder_is_called(slurm, folder, run, before):
+    slurm(**_TAKES)
+    sweep = ("--sweep=recipe.method.temperature=0.1,0.5", "--sweep=recipe.seed=0,1")
+    assert run("submit", *DEMO, *sweep)[0] == 0
+    runs = {path.name for path in (folder / "sw").iterdir()} - {"jobs"}
+    assert runs == {f"temperature={temperature}_seed={seed}" for temperature in ("0.1", "0.5") for seed in "01"}
+    (folder / "sw" / "temperature=0.1_seed=0").rename(folder / "sw" / before)  # as earlier versions named them
+    status, _, err = run("resume", f"sw/{before}")
+    assert status == 0, err
+    start = (folder / "sw" / before / "jobs" / "002" / "start").read_text()
+    assert f"{folder}/sw/jobs/001/code" in start  # that, and not the run's folder, is on PYTHONPATH
+
+
+def test_a_folder_with_a_comma_is_taken_and_a_containers_list_of_mounts_names_what_it_cannot_take(folder, run):
+    words = ("submit", "my.yaml", "machine.run_dir=/runs/a,b", "--dry-run")
+    assert run(*words)[0] == 0
+    assert "pyxis takes a colon or a comma" in run(*words, "--container=x")[2]
+
+
+def test_a_resumed_run_of_a_sweep_sees_the_sweeps_code_in_its_container(slurm, folder, run):
+    slurm(**_TAKES)
+    assert run("submit", *DEMO, "--sweep=recipe.seed=0,1")[0] == 0
+    (folder / "elsewhere").mkdir()
+    os.chdir(folder / "elsewhere")
+    out = run("resume", "../sw/seed=0", "--container=x.sif", "--dry-run")[1]
+    assert f"--bind {folder}/sw/jobs/001/code " in out
+
+
+def test_a_swept_value_with_a_slash_or_colon_makes_a_folder_that_a_list_can_name():
+    _, found = runs_of("my.yaml", [], ["recipe.data.path=/a/b,c:d"])
+    assert [Path(config.machine.run_dir).name for config in found] == ["path=_a_b", "path=c_d"]
