@@ -131,19 +131,26 @@ def _gpus_of_gres(word: str) -> int | None:
     return sum(counts) if counts else None
 
 
-def _profiles() -> Path:
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "simclr_dist"
+def _profiles() -> Path | None:
+    """The folder of the user's profiles; None: this user has no home."""
+    try:
+        return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "simclr_dist"
+    except RuntimeError:
+        return None
 
 
 def _profile_file(profile: str | None) -> Path | None:
+    folder = _profiles()
     if profile is None:
-        default = _profiles() / "default.yaml"
-        return default if default.is_file() else None
-    for path in (Path(profile), _profiles() / f"{profile}.yaml"):
+        default = folder / "default.yaml" if folder else None
+        return default if default and default.is_file() else None
+    for path in (Path(profile), *([folder / f"{profile}.yaml"] if folder else [])):
         if path.is_file():
             return path
-    there = ", ".join(sorted(path.stem for path in _profiles().glob("*.yaml"))) or "none"
-    raise UserError(f"--profile: '{profile}' is no file, and no profile in {_profiles()} ({there})")
+    if folder is None:
+        raise UserError(f"--profile: '{profile}' is no file, and this user has no home folder with profiles; give one")
+    there = ", ".join(sorted(path.stem for path in folder.glob("*.yaml"))) or "none"
+    raise UserError(f"--profile: '{profile}' is no file, and no profile in {folder} ({there})")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from simclr_dist.launch.slurm.quoting import for_shell
 from simclr_dist.launch.slurm.resources import Resources
 from simclr_dist.log import log
 from simclr_dist.storage.atomic import write_atomically
+from simclr_dist.storage.paths import expanded
 from simclr_dist.terminal import typed
 
 
@@ -134,22 +135,31 @@ def runs_of(
     Raises:
         UserError: a config is wrong, or a sweep has no values.
     """
-    base = base or Path(load_config(config, overrides).machine.run_dir).expanduser().absolute()
     choices = [_values(word) for word in sweep]
-    found = []
+    found, folders = [], set()
     for chosen in itertools.product(*choices):
         loaded = load_config(config, [*overrides, *(f"{key}={value}" for key, value in chosen)])
+        folders.add(loaded.machine.run_dir)
+        folder = base or Path(loaded.machine.run_dir).absolute()
         # A name that paths can have and lists of folders, too (quoting.for_list).
         name = re.sub("[/:,]", "_", "_".join(f"{key.rpartition('.')[2]}={value}" for key, value in chosen))
-        loaded.machine.run_dir = str(base / name) if chosen else str(base)
-        for node, key in ((loaded.recipe.data, "path"), (loaded.recipe.initial, "weights")):
-            if place := getattr(node, key):
-                setattr(node, key, str(Path(place).expanduser().absolute()))
+        loaded.machine.run_dir = str(folder / name)
+        data, initial = loaded.recipe.data, loaded.recipe.initial
+        data.path = _from_anywhere("recipe.data.path", data.path)
+        initial.weights = _from_anywhere("recipe.initial.weights", initial.weights)
         found.append(loaded)
-    folders = [each.machine.run_dir for each in found]
-    if len(set(folders)) < len(folders):
+    if len(folders) > 1:
+        raise UserError(
+            f"--sweep: machine.run_dir is the one folder over all runs, and is {' and '.join(sorted(folders)[:2])} by "
+            "the swept values; give one that does not depend on them"
+        )
+    if len({each.machine.run_dir for each in found}) < len(found):
         raise UserError("--sweep: two runs would have the same folder; give each value once, and keys of other names")
-    return base, tuple(found)
+    return folder, tuple(found)
+
+
+def _from_anywhere(key: str, place: str) -> str:
+    return str(expanded(key, place).absolute()) if place else place
 
 
 def check(configs: Sequence[Config], wanted: Resources, *, data: bool = True) -> None:

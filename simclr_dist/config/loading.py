@@ -21,11 +21,13 @@ from simclr_dist.config.health import Bands
 from simclr_dist.config.key_types import type_of
 from simclr_dist.config.machine import Machine
 from simclr_dist.config.moved import migrated
+from simclr_dist.config.places import refuse_variables
 from simclr_dist.config.recipe import Recipe, usual_warmup
 from simclr_dist.config.registry import method_keys
 from simclr_dist.config.schema import Config
 from simclr_dist.config.values import takes_bands, takes_options
 from simclr_dist.errors import UserError, first_line, nearest
+from simclr_dist.storage.paths import expanded
 from simclr_dist.storage.yaml_text import MOST_CHARACTERS, load_yaml
 
 
@@ -50,10 +52,11 @@ def load_config(config: str, overrides: Sequence[str] = (), values: Mapping[str,
         machine = filled(Machine, given.get("machine", {}), "machine.")
         loaded = Config(recipe=fill_recipe(given.get("recipe", {})), machine=machine, health=health)
         loaded.check()
-        _refuse_variables(loaded)
+        refuse_variables(loaded)
+        run_dir = loaded.machine.run_dir or f"runs/{path.stem}"
+        loaded.machine.run_dir = str(expanded("machine.run_dir", run_dir))  # as every message is to show it
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
-    loaded.machine.run_dir = loaded.machine.run_dir or f"runs/{path.stem}"
     return loaded
 
 
@@ -157,22 +160,6 @@ def _override(override: str) -> Any:
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{override}: cannot be read as key=value: {_one_line(error)}") from error
     return value
-
-
-def _refuse_variables(config: Config) -> None:
-    """A shell replaces $HOME, a config does not: a folder of that very name is meant only where it is there already."""
-    places = {
-        "machine.run_dir": config.machine.run_dir,
-        "recipe.data.path": config.recipe.data.path,
-        "recipe.initial.weights": config.recipe.initial.weights,
-    }
-    for key, text in places.items():
-        found = re.search(r"\$\{?([A-Za-z_]\w*)", text)
-        if found and not Path(text).expanduser().exists():
-            raise UserError(
-                f"{key}: '{text}': ${found[1]} is not replaced here; give the path itself or, in a file, "
-                f"${{oc.env:{found[1]}}} (a folder of that very name must be there already)"
-            )
 
 
 def _value(key: str, text: str) -> Any:

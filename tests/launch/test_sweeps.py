@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from simclr_dist.distributed.launchers import job_here
+from simclr_dist.errors import UserError
 from simclr_dist.launch.slurm import scheduler
 from simclr_dist.launch.slurm.submission import runs_of
 from simclr_dist.run.lock_owner import Owner
@@ -105,3 +106,19 @@ def test_a_resumed_run_of_a_sweep_sees_the_sweeps_code_in_its_container(slurm, f
 def test_a_swept_value_with_a_slash_or_colon_makes_a_folder_that_a_list_can_name():
     _, found = runs_of("my.yaml", [], ["recipe.data.path=/a/b,c:d"])
     assert [Path(config.machine.run_dir).name for config in found] == ["path=_a_b", "path=c_d"]
+
+
+def test_what_a_recipe_cannot_be_without_may_come_from_the_sweep(folder):
+    (folder / "no_path.yaml").write_text("recipe: {data: {source: folder}}\n")
+    base, found = runs_of("no_path.yaml", [], ["recipe.data.path=a,b"])
+    assert (base, [config.recipe.data.path for config in found]) == (
+        folder / "runs/no_path",
+        [f"{folder}/a", f"{folder}/b"],
+    )
+
+
+@pytest.mark.parametrize("sweep", ["machine.run_dir=a,b", "recipe.seed=0,1"])
+def test_runs_of_a_sweep_have_one_folder_over_them(folder, sweep):
+    (folder / "by_seed.yaml").write_text("machine: {run_dir: 'runs/${recipe.seed}'}\n")
+    with pytest.raises(UserError, match=r"--sweep: machine\.run_dir is the one folder over all runs, and is .* and "):
+        runs_of("by_seed.yaml", ["recipe.data.source=digits"], [sweep])
