@@ -5,7 +5,7 @@ import pwd
 import pytest
 
 from simclr_dist.errors import UserError
-from simclr_dist.launch.slurm.resources import resources
+from simclr_dist.launch.slurm.profiles import resources
 from tests.support.commands import batch_script
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -39,6 +39,19 @@ def test_the_texts_of_a_profile_are_what_stands_there_and_no_numbers(folder):
         ("- partition", "KEY: VALUE"),
         ("partition: [a", "cannot be read as YAML"),
         ("partition: {a: b}", "give one word"),
+        ("nodes: 0", "nodes is '0'; give a whole number, 1 or more"),
+        ("notice-seconds: 0", "notice-seconds is '0'; give a whole number, 1 or more"),
+        ("gpus-per-node: -1", "gpus-per-node is '-1'; give a whole number, 0 or more"),
+        ("nodes:", "nodes has no value"),
+        ("setup:", "setup has no value; give it one, or remove the line"),
+        ("sbatch:", "sbatch has no value; give it one, or remove the line"),
+        ("setup: [null]", "setup is '.None.'; give a line of the batch script, or a list of lines"),
+        ("setup: [module load: cuda]", "setup is '.*'; give a line of the batch script, or a list of lines"),
+        ("setup: {module load: cuda}", "setup is '.*'; give a line of the batch script, or a list of lines"),
+        ("sbatch: [mail-type: END]", "sbatch is '.*'; give KEY: VALUE, or a list of KEY=VALUE"),
+        ("sbatch: {mail-type: [END, FAIL]}", "sbatch: mail-type is '.*'; give one word or number"),
+        ("nodes: 1\nnodes: 2", "found duplicate key nodes at line 2, column 1"),
+        ("cpus-per-task: 1\ncpus_per_task: 2", "cpus_per_task is given twice, with - and with _"),
     ],
 )
 def test_a_mistake_in_a_profile_is_told_with_its_file_and_key(folder, text, complaint):

@@ -146,6 +146,7 @@ def test_a_process_that_is_killed_while_the_others_go_on_is_started_three_times_
         (["--sbatch=gpus=4"], "--sbatch gpus=4: it decides how many processes"),
         (["--sbatch=--ntasks-per-node=4"], "an option of its own for it, --tasks-per-node"),
         (["--sbatch=cpus_per_task=4"], "an option of its own for it, --cpus-per-task"),
+        (["--sbatch=mail-type=END", "--sbatch=mail-type=FAIL"], "mail-type is given twice; give it once"),
         (["--sbatch=output=x"], "submit sets it"),
         (["--sbatch=gres=gpu:2", "--gpus-per-node=4"], "differ; give one of them"),
     ],
