@@ -116,6 +116,9 @@ def resume(run: str, overrides: tuple[str, ...], new_code: bool, profile: str | 
     wrong = [word for word in overrides if not word.startswith("machine.")]
     if wrong:
         raise UserError(f"{wrong[0]}: a run keeps its recipe; only machine.KEY=VALUE may change")
+    moved = [word for word in overrides if word.startswith("machine.run_dir=")]
+    if moved:
+        raise UserError(f"{moved[0]}: RUN says where the run is, {run_dir}; leave it out")
     base, configs = runs_of(config, overrides, base=run_dir)
     given = _given(options)
     if found and profile is None:
