@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from simclr_dist.config import Config
+from simclr_dist.distributed.launchers import launcher_here
 from simclr_dist.errors import UserError
 
 
@@ -27,8 +28,9 @@ def relaunch(
     from simclr_dist.distributed.processes import Processes
     from simclr_dist.launch import local
 
-    if Processes.from_environment().count > 1:
-        raise UserError("--processes: torchrun has started the processes already; leave it out")
+    launcher = launcher_here()
+    if launcher and Processes.from_environment().count > 1:
+        raise UserError(f"--processes: {launcher.name} has started the processes already; leave it out")
     if check:
         check()
     require_devices(device, count)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from simclr_dist.errors import UserError, first_line
-from simclr_dist.launch.slurm.quoting import for_line, for_list, for_pattern, for_shell
+from simclr_dist.launch.slurm.quoting import for_line, for_list, for_pattern, for_python, for_shell
 from simclr_dist.launch.slurm.resources import Resources
 
 # A notice that comes before the process listens would end it, and the job with it: until then it waits. bash can only
@@ -44,10 +44,13 @@ _STATUS = "status=$?"
 _STATUS_OF_RUN = """for said in {folder}/.simclr_dist_"$SLURM_JOB_ID"_*_"${{SLURM_RESTART_COUNT:-0}}".status; do
     [ -f "$said" ] && status=$(cat "$said")
 done"""
+# The job by the name of distributed.launchers.job_here: of an array, this task and never all.
 _QUEUE_AGAIN = f"""if [ "$status" = {REQUEUE_STATUS} ]; then
+    job=$SLURM_JOB_ID
+    [ "$job" = "$SLURM_ARRAY_JOB_ID" ] && job="$job"_"$SLURM_ARRAY_TASK_ID"
     for _ in $(seq 30); do
-        if state=$(scontrol show job "$SLURM_JOB_ID"); then
-            case $state in *JobState=RUNNING*) scontrol requeue "$SLURM_JOB_ID" && break ;; *) break ;; esac
+        if state=$(scontrol show job "$job"); then
+            case $state in *JobState=RUNNING*) scontrol requeue "$job" && break ;; *) break ;; esac
         fi
         sleep 2
     done
@@ -63,7 +66,7 @@ def start_script(folder: Path, code: Path, python: str, *, goes_on: bool = False
     ``goes_on``: the others go on when it is killed, and it is started again.
     """
     text = _START + (_AGAIN if goes_on else _ONCE)
-    return text.format(code=for_shell(for_list(code, "PYTHONPATH")), folder=for_shell(folder), python=python)
+    return text.format(code=for_shell(for_python(code)), folder=for_shell(folder), python=python)
 
 
 def batch_script(
@@ -71,6 +74,7 @@ def batch_script(
     *,
     name: str,
     folder: Path,
+    code: Path,
     arguments: str,
     mounts: list[Path],
     tasks: int,
@@ -82,6 +86,7 @@ def batch_script(
         wanted: what to ask of the cluster.
         name: of the job.
         folder: where the start script stands and the logs go.
+        code: what the start script puts on PYTHONPATH.
         arguments: for ``simclr-dist``, ready for the shell.
         mounts: folders that a container must see.
         tasks: of a job array; 0: no array.
@@ -94,7 +99,8 @@ def batch_script(
         from submitit.slurm.slurm import _make_sbatch_string
     except ImportError as error:
         raise UserError("submit needs submitit: pip install 'simclr_dist[slurm]'") from error
-    for_line("machine.run_dir", for_list(folder, "PYTHONPATH"))  # the code stands in it
+    for_line("machine.run_dir", str(folder))
+    for_python(code)
     log = f"{for_pattern(folder)}/{'%A_%a' if tasks else '%j'}_%t_log.out"
     extra: dict[str, Any] = {
         "requeue": True,

@@ -35,12 +35,21 @@ def for_line(option: str, value: str) -> str:
     return value
 
 
-def for_list(path: Path, reader: str) -> str:
-    """A folder in a list that separates with colons and commas and has no way to quote them.
+def for_list(path: Path, reader: str, separators: str = ":,") -> str:
+    """A folder in a list that ``reader`` separates at each of ``separators``, with no way to quote them.
 
     Raises:
         UserError: it holds one.
     """
-    if any(separator in str(path) for separator in ":,"):
-        raise UserError(f"{path}: {reader} takes a colon or a comma in it for the end of the name; take another folder")
+    if any(separator in str(path) for separator in separators):
+        names = " or ".join(_NAMES[separator] for separator in separators)
+        raise UserError(f"{path}: {reader} takes {names} in it for the end of the name; take another folder")
     return str(path)
+
+
+def for_python(code: Path) -> str:
+    """A folder on PYTHONPATH; raises as :func:`for_list`."""
+    return for_list(code, "PYTHONPATH", ":")
+
+
+_NAMES = {":": "a colon", ",": "a comma"}

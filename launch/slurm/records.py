@@ -12,6 +12,10 @@ from simclr_dist.storage.atomic import write_atomically
 _NAME = "job.json"
 
 
+class UnreadableError(UserError):
+    """A file is no record of a job."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class JobRecord:
     """One submission of one run."""
@@ -41,7 +45,7 @@ def new_folder(run_dir: Path) -> Path:
     parent = run_dir / "jobs"
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        last = max((int(path.name) for path in parent.iterdir() if path.name.isdigit()), default=0)
+        last = max((int(path.name) for path in parent.iterdir() if path.name.isdecimal()), default=0)
         folder = parent / f"{last + 1:03d}"
         folder.mkdir()
     except OSError as error:
@@ -55,11 +59,12 @@ def write(folder: Path, record: JobRecord) -> None:
 
 
 def records_of(run_dir: Path) -> list[JobRecord]:
-    """All submissions of a run, the oldest first."""
-    found = []
-    for path in sorted(run_dir.glob(f"jobs/*/{_NAME}")):
-        found.append(_read(path))
-    return found
+    """All submissions of a run, the oldest first.
+
+    Raises:
+        UnreadableError: one is no record.
+    """
+    return [_read(path) for path in _files_of(run_dir)]
 
 
 def runs_under(folder: Path) -> list[Path]:
@@ -73,15 +78,26 @@ def last_record(run_dir: Path) -> JobRecord:
 
     Raises:
         UserError: nothing was submitted for this run.
+        UnreadableError: it is no record.
     """
-    found = records_of(run_dir)
+    found = _files_of(run_dir)
     if not found:
         raise UserError(f"{run_dir}: no job was submitted for it; submit one with: simclr-dist submit CONFIG")
-    return found[-1]
+    return _read(found[-1])
+
+
+def _files_of(run_dir: Path) -> list[Path]:
+    """The records' files, the oldest submission first: 1000 after 999."""
+
+    def age(path: Path) -> tuple[int, str]:
+        name = path.parent.name
+        return int(name) if name.isdecimal() else 0, name
+
+    return sorted(run_dir.glob(f"jobs/*/{_NAME}"), key=age)
 
 
 def _read(path: Path) -> JobRecord:
     try:
         return JobRecord(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read as a job's record; remove it to continue without") from error
+        raise UnreadableError(f"{path}: cannot be read as a job's record; remove it to continue without") from error

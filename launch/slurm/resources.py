@@ -1,16 +1,11 @@
-"""What a job asks of the cluster: the options of ``submit``, and profiles that keep a cluster's usual ones."""
+"""What a job asks of the cluster: the options of ``submit``."""
 
 import dataclasses
-import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from simclr_dist.errors import UserError, first_line, nearest
-from simclr_dist.storage.yaml_text import load_yaml
+from simclr_dist.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +53,9 @@ class Resources:
         return self.nodes * self.processes_per_node
 
 
+LEAST = {"nodes": 1, "gpus_per_node": 0, "tasks_per_node": 1, "cpus_per_task": 1, "notice_seconds": 1}
+"""The smallest number that may be given."""
+
 _BY_OPTION = "submit has an option of its own for it, --{}; give that"
 _DECIDES = "it decides how many processes there are; give --nodes with --gpus-per-node, or --tasks-per-node"
 _SETS = "submit sets it, as the job must be found and queued again; leave it out"
@@ -76,38 +74,28 @@ _OWN = {
 """Option of sbatch -> why --sbatch does not take it: there would be two answers to one question."""
 
 
-def resources(profile: str | None, given: dict[str, Any]) -> tuple[Resources, Path | None]:
-    """The resources of a profile with what is ``given`` instead, and the profile's file.
-
-    Args:
-        profile: a YAML file, or the name of one in the profiles' folder; None: ``default`` there, when it exists.
-        given: values by field name.
-
-    Raises:
-        UserError: no such profile, or a key or value in it that is wrong.
-    """
-    path = _profile_file(profile)
-    stored = _read(path) if path else {}
-    return _without_second_answers(dataclasses.replace(Resources(**stored), **given), {*stored, *given}), path
-
-
 def from_record(stored: dict[str, Any], given: dict[str, Any]) -> Resources:
     """Those of an earlier submission, with what is given instead; keys that this version does not know are left out."""
     known = {field.name for field in dataclasses.fields(Resources)}
     kept = {key: _frozen(value) for key, value in stored.items() if key in known}
-    return _without_second_answers(dataclasses.replace(Resources(**kept), **given), set(given))
+    return without_second_answers(dataclasses.replace(Resources(**kept), **given), set(given))
 
 
-def _without_second_answers(wanted: Resources, chosen: set[str]) -> Resources:
+def without_second_answers(wanted: Resources, chosen: set[str]) -> Resources:
     """``wanted``, with as many GPUs a node as its gres asks for; ``chosen``: the fields that are no defaults.
 
     Raises:
-        UserError: --sbatch asks for what an option of submit asks for, or for another number of GPUs.
+        UserError: --sbatch asks for what an option of submit asks for, twice for one thing, or for other GPUs.
     """
+    names = set()
     for word in wanted.sbatch:
         key, _, value = word.removeprefix("--").partition("=")
-        if (option := _OWN.get(key.replace("_", "-"))) is not None:
+        name = key.replace("_", "-")
+        if (option := _OWN.get(name)) is not None:
             raise UserError(f"--sbatch {word}: {option}")
+        if name in names:
+            raise UserError(f"--sbatch {word}: {name} is given twice; give it once")
+        names.add(name)
         count = _gpus_of_gres(word)
         if count is not None and "gpus_per_node" in chosen and wanted.gpus_per_node != count:
             raise UserError(
@@ -129,60 +117,6 @@ def _gpus_of_gres(word: str) -> int | None:
         if (found := re.fullmatch(r"(?:gres[:/])?gpu(?:[:=](?!\d+$)[^:=]+)?(?:[:=](\d+))?", each.partition("(")[0]))
     ]
     return sum(counts) if counts else None
-
-
-def _profiles() -> Path:
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "simclr_dist"
-
-
-def _profile_file(profile: str | None) -> Path | None:
-    if profile is None:
-        default = _profiles() / "default.yaml"
-        return default if default.is_file() else None
-    for path in (Path(profile), _profiles() / f"{profile}.yaml"):
-        if path.is_file():
-            return path
-    there = ", ".join(sorted(path.stem for path in _profiles().glob("*.yaml"))) or "none"
-    raise UserError(f"--profile: '{profile}' is no file, and no profile in {_profiles()} ({there})")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = load_yaml(path.read_text(encoding="utf-8"), _type_of) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as YAML: {first_line(error)}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: must hold KEY: VALUE lines named as the options of submit, such as 'partition: gpu'")
-    known = {field.name: field for field in dataclasses.fields(Resources)}
-    values = {}
-    for word, value in content.items():
-        name = str(word).replace("-", "_")
-        if name not in known:
-            raise UserError(f"{path}: unknown key '{word}'{nearest(name, list(known))}; keys are the options of submit")
-        values[name] = _checked(path, str(word), value, known[name].default)
-    return values
-
-
-def _type_of(key: str) -> type | None:
-    """Text but for the counts: an account is 0123, a time limit 12:30."""
-    name = key.partition(".")[0].replace("-", "_")
-    return None if isinstance(getattr(Resources, name, None), int) else str
-
-
-def _checked(path: Path, word: str, value: Any, default: Any) -> Any:
-    if isinstance(default, tuple):
-        if isinstance(value, dict):
-            value = [key if each is None else f"{key}={each}" for key, each in value.items()]
-        return _frozen(value) if isinstance(value, list) else (str(value),)
-    if isinstance(default, int):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise UserError(f"{path}: {word} is '{value}'; give a whole number")
-        return value
-    if isinstance(value, list | dict | bool):
-        raise UserError(f"{path}: {word} is '{value}'; give one word or number")
-    if value is None:
-        raise UserError(f"{path}: {word} has no value; give it one, or remove the line")
-    return str(value)
 
 
 def _frozen(value: Any) -> Any:

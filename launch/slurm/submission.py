@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from simclr_dist.launch.slurm.quoting import for_shell
 from simclr_dist.launch.slurm.resources import Resources
 from simclr_dist.log import log
 from simclr_dist.storage.atomic import write_atomically
+from simclr_dist.storage.paths import expanded
 from simclr_dist.terminal import typed
 
 
@@ -52,6 +54,7 @@ class Submission:
             self.wanted,
             name=self.name,
             folder=folder,
+            code=self._code(folder),
             arguments=f"pretrain {config}",
             mounts=self._mounts(),
             tasks=len(self.configs) if self.is_array else 0,
@@ -76,10 +79,12 @@ class Submission:
         number = answer.strip().partition(";")[0]
         return [self._record(folder, number, task) for task in range(len(self.configs))]
 
+    def _code(self, folder: Path) -> Path:
+        return self.code or folder / "code"
+
     def _write(self, folder: Path) -> Path:
-        code = self.code
-        if code is None:
-            code = folder / "code"
+        code = self._code(folder)
+        if self.code is None:
             copy_code(code)
         for task, config in enumerate(self.configs):
             write_atomically(folder / self._config_name(task), to_yaml(config).encode())
@@ -96,7 +101,7 @@ class Submission:
             job=f"{number}_{task}" if self.is_array else number,
             folder=str(folder),
             config=str(folder / self._config_name(task)),
-            code=str(self.code or folder / "code"),
+            code=str(self._code(folder)),
             version=code_version() if self.code is None else "of an earlier submission",
             submitted_at=datetime.now().astimezone().isoformat(timespec="seconds"),
             resources=dataclasses.asdict(self.wanted),
@@ -110,7 +115,8 @@ class Submission:
         return f"config_{task}.yaml" if self.is_array else "config.yaml"
 
     def _mounts(self) -> list[Path]:
-        wanted = [Path.cwd(), self.base, *(place for config in self.configs for place in _places(config.recipe))]
+        code = [self.code] if self.code else []  # of a sweep's run it stands beside the run's folder
+        wanted = [Path.cwd(), self.base, *code, *(place for config in self.configs for place in _places(config.recipe))]
         found = [path for path in dict.fromkeys(wanted) if str(path) != "."]
         return [path for path in found if not any(path != other and path.is_relative_to(other) for other in found)]
 
@@ -129,21 +135,31 @@ def runs_of(
     Raises:
         UserError: a config is wrong, or a sweep has no values.
     """
-    base = base or Path(load_config(config, overrides).machine.run_dir).expanduser().absolute()
     choices = [_values(word) for word in sweep]
-    found = []
+    found, folders = [], set()
     for chosen in itertools.product(*choices):
         loaded = load_config(config, [*overrides, *(f"{key}={value}" for key, value in chosen)])
-        names = [f"{key.rpartition('.')[2]}={value}" for key, value in chosen]
-        loaded.machine.run_dir = str(base / ",".join(names).replace("/", "_")) if chosen else str(base)
-        for node, key in ((loaded.recipe.data, "path"), (loaded.recipe.initial, "weights")):
-            if place := getattr(node, key):
-                setattr(node, key, str(Path(place).expanduser().absolute()))
+        folders.add(loaded.machine.run_dir)
+        folder = base or Path(loaded.machine.run_dir).absolute()
+        # A name that paths can have and lists of folders, too (quoting.for_list).
+        name = re.sub("[/:,]", "_", "_".join(f"{key.rpartition('.')[2]}={value}" for key, value in chosen))
+        loaded.machine.run_dir = str(folder / name)
+        data, initial = loaded.recipe.data, loaded.recipe.initial
+        data.path = _from_anywhere("recipe.data.path", data.path)
+        initial.weights = _from_anywhere("recipe.initial.weights", initial.weights)
         found.append(loaded)
-    folders = [each.machine.run_dir for each in found]
-    if len(set(folders)) < len(folders):
+    if len(folders) > 1:
+        raise UserError(
+            f"--sweep: machine.run_dir is the one folder over all runs, and is {' and '.join(sorted(folders)[:2])} by "
+            "the swept values; give one that does not depend on them"
+        )
+    if len({each.machine.run_dir for each in found}) < len(found):
         raise UserError("--sweep: two runs would have the same folder; give each value once, and keys of other names")
-    return base, tuple(found)
+    return folder, tuple(found)
+
+
+def _from_anywhere(key: str, place: str) -> str:
+    return str(expanded(key, place).absolute()) if place else place
 
 
 def check(configs: Sequence[Config], wanted: Resources, *, data: bool = True) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from simclr_dist.config.metric import ONLINE
@@ -27,8 +28,9 @@ def find_run(word: str) -> Path:
             return Path(word)
         raise UserError(f"{word}: no such run folder")
     for run_dir in records.runs_under(Path()):
-        if any(word in (record.job, record.job.partition("_")[0]) for record in records.records_of(run_dir)):
-            return run_dir
+        with suppress(records.UnreadableError):
+            if any(word in (record.job, record.job.partition("_")[0]) for record in records.records_of(run_dir)):
+                return run_dir
     raise UserError(f"job {word}: no run folder below this folder has it; give the run's folder")
 
 
@@ -54,11 +56,16 @@ def table(run_dirs: Sequence[Path]) -> str:
     """A line a run."""
     rows = [("run", "job", "state", "method", "step", "loss", "headline", "online kNN", "images/s")]
     for run_dir in run_dirs:
-        record, line = records.last_record(run_dir), last_metrics(run_dir / "metrics.jsonl")
+        line = last_metrics(run_dir / "metrics.jsonl")
+        try:
+            record = records.last_record(run_dir)
+            job, state = record.job, _state(record)[0]
+        except records.UnreadableError:
+            job, state = "-", "UNREADABLE"  # status RUN names the file
         knn = line.get("online_knn_top1")
         rows.append(
             (
-                str(run_dir), record.job, _state(record)[0], read_method(run_dir) or "-", _steps(run_dir, line),
+                str(run_dir), job, state, read_method(run_dir) or "-", _steps(run_dir, line),
                 _number(line, "loss", ".4f"), _headline(run_dir, line) or "-",
                 "-" if knn is None else ONLINE["online_knn_top1"].shown(knn), _number(line, "images_per_second", ".0f"),
             )

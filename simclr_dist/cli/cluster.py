@@ -10,20 +10,25 @@ import click
 
 from simclr_dist.cli.options import with_config, with_debug
 from simclr_dist.errors import UserError
-from simclr_dist.launch.slurm.resources import Resources, from_record, resources
+from simclr_dist.launch.slurm.profiles import resources
+from simclr_dist.launch.slurm.resources import LEAST, Resources, from_record
 from simclr_dist.terminal import say, typed
 
-_at_least_1 = click.IntRange(min=1)
+_numbers = {name: click.IntRange(min=least) for name, least in LEAST.items()}
 _FIELDS = tuple(field.name for field in dataclasses.fields(Resources))
 
 
 def _with_resources(default: Callable[[str], str]) -> Callable[[Any], Any]:
     """The options of a job; ``default``: how the help says what one that is not given is."""
     options = (
-        click.option("--nodes", type=_at_least_1, help=f"Nodes of the job.{default('1')}"),
-        click.option("--gpus-per-node", type=click.IntRange(min=0), help=f"One process each.{default('1')}"),
-        click.option("--tasks-per-node", type=_at_least_1, help="Processes a node, where not one a GPU."),
-        click.option("--cpus-per-task", type=_at_least_1, help="Cores of a process: its loader workers use them."),
+        click.option("--nodes", type=_numbers["nodes"], help=f"Nodes of the job.{default('1')}"),
+        click.option("--gpus-per-node", type=_numbers["gpus_per_node"], help=f"One process each.{default('1')}"),
+        click.option(
+            "--tasks-per-node", type=_numbers["tasks_per_node"], help="Processes a node, where not one a GPU."
+        ),
+        click.option(
+            "--cpus-per-task", type=_numbers["cpus_per_task"], help="Cores of a process: its loader workers use them."
+        ),
         click.option("--mem", help="Memory of a node, such as 200G."),
         click.option("--partition", "-p", help="Partition of the cluster."),
         click.option("--time", "-t", help="Time limit, such as 1-00:00 (a day); the run resumes after it by itself."),
@@ -38,7 +43,9 @@ def _with_resources(default: Callable[[str], str]) -> Callable[[Any], Any]:
         ),
         click.option("--sbatch", multiple=True, metavar="KEY=VALUE", help="Any other option of sbatch."),
         click.option(
-            "--notice-seconds", type=_at_least_1, help=f"Before the time limit: save, queue again.{default('120')}"
+            "--notice-seconds",
+            type=_numbers["notice_seconds"],
+            help=f"Before the time limit: save, queue again.{default('120')}",
         ),
         click.option("--gpu-memory", metavar="SIZE", help="Such as 80GB: refuse a run that does not fit."),
         click.option("--profile", metavar="NAME|FILE", help="YAML with these options for a cluster."),
@@ -109,6 +116,9 @@ def resume(run: str, overrides: tuple[str, ...], new_code: bool, profile: str | 
     wrong = [word for word in overrides if not word.startswith("machine.")]
     if wrong:
         raise UserError(f"{wrong[0]}: a run keeps its recipe; only machine.KEY=VALUE may change")
+    moved = [word for word in overrides if word.startswith("machine.run_dir=")]
+    if moved:
+        raise UserError(f"{moved[0]}: RUN says where the run is, {run_dir}; leave it out")
     base, configs = runs_of(config, overrides, base=run_dir)
     given = _given(options)
     if found and profile is None:

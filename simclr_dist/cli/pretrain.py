@@ -1,6 +1,5 @@
 """``simclr-dist pretrain``: the run, and how it ends, under SLURM and without."""
 
-import os
 import signal
 from typing import Any
 
@@ -9,7 +8,7 @@ import click
 from simclr_dist.cli.options import with_config, with_debug
 from simclr_dist.config import Config, load_config
 from simclr_dist.config.machine import GO_ON
-from simclr_dist.distributed.launchers import rank_here
+from simclr_dist.distributed.launchers import job_here, rank_here
 from simclr_dist.launch.relaunch import relaunch_checked, stop_with_launcher
 from simclr_dist.launch.slurm import scheduler
 from simclr_dist.launch.slurm.batch_script import REQUEUE_STATUS
@@ -48,7 +47,7 @@ def pretrain(config: str, overrides: tuple[str, ...], processes: int | None, deb
     here = Processes.from_environment()
     outcome = run(loaded, here, scheduler.has_ended)
     status = _report(outcome, loaded)
-    if loaded.machine.on_lost_process == GO_ON and (job := os.environ.get("SLURM_JOB_ID")):
+    if loaded.machine.on_lost_process == GO_ON and (job := job_here()):
         from simclr_dist.distributed.rendezvous import leave_status
 
         leave_status(status, is_first=outcome.is_first)
@@ -59,7 +58,7 @@ def pretrain(config: str, overrides: tuple[str, ...], processes: int | None, deb
 
 def _report(outcome: Any, config: Config) -> int:
     run_dir, finished = config.machine.run_dir, outcome.steps_done == outcome.total_steps
-    job = os.environ.get("SLURM_JOB_ID")
+    job = job_here()
     if not outcome.is_first:
         # SLURM ends a job when one of its processes fails: not before process 0 may have put it back into the queue.
         return 128 + outcome.signal if outcome.signal and not job else 0

@@ -54,7 +54,7 @@ def report(run_dirs: tuple[Path, ...], out: Path | None, images: int, tensorboar
 
 def _names(run_dirs: Sequence[Path]) -> list[str]:
     """The folders' names; with their parents' where two are the same."""
-    resolved = [path.expanduser().resolve() for path in run_dirs]
+    resolved = [path.resolve() for path in run_dirs]
     if len(set(resolved)) < len(resolved):
         raise UserError("RUN: the same run is given twice; give each once")
     names = [path.name for path in resolved]

@@ -21,12 +21,14 @@ from simclr_dist.config.health import Bands
 from simclr_dist.config.key_types import type_of
 from simclr_dist.config.machine import Machine
 from simclr_dist.config.moved import migrated
+from simclr_dist.config.places import refuse_variables
 from simclr_dist.config.recipe import Recipe, usual_warmup
 from simclr_dist.config.registry import method_keys
 from simclr_dist.config.schema import Config
 from simclr_dist.config.values import takes_bands, takes_options
-from simclr_dist.errors import UserError, first_line, nearest
-from simclr_dist.storage.yaml_text import MOST_CHARACTERS, load_yaml
+from simclr_dist.errors import UserError, nearest
+from simclr_dist.storage.paths import expanded
+from simclr_dist.storage.yaml_text import MOST_CHARACTERS, load_yaml, yaml_complaint
 
 
 def load_config(config: str, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> Config:
@@ -50,10 +52,11 @@ def load_config(config: str, overrides: Sequence[str] = (), values: Mapping[str,
         machine = filled(Machine, given.get("machine", {}), "machine.")
         loaded = Config(recipe=fill_recipe(given.get("recipe", {})), machine=machine, health=health)
         loaded.check()
-        _refuse_variables(loaded)
+        refuse_variables(loaded)
+        run_dir = loaded.machine.run_dir or f"runs/{path.stem}"
+        loaded.machine.run_dir = str(expanded("machine.run_dir", run_dir))  # as every message is to show it
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
-    loaded.machine.run_dir = loaded.machine.run_dir or f"runs/{path.stem}"
     return loaded
 
 
@@ -128,7 +131,7 @@ def _parse(path: Path, overrides: Sequence[str], values: Mapping[str, Any]) -> A
             raise UserError(needs)
         node = OmegaConf.merge(OmegaConf.create(node or {}), OmegaConf.create(_literal(dict(values))))
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {_one_line(error)}") from error
+        raise UserError(f"{path}: not valid YAML: {yaml_complaint(error)}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}; check the path and its permissions") from error
     given = [_override(override) for override in overrides]
@@ -155,24 +158,8 @@ def _override(override: str) -> Any:
         value = OmegaConf.create()
         OmegaConf.update(value, key, _value(key, text))
     except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{override}: cannot be read as key=value: {_one_line(error)}") from error
+        raise UserError(f"{override}: cannot be read as key=value: {yaml_complaint(error)}") from error
     return value
-
-
-def _refuse_variables(config: Config) -> None:
-    """A shell replaces $HOME, a config does not: a folder of that very name is meant only where it is there already."""
-    places = {
-        "machine.run_dir": config.machine.run_dir,
-        "recipe.data.path": config.recipe.data.path,
-        "recipe.initial.weights": config.recipe.initial.weights,
-    }
-    for key, text in places.items():
-        found = re.search(r"\$\{?([A-Za-z_]\w*)", text)
-        if found and not Path(text).expanduser().exists():
-            raise UserError(
-                f"{key}: '{text}': ${found[1]} is not replaced here; give the path itself or, in a file, "
-                f"${{oc.env:{found[1]}}} (a folder of that very name must be there already)"
-            )
 
 
 def _value(key: str, text: str) -> Any:
@@ -209,7 +196,7 @@ def _resolved(parsed: Any) -> dict[str, Any]:
             given = OmegaConf.to_container(merged, resolve=True)
         return given  # type: ignore[no-any-return]
     except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key}: {_one_line(error)}") from error
+        raise UserError(f"{error.full_key}: {yaml_complaint(error)}") from error
 
 
 def _without_other_method(node: Any, overrides: Sequence[Any]) -> Any:
@@ -241,10 +228,3 @@ def _without_other_options(node: Any, overrides: Sequence[str]) -> Any:
     if named[-1] != OmegaConf.select(node, "recipe.encoder.name"):
         OmegaConf.update(node, "recipe.encoder.options", {}, merge=False)
     return node
-
-
-def _one_line(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    if mark is not None:
-        return f"{getattr(error, 'problem', 'syntax error')} at line {mark.line + 1}, column {mark.column + 1}"
-    return first_line(error)

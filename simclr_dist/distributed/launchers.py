@@ -110,6 +110,16 @@ def rank_here() -> int:
         return 0
 
 
+def job_here() -> str | None:
+    """What SLURM's commands call the job that this process is part of, or its task of an array; None: no job."""
+    job = os.environ.get("SLURM_JOB_ID")
+    # One task of an array has the array's own number, by which the commands mean all its tasks. The others' numbers are
+    # their own: those stand, as a job that such a task has submitted inherits the array's variables.
+    if job is not None and job == os.environ.get("SLURM_ARRAY_JOB_ID"):
+        return f"{job}_{os.environ.get('SLURM_ARRAY_TASK_ID')}"
+    return job
+
+
 def host_here() -> str:
     """What people call this machine: SLURM's name for it, else its own."""
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()

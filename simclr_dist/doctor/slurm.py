@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 
+from simclr_dist.distributed.launchers import job_here
 from simclr_dist.doctor.findings import NOTE, Finding
 
 _AREA = "SLURM"
@@ -26,6 +27,6 @@ def findings() -> Iterator[Finding]:
     if there and not shutil.which("sacct"):
         cure = "jobs that ended some minutes ago are forgotten: simclr-dist status then goes by the run folder alone"
         yield Finding(_AREA, "sacct", "not there", NOTE, cure)
-    if job := os.environ.get("SLURM_JOB_ID"):
+    if job := job_here():
         where = os.environ.get("SLURM_JOB_NODELIST", "unknown nodes")
         yield Finding(_AREA, "job", f"{job} on {where}, started again {os.environ.get('SLURM_RESTART_COUNT', 0)} times")

@@ -19,6 +19,7 @@ from simclr_dist.evaluation.feature_blocks import FeatureMatrix, Features
 from simclr_dist.evaluation.features import Extraction, feature_matrix
 from simclr_dist.evaluation.subsets import Indices
 from simclr_dist.progress_bar import said_when_slow
+from simclr_dist.storage.paths import expanded
 from simclr_dist.terminal import printable, say
 from simclr_dist.weights.loaded import LoadedEncoder
 
@@ -86,7 +87,7 @@ def describe_features(
         "transparent_ground": data.transparent_ground,
         "apply_orientation": data.apply_orientation,
         "source": data.source,
-        "folder": str(Path(data.path).expanduser().resolve()) if data.path else "",
+        "folder": str(expanded("recipe.data.path", data.path).resolve()) if data.path else "",
         "images": len(source),
         "fingerprint": source.fingerprint(),
         "left_out_broken": np.setdiff1d(np.arange(len(source)), found.samples).tolist(),

@@ -53,7 +53,7 @@ class RunFolder:
         Raises:
             UserError: it cannot be written, or another process is at the run.
         """
-        self.path = Path(config.machine.run_dir).expanduser()
+        self.path = Path(config.machine.run_dir)
         self.lock = lock or RunLock(self.path)
         self.config = config
         self.source = source

@@ -46,7 +46,7 @@ class RunLock:
             silent_seconds: a holder on another host that gave no sign of life for so long, by the clock of the one who
                 watches, is gone.
         """
-        self.folder = Path(folder).expanduser()
+        self.folder = Path(folder)
         self.owner = owner or Owner.here()
         self.beat_seconds, self.silent_seconds = beat_seconds, silent_seconds
         self.colleagues: set[str] = set()

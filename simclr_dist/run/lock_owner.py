@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-from simclr_dist.distributed.launchers import host_here
+from simclr_dist.distributed.launchers import host_here, job_here
 from simclr_dist.storage.temporary import pid_namespace
 
 
@@ -26,7 +26,7 @@ class Owner:
     """When the process started, in ticks since boot: an id alone is given to other processes later. None: unknown."""
     since: str
     job: str | None = None
-    """SLURM's number of the job."""
+    """As SLURM's commands call it: 12, or 12_3."""
     restarts: int = 0
     """How often SLURM has started that job again."""
     cluster: str | None = None
@@ -41,7 +41,7 @@ class Owner:
             pid=os.getpid(),
             started=_start_of(os.getpid()),
             since=datetime.now().astimezone().isoformat(timespec="seconds"),
-            job=os.environ.get("SLURM_JOB_ID"),
+            job=job_here(),
             restarts=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
             cluster=os.environ.get("SLURM_CLUSTER_NAME"),
         )

@@ -53,6 +53,14 @@ def load_yaml(
         raise yaml.YAMLError(f"a value cannot be read: {first_line(error)}") from error
 
 
+def yaml_complaint(error: Exception) -> str:
+    """What is wrong with a document and where, in one line; of an error that is not YAML's, its first line."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:
+        return f"{getattr(error, 'problem', 'syntax error')} at line {mark.line + 1}, column {mark.column + 1}"
+    return first_line(error)
+
+
 def _size(node: yaml.Node, known: dict[int, int]) -> int:
     """Values that a node becomes, counted without making them."""
     if id(node) not in known:

@@ -113,7 +113,7 @@ def _place(config: Config, processes: Processes, device: torch.device) -> Place 
     goes_on = config.machine.on_lost_process == GO_ON and device.type == "cpu"
     if not goes_on or launcher is None or launcher.name != SRUN:
         return None
-    folder = Path(config.machine.run_dir).expanduser()
+    folder = Path(config.machine.run_dir)
     try:
         return place_in(folder, start_of_step(), processes.rank, processes.count)
     except OSError as error:

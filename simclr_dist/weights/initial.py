@@ -21,6 +21,7 @@ from simclr_dist.errors import UserError
 from simclr_dist.methods.base import Method
 from simclr_dist.models.encoder import Encoder
 from simclr_dist.run import checkpoint
+from simclr_dist.storage.paths import expanded
 from simclr_dist.weights.architecture import Architecture
 from simclr_dist.weights.digest import tensors_digest
 from simclr_dist.weights.loaded import LoadedEncoder
@@ -54,7 +55,7 @@ def read_initial(recipe: Recipe) -> InitialState:
     Raises:
         UserError: naming the key: it is not there, cannot be read, or holds no such state.
     """
-    path = Path(recipe.initial.weights).expanduser()
+    path = expanded(f"{_KEY}.weights", recipe.initial.weights)
     try:
         return _all_of(path, recipe) if recipe.initial.what == ALL else _encoder_of(path, recipe)
     except UserError as error:

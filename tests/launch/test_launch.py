@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 from torch.distributed import TCPStore
 
+from simclr_dist.errors import UserError
 from simclr_dist.launch import local
+from simclr_dist.launch.relaunch import relaunch
 from simclr_dist.run.metrics_log import read_metrics
 from tests.support.commands import complaint
 from tests.support.forked_command import Command
@@ -43,6 +45,14 @@ def wait_for_step(run: Path, step: int, command: Command) -> None:
     while len(read_metrics(run / "metrics.jsonl")) < step:
         assert command.poll() is None, command.communicate()
         time.sleep(0.05)
+
+
+def test_a_launcher_that_has_started_the_processes_already_is_named(monkeypatch):
+    step = {"PROCID": "0", "STEP_NUM_TASKS": "2", "LOCALID": "0", "STEP_TASKS_PER_NODE": "2"}
+    for name, value in step.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    with pytest.raises(UserError, match="--processes: srun has started the processes already; leave it out"):
+        relaunch(2, ["pretrain"], "cpu")
 
 
 def running() -> set[int]:

@@ -258,6 +258,30 @@ def test_a_sweep_is_an_array_with_a_run_folder_each_and_a_table(user, cluster):
     assert "temperature=0.5" in user.type("status", f"{job}_1")
 
 
+# What a process asks that has saved after a notice.
+ASKS = """
+from simclr_dist.distributed.launchers import job_here
+from simclr_dist.launch.slurm import scheduler
+assert not scheduler.has_ended(job_here())
+assert scheduler.requeue_if_possible(job_here()) == ""
+"""
+
+
+def test_a_task_of_a_sweep_goes_back_into_the_queue_alone_though_its_number_is_the_arrays(user, cluster):
+    words = (*RECIPE, "--sweep=recipe.seed=0,1", f"machine.run_dir={user.folder}", "--time=10", "--dry-run")
+    step = f"""if [ "$SLURM_JOB_ID" != "$SLURM_ARRAY_JOB_ID" ]; then until [ -f again ]; do sleep 0.1; done
+    elif [ "$SLURM_RESTART_COUNT" = 1 ]; then touch again
+    else {sys.executable} -P -c '{ASKS}' && (exit 75); fi"""
+    script = re.sub(r"(?m)^srun .*\n.*$", step, user.type("submit", "tiny.yaml", *words))
+    (user.folder / "jobs" / "NNN").mkdir(parents=True)
+    (user.folder / "batch.sh").write_text(script)
+    job = cluster.run("sbatch", "--parsable", "batch.sh").strip()
+    for task in range(2):
+        user.wait_for_state(f"{job}_{task}", "COMPLETED")
+    shown = cluster.run("scontrol", "-o", "show", "job", job)
+    assert sorted(re.findall(r" ArrayTaskId=(\d).* Restarts=(\d+)", shown)) == [("0", "0"), ("1", "1")]
+
+
 def test_a_job_that_waits_says_why_and_can_be_cancelled(user, cluster):
     job = user.submit("--sbatch=hold")
     assert "PENDING" in user.type("status", job)

@@ -1,4 +1,4 @@
-"""What is submitted, without SLURM: the batch script, profiles and what is wrong in them."""
+"""What is submitted, without SLURM: the batch script, and what is asked of SLURM's commands."""
 
 import os
 import shlex
@@ -10,25 +10,13 @@ import pytest
 from simclr_dist.errors import UserError
 from simclr_dist.launch.slurm import records, scheduler, watching
 from simclr_dist.launch.slurm.batch_script import start_script
-from simclr_dist.launch.slurm.resources import Resources, resources
+from simclr_dist.launch.slurm.resources import Resources
 from simclr_dist.launch.slurm.submission import check
+from tests.support.commands import batch_script as script
 from tests.support.commands import run_command
 from tests.support.processes import pretrain_here, tiny_config
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
-    (tmp_path / "settings" / "simclr_dist").mkdir(parents=True)
-    (tmp_path / "my.yaml").write_text("recipe: {data: {source: folder, path: photos}}\n")
-    return tmp_path
-
-
-def script(capsys, *words: str) -> list[str]:
-    status, out, _ = run_command(capsys, "submit", "my.yaml", "--dry-run", *words)
-    assert status == 0
-    return out.replace("\\\n    ", "").splitlines()  # srun and what it starts as one line
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def test_the_script_asks_for_what_was_asked_and_starts_one_process_a_gpu(capsys, folder):
@@ -158,6 +146,7 @@ def test_a_process_that_is_killed_while_the_others_go_on_is_started_three_times_
         (["--sbatch=gpus=4"], "--sbatch gpus=4: it decides how many processes"),
         (["--sbatch=--ntasks-per-node=4"], "an option of its own for it, --tasks-per-node"),
         (["--sbatch=cpus_per_task=4"], "an option of its own for it, --cpus-per-task"),
+        (["--sbatch=mail-type=END", "--sbatch=mail-type=FAIL"], "mail-type is given twice; give it once"),
         (["--sbatch=output=x"], "submit sets it"),
         (["--sbatch=gres=gpu:2", "--gpus-per-node=4"], "differ; give one of them"),
     ],
@@ -186,20 +175,6 @@ def test_a_gres_without_gpus_stands_beside_the_gpus(capsys):
 
 
 AWAY = "slurm_requeue error: Unable to contact slurm controller (connect failure)"
-
-
-@pytest.fixture
-def slurm(folder, monkeypatch):
-    """A stand-in for SLURM's commands: each is a shell script; ``asked`` counts the requeues."""
-
-    def answers(**scripts: str) -> None:
-        for name, text in scripts.items():
-            (folder / name).write_text(f"#!/bin/bash\n{text}\n")
-            (folder / name).chmod(0o755)
-
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.setattr(scheduler, "RETRY_SECONDS", 0.01)
-    return answers
 
 
 def test_a_requeue_is_asked_for_again_while_the_controller_is_away(slurm, folder):
@@ -275,42 +250,6 @@ def test_a_sweep_is_an_array_of_all_combinations(capsys):
     lines = script(capsys, "--sweep=recipe.method.temperature=0.1,0.5", "--sweep=recipe.seed=0,1,2")
     assert "#SBATCH --array=0-5%6" in lines
     assert any('config_"$SLURM_ARRAY_TASK_ID".yaml' in line for line in lines)
-
-
-def test_a_profile_keeps_a_clusters_settings_and_the_command_line_wins(folder, capsys):
-    profile = folder / "settings" / "simclr_dist" / "default.yaml"
-    profile.write_text("partition: gpu\ngpus-per-node: 8\nsbatch: {mail-type: END}\nsetup: [module load cuda]\n")
-    lines = script(capsys, "--gpus-per-node=4")
-    assert "#SBATCH --partition=gpu" in lines
-    assert "#SBATCH --gpus-per-node=4" in lines
-    assert "#SBATCH --mail-type=END" in lines
-    assert resources(str(profile), {})[0].processes == 8
-
-
-def test_the_texts_of_a_profile_are_what_stands_there_and_no_numbers(folder):
-    (folder / "c.yaml").write_text(
-        "account: 0123\ntime: 1:00:00\nqos: on\nexclude: 1_0\nnodes: 2\nsbatch: {comment: 007, exclusive: }\n"
-    )
-    read, _ = resources(str(folder / "c.yaml"), {})
-    assert (read.account, read.time, read.qos, read.exclude, read.nodes) == ("0123", "1:00:00", "on", "1_0", 2)
-    assert read.sbatch == ("comment=007", "exclusive")
-
-
-@pytest.mark.parametrize(
-    ("text", "complaint"),
-    [
-        ("partitoin: gpu", "unknown key 'partitoin' .did you mean 'partition'"),
-        ("nodes: many", "nodes is 'many'; give a whole number"),
-        ("partition:", "partition has no value"),
-        ("- partition", "KEY: VALUE"),
-        ("partition: [a", "cannot be read as YAML"),
-        ("partition: {a: b}", "give one word"),
-    ],
-)
-def test_a_mistake_in_a_profile_is_told_with_its_file_and_key(folder, text, complaint):
-    (folder / "c.yaml").write_text(text)
-    with pytest.raises(UserError, match=f"c.yaml.*{complaint}"):
-        resources(str(folder / "c.yaml"), {})
 
 
 def test_initial_weights_that_are_not_there_are_refused_before_the_job_waits(folder):

@@ -22,3 +22,10 @@ def complaint(told: str) -> str:
     assert last.startswith("simclr-dist")
     assert [line for line in before if not line.endswith(" ...") and " images" not in line] == []
     return last
+
+
+def batch_script(capture: pytest.CaptureFixture[str], *words: str) -> list[str]:
+    """The lines of the batch script that ``submit my.yaml`` would hand in; srun and what it starts are one."""
+    status, out, _ = run_command(capture, "submit", "my.yaml", "--dry-run", *words)
+    assert status == 0
+    return out.replace("\\\n    ", "").splitlines()

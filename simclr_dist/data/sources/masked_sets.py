@@ -20,6 +20,7 @@ from simclr_dist.data.sources.masks import UNKNOWN
 from simclr_dist.data.sources.pixels import PixelRule
 from simclr_dist.data.sources.torchvision_readers import require_folder, through_torchvision
 from simclr_dist.errors import UserError
+from simclr_dist.storage.paths import expanded
 
 VOC_CLASSES = [
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
@@ -34,7 +35,7 @@ def open_masked(data: Data, split: str) -> MaskedFiles:
     Raises:
         UserError: the files are not where they must be, or there are fewer masks than are asked for.
     """
-    found = MASKED[data.source](Path(data.path).expanduser(), split)
+    found = MASKED[data.source](expanded("recipe.data.path", data.path), split)
     if split != "pretrain" or (not data.labelled_images and data.unlabelled_images == "left_out"):
         found = found.without_unlabelled()
     elif data.labelled_images:

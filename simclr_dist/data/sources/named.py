@@ -41,6 +41,7 @@ from simclr_dist.data.sources.torchvision_readers import require_folder, through
 from simclr_dist.data.sources.videos import open_videos
 from simclr_dist.errors import UserError
 from simclr_dist.random.permutation import permute
+from simclr_dist.storage.paths import expanded
 from simclr_dist.terminal import printable
 
 __all__ = ["ArraySource", "BrokenImageError", "FileSource", "ImageSource", "open_for_pretraining", "open_source"]
@@ -60,7 +61,7 @@ def open_source(data: Data, shards: Shards, split: str = "pretrain") -> ImageSou
         return open_outside(data, split)
     if data.source in MASKED:
         return open_masked(data, split)
-    path, rule = Path(data.path).expanduser(), PixelRule.of(data)
+    path, rule = expanded("recipe.data.path", data.path), PixelRule.of(data)
     if data.source == "webdataset":
         return open_shards(path, split, rule, shards)
     return _OPENERS[data.source](path, split, rule)

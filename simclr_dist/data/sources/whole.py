@@ -1,7 +1,5 @@
 """All images of a folder whatever its classes and splits, and the name of every image of any source."""
 
-from pathlib import Path
-
 from simclr_dist.config.recipe import Data
 from simclr_dist.data.sources.base import ImageSource, Subset
 from simclr_dist.data.sources.files import FileSource
@@ -10,6 +8,7 @@ from simclr_dist.data.sources.outside import CheckedSource
 from simclr_dist.data.sources.pixels import PixelRule
 from simclr_dist.data.sources.shards.source import ShardSource
 from simclr_dist.errors import UserError
+from simclr_dist.storage.paths import expanded
 from simclr_dist.terminal import printable
 
 
@@ -19,7 +18,7 @@ def open_whole(data: Data) -> FileSource:
     Raises:
         UserError: it is no folder, cannot be listed, or holds no images.
     """
-    root = Path(data.path).expanduser()
+    root = expanded("recipe.data.path", data.path)
     shown = printable(str(root))
     if not root.is_dir():
         raise UserError(f"{shown}: is not a folder; give the folder of the images")

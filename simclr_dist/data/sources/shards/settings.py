@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from simclr_dist.config.shards import Shards
+from simclr_dist.storage.paths import expanded
 from simclr_dist.storage.yaml_text import load_yaml
 
 
@@ -23,5 +24,5 @@ def shards_of_run(run_dir: Path) -> Shards:
 def cache_folder(shards: Shards) -> Path:
     """Where fetched shards stand."""
     if shards.cache_folder:
-        return Path(shards.cache_folder).expanduser()
+        return expanded("machine.shards.cache_folder", shards.cache_folder)
     return Path(tempfile.gettempdir()) / f"simclr_dist_shards_{os.getuid()}"
