@@ -9,8 +9,10 @@ from typing import Any
 import click
 
 from simclr_dist.cli.options import with_config, with_debug
+from simclr_dist.config import load_config
 from simclr_dist.errors import UserError
 from simclr_dist.launch.slurm.resources import Resources, from_record, resources
+from simclr_dist.run.moved_folder import refuse_moved
 from simclr_dist.terminal import say, typed
 
 _at_least_1 = click.IntRange(min=1)
@@ -80,6 +82,7 @@ def submit(
     from simclr_dist.launch.slurm.submission import Submission, runs_of
 
     wanted, path = resources(profile, _given(options))
+    refuse_moved(config, overrides, load_config(config, overrides).machine.run_dir)
     base, configs = runs_of(config, overrides, sweep)
     if path is not None:
         say(f"profile {path}", err=True)

@@ -15,6 +15,7 @@ from simclr_dist.launch.slurm import scheduler
 from simclr_dist.launch.slurm.batch_script import REQUEUE_STATUS
 from simclr_dist.log import log, log_to_terminal
 from simclr_dist.progress_bar import said_when_slow
+from simclr_dist.run.moved_folder import refuse_moved
 from simclr_dist.stop_signals import hold_notices
 from simclr_dist.terminal import say, typed
 
@@ -36,6 +37,7 @@ def pretrain(config: str, overrides: tuple[str, ...], processes: int | None, deb
     overrides += ("machine.debug_numerics=true",) if debug_numerics else ()
     with said_when_slow(f"{config}: starting", write=log.info, active=rank_here() == 0):
         loaded = load_config(config, overrides)
+        refuse_moved(config, overrides, loaded.machine.run_dir)
         from simclr_dist.distributed.processes import Processes
 
         if not (processes and processes > 1):
