@@ -32,6 +32,7 @@ from simclr_dist.training.gradients import Computed, compute_gradients
 from simclr_dist.training.method_rules import check_rules
 from simclr_dist.training.numbers import NumbersOnTheWay
 from simclr_dist.training.recorded import RecordedEmbedding, record_embedding
+from simclr_dist.training.scaler import Scaler
 
 
 class StoppedByAnomalyError(Exception):
@@ -63,7 +64,7 @@ class TrainingStep:
         self.method = self._on_device(build_method(recipe, images, self.statistics, machine.recompute))
         self.rates = self.method.rates()
         self.optimizer = make_optimizer(self.method, recipe.optimizer, self.rates)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=machine.precision == "float16")
+        self.scaler = Scaler(device.type, enabled=machine.precision == "float16")
         self.updates_ahead = updates_ahead(device.type, self.scaler)
         """Whether the update is given to the device before its numbers are judged, and taken back where it must not be
         (docs/design/step.md). The weights are the same."""

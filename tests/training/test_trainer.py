@@ -24,6 +24,7 @@ from simclr_dist.errors import UserError
 from simclr_dist.run.metrics_log import MetricsLog, last_metrics, read_metrics, write_run_facts
 from simclr_dist.training import pretraining, trainer
 from simclr_dist.training.preflight import check_machine
+from tests.support.poison import poisoned
 from tests.support.processes import final_state, losses, pretrain_here, run_distributed, tiny_config
 
 
@@ -155,6 +156,20 @@ def test_half_precision_follows_float32(tmp_path, precision):
     state = final_state(tmp_path / precision)
     assert state["model"]["encoder.backbone.conv1.weight"].dtype == torch.float32
     assert bool(state["scaler"]) == (precision == "float16")
+
+
+def test_the_precision_may_change_to_float16_and_back_at_every_start(tmp_path):
+    """Also where the run then goes back to a point from before the change."""
+    scales = []
+    for steps, precision in enumerate(("float16", "float32", "float16", "float32", "float16"), 1):
+        config = tiny_config(
+            tmp_path, f"machine.precision={precision}", f"machine.stop_after_steps={2 * steps}",
+            "recipe.anomalies.on_not_finite=go_back", "recipe.anomalies.rollback_every_steps=7",
+        )  # fmt: skip
+        poisoned((10,), lambda features: features * math.nan, lambda config=config: pretrain(config))
+        scales.append(final_state(tmp_path / "run")["scaler"].get("scale"))
+    assert [bool(scale) for scale in scales] == [True, False, True, False, True]
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[9]["returned_to_step"] == 7
 
 
 def test_channels_last_changes_rounding_only(tmp_path):
