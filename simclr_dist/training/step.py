@@ -117,8 +117,8 @@ class TrainingStep:
         Raises:
             StoppedByAnomalyError: the numbers are such that the recipe stops; nothing is changed.
         """
-        if self.rollback_point and self.anomalies.is_healthy:
-            self.rollback_point.take_when_due(steps_done)
+        if self.rollback_point:
+            self.rollback_point.take_when_due(steps_done, is_healthy=self.anomalies.is_healthy)
         copy_all(self._buffers_before, self._buffers)
         batch = batch.to(self.device)
         watch = NumericsWatch(self.method) if self.config.machine.debug_numerics else None
