@@ -12,7 +12,7 @@ from pathlib import Path
 from simclr_dist.errors import UserError
 from simclr_dist.log import log
 from simclr_dist.run import checkpoint
-from simclr_dist.run.metrics_log import read_metrics
+from simclr_dist.run.metric_records import records_of
 from simclr_dist.storage.atomic import flush_folder, write_atomically
 from simclr_dist.storage.temporary import temporary_name
 
@@ -39,8 +39,10 @@ class Kept:
         """
         if self.best_by == NONE:
             return
-        values = {line["step"]: line for line in read_metrics(self._metrics) if "step" in line}
-        if files := self._best_files():
+        files = self._best_files()
+        steps = {steps_done, *(_step_of(path) for path in files[:1])}
+        values = {int(line["step"]): line for line in records_of(self._metrics, steps)}
+        if files:
             self._best = values.get(_step_of(files[0]), {}).get(self.best_by)
         if self.is_better(steps_done, values.get(steps_done, {})):
             written = checkpoint.path_of(checkpoints, steps_done)
