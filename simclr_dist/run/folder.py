@@ -60,7 +60,10 @@ class RunFolder:
         self._images = images
         machine = config.machine
         self._kept = Kept(self.path, machine.keep_every_steps, machine.keep_best)
-        self._saver = Saver(self.checkpoints, machine.keep_checkpoints, None, self._before_naming, self._kept.keep)
+        self._saver = Saver(
+            self.checkpoints, machine.keep_checkpoints, None,
+            self._before_naming, self._kept.keep, self._kept.not_written,
+        )  # fmt: skip
         self._sync_metrics: Callable[[], None] = lambda: None
         decided_by_first(self._make)
         if lock:
@@ -83,7 +86,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
 
     def _open(self) -> None:
-        remove_leftovers(self.path)
+        for folder in (self.path, self._kept.folder):
+            remove_leftovers(folder)
         with self._as_user_error():
             log_to(self.path)
 
