@@ -9,10 +9,10 @@ from typing import Any, BinaryIO
 
 from simclr_dist.code_version import code_version
 from simclr_dist.config.metric import Metric
-from simclr_dist.errors import UserError
 from simclr_dist.log import log
 from simclr_dist.run.metric_records import is_damaged, lines_of, parse_record, step_in
 from simclr_dist.run.tensorboard import open_events, scalars
+from simclr_dist.run.writing import writing
 from simclr_dist.storage.appended_file import AppendedFile
 from simclr_dist.storage.atomic import write_atomically
 
@@ -48,13 +48,11 @@ class MetricsLog:
                     last = max(last, step)
                     file.write(line.removesuffix(b"\n") + b"\n")
 
-        try:
+        with writing(run_dir):
             # A new file: a process that has lost the lock, and does not know it yet, writes to the one before.
             write_atomically(self.path, kept, check=lambda _: self._set_aside(damaged))
             self._lines = AppendedFile(self.path)
             self._events = open_events(run_dir / "tensorboard", purge_step=steps_done + 1)
-        except OSError as error:
-            raise cannot_be_written(self.path.parent, error) from error
         if later:
             log.info("the %d steps after the newest checkpoint are done again", later)
         self._waits = False
@@ -70,11 +68,9 @@ class MetricsLog:
         """
         finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
         numbers = {key: value for key, value in values.items() if key not in ("step", "epoch")}
-        try:
+        with writing(self.path.parent):
             refused = self._lines.write((json.dumps(finite) + "\n").encode())
             refused = self._events.write(scalars(int(values["step"]), numbers)) or refused
-        except OSError as error:
-            raise cannot_be_written(self.path.parent, error) from error
         if refused and not self._waits:
             log.warning("%s: %s; the metrics wait in memory until there is room", self.path, refused.strerror)
         self._waits = refused is not None
@@ -98,14 +94,6 @@ class MetricsLog:
             with aside.open("ab") as file:
                 file.write(b"".join(damaged))
             log.warning("%s: lines that are no records of a step: %d; moved to %s", self.path, len(damaged), aside)
-
-
-def cannot_be_written(run_dir: Path, error: OSError) -> UserError:
-    """What to tell of a run folder that takes no more."""
-    return UserError(
-        f"machine.run_dir: {run_dir} cannot be written: {error.strerror}; make room, then start again to resume from "
-        "the last checkpoint"
-    )
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -151,10 +139,8 @@ def write_run_facts(run_dir: Path, total_steps: int, metrics: Mapping[str, Metri
     """
     described = {name: asdict(metric) for name, metric in metrics.items()}
     facts = {"total_steps": total_steps, "metrics": described, "code": code_version()}
-    try:
+    with writing(run_dir):
         write_atomically(run_dir / "run.json", json.dumps(facts).encode())
-    except OSError as error:
-        raise cannot_be_written(run_dir, error) from error
 
 
 def read_run_facts(run_dir: Path) -> dict[str, Any]:

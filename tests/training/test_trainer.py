@@ -320,6 +320,19 @@ def test_a_disk_that_is_full_at_the_start_is_told_with_the_run_folder(tmp_path, 
         write_run_facts(tmp_path, 5, {})
 
 
+@pytest.mark.parametrize(
+    ("number", "cure"),
+    [(errno.ENOSPC, "make room, then start again"), (errno.EACCES, "get the permission"), (errno.EIO, "mend the sto")],
+)
+def test_a_run_folder_that_takes_no_config_is_told_with_a_cure_that_fits(tmp_path, monkeypatch, number, cure):
+    def refused(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("simclr_dist.run.folder.write_atomically", refused)
+    with pytest.raises(UserError, match=f"run cannot be written: {os.strerror(number)}; {cure}"):
+        pretrain(tiny_config(tmp_path, "machine.stop_after_steps=1"))
+
+
 def test_a_batch_that_cannot_be_made_ends_the_run_with_the_steps_done_saved(tmp_path, monkeypatch):
     read = ViewBatches.__getitem__
 
