@@ -38,7 +38,10 @@ def parse_record(line: bytes) -> dict[str, float] | None:
         finite = all(value is None or math.isfinite(value) for value in found.values())
     except (TypeError, OverflowError):  # no number, or an integer that no float can hold
         return None
-    return found if finite else {key: value if math.isfinite(value or 0) else None for key, value in found.items()}
+    record: dict[str, Any] = found
+    if not finite:
+        record = {key: value if math.isfinite(value or 0) else None for key, value in found.items()}
+    return record
 
 
 def lines_of(path: Path) -> Iterator[bytes]:

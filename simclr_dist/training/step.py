@@ -64,7 +64,7 @@ class TrainingStep:
         self.method = self._on_device(build_method(recipe, images, self.statistics, machine.recompute))
         self.rates = self.method.rates()
         self.optimizer = make_optimizer(self.method, recipe.optimizer, self.rates)
-        self.scaler = Scaler(device.type, enabled=machine.precision == "float16")
+        self.scaler: torch.amp.GradScaler = Scaler(device.type, enabled=machine.precision == "float16")
         self.updates_ahead = updates_ahead(device.type, self.scaler)
         """Whether the update is given to the device before its numbers are judged, and taken back where it must not be
         (docs/design/step.md). The weights are the same."""
