@@ -75,5 +75,9 @@ def _report(outcome: Any, config: Config) -> int:
         if why := scheduler.requeue_if_possible(job):
             say(f"job {job} is not in the queue yet: {why}; the batch script asks again", err=True)
         return int(REQUEUE_STATUS)
-    say(f"{stopped}; start the same command again to resume")
+    if outcome.signal:
+        say(f"{stopped}; start the same command again to resume")
+    else:
+        key = "machine.stop_after_steps"
+        say(f"{stopped}, as {key}={config.machine.stop_after_steps} says; raise it, or set {key}=0, to resume")
     return 128 + outcome.signal if outcome.signal else 0
