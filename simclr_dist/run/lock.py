@@ -150,7 +150,13 @@ class RunLock:
             if here.shares_pid_namespace(holder):
                 if holder.is_dead():
                     return True
-                raise self._in_use(held)
+                device, inode = self._files.place()
+                if holder.device in (None, device):
+                    if holder.inode in (None, inode):
+                        raise self._in_use(held)
+                    log.info("%s: a copy of a folder in use; the lock in it is a copy, too", self.folder)
+                    return True
+                # On another device: a copy there, or the folder itself, mounted a second time. Watch.
         if self._watched is None or (self._watched.number, self._watched.holder) != (held.number, held.holder):
             if holder and holder.job and holder.cluster == here.cluster and self._job_has_ended(holder.job):
                 return True
