@@ -92,9 +92,9 @@ class Start:
             differing = f"recipe.global_batch_images is {found.batch_images} there and {here} here"
         if differing:
             raise UserError(
-                f"recipe.initial.steps_done: {recipe.initial.steps_done} steps of {found.source} do not count as done "
-                f"here: {differing}; restore them, or set recipe.initial.steps_done=0 to begin a schedule of its own "
-                "with those weights"
+                f"recipe.initial.steps_done: the {recipe.initial.steps_done} steps of {recipe.initial.weights} do not "
+                f"count as done here: {differing}; give those, or set recipe.initial.steps_done=0 to begin a schedule "
+                "of its own with its weights"
             )
         if remark:
             log.info("%s: %s", recipe.data.path, remark)

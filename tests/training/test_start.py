@@ -190,9 +190,9 @@ def test_weights_that_do_not_fit_are_refused_with_the_first_keys_and_what_to_cha
     [
         (
             ["data.source=folder", "data.path={images}"],
-            "the images differ (1437 there, 40 here, or other ones); restore",
+            "the images differ (1437 there, 40 here, or other ones); give those",
         ),
-        (["global_batch_images=64"], "recipe.global_batch_images is 32 there and 64 here; restore"),
+        (["global_batch_images=64"], "recipe.global_batch_images is 32 there and 64 here; give those"),
     ],
 )
 def test_steps_of_other_images_or_batches_do_not_count_as_done(runs, tmp_path, others, line):
@@ -204,7 +204,7 @@ def test_steps_of_other_images_or_batches_do_not_count_as_done(runs, tmp_path, o
     given = [f"recipe.{each}" for each in (*(f"initial.{key}" for key in keys), "epochs=8", *others)]
     overrides = [each.format(runs=runs, images=images) for each in given]
     with pytest.raises(
-        UserError, match=r"recipe\.initial\.steps_done: 3 steps of simclr, step 3 do not count"
+        UserError, match=r"recipe\.initial\.steps_done: the 3 steps of .*simclr do not count"
     ) as refused:
         begun(tiny_config(tmp_path, *overrides))
     assert line in str(refused.value)
