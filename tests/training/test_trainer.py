@@ -160,18 +160,18 @@ def test_half_precision_follows_float32(tmp_path, precision):
     assert bool(state["scaler"]) == (precision == "float16")
 
 
-def test_the_precision_may_change_to_float16_and_back_at_every_start(tmp_path):
+def test_the_precision_may_change_from_float16_and_back_at_every_start(tmp_path):
     """Also where the run then goes back to a point from before the change."""
     scales = []
-    for steps, precision in enumerate(("float16", "float32", "float16", "float32", "float16"), 1):
+    for precision, stop in (("float16", 1), ("float32", 4), ("float16", 5)):
         config = tiny_config(
-            tmp_path, f"machine.precision={precision}", f"machine.stop_after_steps={2 * steps}",
-            "recipe.anomalies.on_not_finite=go_back", "recipe.anomalies.rollback_every_steps=7",
+            tmp_path, f"machine.precision={precision}", f"machine.stop_after_steps={stop}",
+            "recipe.anomalies.on_not_finite=go_back", "recipe.anomalies.rollback_every_steps=3",
         )  # fmt: skip
-        poisoned((10,), lambda features: features * math.nan, lambda config=config: pretrain(config))
+        poisoned((5,), lambda features: features * math.nan, lambda config=config: pretrain(config))
         scales.append(final_state(tmp_path / "run")["scaler"].get("scale"))
-    assert [bool(scale) for scale in scales] == [True, False, True, False, True]
-    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[9]["returned_to_step"] == 7
+    assert [bool(scale) for scale in scales] == [True, False, True]
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[4]["returned_to_step"] == 3
 
 
 def test_channels_last_changes_rounding_only(tmp_path):
