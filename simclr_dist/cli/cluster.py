@@ -88,6 +88,7 @@ def submit(
 
     wanted, path = resources(profile, _given(options))
     base, configs = runs_of(config, overrides, sweep)
+    refuse_moved(config, overrides, str(base))
     if path is not None:
         say(f"profile {path}", err=True)
     _submit(Submission(name=Path(config).stem, configs=configs, wanted=wanted, base=base), options)

@@ -14,6 +14,7 @@ from simclr_dist.launch.slurm import scheduler
 from simclr_dist.launch.slurm.batch_script import REQUEUE_STATUS
 from simclr_dist.log import log, log_to_terminal
 from simclr_dist.progress_bar import said_when_slow
+from simclr_dist.run.moved_folder import refuse_moved
 from simclr_dist.stop_signals import hold_notices
 from simclr_dist.terminal import say, typed
 
@@ -35,6 +36,7 @@ def pretrain(config: str, overrides: tuple[str, ...], processes: int | None, deb
     overrides += ("machine.debug_numerics=true",) if debug_numerics else ()
     with said_when_slow(f"{config}: starting", write=log.info, active=rank_here() == 0):
         loaded = load_config(config, overrides)
+        refuse_moved(config, overrides, loaded.machine.run_dir)
         from simclr_dist.distributed.processes import Processes
 
         if not (processes and processes > 1):
@@ -72,5 +74,9 @@ def _report(outcome: Any, config: Config) -> int:
         if why := scheduler.requeue_if_possible(job):
             say(f"job {job} is not in the queue yet: {why}; the batch script asks again", err=True)
         return int(REQUEUE_STATUS)
-    say(f"{stopped}; start the same command again to resume")
+    if outcome.signal:
+        say(f"{stopped}; start the same command again to resume")
+    else:
+        key = "machine.stop_after_steps"
+        say(f"{stopped}, as {key}={config.machine.stop_after_steps} says; raise it, or set {key}=0, to resume")
     return 128 + outcome.signal if outcome.signal else 0

@@ -9,6 +9,7 @@ import click
 from simclr_dist.cli.options import with_debug
 from simclr_dist.cli.track import say_how_to_track
 from simclr_dist.errors import UserError
+from simclr_dist.progress_bar import said_when_slow
 from simclr_dist.terminal import say
 
 
@@ -38,10 +39,14 @@ def report(run_dirs: tuple[Path, ...], out: Path | None, images: int, tensorboar
     from simclr_dist.reporting.facts import read_facts
     from simclr_dist.reporting.page import page
 
-    runs = [read_facts(path, name) for path, name in zip(run_dirs, _names(run_dirs), strict=True)]
+    runs = []
+    for path, name in zip(run_dirs, _names(run_dirs), strict=True):
+        with said_when_slow(f"{path}: reading"):
+            runs.append(read_facts(path, name))
     out = out or run_dirs[0] / ("report.html" if len(runs) == 1 else "comparison.html")
     check_replaceable(out, "report")
-    write_page(out, "report", page(runs, images))
+    with said_when_slow(f"{out}: making the page"):
+        write_page(out, "report", page(runs, images))
     if tensorboard:
         from simclr_dist.reporting.tensorboard import write_tensorboard
 

@@ -26,7 +26,7 @@ class Initial:
     """`kept`: the optimizer's state (momentum) comes along; needs `what: all` and the same optimizer. `fresh`: zero."""
     steps_done: int = number(0, low=0)
     """Steps of this recipe that count as done: the run begins after them in its schedule, in the order of its images
-    and in their views. `simclr-dist extend` sets it; needs `what: all`."""
+    and in their views. `simclr-dist extend` sets it; needs `what: all`, of a run of the same images and batch size."""
 
 
 def check_initial(initial: Initial) -> None:

@@ -49,7 +49,7 @@ class Machine:
     stop_after_failed_saves: int = number(3, low=1)
     """Stop when this many saves failed one after another, on a full disk for example; before that the run continues."""
     stop_after_steps: int = number(0, low=0)
-    """Save and stop when this many steps of the recipe are done; 0: when all are. Start again to resume."""
+    """Save and stop when this many steps of the recipe are done; 0: when all are. Raise it to resume."""
     collective_timeout_seconds: int = number(600, low=1)
     """After so long without an answer of all other processes, a process ends, and with it the run: one of them hangs.
     Longer than the longest wait that is right, such as that for a slow file system at the start."""

@@ -14,7 +14,8 @@ from typing import Any
 from simclr_dist.config import Config
 from simclr_dist.config.metric import ONLINE, Metric
 from simclr_dist.log import log
-from simclr_dist.run.metrics_log import read_metrics, write_record
+from simclr_dist.run.metric_records import records_of
+from simclr_dist.run.metrics_log import write_record
 
 FILE = "health.json"
 WAITING, INSIDE, OUTSIDE, UNCHECKED = "not reached", "inside", "outside", "not checked"
@@ -59,7 +60,8 @@ class HealthCheck:
         due = [entry for entry in self.entries if entry["outcome"] == WAITING and entry["step"] <= steps_done]
         if not self._active or not due:
             return
-        lines = read_metrics(self._metrics)
+        steps = [entry["step"] for entry in due]
+        lines = records_of(self._metrics, range(min(steps) - self._window + 1, max(steps) + 1))
         for entry in due:
             entry["value"], entry["outcome"] = judge(entry, lines, self._window, self._metric[entry["metric"]].factor)
             if entry["outcome"] == OUTSIDE:

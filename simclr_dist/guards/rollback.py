@@ -20,9 +20,12 @@ class RollbackPoint:
         self._copy = StateCopy()
         self._taken: dict[str, Any] = {}
 
-    def take_when_due(self, steps_done: int) -> None:
-        """Copy the state after ``steps_done`` when a rollback point belongs there."""
-        if steps_done % self.every_steps == 0:
+    def take_when_due(self, steps_done: int, *, is_healthy: bool = True) -> None:
+        """Copy the state after ``steps_done`` when a rollback point belongs there.
+
+        The first one belongs where the run begins, whatever recipe.initial.steps_done says.
+        """
+        if not self._taken or (is_healthy and steps_done % self.every_steps == 0):
             states = {name: target.state_dict() for name, target in self.trained.items()}
             self._taken = {"step": steps_done, **self._copy.of(states)}
 

@@ -12,18 +12,22 @@ import pickle
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
 from simclr_dist.errors import UserError, code_in_file, first_line
+from simclr_dist.log import log
 from simclr_dist.run.checksum import COMMENT_BYTES, MARK, checked_bytes, verify, write_with_checksum
 from simclr_dist.run.checksum import DamagedCheckpointError as DamagedCheckpointError
 from simclr_dist.storage.atomic import write_atomically
 from simclr_dist.storage.reading import cannot_be_read
 
 FORMAT = 1
+LAST = "last.pt"
 # A file server that is restarted, or that moves a file, answers again within seconds.
 _ATTEMPTS, _SECONDS_BETWEEN_ATTEMPTS = 3, 1.0
 _NAME = re.compile(r"step_(\d+)\.pt")
@@ -76,14 +80,32 @@ def write(
 
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, content, check)
-    link = folder / ".last.tmp"
-    link.unlink(missing_ok=True)
-    link.symlink_to(path.name)
-    link.replace(folder / "last.pt")
+    _point_last_at(path)
     before_removing(path)
     for unneeded in (*by_age(folder)[keep:], *folder.glob(".*.tmp")):
         unneeded.unlink(missing_ok=True)
     return path
+
+
+def _point_last_at(path: Path) -> None:
+    """A convenience, by which no save fails: a link of either kind, and nothing where a file system has neither."""
+    link, last = path.with_name(".last.tmp"), path.with_name(LAST)
+    try:
+        link.unlink(missing_ok=True)
+        try:
+            link.symlink_to(path.name)
+        except OSError:
+            link.hardlink_to(path)
+        link.replace(last)
+    except OSError as error:
+        with suppress(OSError):
+            last.unlink(missing_ok=True)  # of an older checkpoint
+        _warn_of(last, error.strerror)
+
+
+@cache  # once, not at every save
+def _warn_of(last: Path, reason: str) -> None:
+    log.warning("%s cannot be made: %s; the newest checkpoint is the last step_*.pt beside it", last, reason)
 
 
 def write_content(file: BinaryIO, state: dict[str, Any], step: int) -> None:

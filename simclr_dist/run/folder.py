@@ -1,8 +1,7 @@
 """The folder of a run: it belongs to one recipe, and a run started again resumes from its newest checkpoint."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +18,7 @@ from simclr_dist.run.kept import NONE, Kept
 from simclr_dist.run.lock import RunLock
 from simclr_dist.run.newest import Newest, load_newest, set_aside
 from simclr_dist.run.writer import Saver
+from simclr_dist.run.writing import writing
 from simclr_dist.storage.atomic import write_atomically
 from simclr_dist.storage.temporary import remove_leftovers
 
@@ -60,7 +60,10 @@ class RunFolder:
         self._images = images
         machine = config.machine
         self._kept = Kept(self.path, machine.keep_every_steps, machine.keep_best)
-        self._saver = Saver(self.checkpoints, machine.keep_checkpoints, None, self._before_naming, self._kept.keep)
+        self._saver = Saver(
+            self.checkpoints, machine.keep_checkpoints, None,
+            self._before_naming, self._kept.keep, self._kept.not_written,
+        )  # fmt: skip
         self._sync_metrics: Callable[[], None] = lambda: None
         decided_by_first(self._make)
         if lock:
@@ -79,20 +82,14 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def _make(self) -> None:
-        with self._as_user_error():
+        with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
 
     def _open(self) -> None:
-        remove_leftovers(self.path)
-        with self._as_user_error():
+        for folder in (self.path, self._kept.folder):
+            remove_leftovers(folder)
+        with writing(self.path):
             log_to(self.path)
-
-    @contextmanager
-    def _as_user_error(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise self._cannot_be_written(error) from error
 
     def restore(self, state_of: dict[str, Any], start: Start | None = None) -> int:
         """Load the newest intact checkpoint into the objects of ``state_of`` (name -> module, optimizer, ...).
@@ -136,7 +133,7 @@ class RunFolder:
         self._sync_metrics = sync_metrics
 
         def begin() -> None:
-            with self._as_user_error():
+            with writing(self.path):
                 self._kept.begin(steps_done, self.checkpoints)
 
         decided_by_first(begin)
@@ -236,10 +233,8 @@ class RunFolder:
         if path is not None:
             refuse_other_run(path, state, self.config.recipe, images, self.source)
         self._set_aside(newest)
-        try:
+        with writing(self.path):
             write_atomically(self.path / "config.yaml", to_yaml(self.config).encode())
-        except OSError as error:
-            raise self._cannot_be_written(error) from error
         return path, initial.sha256
 
     def _set_aside(self, newest: Newest) -> None:
@@ -251,6 +246,3 @@ class RunFolder:
             log.warning("damaged checkpoint set aside: %s", complaint)
         if said := newest.passed_over():
             log.warning("%s: %s", self.checkpoints, said)
-
-    def _cannot_be_written(self, error: OSError) -> UserError:
-        return UserError(f"machine.run_dir: {self.path} cannot be written: {error.strerror}")

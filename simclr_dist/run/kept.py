@@ -12,7 +12,7 @@ from pathlib import Path
 from simclr_dist.errors import UserError
 from simclr_dist.log import log
 from simclr_dist.run import checkpoint
-from simclr_dist.run.metrics_log import read_metrics
+from simclr_dist.run.metric_records import records_of
 from simclr_dist.storage.atomic import flush_folder, write_atomically
 from simclr_dist.storage.temporary import temporary_name
 
@@ -29,6 +29,7 @@ class Kept:
         self.folder, self.every_steps, self.best_by = run_dir / FOLDER, every_steps, best_by
         self._metrics = run_dir / "metrics.jsonl"
         self._best: float | None = None
+        self._best_kept: float | None = None  # the one whose file stands
         self._values: dict[int, float] = {}  # step -> value of checkpoints that may become the best
 
     def begin(self, steps_done: int, checkpoints: Path) -> None:
@@ -39,9 +40,11 @@ class Kept:
         """
         if self.best_by == NONE:
             return
-        values = {line["step"]: line for line in read_metrics(self._metrics) if "step" in line}
-        if files := self._best_files():
-            self._best = values.get(_step_of(files[0]), {}).get(self.best_by)
+        files = self._best_files()
+        steps = {steps_done, *(_step_of(path) for path in files[:1])}
+        values = {int(line["step"]): line for line in records_of(self._metrics, steps)}
+        if files:
+            self._best = self._best_kept = values.get(_step_of(files[0]), {}).get(self.best_by)
         if self.is_better(steps_done, values.get(steps_done, {})):
             written = checkpoint.path_of(checkpoints, steps_done)
             if written.exists():  # else it is about to be written
@@ -60,6 +63,10 @@ class Kept:
             return False
         self._best = self._values[step] = value
         return True
+
+    def not_written(self) -> None:
+        """After a save that failed: the best is again the one whose file stands, and a lesser one may follow it."""
+        self._best = self._best_kept
 
     def keep(self, written: Path) -> None:
         """After a checkpoint was written, before older ones are removed; the thread that writes them calls this.
@@ -80,6 +87,9 @@ class Kept:
             before = self._best_files()
             name = f"best_{self.best_by}_{written.name}"
             self._link(written, name)
+            self._best_kept = value
+            if self._best is None or value > self._best:  # written at last, after a failure
+                self._best = value
             for path in before:
                 if path.name != name:
                     path.unlink(missing_ok=True)

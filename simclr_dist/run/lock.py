@@ -19,6 +19,7 @@ from simclr_dist.errors import UserError
 from simclr_dist.log import log
 from simclr_dist.run.lock_files import Held, LockFiles
 from simclr_dist.run.lock_owner import Owner
+from simclr_dist.run.writing import writing
 
 BEAT_SECONDS = 10.0
 SILENT_SECONDS = 120.0
@@ -127,14 +128,12 @@ class RunLock:
         if self._file is not None:  # held since an earlier group of the same run
             self.check()
             return True
-        try:
+        with writing(self.folder):
             held = self._files.newest()
             if held.number and not self._is_free(held):
                 time.sleep(min(1.0, self.silent_seconds / 10))
                 return False
             self._file = self._files.make_next(held)
-        except OSError as error:
-            raise UserError(f"machine.run_dir: {self.folder} cannot be written: {error.strerror}") from error
         return self._file is not None
 
     def _is_free(self, held: Held) -> bool:
@@ -151,7 +150,13 @@ class RunLock:
             if here.shares_pid_namespace(holder):
                 if holder.is_dead():
                     return True
-                raise self._in_use(held)
+                device, inode = self._files.place()
+                if holder.device in (None, device):
+                    if holder.inode in (None, inode):
+                        raise self._in_use(held)
+                    log.info("%s: a copy of a folder in use; the lock in it is a copy, too", self.folder)
+                    return True
+                # On another device: a copy there, or the folder itself, mounted a second time. Watch.
         if self._watched is None or (self._watched.number, self._watched.holder) != (held.number, held.holder):
             if holder and holder.job and holder.cluster == here.cluster and self._job_has_ended(holder.job):
                 return True

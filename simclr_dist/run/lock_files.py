@@ -4,6 +4,7 @@ import errno
 import os
 import re
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +45,8 @@ class LockFiles:
             OSError: the folder cannot be written.
         """
         number = judged.number + 1
+        device, inode = self.place()
+        self.owner = replace(self.owner, device=device, inode=inode)
         file = self.folder / f"lock_{number:06d}.json"
         if not create_exclusively(file, self.owner.written(), self._temporary()):
             return None
@@ -75,6 +78,11 @@ class LockFiles:
                 return False
             raise
         return Owner.read(content) == self.owner and max((path for _, path in self._files()), default=None) == file
+
+    def place(self) -> tuple[int, int]:
+        """The folder's device and inode, by which a copy differs from it."""
+        facts = self.folder.stat()
+        return facts.st_dev, facts.st_ino
 
     def now(self) -> float:
         """The file server's clock, in seconds as of st_mtime."""

@@ -30,6 +30,9 @@ class Owner:
     restarts: int = 0
     """How often SLURM has started that job again."""
     cluster: str | None = None
+    device: int | None = None
+    inode: int | None = None
+    """With ``device``, as this host numbers them: of the folder that is held, set when it is. None: unknown."""
 
     @classmethod
     def here(cls) -> "Owner":

@@ -5,16 +5,16 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from simclr_dist.code_version import code_version
 from simclr_dist.config.metric import Metric
-from simclr_dist.errors import UserError
 from simclr_dist.log import log
+from simclr_dist.run.metric_records import is_damaged, lines_of, parse_record, step_in
 from simclr_dist.run.tensorboard import open_events, scalars
+from simclr_dist.run.writing import writing
 from simclr_dist.storage.appended_file import AppendedFile
 from simclr_dist.storage.atomic import write_atomically
-from simclr_dist.storage.reading import cannot_be_read
 
 
 class MetricsLog:
@@ -33,19 +33,29 @@ class MetricsLog:
             UserError: the file cannot be read, or the disk is full or cannot be written.
         """
         self.path = run_dir / "metrics.jsonl"
-        written, damaged = read_records(self.path)
-        lines = [line for line in written if line["step"] <= steps_done]
-        if len(lines) < len(written):
-            log.info("the %d steps after the newest checkpoint are done again", len(written) - len(lines))
-        try:
-            self._set_aside(damaged)
-            write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+        damaged: list[bytes] = []
+        last = later = 0
+
+        def kept(file: BinaryIO) -> None:
+            nonlocal last, later
+            for line in lines_of(self.path):
+                step = step_in(line)
+                if step is None:
+                    damaged.extend([line] * is_damaged(line))
+                elif step > steps_done:
+                    later += 1
+                else:
+                    last = max(last, step)
+                    file.write(line.removesuffix(b"\n") + b"\n")
+
+        with writing(run_dir):
+            # A new file: a process that has lost the lock, and does not know it yet, writes to the one before.
+            write_atomically(self.path, kept, check=lambda _: self._set_aside(damaged))
             self._lines = AppendedFile(self.path)
             self._events = open_events(run_dir / "tensorboard", purge_step=steps_done + 1)
-        except OSError as error:
-            raise cannot_be_written(self.path.parent, error) from error
+        if later:
+            log.info("the %d steps after the newest checkpoint are done again", later)
         self._waits = False
-        last = max((line["step"] for line in lines), default=0)
         for values in known:
             if values["step"] > last:
                 self.write(values)
@@ -58,11 +68,9 @@ class MetricsLog:
         """
         finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
         numbers = {key: value for key, value in values.items() if key not in ("step", "epoch")}
-        try:
+        with writing(self.path.parent):
             refused = self._lines.write((json.dumps(finite) + "\n").encode())
             refused = self._events.write(scalars(int(values["step"]), numbers)) or refused
-        except OSError as error:
-            raise cannot_be_written(self.path.parent, error) from error
         if refused and not self._waits:
             log.warning("%s: %s; the metrics wait in memory until there is room", self.path, refused.strerror)
         self._waits = refused is not None
@@ -84,16 +92,8 @@ class MetricsLog:
         if damaged:
             aside = self.path.with_name(f"{self.path.name}.damaged")
             with aside.open("ab") as file:
-                file.write(b"".join(line + b"\n" for line in damaged))
+                file.write(b"".join(damaged))
             log.warning("%s: lines that are no records of a step: %d; moved to %s", self.path, len(damaged), aside)
-
-
-def cannot_be_written(run_dir: Path, error: OSError) -> UserError:
-    """What to tell of a run folder that takes no more."""
-    return UserError(
-        f"machine.run_dir: {run_dir} cannot be written: {error.strerror}; make room, then start again to resume from "
-        "the last checkpoint"
-    )
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -109,29 +109,14 @@ def read_records(path: Path) -> tuple[list[dict[str, float]], list[bytes]]:
     Raises:
         UserError: the file cannot be read.
     """
-    try:
-        *lines, rest = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return [], []
-    except OSError as error:
-        raise cannot_be_read(path, error) from error
-    records = [(line, parse_record(line)) for line in [*lines, rest] if line.strip()]
-    damaged = [line for line, record in records if record is None]
-    if damaged and damaged[-1] is rest:
-        damaged.pop()
-    return [record for _, record in records if record is not None], damaged
-
-
-def parse_record(line: bytes) -> dict[str, float] | None:
-    """What :meth:`MetricsLog.write` wrote; None for anything else."""
-    try:
-        found: Any = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(found, dict) or type(found.get("step")) is not int:
-        return None
-    numbers = all(value is None or isinstance(value, (int, float)) for value in found.values())
-    return found if numbers else None
+    records: list[dict[str, float]] = []
+    damaged: list[bytes] = []
+    for line in lines_of(path):
+        if (record := parse_record(line)) is not None:
+            records.append(record)
+        elif is_damaged(line):
+            damaged.append(line)
+    return records, damaged
 
 
 def last_metrics(path: Path) -> dict[str, float]:
@@ -154,10 +139,8 @@ def write_run_facts(run_dir: Path, total_steps: int, metrics: Mapping[str, Metri
     """
     described = {name: asdict(metric) for name, metric in metrics.items()}
     facts = {"total_steps": total_steps, "metrics": described, "code": code_version()}
-    try:
+    with writing(run_dir):
         write_atomically(run_dir / "run.json", json.dumps(facts).encode())
-    except OSError as error:
-        raise cannot_be_written(run_dir, error) from error
 
 
 def read_run_facts(run_dir: Path) -> dict[str, Any]:

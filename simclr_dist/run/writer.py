@@ -27,13 +27,15 @@ class Saver:
         saved_step: int | None,
         before_naming: Callable[[], None] = lambda: None,
         before_removing: Callable[[Path], None] = lambda path: None,
+        after_failure: Callable[[], None] = lambda: None,
     ) -> None:
         """``saved_step`` is that of the newest checkpoint in ``folder``, which keeps the newest ``keep``.
 
-        ``before_naming`` and ``before_removing`` are called in the writer's thread, as in :func:`checkpoint.write`.
+        ``before_naming`` and ``before_removing`` are called in the writer's thread, as in :func:`checkpoint.write`, and
+        so is ``after_failure``.
         """
         self.folder, self.keep = folder, keep
-        self.before_naming, self.before_removing = before_naming, before_removing
+        self.before_naming, self.before_removing, self.after_failure = before_naming, before_removing, after_failure
         self.saved_step = saved_step
         """The step of the newest good checkpoint."""
         self.failed = 0
@@ -77,6 +79,7 @@ class Saver:
             disk = isinstance(error, OSError) and error.strerror
             self.reason = disk or first_line(error)
             self.failed += 1
+            self.after_failure()
             log.warning(
                 "the checkpoint of step %d cannot be written: %s; %sit is tried again at the next save, and the run "
                 "stops after machine.stop_after_failed_saves; %s",

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from simclr_dist.run.metrics_log import parse_record
+from simclr_dist.run.metric_records import parse_record
 from simclr_dist.tracking.sink import Record
 
 _CHUNK_BYTES = 2**20

@@ -23,6 +23,7 @@ from simclr_dist.log import log
 from simclr_dist.models.kernels import set_kernels
 from simclr_dist.progress_bar import said_when_slow
 from simclr_dist.run.lock import RunLock
+from simclr_dist.run.writing import writing
 from simclr_dist.stop_signals import StopSignals
 from simclr_dist.training.agreed import say_received
 from simclr_dist.training.opened import open_images
@@ -114,10 +115,8 @@ def _place(config: Config, processes: Processes, device: torch.device) -> Place 
     if not goes_on or launcher is None or launcher.name != SRUN:
         return None
     folder = Path(config.machine.run_dir)
-    try:
+    with writing(folder):
         return place_in(folder, start_of_step(), processes.rank, processes.count)
-    except OSError as error:
-        raise UserError(f"machine.run_dir: {folder} cannot be written: {error.strerror}") from error
 
 
 def _membership(

@@ -4,10 +4,12 @@ from functools import cached_property
 
 from simclr_dist.config import Recipe
 from simclr_dist.config.initial import ALL
-from simclr_dist.distributed.agreement import all_or_none
+from simclr_dist.data.sources.identity import compare
+from simclr_dist.distributed.agreement import all_or_none, decided_by_first
 from simclr_dist.distributed.collectives import process_rank
 from simclr_dist.errors import UserError
 from simclr_dist.log import log
+from simclr_dist.run.folder import RunFolder
 from simclr_dist.training.step import TrainingStep
 from simclr_dist.weights.initial import InitialState, put_into, read_initial
 
@@ -15,9 +17,9 @@ from simclr_dist.weights.initial import InitialState, put_into, read_initial
 class Start:
     """Every process of a run makes one; without ``recipe.initial.weights`` it does nothing."""
 
-    def __init__(self, recipe: Recipe, step: TrainingStep) -> None:
-        """``step`` has the weights of recipe.seed."""
-        self.recipe, self.step = recipe, step
+    def __init__(self, recipe: Recipe, step: TrainingStep, folder: RunFolder) -> None:
+        """``step`` has the weights of recipe.seed, and ``folder`` the images of the run."""
+        self.recipe, self.step, self.folder = recipe, step, folder
 
     @cached_property
     def _found(self) -> InitialState:
@@ -55,7 +57,8 @@ class Start:
         """Put the weights into the method; how many steps of the recipe count as done. All processes call it.
 
         Raises:
-            UserError: they cannot be read, are not those of recipe.initial.sha256, or do not fit.
+            UserError: they cannot be read, are not those of recipe.initial.sha256, or do not fit; or the steps that
+                count as done were those of other images or batches.
         """
         recipe, initial = self.recipe, self.recipe.initial
         if not initial.weights:
@@ -73,10 +76,28 @@ class Start:
                     "recipe.initial.sha256 names; give those, or remove recipe.initial.sha256 to begin with these"
                 )
             put_into(self.step.method, self.step.optimizer, found, recipe)
+        if initial.steps_done:
+            decided_by_first(lambda: self._refuse_other_steps(found))
         if process_rank() == 0:
             self._tell(found)
         del self._found  # what it holds is in the method now
         return initial.steps_done
+
+    def _refuse_other_steps(self, found: InitialState) -> None:
+        """A number of steps is a place in the order of the images that those steps saw, in batches of that size."""
+        recipe, folder = self.recipe, self.folder
+        differing, remark = compare(found.images, folder.images, folder.source)
+        if found.batch_images != recipe.global_batch_images:
+            here = recipe.global_batch_images
+            differing = f"recipe.global_batch_images is {found.batch_images} there and {here} here"
+        if differing:
+            raise UserError(
+                f"recipe.initial.steps_done: the {recipe.initial.steps_done} steps of {recipe.initial.weights} do not "
+                f"count as done here: {differing}; give those, or set recipe.initial.steps_done=0 to begin a schedule "
+                "of its own with its weights"
+            )
+        if remark:
+            log.info("%s: %s", recipe.data.path, remark)
 
     def _tell(self, found: InitialState) -> None:
         initial = self.recipe.initial

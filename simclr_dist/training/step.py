@@ -32,6 +32,7 @@ from simclr_dist.training.gradients import Computed, compute_gradients
 from simclr_dist.training.method_rules import check_rules
 from simclr_dist.training.numbers import NumbersOnTheWay
 from simclr_dist.training.recorded import RecordedEmbedding, record_embedding
+from simclr_dist.training.scaler import Scaler
 
 
 class StoppedByAnomalyError(Exception):
@@ -63,7 +64,7 @@ class TrainingStep:
         self.method = self._on_device(build_method(recipe, images, self.statistics, machine.recompute))
         self.rates = self.method.rates()
         self.optimizer = make_optimizer(self.method, recipe.optimizer, self.rates)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=machine.precision == "float16")
+        self.scaler: torch.amp.GradScaler = Scaler(device.type, enabled=machine.precision == "float16")
         self.updates_ahead = updates_ahead(device.type, self.scaler)
         """Whether the update is given to the device before its numbers are judged, and taken back where it must not be
         (docs/design/step.md). The weights are the same."""
@@ -116,8 +117,8 @@ class TrainingStep:
         Raises:
             StoppedByAnomalyError: the numbers are such that the recipe stops; nothing is changed.
         """
-        if self.rollback_point and self.anomalies.is_healthy:
-            self.rollback_point.take_when_due(steps_done)
+        if self.rollback_point:
+            self.rollback_point.take_when_due(steps_done, is_healthy=self.anomalies.is_healthy)
         copy_all(self._buffers_before, self._buffers)
         batch = batch.to(self.device)
         watch = NumericsWatch(self.method) if self.config.machine.debug_numerics else None

@@ -98,7 +98,7 @@ class Trainer:
         """The steps done, the state being that after them."""
         kept = self.ground.kept
         if not kept:
-            return self.folder.restore(self.step.state, Start(self.config.recipe, self.step))
+            return self.folder.restore(self.step.state, Start(self.config.recipe, self.step, self.folder))
         for name, target in self.step.state.items():
             target.load_state_dict(kept.states[name])
         self.folder.go_on_from(kept.step)

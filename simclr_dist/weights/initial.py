@@ -47,6 +47,10 @@ class InitialState:
     """Its state dict; {} when it starts anew."""
     architecture: Architecture | None = None
     """Of the encoder, where it is a ResNet of this project."""
+    batch_images: int = 0
+    """Of a global batch of the run that made all of a method; 0: the encoder's alone."""
+    images: dict[str, Any] = field(default_factory=dict)
+    """What that run's checkpoint says of its images."""
 
 
 def read_initial(recipe: Recipe) -> InitialState:
@@ -130,6 +134,8 @@ def _all_of(path: Path, recipe: Recipe) -> InitialState:
         remarks=tuple(_of_pixels(saved.source, there.data.mean, there.data.std, recipe)),
         optimizer=optimizer,
         architecture=Architecture.of_recipe(there),
+        batch_images=there.global_batch_images,
+        images=saved.state.get("images", {}),
     )
 
 

@@ -61,6 +61,6 @@ def _of_checkpoint(path: Path) -> SavedState:
         raise UserError(f"{path}: {error}") from error
     newer = [other for other in checkpoint.by_age(path.parent) if checkpoint.step_in_name(other) > state["step"]]
     # Who names one of the steps means that one; last.pt promises the newest.
-    is_link = path.is_symlink() and newer
+    is_link = (path.is_symlink() or path.name == checkpoint.LAST) and newer
     remark = f"{path.name} points at step {state['step']}, and {newer[0].name} is newer" if is_link else ""
     return SavedState(path=path, state=state, name=path.name, remark=remark)

@@ -215,6 +215,25 @@ def test_a_run_goes_back_to_its_rollback_point_whatever_was_saved_and_when_it_wa
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
 
 
+def test_a_run_that_begins_between_two_rollback_points_goes_back_to_its_beginning(tmp_path):
+    """Through a restart after its first step, too."""
+    assert run(tiny_config(tmp_path, "machine.stop_after_steps=3"), ()) == "done"
+    begun = final_state(tmp_path / "run")
+    for name, stops in (("whole", (6,)), ("parts", (4, 6))):
+        for stop in stops:
+            config = tiny_config(
+                tmp_path, f"machine.run_dir={tmp_path / name}", f"recipe.initial.weights={tmp_path / 'run'}",
+                "recipe.initial.what=all", "recipe.initial.optimizer=kept", "recipe.initial.steps_done=3",
+                "recipe.anomalies.on_not_finite=go_back", f"machine.stop_after_steps={stop}",
+                "machine.save_every_steps=1",
+            )  # fmt: skip
+            assert run(config, (5,)) == "done"
+    returned = checkpoint.load(tmp_path / "whole" / "checkpoints" / "step_000000005.pt")
+    assert_bit_equal(returned["model"], begun["model"])
+    assert read_metrics(tmp_path / "whole" / "metrics.jsonl")[1]["returned_to_step"] == 3
+    assert_bit_equal(trained(final_state(tmp_path / "parts")), trained(final_state(tmp_path / "whole")))
+
+
 def turned_away(features: torch.Tensor) -> torch.Tensor:
     """One view of every pair points the other way, so that the two are as unlike as the encoder can make them."""
     return features * torch.where(torch.arange(len(features)) % 2 == 1, -1.0, 1.0)[:, None]

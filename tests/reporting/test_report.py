@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -28,6 +29,7 @@ from simclr_dist.reporting.markup import Html, tag
 from simclr_dist.training.pretraining import pretrain
 from tests.support.images import open_source
 from tests.support.processes import tiny_config
+from tests.support.tracking import write_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 STEPS = "machine.stop_after_steps=2"
@@ -103,6 +105,19 @@ def photos(folder: Path, names: dict[str, int]) -> Path:
 
 def section(content: str, key: str) -> str:
     return content.partition(f'<section id="{key}">')[2].partition("</section>")[0]
+
+
+def test_what_takes_long_of_a_long_run_is_said(report, tmp_path, monkeypatch):
+    said: list[str] = []
+
+    def noted(what: str) -> AbstractContextManager[None]:
+        said.append(what)
+        return nullcontext()
+
+    monkeypatch.setattr("simclr_dist.cli.report.said_when_slow", noted)
+    run_dir = write_run(tmp_path, 4)
+    assert report(run_dir)[0] == 0
+    assert said == [f"{run_dir}: reading", f"{run_dir / 'report.html'}: making the page"]
 
 
 def test_the_page_of_a_run_has_every_section_and_refers_to_nothing_outside_itself(run_dir, report):

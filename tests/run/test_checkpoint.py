@@ -39,6 +39,24 @@ def test_last_points_at_the_newest_and_only_the_newest_are_kept(tmp_path):
     assert checkpoint.load(tmp_path / "last.pt")["step"] == 5
 
 
+@pytest.mark.parametrize("hard_links", [True, False])
+def test_a_file_system_without_symlinks_costs_no_save(tmp_path, monkeypatch, logged, hard_links):
+    def refused(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    checkpoint.save(tmp_path, state(1), 1, keep=1)
+    monkeypatch.setattr(Path, "symlink_to", refused)
+    if not hard_links:
+        monkeypatch.setattr(Path, "hardlink_to", refused)
+    for step in (2, 3):
+        checkpoint.save(tmp_path, state(step), step, keep=1)
+    last = ["last.pt"] if hard_links else []
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*last, "step_000000003.pt"]
+    assert len([line for line in logged if "last.pt cannot be made: Operation not supported" in line]) == 1 - len(last)
+    if hard_links:
+        assert checkpoint.load(tmp_path / "last.pt")["step"] == 3
+
+
 def pickled(content: object, **how: bool) -> bytes:
     file = io.BytesIO()
     torch.save(content, file, **how)

@@ -1,8 +1,11 @@
 """Checkpoints that stay: milestones and the best, whatever removes old ones."""
 
+import errno
 import json
 import os
+import subprocess
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -12,6 +15,8 @@ from simclr_dist.errors import UserError
 from simclr_dist.evaluation.online import OnlineEvaluation
 from simclr_dist.run import checkpoint
 from simclr_dist.run.kept import NONE, Kept, named_checkpoint
+from simclr_dist.run.writer import Saver
+from simclr_dist.storage.temporary import temporary_name
 from simclr_dist.training import pretraining
 from tests.support.checkpoints import state
 from tests.support.commands import run_command
@@ -77,6 +82,16 @@ def test_where_there_are_no_links_a_milestone_is_a_copy(tmp_path, monkeypatch):
     assert len(list((tmp_path / "kept").iterdir())) == 1
 
 
+def test_what_a_kill_left_half_kept_is_removed_by_the_next_start(tmp_path):
+    ended = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, check=True, text=True).stdout.strip()
+    kept = tmp_path / "run" / "kept"
+    kept.mkdir(parents=True)
+    name = temporary_name(kept / "step_000000004.pt").name.replace(f"_{os.getpid()}_", f"_{ended}_")
+    (kept / name).touch()
+    pretraining.pretrain(tiny_config(tmp_path, "machine.stop_after_steps=1"), Processes())
+    assert list(kept.iterdir()) == []
+
+
 def _train(folder: Path, monkeypatch: pytest.MonkeyPatch, values: dict[int, float], until: int) -> None:
     """A run whose online evaluations after some steps have these values."""
     found = {step: {KNN: value} for step, value in values.items()}
@@ -91,6 +106,31 @@ def _train(folder: Path, monkeypatch: pytest.MonkeyPatch, values: dict[int, floa
 def test_the_best_is_known_while_its_checkpoint_is_still_being_written(tmp_path):
     kept = Kept(tmp_path, 0, KNN)
     assert [kept.is_better(step, {KNN: value}) for step, value in enumerate((0.5, 0.7, 0.6))] == [True, True, False]
+
+
+def test_a_best_whose_save_failed_leaves_the_place_to_a_lesser_one(tmp_path, monkeypatch):
+    """A retry of that very save, as at the end of a run, is the best all the same."""
+    kept = Kept(tmp_path, 0, KNN)
+    saver = Saver(tmp_path / "checkpoints", 1, None, before_removing=kept.keep, after_failure=kept.not_written)
+
+    def saved(step: int, value: float | None = None) -> list[str]:
+        if value is not None:
+            assert kept.is_better(step, {KNN: value})
+        saver.begin(state(step), step)
+        saver.wait()
+        return names(tmp_path / "kept")
+
+    assert saved(1, 0.5) == [f"best_{KNN}_step_000000001.pt"]
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "write", Mock(side_effect=OSError(errno.ENOSPC, "full")))
+        assert saved(2, 0.9) == [f"best_{KNN}_step_000000001.pt"]
+    assert not kept.is_better(3, {KNN: 0.4})
+    assert saved(4, 0.7) == [f"best_{KNN}_step_000000004.pt"]
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "write", Mock(side_effect=OSError(errno.ENOSPC, "full")))
+        saved(5, 0.8)
+    assert saved(5) == [f"best_{KNN}_step_000000005.pt"]
+    assert not kept.is_better(6, {KNN: 0.75})
 
 
 @pytest.mark.parametrize("is_written", [True, False])

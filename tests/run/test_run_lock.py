@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -16,6 +17,7 @@ from simclr_dist.distributed.processes import Processes
 from simclr_dist.errors import UserError
 from simclr_dist.run import checkpoint
 from simclr_dist.run.lock import RunLock
+from simclr_dist.run.lock_files import LockFiles
 from simclr_dist.run.lock_owner import Owner
 from simclr_dist.training import pretraining, trainer
 from tests.support.processes import (
@@ -78,6 +80,40 @@ def test_another_process_with_the_id_of_the_holder_does_not_hold_the_lock(tmp_pa
         with pytest.raises(UserError, match="has taken this run over"):
             earlier.check()
         later.check()
+
+
+def test_a_copy_of_a_folder_in_use_is_free_at_once_and_the_folder_itself_is_not_under_another_name(tmp_path):
+    run, copy = tmp_path / "run", tmp_path / "copy"
+    run.mkdir()
+    with lock(run) as holder:
+        holder.take()
+        shutil.copytree(run, copy)
+        with lock(copy, silent_seconds=60) as other:
+            started = time.monotonic()
+            other.take()
+            assert time.monotonic() - started < 30
+            other.check()
+        run.rename(tmp_path / "moved")
+        (tmp_path / "link").symlink_to("moved")
+        for name in ("moved", "link"):
+            with pytest.raises(UserError, match=f"{name} is in use by process {os.getpid()}"):
+                lock(tmp_path / name).take()
+        (tmp_path / "moved").rename(run)
+        holder.check()
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_what_is_a_copy_on_another_device_or_the_folder_itself_mounted_twice_is_watched(tmp_path, monkeypatch, lives):
+    with lock(tmp_path, beat_seconds=0.01 if lives else 1000) as holder:
+        holder.take()
+        device, inode = LockFiles(tmp_path, HERE).place()
+        monkeypatch.setattr(LockFiles, "place", lambda _: (device + 1, inode))
+        with lock(tmp_path, silent_seconds=2 if lives else 0.1) as other:
+            if lives:
+                with pytest.raises(UserError, match="in use by process"):
+                    other.take()
+            else:
+                other.take()
 
 
 def test_a_holder_on_another_host_that_gives_signs_of_life_is_left_alone(tmp_path):

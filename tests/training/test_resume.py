@@ -6,8 +6,10 @@ import pytest
 import yaml
 
 from simclr_dist.run import checkpoint
+from tests.support.commands import run_command
 from tests.support.earlier import as_stored_earlier
 from tests.support.processes import (
+    TINY,
     Running,
     assert_bit_equal,
     final_state,
@@ -70,3 +72,13 @@ def test_starting_a_finished_run_again_changes_nothing(tmp_path):
     assert outcome.steps_done == 3
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.pt")} == files
     assert len(losses(tmp_path / "run")) == 3
+
+
+def test_a_run_that_stopped_after_so_many_steps_as_asked_says_which_key_to_raise(tmp_path, capsys):
+    (tmp_path / "tiny.yaml").write_text("recipe: {}\n")
+    command = ["pretrain", tmp_path / "tiny.yaml", *TINY, f"machine.run_dir={tmp_path / 'run'}"]
+    status, told, _ = run_command(capsys, *command, "machine.stop_after_steps=1")
+    assert status == 0
+    assert told.startswith("stopped after step 1 of ")
+    assert "as machine.stop_after_steps=1 says; raise it, or set machine.stop_after_steps=0, to resume\n" in told
+    assert "same command" not in told

@@ -19,6 +19,7 @@ from simclr_dist.weights.digest import state_digest
 from simclr_dist.weights.export import export
 from simclr_dist.weights.initial import read_initial
 from simclr_dist.weights.read import load_encoder
+from tests.support.images import write_image
 from tests.support.processes import (
     assert_bit_equal,
     final_state,
@@ -182,6 +183,32 @@ def test_weights_that_do_not_fit_are_refused_with_the_first_keys_and_what_to_cha
     with pytest.raises(UserError) as refused:
         begun(tiny_config(tmp_path, f"recipe.initial.weights={runs / 'simclr'}", *overrides))
     assert line in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("others", "line"),
+    [
+        (
+            ["data.source=folder", "data.path={images}"],
+            "the images differ (1437 there, 40 here, or other ones); give those",
+        ),
+        (["global_batch_images=64"], "recipe.global_batch_images is 32 there and 64 here; give those"),
+    ],
+)
+def test_steps_of_other_images_or_batches_do_not_count_as_done(runs, tmp_path, others, line):
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(40):
+        write_image(images / f"{number}.png")
+    keys = ("weights={runs}/simclr", "what=all", "steps_done=3")
+    given = [f"recipe.{each}" for each in (*(f"initial.{key}" for key in keys), "epochs=8", *others)]
+    overrides = [each.format(runs=runs, images=images) for each in given]
+    with pytest.raises(
+        UserError, match=r"recipe\.initial\.steps_done: the 3 steps of .*simclr do not count"
+    ) as refused:
+        begun(tiny_config(tmp_path, *overrides))
+    assert line in str(refused.value)
+    begun(tiny_config(tmp_path, *overrides, "recipe.initial.steps_done=0"))
 
 
 @pytest.mark.parametrize(

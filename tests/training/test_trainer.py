@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sysconfig
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from simclr_dist.data.loading.batch import Batch
 from simclr_dist.data.loading.batches import ViewBatches
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.errors import UserError
-from simclr_dist.run.metrics_log import MetricsLog, last_metrics, read_metrics, write_run_facts
+from simclr_dist.run.kept import Kept
+from simclr_dist.run.metrics_log import MetricsLog, last_metrics, read_metrics, read_records, write_run_facts
 from simclr_dist.training import pretraining, trainer
 from simclr_dist.training.preflight import check_machine
+from tests.support.poison import poisoned
 from tests.support.processes import final_state, losses, pretrain_here, run_distributed, tiny_config
 
 
@@ -157,6 +160,20 @@ def test_half_precision_follows_float32(tmp_path, precision):
     assert bool(state["scaler"]) == (precision == "float16")
 
 
+def test_the_precision_may_change_from_float16_and_back_at_every_start(tmp_path):
+    """Also where the run then goes back to a point from before the change."""
+    scales = []
+    for precision, stop in (("float16", 1), ("float32", 4), ("float16", 5)):
+        config = tiny_config(
+            tmp_path, f"machine.precision={precision}", f"machine.stop_after_steps={stop}",
+            "recipe.anomalies.on_not_finite=go_back", "recipe.anomalies.rollback_every_steps=3",
+        )  # fmt: skip
+        poisoned((5,), lambda features: features * math.nan, lambda config=config: pretrain(config))
+        scales.append(final_state(tmp_path / "run")["scaler"].get("scale"))
+    assert [bool(scale) for scale in scales] == [True, False, True]
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[4]["returned_to_step"] == 3
+
+
 def test_channels_last_changes_rounding_only(tmp_path):
     for name in ("false", "true"):
         pretrain(
@@ -243,15 +260,52 @@ def test_a_line_of_the_metrics_that_is_no_record_is_set_aside_alone(tmp_path, at
     assert (tmp_path / "metrics.jsonl.damaged").read_bytes().splitlines() == GARBAGE
 
 
+def test_a_start_of_a_long_run_neither_holds_nor_parses_its_metrics(tmp_path, monkeypatch):
+    numbers = {f"metric {number}": 1 / number for number in range(1, 20)}
+    lines = [json.dumps({"step": step, "epoch": 1, **numbers, "online_knn_top1": 0.5}) for step in range(1, 4001)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "best_online_knn_top1_step_000000700.pt").touch()
+    parsed, loads = [], json.loads
+    monkeypatch.setattr(json, "loads", lambda line: parsed.append(line) or loads(line))
+    tracemalloc.start()
+    try:
+        MetricsLog(tmp_path, steps_done=3990).close()
+        kept = Kept(tmp_path, 0, "online_knn_top1")
+        kept.begin(3990, tmp_path / "checkpoints")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert not kept.is_better(3991, {"online_knn_top1": 0.4})
+    assert kept.is_better(3992, {"online_knn_top1": 0.6})
+    assert (tmp_path / "metrics.jsonl").read_text().splitlines() == lines[:3990]
+    assert peak < 2**20 < 4000 * len(lines[0])
+    assert len(parsed) == 2  # of the best, and of the last step
+
+
+def test_numbers_that_are_not_finite_in_metrics_of_another_tool_are_read_as_null(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": NaN, "a": -Infinity, "b": null}\n{"step": 2, "loss": 1e999, "a": 0}\n')
+    assert read_records(path) == (
+        [{"step": 1, "loss": None, "a": None, "b": None}, {"step": 2, "loss": None, "a": 0}],
+        [],
+    )
+    assert last_metrics(path)["loss"] is None
+
+
 def test_metrics_that_cannot_be_read_now_stop_the_start_and_lose_no_line(tmp_path, monkeypatch):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n')
 
-    def read_bytes(_: Path) -> bytes:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    opens = Path.open
+
+    def opened(asked: Path, *arguments: Any, **named: Any) -> Any:
+        if asked == path:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return opens(asked, *arguments, **named)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "read_bytes", read_bytes)
+        patched.setattr(Path, "open", opened)
         with pytest.raises(UserError, match=f"^{path}: cannot be read: Input/output error"):
             MetricsLog(tmp_path, steps_done=1)
     assert read_metrics(path) == [{"step": 1}]
@@ -264,6 +318,19 @@ def test_a_disk_that_is_full_at_the_start_is_told_with_the_run_folder(tmp_path, 
     monkeypatch.setattr("simclr_dist.run.metrics_log.write_atomically", full)
     with pytest.raises(UserError, match=r"^machine\.run_dir: .* cannot be written: No space left on device; make room"):
         write_run_facts(tmp_path, 5, {})
+
+
+@pytest.mark.parametrize(
+    ("number", "cure"),
+    [(errno.ENOSPC, "make room, then start again"), (errno.EACCES, "get the permission"), (errno.EIO, "mend the sto")],
+)
+def test_a_run_folder_that_takes_no_config_is_told_with_a_cure_that_fits(tmp_path, monkeypatch, number, cure):
+    def refused(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("simclr_dist.run.folder.write_atomically", refused)
+    with pytest.raises(UserError, match=f"run cannot be written: {os.strerror(number)}; {cure}"):
+        pretrain(tiny_config(tmp_path, "machine.stop_after_steps=1"))
 
 
 def test_a_batch_that_cannot_be_made_ends_the_run_with_the_steps_done_saved(tmp_path, monkeypatch):
