@@ -12,6 +12,7 @@ from simclr_dist.cli.options import with_config, with_debug
 from simclr_dist.errors import UserError
 from simclr_dist.launch.slurm.profiles import resources
 from simclr_dist.launch.slurm.resources import LEAST, Resources, from_record
+from simclr_dist.run.moved_folder import refuse_moved
 from simclr_dist.terminal import say, typed
 
 _numbers = {name: click.IntRange(min=least) for name, least in LEAST.items()}
