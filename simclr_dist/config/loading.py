@@ -63,17 +63,31 @@ def find_config(name: str) -> Path:
     from simclr_dist.configs import shipped as shipped_configs
 
     shipped: dict[str, Path] = {path.stem: path for path in shipped_configs()}
+    is_folder = False
     try:
-        if Path(name).is_file():
+        is_folder = name != "" and Path(name).is_dir()  # "" is the folder "." to it
+        if name and Path(name).exists() and not is_folder:  # a pipe too, which is no regular file
             return Path(name)
-        if Path(name).is_dir():
-            raise UserError(f"{name}: is a folder; give the YAML file in it")
     except (OSError, ValueError):
         pass  # no name that a file can have: said below
     if name.removesuffix(".yaml") in shipped and "/" not in name:
         return shipped[name.removesuffix(".yaml")]
+    if is_folder:
+        raise UserError(f"{name}: is a folder; give the YAML file in it")
     guess = nearest(Path(name).stem, list(shipped))
     raise UserError(f"{name}: no such file, and no shipped recipe of that name{guess}; shipped: {', '.join(shipped)}")
+
+
+def refuse_pipe(name: str) -> None:
+    """Before several processes are started, each of which reads the config.
+
+    Raises:
+        UserError: ``name`` is a pipe, which can be read once.
+    """
+    if Path(name).is_fifo():
+        raise UserError(
+            f"{name}: --processes: each process reads the config, and a pipe can be read once; write a file"
+        )
 
 
 def recipe_from_dict(stored: dict[str, Any]) -> Recipe:
@@ -124,7 +138,10 @@ def _parse(path: Path, overrides: Sequence[str], values: Mapping[str, Any]) -> A
     node: Any
     try:
         with path.open(encoding="utf-8") as file:
-            node = load_yaml(file.read(MOST_CHARACTERS + 1), type_of, loader=get_yaml_loader())
+            text = file.read(MOST_CHARACTERS + 1)
+        if not text and not path.is_file():
+            raise UserError(f"{path}: no text came; a pipe can be read once: write the config into a file")
+        node = load_yaml(text, type_of, loader=get_yaml_loader())
         if not isinstance(node, dict | None):
             raise UserError(needs)
         node = OmegaConf.merge(OmegaConf.create(node or {}), OmegaConf.create(literal(dict(values))))

@@ -1,6 +1,7 @@
 """The command line: what a user does wrong is one line and status 2, and the answer comes without heavy imports."""
 
 import io
+import os
 import subprocess
 import sys
 import time
@@ -155,6 +156,17 @@ def test_a_rank_that_is_no_number_is_no_traceback(run, monkeypatch, arguments):
     status, _, err = run(*arguments)
     assert status == 2
     assert "digits_dmo" in complaint(err) or "RANK" in complaint(err)
+
+
+@pytest.mark.parametrize("name", ["pretrain", "verify"])
+def test_a_config_from_a_pipe_is_not_given_to_several_processes(run, name):
+    reader, writer = os.pipe()
+    os.write(writer, b"recipe: {data: {source: digits}}")
+    os.close(writer)
+    status, _, err = run(name, f"/dev/fd/{reader}", "--processes", "2")
+    os.close(reader)
+    assert status == 2
+    assert "a pipe can be read once" in complaint(err)
 
 
 # ---------------------------------------------------------------------------------------------- help

@@ -1,6 +1,7 @@
 """The config: what loads, what is refused and in which words, and that the schema says what the code can build."""
 
 import math
+import os
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -670,8 +671,27 @@ def test_a_missing_file_is_refused_with_the_shipped_recipes(tmp_path, monkeypatc
     assert all(path.stem in message for path in shipped())
 
 
-def test_a_folder_in_place_of_a_file_is_refused(tmp_path):
-    assert str(tmp_path) in complaint(str(tmp_path))
+def test_a_folder_in_place_of_a_file_is_refused_as_one(tmp_path):
+    assert complaint(str(tmp_path)) == f"{tmp_path}: is a folder; give the YAML file in it"
+
+
+def test_a_folder_of_a_shipped_recipes_name_does_not_hide_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("digits_demo").mkdir()
+    assert load_config("digits_demo").recipe.data.source == "digits"
+
+
+def test_a_config_comes_through_a_pipe_once(minimal):
+    reader, writer = os.pipe()
+    os.write(writer, Path(minimal).read_bytes())
+    os.close(writer)
+    try:
+        loaded = load_config(f"/dev/fd/{reader}", ["machine.run_dir=runs/minimal"])
+        again = complaint(f"/dev/fd/{reader}")
+    finally:
+        os.close(reader)
+    assert loaded == load_config(minimal)
+    assert "a pipe can be read once: write the config into a file" in again
 
 
 @pytest.mark.parametrize("override", ["recipe.epochs", "=3", "", "recipe.epochs:3", "--zzz"])
