@@ -27,7 +27,7 @@ from simclr_dist.config.registry import method_keys
 from simclr_dist.config.schema import Config
 from simclr_dist.config.values import takes_bands, takes_options
 from simclr_dist.errors import UserError, nearest
-from simclr_dist.storage.yaml_text import MOST_CHARACTERS, load_yaml
+from simclr_dist.storage.yaml_text import MOST_CHARACTERS, AmbiguousNumberError, load_yaml
 
 
 def load_config(config: str, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> Config:
@@ -145,6 +145,8 @@ def _parse(path: Path, overrides: Sequence[str], values: Mapping[str, Any]) -> A
         if not isinstance(node, dict | None):
             raise UserError(needs)
         node = OmegaConf.merge(OmegaConf.create(node or {}), OmegaConf.create(literal(dict(values))))
+    except AmbiguousNumberError as error:
+        raise UserError(f"{path}: {error}") from error
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {problem_of(error)}") from error
     except OSError as error:

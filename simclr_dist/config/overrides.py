@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from simclr_dist.config.key_types import type_of
 from simclr_dist.errors import UserError, first_line
-from simclr_dist.storage.yaml_text import load_yaml
+from simclr_dist.storage.yaml_text import AmbiguousNumberError, load_yaml
 
 
 def overridden(node: Any, overrides: Sequence[str], path: Path) -> Any:
@@ -57,8 +57,12 @@ def _override(override: str) -> Any:
     if not equals or not key:
         raise UserError(f"{override}: not an override; write key=value, for example recipe.epochs=100")
     try:
-        value = OmegaConf.create()
-        OmegaConf.update(value, key, _value(key, text))
+        given, value = _value(key, text), OmegaConf.create()
+        if _is_left_open(given):  # OmegaConf would merge nothing, and the file's value would stay
+            raise UserError(f"{key}: has no value (???); give it one")
+        OmegaConf.update(value, key, given)
+    except AmbiguousNumberError as error:
+        raise UserError(str(error)) from error
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{override}: cannot be read as key=value: {problem_of(error)}") from error
     return value
@@ -73,6 +77,11 @@ def _value(key: str, text: str) -> Any:
         return literal(text)
     value = load_yaml(text, lambda inner: None if inner == key else type_of(inner), key, get_yaml_loader())
     return text if isinstance(value, str) and not quoted else value
+
+
+def _is_left_open(value: Any) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return value == "???" or any(map(_is_left_open, inner))
 
 
 def _without_other_method(node: Any, overrides: Sequence[Any]) -> Any:

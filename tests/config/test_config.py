@@ -490,6 +490,39 @@ def test_a_mandatory_value_that_was_left_open_is_refused(minimal, key):
     assert f"{key}:" in complaint(minimal, f"{key}=???")
 
 
+@pytest.mark.parametrize("given", ["recipe.epochs=???", "recipe={epochs: '???'}", "recipe.data.mean=['???',1,1]"])
+def test_a_value_left_open_on_the_command_line_is_refused_where_the_file_has_one_too(tmp_path, given):
+    path = tmp_path / "c.yaml"
+    path.write_text("recipe: {data: {source: digits, mean: [0, 0, 0]}, epochs: 3}\n")
+    assert complaint(str(path), given) == f"{given.partition('=')[0]}: has no value (???); give it one"
+
+
+@pytest.mark.parametrize(
+    ("number", "cure"),
+    [
+        ("010", "write 10 or 8"), ("007", "write 7"), ("-0_12", "write -12 or -10"), ("12:30", "in digits alone"),
+        ("1:30.5", "in digits alone"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("key", ["recipe.seed", "recipe.method.temperature", "recipe.method.projection.layers"])
+def test_a_number_that_yaml_reads_as_another_than_it_looks_like_is_refused(minimal, tmp_path, key, number, cure):
+    message = complaint(minimal, f"{key}={number}")
+    assert message.startswith(f"{key}: {number} is ")
+    assert cure in message
+    path, keys = tmp_path / "c.yaml", key.split(".")
+    path.write_text(f"{': {'.join(keys)}: {number}{'}' * (len(keys) - 1)}\n")
+    assert complaint(str(path)) == f"{path}: {message}"
+
+
+def test_a_percent_that_yaml_reads_as_another_is_refused(minimal):
+    assert "010 is octal" in complaint(minimal, "health.contrastive_top1.bands={010: [1, 2]}")
+
+
+@pytest.mark.parametrize(("written", "value"), [("0", 0), ("0x1F", 31), ("0b11", 3), ("1_000", 1000), ("+3", 3)])
+def test_a_number_that_can_only_be_meant_so_is_taken(minimal, written, value):
+    assert load_config(minimal, [f"recipe.seed={written}"]).recipe.seed == value
+
+
 BELOW = [(key, limits["low"]) for key, limits in NUMBERS if limits.get("low") is not None]
 NOT_ABOVE = [(key, limits["above"]) for key, limits in NUMBERS if limits.get("above") is not None]
 HIGHEST = [(key, limits["high"]) for key, limits in NUMBERS if limits.get("high") is not None]
@@ -709,6 +742,14 @@ def test_an_override_whose_value_cannot_be_parsed_is_refused_as_such(minimal, va
 @pytest.mark.parametrize("value", ["${nowhere}", "${recipe.nowhere}", "${oc.nothing:X}"])
 def test_an_interpolation_of_nothing_is_refused_with_its_key(minimal, value):
     assert "recipe.seed: " in complaint(minimal, f"recipe.seed={value}")
+
+
+def test_an_interpolation_in_the_methods_name_is_refused_as_one(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("recipe: {data: {source: digits}, method: {name: '${oc.env:METHOD}'}}\n")
+    message = complaint(str(path))
+    assert "recipe.method.name: '${oc.env:METHOD}': nothing is filled in here" in message
+    assert "imported" not in message
 
 
 # ---------------------------------------------------------------------------------------------- schema and code
