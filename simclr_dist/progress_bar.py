@@ -1,13 +1,12 @@
 """How far long work is: a bar on a terminal, a line now and then in a log."""
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from simclr_dist.terminal import printable, say
+from simclr_dist.terminal import errors_on_terminal, printable, say
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -20,7 +19,7 @@ def said_when_slow(
 
     When not ``active`` nothing is said.
     """
-    write = write or (partial(say, err=True) if sys.stderr.isatty() else None)
+    write = write or (partial(say, err=True) if errors_on_terminal() else None)
     timer = threading.Timer(after_seconds, lambda: write and write(f"{what} ..."))
     timer.daemon = True
     if write and active:
@@ -39,7 +38,7 @@ def showing_progress(
     if not active:
         yield lambda done: None
         return
-    if sys.stderr.isatty():
+    if errors_on_terminal():
         from tqdm import tqdm
 
         with tqdm(total=total, unit=f" {unit}", desc=label or None) as bar:
@@ -65,7 +64,7 @@ def showing_progress(
 @contextmanager
 def ticking(label: str) -> Iterator[None]:
     """Say at once what is done now, and every second that it still is: the seconds on a terminal, else a dot."""
-    ended, started, on_terminal = threading.Event(), time.monotonic(), sys.stderr.isatty()
+    ended, started, on_terminal = threading.Event(), time.monotonic(), errors_on_terminal()
     label = printable(label)
 
     def tick() -> None:

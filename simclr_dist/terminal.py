@@ -37,6 +37,11 @@ def say(text: object, *, err: bool = False, nl: bool = True, keep: str = "\n\t")
     click.echo(shown.encode(encoding, "backslashreplace").decode(encoding), err=err, nl=nl)
 
 
+def errors_on_terminal() -> bool:
+    """Whether somebody may watch what ``say(err=True)`` prints: not where that stream is a file, or closed (None)."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 def typed(*words: object) -> str:
     """``simclr-dist WORDS`` as it can be copied into a shell: a name may hold what a shell would run."""
     return shlex.join(["simclr-dist", *map(str, words)])
