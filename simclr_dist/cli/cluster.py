@@ -146,7 +146,8 @@ def logs(run: str, rank: int, follow: bool) -> None:
     run_dir = watching.find_run(run)
     if follow:
         for text in watching.follow(run_dir, rank):
-            say(text, nl=False)
+            if not say(text, nl=False):
+                return
     else:
         say(watching.written(run_dir, rank), nl=False)
 
@@ -205,5 +206,6 @@ def _submit(submission: Any, options: dict[str, Any]) -> None:
     if options["follow"]:
         for run_dir, _ in submitted:
             for text in watching.follow(run_dir, 0):
-                say(text, nl=False)
+                if not say(text, nl=False):
+                    return
         say(watching.table([run_dir for run_dir, _ in submitted]))

@@ -62,8 +62,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = 2
     except (KeyboardInterrupt, click.Abort):
         status = 128 + signal.SIGINT
-    except BrokenPipeError:
-        status = 0
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
             where = error.filename or "a file of this command"
@@ -82,7 +80,17 @@ def _complain(message: str, debug: bool) -> None:
     say(f"simclr-dist{where}: {message}", err=True)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
+class _Commands(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        """The subcommand's status. A pipe that breaks is no reader who has had enough (``say`` knows those), which
+        click would take it for: it would end with status 1 and without a word."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise RuntimeError(f"{type(error).__name__}: {first_line(error)}") from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
 @click.version_option(__version__, prog_name="simclr-dist")
 @with_debug
 def command() -> None:

@@ -1,5 +1,6 @@
 """The command line: what a user does wrong is one line and status 2, and the answer comes without heavy imports."""
 
+import errno
 import io
 import os
 import subprocess
@@ -133,15 +134,33 @@ def test_an_error_that_nobody_foresaw_is_one_line_that_points_to_debug(run, monk
     assert "Traceback" in run("config", "digits_demo", "--debug")[2]
 
 
-@pytest.mark.parametrize(("error", "expected"), [(KeyboardInterrupt, 130), (BrokenPipeError, 0)])
-def test_an_interrupt_or_a_closed_pipe_ends_without_a_word(run, monkeypatch, error, expected):
+def test_an_interrupt_ends_without_a_word(run, monkeypatch):
     def fail(*_: object) -> None:
-        raise error
+        raise KeyboardInterrupt
 
     monkeypatch.setattr("simclr_dist.cli.config.load_config", fail)
     status, _, err = run("config", "digits_demo")
-    assert status == expected
+    assert status == 130
     assert err.strip() == ""
+
+
+def test_a_pipe_that_breaks_inside_a_command_is_an_error_as_any_other(run, monkeypatch):
+    def fail(*_: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("simclr_dist.cli.config.load_config", fail)
+    status, _, err = run("config", "digits_demo")
+    assert status == 1
+    assert "BrokenPipeError: [Errno 32] Broken pipe" in complaint(err)
+
+
+def test_a_log_is_followed_no_longer_than_somebody_reads_it(run, monkeypatch):
+    monkeypatch.setattr("simclr_dist.launch.slurm.watching.find_run", Path)
+    monkeypatch.setattr("simclr_dist.launch.slurm.watching.follow", lambda *_: iter(["a", "b"]))
+    said: list[str] = []
+    monkeypatch.setattr("simclr_dist.cli.cluster.say", lambda text, **_: said.append(text))  # False, in a way
+    assert run("logs", "x", "--follow")[0] == 0
+    assert said == ["a"]
 
 
 def test_a_mistake_names_the_process_when_it_is_not_the_first(run, monkeypatch):

@@ -33,6 +33,24 @@ def test_a_process_without_streams_ends_at_once_with_its_status():
     assert python(code).returncode == 7
 
 
+@pytest.mark.parametrize("streams", [(1,), (1, 2)], ids=["output", "both"])
+def test_a_reader_who_has_gone_changes_neither_what_is_done_nor_its_status(tmp_path, streams):
+    done = tmp_path / "done"
+    ended = python(
+        "import os\nfrom pathlib import Path\nfrom simclr_dist.cli.main import command, main\n"
+        "from simclr_dist.terminal import say\n"
+        "@command.command('work')\n"
+        "def work():\n"
+        f"    written = [say(text, err=err) for err in {[number == 2 for number in streams]} for text in 'ab']\n"
+        f"    Path({str(done)!r}).write_text(repr(written))\n"
+        "    return 75\n"
+        f"reader, writer = os.pipe()\nos.close(reader)\n[os.dup2(writer, number) for number in {streams}]\n"
+        "main(['work'])"
+    )
+    assert (ended.returncode, ended.stderr) == (75, "")
+    assert done.read_text() == repr([False, True] * len(streams))
+
+
 def test_ctrl_c_while_the_command_is_imported_ends_it_without_a_word():
     ended = python(
         "import sys\nfrom importlib.abc import MetaPathFinder\n"
