@@ -1,5 +1,6 @@
 """How far long work is: a bar on a terminal, a line now and then in a log."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,34 @@ def said_when_slow(
         yield
     finally:
         timer.cancel()
+
+
+@contextmanager
+def said_while_importing(module: str, after_seconds: float = 1.5, *, active: bool = True) -> Iterator[None]:
+    """On a terminal, say that ``module`` is being imported, once that has taken ``after_seconds``, wherever it is.
+
+    When not ``active`` nothing is said.
+    """
+    ended = threading.Event()
+
+    def watch() -> None:
+        began: float | None = None
+        while not ended.wait(0.1):
+            spec = getattr(sys.modules.get(module), "__spec__", None)
+            if getattr(spec, "_initializing", False):
+                began = began or time.monotonic()
+                if time.monotonic() >= began + after_seconds:
+                    say(f"loading {module} ...", err=True)
+                    return
+            elif module in sys.modules:
+                return
+
+    if active and errors_on_terminal():
+        threading.Thread(target=watch, name=f"says that {module} is imported", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from pathlib import Path
 import click
 
 from simclr_dist.cli.options import with_debug
-from simclr_dist.progress_bar import ticking
 from simclr_dist.terminal import say, typed
 
 
@@ -25,8 +24,8 @@ def extend(run: Path, epochs: int, run_dir: Path | None, optimizer: str) -> None
     the schedule of EPOCHS epochs from the step where RUN stands: another trajectory than EPOCHS epochs from
     the start.
     """
-    with ticking("loading torch"):
-        from simclr_dist.starting.extension import extended, write_extension
+    from simclr_dist.starting.extension import extended, write_extension
+
     extension = extended(run, epochs, run_dir, optimizer)
     path = write_extension(extension)
     say(f"{path}: {extension.text()}")

@@ -6,7 +6,6 @@ import click
 
 from simclr_dist.cli.options import with_debug
 from simclr_dist.errors import UserError
-from simclr_dist.progress_bar import ticking
 from simclr_dist.terminal import say
 
 
@@ -35,7 +34,6 @@ def init(folder: Path, hours: float, out: Path) -> None:
             raise UserError(f"{path}: is there already; give another name with --out, or remove it")
     if not out.absolute().parent.is_dir():
         raise UserError(f"--out: {out.parent} is not a folder; make it, or give another")
-    with ticking("loading torch"):
-        from simclr_dist.starting.first_recipe import write_first_recipe
+    from simclr_dist.starting.first_recipe import write_first_recipe
 
     write_first_recipe(folder, out, hours, say)

@@ -38,6 +38,7 @@ from simclr_dist.cli.weights import export_weights, import_weights
 from simclr_dist.distributed.ending import end_process
 from simclr_dist.distributed.launchers import rank_here
 from simclr_dist.errors import AgreedError, UserError, first_line, in_one_line
+from simclr_dist.progress_bar import said_while_importing
 from simclr_dist.terminal import say
 
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -93,11 +94,15 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
 @click.version_option(__version__, prog_name="simclr-dist")
 @with_debug
-def command() -> None:
+@click.pass_context
+def command(context: click.Context) -> None:
     """Distributed large-batch contrastive pretraining: the trajectory depends on the recipe alone.
 
     CONFIG is a YAML file, or the name of a shipped recipe such as digits_demo; KEY=VALUE overrides a key of it.
     """
+    # pretrain says that it starts, in a log too.
+    says = rank_here() == 0 and context.invoked_subcommand != pretrain.name
+    context.with_resource(said_while_importing("torch", active=says))
 
 
 for each in (

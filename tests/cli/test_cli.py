@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -15,7 +17,7 @@ from PIL import Image
 from simclr_dist import __version__
 from simclr_dist.cli.main import command
 from simclr_dist.config import load_config, to_dict
-from simclr_dist.progress_bar import said_when_slow
+from simclr_dist.progress_bar import said_when_slow, said_while_importing
 from tests.support.commands import complaint
 
 SUBCOMMANDS = sorted(command.commands)
@@ -385,6 +387,35 @@ def test_what_takes_long_is_said_by_the_first_process_alone_on_a_terminal_too(mo
         with said_when_slow("loading", after_seconds=0, write=write, active=False):
             time.sleep(0.05)
     assert (said, sys.stderr.getvalue()) == ([], "")
+
+
+@pytest.mark.parametrize(("stream", "expected"), [(Terminal, "loading slow ...\n"), (io.StringIO, "")])
+def test_an_import_that_takes_long_is_said_on_a_terminal_wherever_it_stands(monkeypatch, stream, expected):
+    monkeypatch.setattr("sys.stderr", stream())
+    with said_while_importing("slow", after_seconds=0.2):
+        time.sleep(0.5)
+        assert sys.stderr.getvalue() == ""  # nothing is imported yet
+        spec = SimpleNamespace(_initializing=True)  # as importlib marks a module whose code runs
+        monkeypatch.setitem(sys.modules, "slow", SimpleNamespace(__spec__=spec))
+        end = time.monotonic() + (10 if expected else 0.5)
+        while sys.stderr.getvalue() != expected and time.monotonic() < end:
+            time.sleep(0.01)
+    assert sys.stderr.getvalue() == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "rank", "active"), [("config", "0", True), ("evaluate", "1", False), ("pretrain", "0", False)]
+)
+def test_the_import_of_torch_is_said_by_the_first_process_of_every_command_but_pretrain_which_says_that_it_starts(
+    run, monkeypatch, name, rank, active
+):
+    told = []
+    watched = lambda *given, **how: told.append((given, how)) or nullcontext()  # noqa: E731
+    monkeypatch.setattr("simclr_dist.cli.main.said_while_importing", watched)
+    for variable, value in zip(LAUNCHERS_VARIABLES, (rank, "2", rank, "2"), strict=True):
+        monkeypatch.setenv(variable, value)
+    run(name, "--help")
+    assert told == [(("torch",), {"active": active})]
 
 
 def test_the_library_needs_neither_ffcv_nor_submitit():
