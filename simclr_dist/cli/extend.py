@@ -4,14 +4,14 @@ from pathlib import Path
 
 import click
 
-from simclr_dist.cli.options import with_debug
+from simclr_dist.cli.options import PathType, with_debug
 from simclr_dist.terminal import say, typed
 
 
 @click.command()
-@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("run", metavar="RUN", type=PathType())
 @click.option("--epochs", type=click.IntRange(min=1), required=True, help="Of the longer run, those done included.")
-@click.option("--run-dir", type=click.Path(path_type=Path), help="Of the longer run.  [default: RUN_EPOCHS_epochs]")
+@click.option("--run-dir", type=PathType(), help="Of the longer run.  [default: RUN_EPOCHS_epochs]")
 @click.option(
     "--optimizer", type=click.Choice(["kept", "fresh"]), default="kept", show_default=True,
     help="Its state (momentum) at the first step.",

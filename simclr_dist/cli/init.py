@@ -4,19 +4,19 @@ from pathlib import Path
 
 import click
 
-from simclr_dist.cli.options import with_debug
+from simclr_dist.cli.options import NumberType, PathType, with_debug
 from simclr_dist.errors import UserError
 from simclr_dist.terminal import say
 
 
 @click.command()
-@click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="FOLDER", type=PathType())
 @click.option(
-    "--hours", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
+    "--hours", type=NumberType(above=0), default=1.0, show_default=True,
     help="How long pretraining may take on this machine.",
 )  # fmt: skip
 @click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), default="my.yaml", show_default=True,
+    "--out", type=PathType(dir_okay=False), default="my.yaml", show_default=True,
     help="The config; never one that is there. Its views beside it, as PNG.",
 )  # fmt: skip
 @with_debug

@@ -6,16 +6,19 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
+import click
 import pytest
 import yaml
 from PIL import Image
 
 from simclr_dist import __version__
 from simclr_dist.cli.main import command
+from simclr_dist.cli.options import NumberType, PathType
 from simclr_dist.config import load_config, to_dict
 from simclr_dist.progress_bar import said_when_slow, said_while_importing
 from tests.support.commands import complaint
@@ -86,6 +89,17 @@ MISTAKES = [
     (["evaluate", ".", "--labels", "1.5"], "--labels: '1.5'"),
     (["evaluate", ".", "--labels", ""], "--labels: ''"),
     (["evaluate", ".", "--splits", "0"], "--splits"),
+    (["evaluate", ".", "knn", "--temperature", "nan"], "--temperature': nan is not a finite number"),
+    (["evaluate", ".", "probe", "--learning-rate", "inf"], "--learning-rate': inf is not a finite number"),
+    (["init", ".", "--hours", "nan"], "--hours': nan is not a finite number"),
+    (["import", "a", "b.safetensors", "--mean", "nan,0,0"], "--mean: 'nan,0,0' is not three numbers"),
+    (["import", "a", "b.safetensors", "--option", "depth=010"], "--option: depth: 010 is octal"),
+    (["init", ".", "--out", ""], "--out': it is empty"),
+    (["extend", ".", "--epochs", "2", "--run-dir", ""], "--run-dir': it is empty"),
+    (["export", ".", "--to", "timm", "--out", ""], "--out': it is empty"),
+    (["data", "write", "digits_demo", ""], "OUT': it is empty"),
+    (["evaluate", ".", "--checkpoint", ""], "--checkpoint': it is empty"),
+    (["cancel", ""], "it is empty"),
 ]
 
 
@@ -95,6 +109,17 @@ def test_a_mistake_is_answered_with_one_line_and_status_2(run, arguments, named)
     assert (status, out) == (2, "")
     assert complaint(err).startswith("simclr-dist: ")
     assert named in complaint(err)
+
+
+def parameters(group: click.Group) -> Iterator[click.Parameter]:
+    for each in group.commands.values():
+        yield from parameters(each) if isinstance(each, click.Group) else each.params
+
+
+def test_no_command_has_a_path_that_may_be_empty_or_a_number_that_may_be_nan():
+    types = [each.type for each in parameters(command)]
+    found = [each for each in types if isinstance(each, click.Path | click.types.FloatParamType)]
+    assert {type(each) for each in found} == {PathType, NumberType}
 
 
 @pytest.mark.parametrize(
