@@ -10,6 +10,7 @@ import click
 
 from simclr_dist.cli.options import NameType, NumberType, PathType, with_config, with_debug, with_overrides
 from simclr_dist.config import load_config
+from simclr_dist.config.fields import MOST_SECONDS
 from simclr_dist.config.shards import LABELS, Shards
 from simclr_dist.data.sources.beton.encoding import CHROMA, MODES, Encoding, default_max_side
 from simclr_dist.progress_bar import showing_progress, ticking
@@ -155,7 +156,7 @@ def seal(file: Path) -> None:
 @click.option("--workers", type=click.IntRange(min=0), help="Shards that are read at once.  [default: one a core]")
 @click.option(
     "--wait-seconds",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MOST_SECONDS),
     default=Shards.wait_seconds,
     show_default=True,
     help="How long a server that does not answer is waited for.",

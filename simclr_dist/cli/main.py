@@ -37,7 +37,7 @@ from simclr_dist.cli.verify import verify
 from simclr_dist.cli.weights import export_weights, import_weights
 from simclr_dist.distributed.ending import end_process
 from simclr_dist.distributed.launchers import rank_here
-from simclr_dist.errors import AgreedError, UserError, first_line, in_one_line
+from simclr_dist.errors import AgreedError, UserError, first_line, in_one_line, is_of_memory
 from simclr_dist.progress_bar import said_while_importing
 from simclr_dist.terminal import say
 
@@ -67,6 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
             where = error.filename or "a file of this command"
             _complain(f"{where} cannot be written: {error.strerror}; make room there, then start again", debug)
+            end_process(2)
+        if is_of_memory(error):
+            _complain(
+                f"out of memory: {first_line(error)}; give smaller or fewer images at once, or a smaller network "
+                "(machine.images_per_chunk, --batch-at-once; plan says what a run takes)",
+                debug,
+            )
             end_process(2)
         found = f"{type(error).__name__}: {first_line(error)}"
         _complain(f"{found}; unexpected error, probably a bug; --debug shows the traceback", debug)

@@ -161,6 +161,25 @@ def test_an_error_that_nobody_foresaw_is_one_line_that_points_to_debug(run, monk
     assert "Traceback" in run("config", "digits_demo", "--debug")[2]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("x"),
+        type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: ..."),
+    ],
+)
+def test_too_little_memory_is_no_bug(run, monkeypatch, error):
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("simclr_dist.cli.config.load_config", fail)
+    status, _, err = run("config", "digits_demo")
+    assert status == 2
+    assert "out of memory: " in complaint(err)
+    assert "machine.images_per_chunk" in err
+
+
 def test_an_interrupt_ends_without_a_word(run, monkeypatch):
     def fail(*_: object) -> None:
         raise KeyboardInterrupt

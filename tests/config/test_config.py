@@ -21,6 +21,7 @@ from simclr_dist.config.recipe import (
     SOURCES_WITHOUT_PATH,
     Optimizer,
 )
+from simclr_dist.config.registry import METHODS
 from simclr_dist.config.views import ViewGroup
 from simclr_dist.configs import shipped
 from simclr_dist.data.sources.masked_sets import MASKED
@@ -558,6 +559,37 @@ def test_a_number_above_its_limit_is_refused_with_the_exact_limit(minimal, key, 
     message = complaint(minimal, f"{key}={beyond}")
     assert f"{key}: {beyond}" in message
     assert f"at most {limit}".removesuffix(".0") in message
+
+
+# Those without an upper limit: they are compared with what is there, and no library gets them.
+COMPARED = {
+    "recipe.batch_norm_group_images", "recipe.data.window_shards", "recipe.data.labelled_images",
+    "recipe.initial.steps_done", "recipe.encoder.output_stride", "recipe.anomalies.window_steps",
+    "recipe.anomalies.max_skipped_steps", "recipe.anomalies.max_returns", "recipe.anomalies.rollback_every_steps",
+    "machine.images_per_chunk", "machine.save_every_steps", "machine.keep_checkpoints", "machine.keep_every_steps",
+    "machine.stop_after_failed_saves", "machine.stop_after_steps", "machine.compare_every_steps",
+    "machine.evaluate_every_epochs", "recipe.method.frozen_steps", "recipe.method.queue_from_epoch",
+    "recipe.method.teacher_temperature_warmup_epochs", "recipe.method.permutations",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_whole_number_that_a_library_gets_has_an_upper_limit(method):
+    found = [(key, entry) for key, value, entry in fields_of(everything(method)) if type(value) is int]
+    assert {key for key, entry in found if entry.metadata.get("high") is None} <= COMPARED
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "machine.threads_per_process=100000000000", "machine.collective_timeout_seconds=99999999999999999",
+        "machine.batch_timeout_seconds=2147484", "machine.shards.wait_seconds=10000000000", "recipe.encoder.width=1e9",
+        "recipe.data.image_size=1000000000", "recipe.views.size=1000000000", "recipe.optimizer.weight_decay=1e300",
+        "recipe.method.projection.output_dim=1000000000000", "machine.loader_workers=1000000",
+    ],
+)  # fmt: skip
+def test_a_number_that_would_overflow_a_library_is_refused_with_its_limit(minimal, given):
+    assert "is too large; at most " in complaint(minimal, given)
 
 
 @pytest.mark.parametrize("written", [".nan", ".inf", "-.inf"])
