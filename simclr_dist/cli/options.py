@@ -19,21 +19,19 @@ class PathType(click.Path):
         return super().convert(_not_empty(self, value, param, ctx), param, ctx)
 
 
-class NameType(click.ParamType):
+class NameType(click.types.StringParamType):
     """Text that names something, and is not ""."""
-
-    name = "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The text, unless it is empty."""
-        return _not_empty(self, value, param, ctx)
+        return super().convert(_not_empty(self, value, param, ctx), param, ctx)
 
 
 class NumberType(click.FloatRange):
-    """A number above ``above`` (or at least ``low``) and at most ``high``; never nan or inf, which a range lets by."""
+    """A number above ``above``, or at least ``low``; not nan or inf, which a range lets by."""
 
-    def __init__(self, *, above: float | None = None, low: float | None = None, high: float | None = None) -> None:
-        super().__init__(min=low if above is None else above, max=high, min_open=above is not None)
+    def __init__(self, *, above: float | None = None, low: float | None = None) -> None:
+        super().__init__(min=low if above is None else above, min_open=above is not None)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The number, in its range."""
@@ -43,7 +41,7 @@ class NumberType(click.FloatRange):
         return number
 
 
-def _not_empty(kind: click.ParamType, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+def _not_empty(kind: Any, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
     if value == "":
         kind.fail("it is empty; is a variable of the shell not set?", param, ctx)
     return value
