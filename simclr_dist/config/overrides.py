@@ -21,7 +21,7 @@ def overridden(node: Any, overrides: Sequence[str], path: Path) -> Any:
     Raises:
         UserError: one of them is no ``key=value``, or does not fit the file.
     """
-    given = [_override(override) for override in overrides]
+    given = [_override(override, path) for override in overrides]
     node = _without_other_method(_without_other_options(node, overrides), given)
     for override, value in zip(overrides, given, strict=True):
         try:
@@ -47,7 +47,7 @@ def problem_of(error: Exception) -> str:
     return first_line(error)
 
 
-def _override(override: str) -> Any:
+def _override(override: str, path: Path) -> Any:
     """The mapping that ``key=value`` is.
 
     Raises:
@@ -59,7 +59,7 @@ def _override(override: str) -> Any:
     try:
         given, value = _value(key, text), OmegaConf.create()
         if _is_left_open(given):  # OmegaConf would merge nothing, and the file's value would stay
-            raise UserError(f"{key}: has no value (???); give it one")
+            raise UserError(f"{path}: {key}: has no value (???); give it one")
         OmegaConf.update(value, key, given)
     except AmbiguousNumberError as error:
         raise UserError(str(error)) from error

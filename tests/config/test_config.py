@@ -495,7 +495,7 @@ def test_a_mandatory_value_that_was_left_open_is_refused(minimal, key):
 def test_a_value_left_open_on_the_command_line_is_refused_where_the_file_has_one_too(tmp_path, given):
     path = tmp_path / "c.yaml"
     path.write_text("recipe: {data: {source: digits, mean: [0, 0, 0]}, epochs: 3}\n")
-    assert complaint(str(path), given) == f"{given.partition('=')[0]}: has no value (???); give it one"
+    assert complaint(str(path), given) == f"{path}: {given.partition('=')[0]}: has no value (???); give it one"
 
 
 @pytest.mark.parametrize(
