@@ -86,5 +86,5 @@ setup(
             "wandb>=0.20",
         ],
     },
-    entry_points={"console_scripts": ["simclr-dist = simclr_dist.cli.main:main"]},
+    entry_points={"console_scripts": ["simclr-dist = simclr_dist.__main__:main"]},
 )

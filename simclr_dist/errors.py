@@ -39,6 +39,12 @@ def code_in_file(error: BaseException) -> str:
     return named[1] if named else ""
 
 
+def is_of_memory(error: BaseException) -> bool:
+    """Whether there was not enough memory, which torch says by errors of several classes."""
+    is_torchs = type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error)
+    return isinstance(error, MemoryError) or is_torchs
+
+
 def in_one_line(message: str) -> str:
     """A message whose lines are joined; the blanks within a line may be those of a file's name."""
     return " ".join(line.strip() for line in message.splitlines() if line.strip())

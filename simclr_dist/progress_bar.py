@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from simclr_dist.terminal import printable, say
+from simclr_dist.terminal import errors_on_terminal, printable, say
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -20,7 +20,7 @@ def said_when_slow(
 
     When not ``active`` nothing is said.
     """
-    write = write or (partial(say, err=True) if sys.stderr.isatty() else None)
+    write = write or (partial(say, err=True) if errors_on_terminal() else None)
     timer = threading.Timer(after_seconds, lambda: write and write(f"{what} ..."))
     timer.daemon = True
     if write and active:
@@ -32,6 +32,34 @@ def said_when_slow(
 
 
 @contextmanager
+def said_while_importing(module: str, after_seconds: float = 1.5, *, active: bool = True) -> Iterator[None]:
+    """On a terminal, say that ``module`` is being imported, once that has taken ``after_seconds``, wherever it is.
+
+    When not ``active`` nothing is said.
+    """
+    ended = threading.Event()
+
+    def watch() -> None:
+        began: float | None = None
+        while not ended.wait(0.1):
+            spec = getattr(sys.modules.get(module), "__spec__", None)
+            if getattr(spec, "_initializing", False):
+                began = began or time.monotonic()
+                if time.monotonic() >= began + after_seconds:
+                    say(f"loading {module} ...", err=True)
+                    return
+            elif module in sys.modules:
+                return
+
+    if active and errors_on_terminal():
+        threading.Thread(target=watch, name=f"says that {module} is imported", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+@contextmanager
 def showing_progress(
     total: int, unit: str = "images", label: str = "", *, active: bool = True
 ) -> Iterator[Callable[[int], None]]:
@@ -39,7 +67,7 @@ def showing_progress(
     if not active:
         yield lambda done: None
         return
-    if sys.stderr.isatty():
+    if errors_on_terminal():
         from tqdm import tqdm
 
         with tqdm(total=total, unit=f" {unit}", desc=label or None) as bar:
@@ -65,7 +93,7 @@ def showing_progress(
 @contextmanager
 def ticking(label: str) -> Iterator[None]:
     """Say at once what is done now, and every second that it still is: the seconds on a terminal, else a dot."""
-    ended, started, on_terminal = threading.Event(), time.monotonic(), sys.stderr.isatty()
+    ended, started, on_terminal = threading.Event(), time.monotonic(), errors_on_terminal()
     label = printable(label)
 
     def tick() -> None:

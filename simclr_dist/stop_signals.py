@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+from simclr_dist.terminal import to_nowhere
+
 NOTICES = (signal.SIGUSR1, signal.SIGUSR2)
 """What a scheduler sends when the job's time is nearly up, as ``sbatch --signal=USR2@120`` asks for."""
 STOP_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, *NOTICES)
@@ -127,6 +129,4 @@ def _leave_lost_terminal() -> None:
         with suppress(OSError):
             # Of a terminal that is gone isatty is False.
             if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, descriptor)
-                os.close(nowhere)
+                to_nowhere(descriptor)

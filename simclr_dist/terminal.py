@@ -3,6 +3,7 @@
 A file's description can hold the escapes that clear a screen, retitle a window or write a command into the next line.
 """
 
+import os
 import shlex
 import sys
 import unicodedata
@@ -29,12 +30,34 @@ def printable(text: str, keep: str = "") -> str:
     )
 
 
-def say(text: object, *, err: bool = False, nl: bool = True, keep: str = "\n\t") -> None:
-    """Print to the terminal, or with ``err`` to its stream of errors; lines and tabs (``keep``) stay."""
+def say(text: object, *, err: bool = False, nl: bool = True, keep: str = "\n\t") -> bool:
+    """Print to the terminal, or with ``err`` to its stream of errors; lines and tabs (``keep``) stay.
+
+    Returns:
+        Whether it could be written. Not where the reader has gone (``| head``): what the command does is no less done
+        for it, so that is no error.
+    """
     stream = sys.stderr if err else sys.stdout
     encoding = getattr(stream, "encoding", None) or "utf-8"
     shown = printable(str(text), keep=keep)
-    click.echo(shown.encode(encoding, "backslashreplace").decode(encoding), err=err, nl=nl)
+    try:
+        click.echo(shown.encode(encoding, "backslashreplace").decode(encoding), err=err, nl=nl)
+    except BrokenPipeError:
+        to_nowhere(stream.fileno())  # what is in its buffer, too: at the end it would be an error again
+        return False
+    return True
+
+
+def to_nowhere(descriptor: int) -> None:
+    """What is written to the descriptor from now on is lost, and no error."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+def errors_on_terminal() -> bool:
+    """Whether somebody may watch what ``say(err=True)`` prints: not where that stream is a file, or closed (None)."""
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def typed(*words: object) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from simclr_dist.cli.options import with_config, with_debug
+from simclr_dist.cli.options import NameType, with_config, with_debug
 from simclr_dist.errors import UserError
 from simclr_dist.launch.slurm.profiles import resources
 from simclr_dist.launch.slurm.resources import LEAST, Resources, from_record
@@ -49,7 +49,7 @@ def _with_resources(default: Callable[[str], str]) -> Callable[[Any], Any]:
             help=f"Before the time limit: save, queue again.{default('120')}",
         ),
         click.option("--gpu-memory", metavar="SIZE", help="Such as 80GB: refuse a run that does not fit."),
-        click.option("--profile", metavar="NAME|FILE", help="YAML with these options for a cluster."),
+        click.option("--profile", type=NameType(), metavar="NAME|FILE", help="YAML with these options for a cluster."),
         click.option("--dry-run", is_flag=True, help="Print the batch script and do nothing."),
         click.option("--follow", is_flag=True, help="Stay and show the log; Ctrl-C leaves the job alone."),
         click.option("--no-data-check", is_flag=True, help="Do not open the images here."),
@@ -96,7 +96,7 @@ def submit(
 
 
 @click.command()
-@click.argument("run", metavar="RUN")
+@click.argument("run", metavar="RUN", type=NameType())
 @click.argument("overrides", nargs=-1, metavar="[machine.KEY=VALUE]...")
 @click.option("--new-code", is_flag=True, help="Run the present code, not that of the last submission.")
 @_with_resources(_of_last_submission)
@@ -134,7 +134,7 @@ def resume(run: str, overrides: tuple[str, ...], new_code: bool, profile: str | 
 
 
 @click.command()
-@click.argument("runs", nargs=-1, metavar="[RUN|JOB]...")
+@click.argument("runs", nargs=-1, metavar="[RUN|JOB]...", type=NameType())
 @with_debug
 def status(runs: tuple[str, ...]) -> None:
     """Where runs wait or run and how far they are; without an argument all below this folder."""
@@ -147,7 +147,7 @@ def status(runs: tuple[str, ...]) -> None:
 
 
 @click.command()
-@click.argument("run", metavar="RUN|JOB")
+@click.argument("run", metavar="RUN|JOB", type=NameType())
 @click.option("--rank", type=click.IntRange(min=0), default=0, show_default=True, help="Which process.")
 @click.option("--follow", is_flag=True, help="Stay until the job has ended.")
 @with_debug
@@ -158,13 +158,14 @@ def logs(run: str, rank: int, follow: bool) -> None:
     run_dir = watching.find_run(run)
     if follow:
         for text in watching.follow(run_dir, rank):
-            say(text, nl=False)
+            if not say(text, nl=False):
+                return
     else:
         say(watching.written(run_dir, rank), nl=False)
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, metavar="RUN|JOB...")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN|JOB...", type=NameType())
 @with_debug
 def cancel(runs: tuple[str, ...]) -> None:
     """End the jobs of runs, waiting or running; what was saved stays, and resume starts from there."""
@@ -217,5 +218,6 @@ def _submit(submission: Any, options: dict[str, Any]) -> None:
     if options["follow"]:
         for run_dir, _ in submitted:
             for text in watching.follow(run_dir, 0):
-                say(text, nl=False)
+                if not say(text, nl=False):
+                    return
         say(watching.table([run_dir for run_dir, _ in submitted]))

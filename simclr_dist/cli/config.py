@@ -5,7 +5,6 @@ import click
 from simclr_dist.cli.options import with_debug
 from simclr_dist.config import load_config, to_yaml
 from simclr_dist.errors import UserError
-from simclr_dist.progress_bar import said_when_slow
 from simclr_dist.terminal import say
 
 
@@ -18,11 +17,10 @@ def show_config(config: str | None, overrides: tuple[str, ...], explain: bool) -
     """Print the resolved config; `config --explain moco` prints every key that a config of a method may have."""
     if not (config or explain):
         raise UserError("config: give a CONFIG, or --explain")
-    with said_when_slow("loading the method, which imports torch"):
-        if explain:
-            from simclr_dist.config.explain import explain as explained
+    if explain:
+        from simclr_dist.config.explain import explain as explained
 
-            text = explained(config or "simclr") + "\n"
-        else:
-            text = to_yaml(load_config(config or "", overrides))
+        text = explained(config or "simclr") + "\n"
+    else:
+        text = to_yaml(load_config(config or "", overrides))
     say(text, nl=False)

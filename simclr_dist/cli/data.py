@@ -8,15 +8,16 @@ from typing import Any
 
 import click
 
-from simclr_dist.cli.options import with_config, with_debug, with_overrides
+from simclr_dist.cli.options import NameType, NumberType, PathType, with_config, with_debug, with_overrides
 from simclr_dist.config import load_config
+from simclr_dist.config.fields import MOST_SECONDS
 from simclr_dist.config.shards import LABELS, Shards
 from simclr_dist.data.sources.beton.encoding import CHROMA, MODES, Encoding, default_max_side
 from simclr_dist.progress_bar import showing_progress, ticking
 from simclr_dist.terminal import say
 
 _NAMES_SHOWN = 20
-_beton = click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+_beton = click.argument("file", metavar="FILE", type=PathType())
 
 
 @click.group(no_args_is_help=True)
@@ -27,7 +28,7 @@ def data() -> None:
 
 @data.command()
 @click.argument("config", metavar="CONFIG")
-@click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
+@click.argument("out", metavar="OUT", type=PathType())
 @with_overrides
 @click.option("--split", type=click.Choice(["pretrain", "train", "test"]), default="pretrain", show_default=True)
 @click.option(
@@ -143,8 +144,8 @@ def seal(file: Path) -> None:
 
 
 @data.command()
-@click.argument("shards", metavar="SHARDS...", nargs=-1, required=True)
-@click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
+@click.argument("shards", metavar="SHARDS...", nargs=-1, required=True, type=NameType())
+@click.argument("out", metavar="OUT", type=PathType())
 @click.option(
     "--labels",
     type=click.Choice(LABELS),
@@ -155,7 +156,7 @@ def seal(file: Path) -> None:
 @click.option("--workers", type=click.IntRange(min=0), help="Shards that are read at once.  [default: one a core]")
 @click.option(
     "--wait-seconds",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MOST_SECONDS),
     default=Shards.wait_seconds,
     show_default=True,
     help="How long a server that does not answer is waited for.",
@@ -188,7 +189,7 @@ def index(shards: tuple[str, ...], out: Path, labels: str, workers: int | None, 
 @data.command()
 @with_config
 @click.option("--images", type=click.IntRange(min=1), default=256, show_default=True, help="For the stages' times.")
-@click.option("--seconds", type=click.FloatRange(min=0), default=10.0, show_default=True, help="For the loader's rate.")
+@click.option("--seconds", type=NumberType(low=0), default=10.0, show_default=True, help="For the loader's rate.")
 @with_debug
 def bench(config: str, overrides: tuple[str, ...], images: int, seconds: float) -> None:
     """Measure how fast the loader alone makes views, and where the time goes: no training is done.

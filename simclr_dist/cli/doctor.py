@@ -4,16 +4,16 @@ from pathlib import Path
 
 import click
 
-from simclr_dist.cli.options import with_debug
+from simclr_dist.cli.options import PathType, with_debug
 from simclr_dist.launch.relaunch import relaunch, stop_with_launcher
 from simclr_dist.terminal import say
 
 
 @click.command()
-@click.option("--dir", "folder", type=click.Path(path_type=Path), default=".", help="Whose file system to try.")
+@click.option("--dir", "folder", type=PathType(), default=".", help="Whose file system to try.")
 @click.option("--processes", type=click.IntRange(min=1), help="Start this many processes and try their collectives.")
 @click.option("--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", show_default=True)
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the findings too.")
+@click.option("--json", "json_file", type=PathType(dir_okay=False), help="Write the findings too.")
 @with_debug
 def doctor(folder: Path, processes: int | None, device: str, json_file: Path | None) -> int:
     """Say what a run would find here, and the cure of what is wrong; status 1 when something would stop a run.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from simclr_dist.cli.options import PathType
 from simclr_dist.config.recipe import SOURCES, Data
 from simclr_dist.errors import UserError, nearest
 from simclr_dist.terminal import say
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from simclr_dist.weights.loaded import LoadedEncoder
 
 at_least_1 = click.IntRange(min=1)
-_path = click.Path(path_type=Path)
+_path = PathType()
 
 
 def with_extraction(function: Callable[..., Any]) -> Callable[..., Any]:

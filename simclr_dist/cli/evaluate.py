@@ -20,7 +20,7 @@ from simclr_dist.cli.evaluation_calls import (
     found_by_segment,
     opened,
 )
-from simclr_dist.cli.options import with_debug
+from simclr_dist.cli.options import NameType, NumberType, PathType, with_debug
 from simclr_dist.cli.track import say_how_to_track
 from simclr_dist.evaluation.choices import (
     chosen_method,
@@ -33,15 +33,18 @@ from simclr_dist.terminal import say
 
 
 @click.command()
-@click.argument("run", metavar="RUN_OR_WEIGHTS", type=click.Path(path_type=Path))
+@click.argument("run", metavar="RUN_OR_WEIGHTS", type=PathType())
 @click.argument("words", nargs=-1, metavar="[METHOD] [KEY=VALUE]...")
-@click.option("--checkpoint", metavar="STEP|best|FILE", help="Of the run RUN.  [default: its newest]")
-@click.option("--on", metavar="CONFIG|SOURCE|FOLDER", help="Other images to evaluate on.  [default: the run's own]")
+@click.option("--checkpoint", type=NameType(), metavar="STEP|best|FILE", help="Of the run RUN.  [default: its newest]")
+@click.option(
+    "--on", type=NameType(), metavar="CONFIG|SOURCE|FOLDER",
+    help="Other images to evaluate on.  [default: the run's own]",
+)  # fmt: skip
 @click.option("--labels", help="Numbers of labels a class: label-curve (1,2,5,10,50), lowshot (10,20,50,...,500).")
 @click.option("--shares", default="1,10,100", show_default=True, help="Percent of the labels: finetune, baseline.")
 @click.option("--splits", type=at_least_1, help="Draws of the labels.  [default: 5; finetune and baseline 1]")
 @click.option("--k", type=at_least_1, default=20, show_default=True, help="Neighbours that vote: knn.")
-@click.option("--temperature", type=click.FloatRange(min=0, min_open=True), default=0.1, show_default=True, help="knn.")
+@click.option("--temperature", type=NumberType(above=0), default=0.1, show_default=True, help="knn.")
 @click.option(
     "--solver", type=click.Choice(["auto", "lbfgs", "sgd"]), default="auto", show_default=True,
     help="Of probe; auto: lbfgs up to 100,000 images.",
@@ -54,7 +57,7 @@ from simclr_dist.terminal import say
     help="Images in a step of SGD.  [default: probe 4096, finetune the recipe's, segment 16]",
 )  # fmt: skip
 @click.option(
-    "--learning-rate", type=click.FloatRange(min=0, min_open=True),
+    "--learning-rate", type=NumberType(above=0),
     help="Of SGD, for 256 images; of --grid the largest.  [default: probe 0.1, finetune 0.05, segment 0.112]",
 )  # fmt: skip
 @click.option("--optimizer", type=click.Choice(["sgd", "lars"]), help="sgd: Nesterov's.  [default: sgd]")

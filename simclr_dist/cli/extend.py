@@ -4,15 +4,14 @@ from pathlib import Path
 
 import click
 
-from simclr_dist.cli.options import with_debug
-from simclr_dist.progress_bar import ticking
+from simclr_dist.cli.options import PathType, with_debug
 from simclr_dist.terminal import say, typed
 
 
 @click.command()
-@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("run", metavar="RUN", type=PathType())
 @click.option("--epochs", type=click.IntRange(min=1), required=True, help="Of the longer run, those done included.")
-@click.option("--run-dir", type=click.Path(path_type=Path), help="Of the longer run.  [default: RUN_EPOCHS_epochs]")
+@click.option("--run-dir", type=PathType(), help="Of the longer run.  [default: RUN_EPOCHS_epochs]")
 @click.option(
     "--optimizer", type=click.Choice(["kept", "fresh"]), default="kept", show_default=True,
     help="Its state (momentum) at the first step.",
@@ -25,8 +24,8 @@ def extend(run: Path, epochs: int, run_dir: Path | None, optimizer: str) -> None
     the schedule of EPOCHS epochs from the step where RUN stands: another trajectory than EPOCHS epochs from
     the start.
     """
-    with ticking("loading torch"):
-        from simclr_dist.starting.extension import extended, write_extension
+    from simclr_dist.starting.extension import extended, write_extension
+
     extension = extended(run, epochs, run_dir, optimizer)
     path = write_extension(extension)
     say(f"{path}: {extension.text()}")

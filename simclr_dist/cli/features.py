@@ -15,14 +15,14 @@ from simclr_dist.cli.encoding import (
     with_extraction,
     with_images,
 )
-from simclr_dist.cli.options import with_debug
+from simclr_dist.cli.options import NameType, PathType, with_debug
 from simclr_dist.terminal import say
 
 
 @click.command()
-@click.argument("run", metavar="RUN_OR_WEIGHTS", type=click.Path(path_type=Path))
-@click.argument("folder", metavar="FOLDER")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The file: .parquet or .npz.")
+@click.argument("run", metavar="RUN_OR_WEIGHTS", type=PathType())
+@click.argument("folder", metavar="FOLDER", type=NameType())
+@click.option("--out", type=PathType(), required=True, help="The file: .parquet or .npz.")
 @click.option("--overwrite", is_flag=True, help="Replace the file if it is there.")
 @with_images
 @click.option("--keep/--no-keep", default=True, help="Keep the blocks once the file is written.  [default: keep]")

@@ -4,20 +4,19 @@ from pathlib import Path
 
 import click
 
-from simclr_dist.cli.options import with_debug
+from simclr_dist.cli.options import NumberType, PathType, with_debug
 from simclr_dist.errors import UserError
-from simclr_dist.progress_bar import ticking
 from simclr_dist.terminal import say
 
 
 @click.command()
-@click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="FOLDER", type=PathType())
 @click.option(
-    "--hours", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
+    "--hours", type=NumberType(above=0), default=1.0, show_default=True,
     help="How long pretraining may take on this machine.",
 )  # fmt: skip
 @click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), default="my.yaml", show_default=True,
+    "--out", type=PathType(dir_okay=False), default="my.yaml", show_default=True,
     help="The config; never one that is there. Its views beside it, as PNG.",
 )  # fmt: skip
 @with_debug
@@ -35,7 +34,6 @@ def init(folder: Path, hours: float, out: Path) -> None:
             raise UserError(f"{path}: is there already; give another name with --out, or remove it")
     if not out.absolute().parent.is_dir():
         raise UserError(f"--out: {out.parent} is not a folder; make it, or give another")
-    with ticking("loading torch"):
-        from simclr_dist.starting.first_recipe import write_first_recipe
+    from simclr_dist.starting.first_recipe import write_first_recipe
 
     write_first_recipe(folder, out, hours, say)

@@ -37,7 +37,8 @@ from simclr_dist.cli.verify import verify
 from simclr_dist.cli.weights import export_weights, import_weights
 from simclr_dist.distributed.ending import end_process
 from simclr_dist.distributed.launchers import rank_here
-from simclr_dist.errors import AgreedError, UserError, first_line, in_one_line
+from simclr_dist.errors import AgreedError, UserError, first_line, in_one_line, is_of_memory
+from simclr_dist.progress_bar import said_while_importing
 from simclr_dist.terminal import say
 
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -62,12 +63,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = 2
     except (KeyboardInterrupt, click.Abort):
         status = 128 + signal.SIGINT
-    except BrokenPipeError:
-        status = 0
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
             where = error.filename or "a file of this command"
             _complain(f"{where} cannot be written: {error.strerror}; make room there, then start again", debug)
+            end_process(2)
+        if is_of_memory(error):
+            _complain(
+                f"out of memory: {first_line(error)}; give smaller or fewer images at once, or a smaller network "
+                "(machine.images_per_chunk, --batch-at-once; plan says what a run takes)",
+                debug,
+            )
             end_process(2)
         found = f"{type(error).__name__}: {first_line(error)}"
         _complain(f"{found}; unexpected error, probably a bug; --debug shows the traceback", debug)
@@ -82,14 +88,28 @@ def _complain(message: str, debug: bool) -> None:
     say(f"simclr-dist{where}: {message}", err=True)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
+class _Commands(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        """The subcommand's status. A pipe that breaks is no reader who has had enough (``say`` knows those), which
+        click would take it for: it would end with status 1 and without a word."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise RuntimeError(f"{type(error).__name__}: {first_line(error)}") from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
 @click.version_option(__version__, prog_name="simclr-dist")
 @with_debug
-def command() -> None:
+@click.pass_context
+def command(context: click.Context) -> None:
     """Distributed large-batch contrastive pretraining: the trajectory depends on the recipe alone.
 
     CONFIG is a YAML file, or the name of a shipped recipe such as digits_demo; KEY=VALUE overrides a key of it.
     """
+    # pretrain says that it starts, in a log too.
+    says = rank_here() == 0 and context.invoked_subcommand != pretrain.name
+    context.with_resource(said_while_importing("torch", active=says))
 
 
 for each in (

@@ -4,7 +4,7 @@ import click
 
 from simclr_dist.cli.options import with_debug
 from simclr_dist.config.registry import METHODS
-from simclr_dist.progress_bar import said_when_slow, ticking
+from simclr_dist.progress_bar import ticking
 from simclr_dist.terminal import say
 
 
@@ -14,10 +14,9 @@ from simclr_dist.terminal import say
 @with_debug
 def methods(name: str | None, quick: bool) -> None:
     """Print a table of the methods, then their memory beside SimCLR's; of NAME: equation, recipes, what to type."""
-    with said_when_slow("loading the methods, which imports torch"):
-        from simclr_dist.planning.methods import described, memory_table, table, traced
+    from simclr_dist.planning.methods import described, memory_table, table, traced
 
-        say(described(name) if name else table())
+    say(described(name) if name else table())
     if name or quick:
         return
     with ticking("tracing a step of each method for its memory; Ctrl-C when the table is enough"):

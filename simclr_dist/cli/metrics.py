@@ -4,17 +4,15 @@ from pathlib import Path
 
 import click
 
-from simclr_dist.cli.options import with_debug
+from simclr_dist.cli.options import PathType, with_debug
 from simclr_dist.errors import UserError
 from simclr_dist.progress_bar import said_when_slow
 from simclr_dist.terminal import say
 
 
 @click.command()
-@click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="The file; an earlier CSV is replaced.  [default: standard output]"
-)
+@click.argument("run_dir", metavar="RUN", type=PathType())
+@click.option("--out", type=PathType(), help="The file; an earlier CSV is replaced.  [default: standard output]")
 @with_debug
 def metrics(run_dir: Path, out: Path | None) -> None:
     """Print the metrics of every step of RUN as CSV.

@@ -17,17 +17,17 @@ from simclr_dist.cli.encoding import (
     with_extraction,
     with_images,
 )
-from simclr_dist.cli.options import with_debug
+from simclr_dist.cli.options import NameType, PathType, with_debug
 from simclr_dist.terminal import say
 
 
 @click.command()
-@click.argument("run", metavar="RUN_OR_WEIGHTS", type=click.Path(path_type=Path))
-@click.argument("folder", metavar="FOLDER")
-@click.argument("queries", metavar="IMAGE...", nargs=-1, required=True)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The page, an HTML file.")
+@click.argument("run", metavar="RUN_OR_WEIGHTS", type=PathType())
+@click.argument("folder", metavar="FOLDER", type=NameType())
+@click.argument("queries", metavar="IMAGE...", nargs=-1, required=True, type=NameType())
+@click.option("--out", type=PathType(), required=True, help="The page, an HTML file.")
 @click.option("--k", type=at_least_1, default=20, show_default=True, help="Neighbours of each image.")
-@click.option("--features", "file", type=click.Path(path_type=Path), help="Of FOLDER, a file that `features` wrote.")
+@click.option("--features", "file", type=PathType(), help="Of FOLDER, a file that `features` wrote.")
 @click.option("--pixels/--no-pixels", default=True, help="What raw pixels find, too.  [default: yes]")
 @with_images
 @with_extraction

@@ -1,9 +1,50 @@
 """What several subcommands take."""
 
+import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
+
+
+class PathType(click.Path):
+    """A path as ``Path``; not "", which that takes for the current folder: a shell's variable that is not set."""
+
+    def __init__(self, *, dir_okay: bool = True) -> None:
+        super().__init__(dir_okay=dir_okay, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path, unless it is empty."""
+        return super().convert(_not_empty(self, value, param, ctx), param, ctx)
+
+
+class NameType(click.types.StringParamType):
+    """Text that names something, and is not ""."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The text, unless it is empty."""
+        return super().convert(_not_empty(self, value, param, ctx), param, ctx)
+
+
+class NumberType(click.FloatRange):
+    """A number above ``above``, or at least ``low``; not nan or inf, which a range lets by."""
+
+    def __init__(self, *, above: float | None = None, low: float | None = None) -> None:
+        super().__init__(min=low if above is None else above, min_open=above is not None)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, in its range."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
+
+
+def _not_empty(kind: Any, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    if value == "":
+        kind.fail("it is empty; is a variable of the shell not set?", param, ctx)
+    return value
 
 
 def with_config(function: Callable[..., Any]) -> Callable[..., Any]:

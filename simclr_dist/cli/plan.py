@@ -1,11 +1,10 @@
 """``simclr-dist plan``: does the run fit, what does it send, how long might it take."""
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from simclr_dist.cli.options import with_config, with_debug
+from simclr_dist.cli.options import NumberType, PathType, with_config, with_debug
 from simclr_dist.config import load_config
 from simclr_dist.planning.cards import CARDS
 from simclr_dist.terminal import say
@@ -27,13 +26,13 @@ from simclr_dist.terminal import say
 )
 @click.option(
     "--core-rate",
-    type=click.FloatRange(min=0, min_open=True),
+    type=NumberType(above=0),
     metavar="IMAGES",
     help="Images/s that one core loads, as data bench prints it.",
 )
 @click.option("--cores", type=click.IntRange(min=1), help="Cores of the loader for each GPU.")
 @click.option("--suggest", is_flag=True, help="Print the machine half that fits, as YAML.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write a picture (PNG) too.")
+@click.option("--out", type=PathType(dir_okay=False), help="Write a picture (PNG) too.")
 @with_debug
 def plan(config: str, overrides: tuple[str, ...], **options: Any) -> None:
     """Predict, without a GPU, whether the run fits, what it sends and how long it might take.

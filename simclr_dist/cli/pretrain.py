@@ -7,6 +7,7 @@ import click
 
 from simclr_dist.cli.options import with_config, with_debug
 from simclr_dist.config import Config, load_config
+from simclr_dist.config.loading import refuse_pipe
 from simclr_dist.config.machine import GO_ON
 from simclr_dist.distributed.launchers import job_here, rank_here
 from simclr_dist.launch.relaunch import relaunch_checked, stop_with_launcher
@@ -43,6 +44,7 @@ def pretrain(config: str, overrides: tuple[str, ...], processes: int | None, deb
             stop_with_launcher()
             from simclr_dist.training.pretraining import pretrain as run
     if processes and processes > 1:
+        refuse_pipe(config)
         goes_on = loaded.machine.on_lost_process == GO_ON
         return relaunch_checked(processes, loaded, ["pretrain", config, *overrides], goes_on=goes_on)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from simclr_dist.cli.options import with_config, with_debug
+from simclr_dist.cli.options import PathType, with_config, with_debug
 from simclr_dist.config import load_config
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.terminal import say
@@ -12,7 +12,7 @@ from simclr_dist.terminal import say
 
 @click.command()
 @with_config
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default="views.png", show_default=True)
+@click.option("--out", type=PathType(dir_okay=False), default="views.png", show_default=True)
 @click.option("--images", type=click.IntRange(min=1), default=8, show_default=True, help="Rows of the picture.")
 @with_debug
 def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from simclr_dist.cli.options import with_debug
+from simclr_dist.cli.options import PathType, with_debug
 from simclr_dist.cli.track import say_how_to_track
 from simclr_dist.errors import UserError
 from simclr_dist.progress_bar import said_when_slow
@@ -14,10 +14,10 @@ from simclr_dist.terminal import say
 
 
 @click.command()
-@click.argument("run_dirs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("run_dirs", metavar="RUN...", nargs=-1, required=True, type=PathType())
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PathType(),
     help="The page.  [default: RUN/report.html; with several runs comparison.html in the first]",
 )
 @click.option(

@@ -5,13 +5,13 @@ from typing import Any
 
 import click
 
-from simclr_dist.cli.options import with_debug, with_overrides
+from simclr_dist.cli.options import PathType, with_debug, with_overrides
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.terminal import say, typed
 
 
 @click.command()
-@click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("run_dir", metavar="RUN", type=PathType())
 @with_overrides
 @click.option("--as-new", is_flag=True, help="As a run of its own there, beside the one that was sent before.")
 @click.option("--follow", type=click.Choice(["wandb", "mlflow"]), hidden=True)

@@ -4,6 +4,7 @@ import click
 
 from simclr_dist.cli.options import with_debug
 from simclr_dist.config import load_config
+from simclr_dist.config.loading import refuse_pipe
 from simclr_dist.launch.relaunch import relaunch_checked, stop_with_launcher
 from simclr_dist.terminal import say
 
@@ -21,6 +22,7 @@ def verify(config: str, overrides: tuple[str, ...], processes: int | None) -> in
     """
     loaded = load_config(config, overrides)
     if processes and processes > 1:
+        refuse_pipe(config)
         return relaunch_checked(processes, loaded, ["verify", config, *overrides])
     stop_with_launcher()
     from simclr_dist.distributed.devices import choose_device

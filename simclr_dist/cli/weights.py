@@ -1,19 +1,22 @@
 """``simclr-dist export`` and ``simclr-dist import``: weights for other programs, and from them."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import yaml
 
-from simclr_dist.cli.options import with_debug
+from simclr_dist.cli.options import PathType, with_debug
 from simclr_dist.errors import UserError
+from simclr_dist.storage.yaml_text import AmbiguousNumberError, load_yaml
 from simclr_dist.terminal import say
 
 if TYPE_CHECKING:
     from simclr_dist.weights.export import Exported
 
 _FORMATS = {"torchvision": ".pth", "timm": ".timm.safetensors", "onnx": ".onnx", "safetensors": ".safetensors"}
-_path = click.Path(path_type=Path)
+_path = PathType()
 
 
 @click.command("export")
@@ -83,13 +86,13 @@ def _summary(done: "Exported") -> str:
 
 
 def _options(given: tuple[str, ...]) -> dict[str, Any]:
-    import yaml
-
     found = {}
     for each in given:
         key, equals, text = each.partition("=")
         try:
-            found[key] = yaml.safe_load(text)
+            found[key] = load_yaml(text, key=f"--option: {key}")
+        except AmbiguousNumberError as error:
+            raise UserError(str(error)) from error
         except yaml.YAMLError:
             equals = ""
         if not equals:
@@ -102,7 +105,8 @@ def _three(option: str, text: str | None) -> list[float] | None:
         return None
     try:
         numbers = [float(number) for number in text.split(",")]
-        if len(numbers) != 3 or (option == "--std" and min(numbers) <= 0):
+        is_wrong = option == "--std" and min(numbers) <= 0
+        if len(numbers) != 3 or is_wrong or not all(map(math.isfinite, numbers)):
             raise ValueError
     except ValueError as error:
         above = " above 0" if option == "--std" else ""

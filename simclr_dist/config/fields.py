@@ -3,6 +3,16 @@
 from dataclasses import field
 from typing import Any
 
+# More than these is a slip, which torch or the system would meet with an overflow, or a run with no end.
+MOST_CHANNELS = 2**20
+"""Of a layer."""
+MOST_KEYS = 2**24
+"""Of a queue."""
+MOST_PIXELS = 2**14
+"""Of a view, a side."""
+MOST_SECONDS = 2_000_000
+"""23 days: the system waits for 2**31 milliseconds at most."""
+
 
 def one_of(default: str, choices: tuple[str, ...], *, outside: bool = False, prefix: str = "") -> Any:
     """Text that is one of ``choices`` or, with ``outside``, package.module:Name, or that begins with ``prefix``."""

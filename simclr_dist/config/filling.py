@@ -55,6 +55,11 @@ def method_name(recipe: Mapping[str, Any]) -> str:
     name = keys.get("name", "simclr") if isinstance(keys, dict) else "simclr"
     if not isinstance(name, str):
         raise UserError(f"recipe.method.name: {name!r} is not one of {', '.join(METHODS)} and no package.module:Class")
+    if "${" in name:
+        raise UserError(
+            f"recipe.method.name: '{name}': nothing is filled in here, as the name decides which keys there are; write "
+            "the name itself, or give recipe.method.name=NAME on the command line"
+        )
     return name
 
 

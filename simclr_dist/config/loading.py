@@ -5,7 +5,6 @@ whatever is wrong into one line that names the file, the key, the value and the 
 """
 
 import dataclasses
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from simclr_dist.config.health import Bands
 from simclr_dist.config.key_types import type_of
 from simclr_dist.config.machine import Machine
 from simclr_dist.config.moved import migrated
+from simclr_dist.config.overrides import literal, overridden
 from simclr_dist.config.places import refuse_variables
 from simclr_dist.config.recipe import Recipe, usual_warmup
 from simclr_dist.config.registry import method_keys
@@ -28,7 +28,7 @@ from simclr_dist.config.schema import Config
 from simclr_dist.config.values import takes_bands, takes_options
 from simclr_dist.errors import UserError, nearest
 from simclr_dist.storage.paths import expanded
-from simclr_dist.storage.yaml_text import MOST_CHARACTERS, load_yaml, yaml_complaint
+from simclr_dist.storage.yaml_text import MOST_CHARACTERS, AmbiguousNumberError, load_yaml, yaml_complaint
 
 
 def load_config(config: str, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> Config:
@@ -65,17 +65,31 @@ def find_config(name: str) -> Path:
     from simclr_dist.configs import shipped as shipped_configs
 
     shipped: dict[str, Path] = {path.stem: path for path in shipped_configs()}
+    is_folder = False
     try:
-        if Path(name).is_file():
+        is_folder = name != "" and Path(name).is_dir()  # "" is the folder "." to it
+        if name and Path(name).exists() and not is_folder:  # a pipe too, which is no regular file
             return Path(name)
-        if Path(name).is_dir():
-            raise UserError(f"{name}: is a folder; give the YAML file in it")
     except (OSError, ValueError):
         pass  # no name that a file can have: said below
     if name.removesuffix(".yaml") in shipped and "/" not in name:
         return shipped[name.removesuffix(".yaml")]
+    if is_folder:
+        raise UserError(f"{name}: is a folder; give the YAML file in it")
     guess = nearest(Path(name).stem, list(shipped))
     raise UserError(f"{name}: no such file, and no shipped recipe of that name{guess}; shipped: {', '.join(shipped)}")
+
+
+def refuse_pipe(name: str) -> None:
+    """Before several processes are started, each of which reads the config.
+
+    Raises:
+        UserError: ``name`` is a pipe, which can be read once.
+    """
+    if Path(name).is_fifo():
+        raise UserError(
+            f"{name}: --processes: each process reads the config, and a pipe can be read once; write a file"
+        )
 
 
 def recipe_from_dict(stored: dict[str, Any]) -> Recipe:
@@ -99,7 +113,7 @@ def to_dict(node: Any) -> dict[str, Any]:
 
 def to_yaml(config: Config) -> str:
     """The resolved config as YAML that :func:`load_config` reads back to the same config."""
-    return OmegaConf.to_yaml(OmegaConf.create(_literal(to_dict(config))))
+    return OmegaConf.to_yaml(OmegaConf.create(literal(to_dict(config))))
 
 
 def fields_of(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field[Any]]]:
@@ -126,58 +140,20 @@ def _parse(path: Path, overrides: Sequence[str], values: Mapping[str, Any]) -> A
     node: Any
     try:
         with path.open(encoding="utf-8") as file:
-            node = load_yaml(file.read(MOST_CHARACTERS + 1), type_of, loader=get_yaml_loader())
+            text = file.read(MOST_CHARACTERS + 1)
+        if not text and not path.is_file():
+            raise UserError(f"{path}: no text came; a pipe can be read once: write the config into a file")
+        node = load_yaml(text, type_of, loader=get_yaml_loader())
         if not isinstance(node, dict | None):
             raise UserError(needs)
-        node = OmegaConf.merge(OmegaConf.create(node or {}), OmegaConf.create(_literal(dict(values))))
+        node = OmegaConf.merge(OmegaConf.create(node or {}), OmegaConf.create(literal(dict(values))))
+    except AmbiguousNumberError as error:
+        raise UserError(f"{path}: {error}") from error
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {yaml_complaint(error)}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}; check the path and its permissions") from error
-    given = [_override(override) for override in overrides]
-    node = _without_other_method(_without_other_options(node, overrides), given)
-    for override, value in zip(overrides, given, strict=True):
-        try:
-            node = OmegaConf.merge(node, value)
-        except (OmegaConfBaseException, TypeError) as error:
-            key = override.partition("=")[0]
-            raise UserError(f"{override}: does not fit {path}, where '{key}' has keys below it or has none") from error
-    return node
-
-
-def _override(override: str) -> Any:
-    """The mapping that ``key=value`` is.
-
-    Raises:
-        UserError: it is none.
-    """
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"{override}: not an override; write key=value, for example recipe.epochs=100")
-    try:
-        value = OmegaConf.create()
-        OmegaConf.update(value, key, _value(key, text))
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{override}: cannot be read as key=value: {yaml_complaint(error)}") from error
-    return value
-
-
-def _value(key: str, text: str) -> Any:
-    """What stands behind ``key=``: of a text key the word as it is, of any other what YAML reads."""
-    quoted = text[:1] in ("'", '"')
-    if type_of(key) is str:
-        if quoted and len(text) > 1 and text[-1] == text[0]:
-            raise UserError(f"{key}: {text} stands in quotes, which text needs no more here; leave them out")
-        return _literal(text)
-    value = load_yaml(text, lambda inner: None if inner == key else type_of(inner), key, get_yaml_loader())
-    return text if isinstance(value, str) and not quoted else value
-
-
-def _literal(value: Any) -> Any:
-    """Every text in ``value`` so that OmegaConf leaves it as it is: a ``${`` of its own is no interpolation."""
-    if isinstance(value, dict):
-        return {key: _literal(each) for key, each in value.items()}
-    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
+    return overridden(node, overrides, path)
 
 
 def _resolved(parsed: Any) -> dict[str, Any]:
@@ -197,34 +173,3 @@ def _resolved(parsed: Any) -> dict[str, Any]:
         return given  # type: ignore[no-any-return]
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {yaml_complaint(error)}") from error
-
-
-def _without_other_method(node: Any, overrides: Sequence[Any]) -> Any:
-    """The keys of a file, without those of its method and its bands when the overrides name another method: they say
-    nothing about that one. What the overrides themselves say of it is merged later, in whatever order they stand."""
-    named = [name for each in overrides if (name := _named_method(each)) is not None]
-    if not named or named[-1] == (_named_method(node) or "simclr"):
-        return node
-    kept: Any = OmegaConf.to_container(node)
-    if isinstance(kept.get("recipe"), dict):
-        kept["recipe"].pop("method", None)
-    kept.pop("health", None)
-    return OmegaConf.create(kept)
-
-
-def _named_method(node: Any) -> Any:
-    """recipe.method.name; None where there is none, or something else stands in its way."""
-    try:
-        return OmegaConf.select(node, "recipe.method.name")
-    except OmegaConfBaseException:
-        return None
-
-
-def _without_other_options(node: Any, overrides: Sequence[str]) -> Any:
-    """The keys of a file, without the options of its encoder when an override names another one."""
-    named = [override.partition("=")[2] for override in overrides if override.startswith("recipe.encoder.name=")]
-    if not named or OmegaConf.select(node, "recipe.encoder.options") is None:
-        return node
-    if named[-1] != OmegaConf.select(node, "recipe.encoder.name"):
-        OmegaConf.update(node, "recipe.encoder.options", {}, merge=False)
-    return node

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from simclr_dist.config.fields import number, one_of
+from simclr_dist.config.fields import MOST_SECONDS, number, one_of
 from simclr_dist.config.shards import Shards
 from simclr_dist.config.tracking import Tracking
 
@@ -26,14 +26,14 @@ class Machine:
     recompute: str = one_of("none", ("none", "blocks", "all"))
     """Activations computed again in the backward pass instead of kept: none; those inside the residual blocks; all (the
     stem's too). Less memory for about a third more time; exact with any batch-norm group."""
-    threads_per_process: int = number(0, low=0)
+    threads_per_process: int = number(0, low=0, high=1024)
     """CPU threads of a process's kernels; 0: one a core of its own; cores that processes share are divided."""
     renderer: str = one_of("numba", ("numba", "torchvision"))
     """What makes views of images on the CPU: loops compiled by numba, or torchvision's operations (the reference, ten
     times slower). Their pixels differ by 1/255 in about one of 100,000, where a blurred pixel is halfway."""
     views_on_device: bool = False
     """Colours and blur on the training device, so that only decoding and cropping are left to the loader workers."""
-    loader_workers: int = number(-1, low=-1)
+    loader_workers: int = number(-1, low=-1, high=1024)
     """Processes that load and augment images, for each training process. 0: none; -1: one a core of its own, to 16."""
     save_every_steps: int = number(500, low=1)
     """Steps between checkpoints, written in the background; one is always written at the end and when the run is
@@ -50,14 +50,14 @@ class Machine:
     """Stop when this many saves failed one after another, on a full disk for example; before that the run continues."""
     stop_after_steps: int = number(0, low=0)
     """Save and stop when this many steps of the recipe are done; 0: when all are. Raise it to resume."""
-    collective_timeout_seconds: int = number(600, low=1)
+    collective_timeout_seconds: int = number(600, low=1, high=MOST_SECONDS)
     """After so long without an answer of all other processes, a process ends, and with it the run: one of them hangs.
     Longer than the longest wait that is right, such as that for a slow file system at the start."""
     on_lost_process: str = one_of("stop", ON_LOST_PROCESS)
     """When a process is killed, fails or hangs. `stop`: the run ends and resumes from its last checkpoint when it is
     started again. `go_on`: the others go on, from the step before in their memory; on CPUs, with --processes, submit
     or srun."""
-    batch_timeout_seconds: int = number(1800, low=1)
+    batch_timeout_seconds: int = number(1800, low=1, high=MOST_SECONDS)
     """After so long without a batch from the loader workers the run saves and ends: the storage of the images does not
     answer. With several processes at most nine tenths of collective_timeout_seconds."""
     compare_every_steps: int = number(100, low=0)

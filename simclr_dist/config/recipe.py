@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from simclr_dist.config.anomalies import Anomalies
-from simclr_dist.config.fields import FOLLOWS, number, number_that_follows, one_of, somebodys_options
+from simclr_dist.config.fields import FOLLOWS, MOST_PIXELS, number, number_that_follows, one_of, somebodys_options
 from simclr_dist.config.initial import Initial
 from simclr_dist.config.method import MethodKeys
 from simclr_dist.config.registry import method_class, method_keys
@@ -49,7 +49,7 @@ class Data:
     """Folder of the data set. A place, not a content: a resumed run may find the same images elsewhere. For `beton`
     and `ffcv`: a file, or a folder with train.beton and test.beton (pretraining prefers pretrain.beton when it is
     there). For `webdataset`: the folder of an index (`simclr-dist data index`), or one with `train` and `test`."""
-    image_size: int = number(224, low=8)
+    image_size: int = number(224, low=8, high=MOST_PIXELS)
     """Side of a view in pixels."""
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     """Subtracted from each colour channel (images in 0..1) before the encoder."""
@@ -85,7 +85,7 @@ class Encoder:
     frozen: str = one_of("none", ("none", "patch_projection"))
     """`patch_projection`: the layer that makes patches into tokens stays as it began (MoCo v3, section 4.2: a ViT is
     more stable so). For timm's models with patches alone."""
-    width: float = number(1.0, above=0.0)
+    width: float = number(1.0, above=0.0, high=64.0)
     """Multiplies every channel count, as the paper's wide ResNets (2 = ResNet-50 2x)."""
     stem: str = one_of("imagenet", ("imagenet", "small"))
     """`imagenet`: 7x7 convolution of stride 2 and max-pool. `small`: 3x3 of stride 1, no max-pool (CIFAR, digits)."""
@@ -147,7 +147,7 @@ class Optimizer:
     tenth from 60 % of the run on, a hundredth from 80 % on (MoCo v1 and NPID: epochs 120 and 160 of 200)."""
     final_learning_rate_share: float = number(0.0, low=0.0, high=1.0)
     """Where the cosine ends, as a share of the peak rate (Barlow Twins, VICReg and SwAV: 0.001)."""
-    weight_decay: float = number(1e-6, low=0.0)
+    weight_decay: float = number(1e-6, low=0.0, high=1000.0)
     """Weight decay. Biases and batch norm are always left out."""
     momentum: float = number(0.9, low=0.0, high=1.0)
     """Momentum of `lars` and `sgd`; the first beta of `adamw` and `lamb`."""
@@ -172,11 +172,11 @@ class Recipe:
 
     seed: int = number(0, low=0, high=2**63 - 1)
     """Seeds the initial weights, the order of the images and every random choice of every view."""
-    epochs: int = number(100, low=1)
+    epochs: int = number(100, low=1, high=1_000_000)
     """Passes over the images. An epoch drops the images that do not fill a global batch (others each time)."""
     warmup_epochs: float = number_that_follows("a tenth of recipe.epochs, at most 10", low=0.0)
     """Linear warm-up of the learning rate from 0, in epochs; then recipe.optimizer.learning_rate_decay."""
-    global_batch_images: int = number(4096, low=2)
+    global_batch_images: int = number(4096, low=2, high=10_000_000)
     """Images in a step over all processes."""
     batch_norm_group_images: int = number(0, low=0)
     """Batch-norm statistics are taken over groups of this many images; 0: the whole global batch, as the paper."""

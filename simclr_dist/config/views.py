@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from simclr_dist.config.fields import number, one_of
+from simclr_dist.config.fields import MOST_PIXELS, number, one_of
 
 COLOR_FORMS = ("exact", "affine")
 INTERPOLATIONS = ("bilinear", "bicubic")
@@ -53,7 +53,7 @@ class ViewGroup(Views):
 
     count: int = number(2, low=1, high=64)
     """Views of an image in this group. Most methods fix it."""
-    size: int = number(0, low=0)
+    size: int = number(0, low=0, high=MOST_PIXELS)
     """Side of these views in pixels; 0: recipe.data.image_size."""
     crop_of: str = ""
     """Name of a group before this one: these views take the crop and flip of its first, so both show the same places,
@@ -61,7 +61,7 @@ class ViewGroup(Views):
     frame: str = one_of("own", FRAMES)
     """Which frame these views show, of sources with time: the sample's `own`, one `near` it in its sequence and camera,
     or one of another `camera`; drawn from (seed, epoch, sample id)."""
-    frame_distance: int = number(0, low=0)
+    frame_distance: int = number(0, low=0, high=10**9)
     """How many frame numbers that one is away, at most. 0 with `camera`: the same moment."""
 
     def side(self, image_size: int) -> int:

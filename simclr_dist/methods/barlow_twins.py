@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from simclr_dist.config import Recipe
-from simclr_dist.config.fields import number
+from simclr_dist.config.fields import MOST_CHANNELS, number
 from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.cross_view import VIEW_CORRELATION
 from simclr_dist.losses.spread import EMBEDDING_STD, embedding_std
@@ -47,9 +47,9 @@ class BarlowTwins(Method):
         """Multiplies the gradient of the loss, not its value. 0.03125 (1/32) is the published run's."""
         vector_rate: float = number(0.024, low=0.0)
         """Learning rate of biases and norms over that of weights (published: 0.0048 / 0.2)."""
-        hidden_dim: int = number(8192, low=2)
+        hidden_dim: int = number(8192, low=2, high=MOST_CHANNELS)
         """Units of the two hidden layers of the projector."""
-        output_dim: int = number(8192, low=2)
+        output_dim: int = number(8192, low=2, high=MOST_CHANNELS)
         """Size of the embedding; the correlation is a matrix of its square."""
 
     METRICS: ClassVar[Mapping[str, Metric]] = {

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from simclr_dist.config.fields import number
+from simclr_dist.config.fields import MOST_CHANNELS, number
 from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.cross_view import AGREEMENT, cross_view_cosine, plain_cross_view_cosine
 from simclr_dist.losses.spread import EMBEDDING_STD, embedding_std
@@ -42,9 +42,9 @@ class BYOL(Method):
         target_momentum: float = number(0.996, low=0.0, high=1.0)
         """Share of the target network that stays in the first update (tau); it rises to 1 along a cosine of the step
         (published: 0.996 for 1000 epochs, 0.99 for 300 and 100)."""
-        hidden_dim: int = number(4096, low=2)
+        hidden_dim: int = number(4096, low=2, high=MOST_CHANNELS)
         """Units of the hidden layer of projector and predictor."""
-        output_dim: int = number(256, low=2)
+        output_dim: int = number(256, low=2, high=MOST_CHANNELS)
         """Size of projections and predictions."""
 
     METRICS: ClassVar[Mapping[str, Metric]] = {"agreement": AGREEMENT, "embedding_std": EMBEDDING_STD}

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from simclr_dist.config.fields import number
+from simclr_dist.config.fields import MOST_CHANNELS, number
 from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.color_bins import (
     annealed_mean,
@@ -60,7 +60,7 @@ class Colorization(ColorTask):
         the uniform one. 1: all count alike."""
         annealing: float = number(0.38, above=0.0, high=1.0)
         """Temperature of the colour that is guessed, of color_error alone: 1 is the mean, near 0 the likeliest."""
-        hidden_dim: int = number(256, low=1)
+        hidden_dim: int = number(256, low=1, high=MOST_CHANNELS)
         """Channels between the map and the classes."""
 
     METRICS: ClassVar[Mapping[str, Metric]] = {

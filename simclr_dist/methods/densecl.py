@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simclr_dist.config import Recipe
-from simclr_dist.config.fields import number
+from simclr_dist.config.fields import MOST_CHANNELS, MOST_KEYS, number
 from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.infonce import contrastive_top1
 from simclr_dist.losses.spread import EMBEDDING_STD, embedding_std
@@ -65,9 +65,9 @@ class DenseCL(Method):
         """Divides the similarities."""
         momentum: float = number(0.999, low=0.0, high=1.0)
         """After a step the keys' encoder is momentum * itself + (1 - momentum) * the queries' encoder."""
-        queue_keys: int = number(65536, low=1)
+        queue_keys: int = number(65536, low=1, high=MOST_KEYS)
         """Keys of earlier images in each of the two queues; at least those of a global batch."""
-        output_dim: int = number(128, low=2)
+        output_dim: int = number(128, low=2, high=MOST_CHANNELS)
         """Size of queries and keys."""
         shuffled_batch_norm: bool = True
         """Batch-norm groups of keys are of other images than those of queries; needs groups below the global batch."""

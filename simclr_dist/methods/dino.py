@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simclr_dist.config import Recipe
-from simclr_dist.config.fields import number
+from simclr_dist.config.fields import MOST_CHANNELS, number
 from simclr_dist.distributed.collectives import gather_stacked
 from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.spread import EMBEDDING_STD, embedding_std
@@ -88,11 +88,11 @@ class DINO(Method):
         """The rows of the last layer keep the length 1; false: their lengths are trained (published for ViT-S)."""
         head_batch_norm: bool = False
         """Batch norm in the head's hidden layers."""
-        hidden_dim: int = number(2048, low=2)
+        hidden_dim: int = number(2048, low=2, high=MOST_CHANNELS)
         """Units of the head's two hidden layers."""
-        bottleneck_dim: int = number(256, low=2)
+        bottleneck_dim: int = number(256, low=2, high=MOST_CHANNELS)
         """Size of the embedding before the last layer."""
-        output_dim: int = number(65536, low=2)
+        output_dim: int = number(65536, low=2, high=MOST_CHANNELS)
         """Outputs, over which student and teacher give probabilities."""
 
     METRICS: ClassVar[Mapping[str, Metric]] = {

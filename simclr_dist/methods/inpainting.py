@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from simclr_dist.config import Recipe
-from simclr_dist.config.fields import number
+from simclr_dist.config.fields import MOST_CHANNELS, number
 from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.methods.base import About, Batch, Method, MethodKeys, Metric, Tensors, ViewGroup
 from simclr_dist.methods.parts import Parts
@@ -46,7 +46,7 @@ class Inpainting(Method):
         4 pixels of 64)."""
         overlap_weight: float = number(10.0, above=0.0)
         """Of the error in that band."""
-        hidden_dim: int = number(512, low=8)
+        hidden_dim: int = number(512, low=8, high=MOST_CHANNELS)
         """Channels of the decoder's first map; each following map has half of them, and at least 8."""
 
     METRICS: ClassVar[Mapping[str, Metric]] = {

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simclr_dist.config import Recipe
-from simclr_dist.config.fields import number, one_of
+from simclr_dist.config.fields import MOST_CHANNELS, number, one_of
 from simclr_dist.losses.classification import classified
 from simclr_dist.methods.base import About, Batch, Method, MethodKeys, Metric, Published, Tensors, ViewGroup
 from simclr_dist.methods.parts import Parts
@@ -53,7 +53,7 @@ class Jigsaw(Method):
         distance: str = one_of("mean", BY)
         """Each permutation of the table is the farthest from those before it, by its `mean` Hamming distance to them,
         or by the `minimum`. The first is drawn from recipe.seed."""
-        patch_dim: int = number(1000, low=2)
+        patch_dim: int = number(1000, low=2, high=MOST_CHANNELS)
         """Numbers that a patch is embedded in before all are put side by side."""
 
     METRICS: ClassVar[Mapping[str, Metric]] = {

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simclr_dist.config import Recipe
-from simclr_dist.config.fields import number, one_of
+from simclr_dist.config.fields import MOST_CHANNELS, number, one_of
 from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.classification import classified
 from simclr_dist.methods.base import About, Batch, Method, MethodKeys, Metric, Tensors, ViewGroup
@@ -41,7 +41,7 @@ class LabelAugmentation(Method):
     class Config(MethodKeys):
         """The keys of label augmentation."""
 
-        classes: int = number(10, low=2)
+        classes: int = number(10, low=2, high=MOST_CHANNELS)
         """Of the images; labels are below it."""
         transformation: str = one_of("rotation", tuple(TRANSFORMATIONS))
         """Every image has a copy in each. `rotation`: turned by 0, 90, 180 and 270 degrees; `color_perm`: in the six

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from simclr_dist.config import Recipe
-from simclr_dist.config.fields import number, one_of
+from simclr_dist.config.fields import MOST_CHANNELS, number, one_of
 from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.bank import log_sum_exp, sampled_scores
 from simclr_dist.losses.infonce import MUTUAL_INFORMATION_BOUND, InfoNCE, contrastive_top1
@@ -56,7 +56,7 @@ class MemoryBank(Method):
         """Divides the similarities (the paper: 0.1 for CIFAR-10)."""
         momentum: float = number(0.5, low=0.0, high=1.0)
         """A row becomes momentum * itself + (1 - momentum) * the embedding, of unit length."""
-        output_dim: int = number(128, low=2)
+        output_dim: int = number(128, low=2, high=MOST_CHANNELS)
         """Size of the embedding; the bank has images * output_dim * 4 bytes."""
 
     METRICS: ClassVar[Mapping[str, Metric]] = {

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from simclr_dist.config.fields import number
+from simclr_dist.config.fields import MOST_CHANNELS, number
 from simclr_dist.distributed.global_batch import global_batch, own_rows
 from simclr_dist.losses.bank import log_sum_exp
 from simclr_dist.losses.infonce import MUTUAL_INFORMATION_BOUND, InfoNCE, contrastive_top1
@@ -49,11 +49,11 @@ class MoCoV3(Method):
         momentum: float = number(0.99, low=0.0, high=1.0)
         """Share of the keys' encoder that stays in the first update; it rises to 1 along a cosine of the step
         (published: 0.99 for 100 and 300 epochs, 0.996 for 1000)."""
-        hidden_dim: int = number(4096, low=2)
+        hidden_dim: int = number(4096, low=2, high=MOST_CHANNELS)
         """Units of the hidden layer of projector and predictor."""
-        output_dim: int = number(256, low=2)
+        output_dim: int = number(256, low=2, high=MOST_CHANNELS)
         """Size of queries and keys."""
-        projector_layers: int = number(2, low=2)
+        projector_layers: int = number(2, low=2, high=16)
         """Linear layers of the projector (published: 2 for ResNet-50, 3 for vision transformers)."""
         predictor_last_norm: bool = False
         """Batch norm without gain and offset after the predictor's last layer, too (published for vision

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from simclr_dist.config import Recipe
-from simclr_dist.config.fields import number, one_of
+from simclr_dist.config.fields import MOST_CHANNELS, number, one_of
 from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.pixel_contrast import pixel_contrast
 from simclr_dist.losses.pixel_cosines import PIXEL_METRICS, pixel_cosines
@@ -59,9 +59,9 @@ class PixelContrast(Method):
         map_size: int = number(65, low=0, high=1024)
         """Side of the map whose pixels meet: features are resized to it bilinearly, masks by the nearest pixel, corners
         on corners. 0: the encoder's own map."""
-        hidden_dim: int = number(256, low=1)
+        hidden_dim: int = number(256, low=1, high=MOST_CHANNELS)
         """Channels of the head's first two convolutions."""
-        output_dim: int = number(256, low=2)
+        output_dim: int = number(256, low=2, high=MOST_CHANNELS)
         """Size of a pixel's embedding."""
         head_batch_norm: bool = False
         """Batch norm after the first two convolutions, as the release has it; the paper has none."""

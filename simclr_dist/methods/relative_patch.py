@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from simclr_dist.config import Recipe
-from simclr_dist.config.fields import number, one_of
+from simclr_dist.config.fields import MOST_CHANNELS, number, one_of
 from simclr_dist.losses.classification import classified
 from simclr_dist.methods.base import About, Batch, Method, MethodKeys, Metric, Tensors, ViewGroup
 from simclr_dist.methods.parts import Parts
@@ -60,7 +60,7 @@ class RelativePatch(Method):
         """Chromatic aberration of the lens tells where in the photograph a patch was. `drop`: of each patch one colour
         channel is kept and the others are noise (the published code); `project`: colours lose their part along the
         axis from green to magenta (the paper's other way); `none`: it is left in."""
-        hidden_dim: int = number(4096, low=2)
+        hidden_dim: int = number(4096, low=2, high=MOST_CHANNELS)
         """Units of each of the two hidden layers of the classifier, which sees the features of both patches."""
 
     METRICS: ClassVar[Mapping[str, Metric]] = {

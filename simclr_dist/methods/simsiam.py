@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from simclr_dist.config.fields import number
+from simclr_dist.config.fields import MOST_CHANNELS, number
 from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.cross_view import AGREEMENT, cross_view_cosine, plain_cross_view_cosine
 from simclr_dist.losses.spread import EMBEDDING_STD, embedding_std
@@ -34,9 +34,9 @@ class SimSiam(Method):
     class Config(MethodKeys):
         """The keys of SimSiam."""
 
-        output_dim: int = number(2048, low=2)
+        output_dim: int = number(2048, low=2, high=MOST_CHANNELS)
         """Size of projections and predictions; the projector's hidden layers are as wide as the encoder's features."""
-        predictor_dim: int = number(512, low=2)
+        predictor_dim: int = number(512, low=2, high=MOST_CHANNELS)
         """Units of the predictor's hidden layer."""
         constant_predictor_rate: bool = True
         """The predictor has the rate after the warm-up from the first step to the last; false: the schedule's rate."""

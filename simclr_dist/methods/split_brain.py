@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from simclr_dist.config import Recipe
-from simclr_dist.config.fields import number
+from simclr_dist.config.fields import MOST_CHANNELS, number
 from simclr_dist.config.recipe import widened
 from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.color_bins import (
@@ -48,7 +48,7 @@ class SplitBrain(ColorTask):
     class Config(MethodKeys):
         """The keys of split-brain."""
 
-        hidden_dim: int = number(256, low=1)
+        hidden_dim: int = number(256, low=1, high=MOST_CHANNELS)
         """Channels between each half's map and the classes."""
 
     METRICS: ClassVar[Mapping[str, Metric]] = {

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from simclr_dist.config.fields import number, one_of
+from simclr_dist.config.fields import MOST_CHANNELS, number, one_of
 from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.spread import EMBEDDING_STD, embedding_std
 from simclr_dist.losses.sup_con import sup_con
@@ -40,7 +40,7 @@ class SupCon(Method):
         multiplies it by the temperature alone (1 here). LARS hides the factor from weights only."""
         contrast_mode: str = one_of("all", ("all", "one"))
         """Anchors: `all` views of an image, or `one`, its first; candidates are all views of all images."""
-        output_dim: int = number(128, low=2)
+        output_dim: int = number(128, low=2, high=MOST_CHANNELS)
         """Size of the embedding; the hidden layer is as wide as the encoder's features."""
 
     METRICS: ClassVar[Mapping[str, Metric]] = {

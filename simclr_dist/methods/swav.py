@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simclr_dist.config import Recipe
-from simclr_dist.config.fields import number
+from simclr_dist.config.fields import MOST_CHANNELS, MOST_KEYS, number
 from simclr_dist.distributed.collectives import process_count, process_rank
 from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.sinkhorn import sinkhorn
@@ -46,25 +46,25 @@ class SwAV(Method):
     class Config(MethodKeys):
         """The keys of SwAV."""
 
-        prototypes: int = number(3000, low=2)
+        prototypes: int = number(3000, low=2, high=MOST_CHANNELS)
         """How many there are."""
         temperature: float = number(0.1, above=0.0)
         """Divides the scores of the prediction."""
         epsilon: float = number(0.05, low=0.01)
         """Entropy of the assignments; smaller is sharper."""
-        sinkhorn_iterations: int = number(3, low=1)
+        sinkhorn_iterations: int = number(3, low=1, high=1000)
         """Of the assignment."""
         small_views: int = number(6, low=0, high=62)
         """Small views of an image beside the two whole ones (the group `small`; 0: none)."""
         frozen_steps: int = number(313, low=0)
         """Steps at the start in which the prototypes do not move (batches of 256: 5005)."""
-        queue_keys: int = number(0, low=0)
+        queue_keys: int = number(0, low=0, high=MOST_KEYS)
         """Embeddings of earlier images that take part in the assignments, of each whole view (batches of 256: 3840)."""
         queue_from_epoch: int = number(15, low=0)
         """The first epoch, counted from 0, whose embeddings enter the queue; it is used once it is full."""
-        hidden_dim: int = number(2048, low=2)
+        hidden_dim: int = number(2048, low=2, high=MOST_CHANNELS)
         """Units of the hidden layer of the head."""
-        output_dim: int = number(128, low=2)
+        output_dim: int = number(128, low=2, high=MOST_CHANNELS)
         """Size of the embedding and of the prototypes."""
 
     METRICS: ClassVar[Mapping[str, Metric]] = {

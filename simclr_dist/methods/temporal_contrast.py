@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from simclr_dist.config import Recipe
-from simclr_dist.config.fields import number, one_of
+from simclr_dist.config.fields import MOST_CHANNELS, number, one_of
 from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.spread import EMBEDDING_STD, embedding_std
 from simclr_dist.losses.time_contrast import (
@@ -54,9 +54,9 @@ class TemporalContrast(Method):
         partner: str = one_of("near", ("near", "camera"))
         """The frame that comes with each: one `near` it, of the same camera (single-view TCN), or of another `camera`
         (multi-view TCN: positive_frames and negative_frames 0)."""
-        positive_frames: int = number(6, low=0)
+        positive_frames: int = number(6, low=0, high=10**9)
         """Frames of one sequence at most so many numbers apart attract, whatever their cameras."""
-        negative_frames: int = number(12, low=0)
+        negative_frames: int = number(12, low=0, high=10**9)
         """Frames more than so many numbers apart repel, and those of different sequences; others do neither."""
         margin: float = number(0.2, low=0.0)
         """Of the triplet loss, between squared distances."""
@@ -64,7 +64,7 @@ class TemporalContrast(Method):
         """Divides the similarities of nt_xent."""
         embedding_decay: float = number(0.002, low=0.0)
         """Weight of the squared lengths of the embeddings in n_pairs."""
-        output_dim: int = number(32, low=2)
+        output_dim: int = number(32, low=2, high=MOST_CHANNELS)
         """Size of the embedding, one linear layer after the encoder."""
 
     METRICS: ClassVar[Mapping[str, Metric]] = {

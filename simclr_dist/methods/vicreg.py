@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from simclr_dist.config.fields import number
+from simclr_dist.config.fields import MOST_CHANNELS, number
 from simclr_dist.distributed.global_batch import global_batch
 from simclr_dist.losses.cross_view import VIEW_CORRELATION
 from simclr_dist.losses.spread import EMBEDDING_STD, embedding_std
@@ -44,9 +44,9 @@ class VICReg(Method):
         """Of the hinge that keeps each feature's standard deviation at 1 (the paper's mu)."""
         covariance_weight: float = number(1.0, low=0.0)
         """Of the squared covariances of different features (the paper's nu)."""
-        hidden_dim: int = number(8192, low=2)
+        hidden_dim: int = number(8192, low=2, high=MOST_CHANNELS)
         """Units of the two hidden layers of the expander."""
-        output_dim: int = number(8192, low=2)
+        output_dim: int = number(8192, low=2, high=MOST_CHANNELS)
         """Size of the embedding."""
 
     METRICS: ClassVar[Mapping[str, Metric]] = {

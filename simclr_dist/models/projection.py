@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from simclr_dist.config.fields import number
+from simclr_dist.config.fields import MOST_CHANNELS, number
 from simclr_dist.models.batch_norm import GroupedBatchNorm
 
 
@@ -15,9 +15,9 @@ class Projection:
 
     layers: int = number(2, low=1, high=3)
     """Linear layers of the head: 1 linear, 2 as SimCLR, 3 as SimCLR v2."""
-    hidden_dim: int = number(0, low=0)
+    hidden_dim: int = number(0, low=0, high=MOST_CHANNELS)
     """Units of the hidden layers; 0 takes the encoder's output size, as the paper."""
-    output_dim: int = number(128, low=2)
+    output_dim: int = number(128, low=2, high=MOST_CHANNELS)
     """Size of the embedding that the loss sees."""
     batch_norm: bool = True
     """Batch norm after every layer, the last one without an offset, as the official code."""

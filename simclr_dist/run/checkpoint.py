@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from simclr_dist.errors import UserError, code_in_file, first_line
+from simclr_dist.errors import UserError, code_in_file, first_line, is_of_memory
 from simclr_dist.log import log
 from simclr_dist.run.checksum import COMMENT_BYTES, MARK, checked_bytes, verify, write_with_checksum
 from simclr_dist.run.checksum import DamagedCheckpointError as DamagedCheckpointError
@@ -179,7 +179,7 @@ def load(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its parsers meet
-        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        if is_of_memory(error):
             raise _too_little_memory(path) from error
         if code := code_in_file(error):
             raise DamagedCheckpointError(f"holds code beside its data ({code}), which is never run") from error

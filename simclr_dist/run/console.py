@@ -1,6 +1,5 @@
 """What a run shows while it goes: a bar on a terminal, a line now and then elsewhere; the metrics log beside."""
 
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -13,6 +12,7 @@ from simclr_dist.config.tracking import Tracking
 from simclr_dist.log import log
 from simclr_dist.run.metrics_log import MetricsLog, write_run_facts
 from simclr_dist.run.trackers import Trackers
+from simclr_dist.terminal import errors_on_terminal
 
 _LINE_EVERY_SECONDS = 10.0
 
@@ -49,7 +49,7 @@ class Reporter:
             self._metrics = MetricsLog(run_dir, steps_done, known)
             write_run_facts(run_dir, total_steps, metrics)
             self._trackers = Trackers(run_dir, tracking or Tracking())
-            if sys.stderr.isatty():
+            if errors_on_terminal():
                 self._bar = tqdm(total=total_steps, initial=steps_done, unit="step")
 
     def __enter__(self) -> "Reporter":

@@ -120,7 +120,7 @@ def choices(found: Found, rung: Rung, timing: Timing) -> list[Choice]:
     pictures, host = found.pictures, found.host
     batch = batch_images(pictures.count, host, timing.bytes_an_image)
     fitting = found.epochs(timing.seconds_an_image)
-    epochs = max(1, min(MOST_EPOCHS, int(fitting)))
+    epochs = max(1, int(min(MOST_EPOCHS, fitting)))
     steps = pictures.count // batch
     per_second = 1 / found.seconds_an_image(timing.seconds_an_image)
     speed = f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:.2g}"

@@ -31,7 +31,7 @@ _READ_IMAGES = 16
 _ROWS = 8
 
 
-def write_first_recipe(folder: Path, out: Path, hours: float, say: Callable[[str], None]) -> None:
+def write_first_recipe(folder: Path, out: Path, hours: float, say: Callable[[str], object]) -> None:
     """Write a config for the pictures of ``folder`` to ``out``, and beside it a picture of its views.
 
     Args:

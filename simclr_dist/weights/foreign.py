@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simclr_dist.errors import UserError, code_in_file, first_line
+from simclr_dist.errors import UserError, code_in_file, first_line, is_of_memory
 from simclr_dist.storage.reading import cannot_be_read
 from simclr_dist.weights.architecture import IMAGENET_MEAN, IMAGENET_STD, Architecture, architecture_of
 from simclr_dist.weights.layouts import Found, find_network
@@ -53,7 +53,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise cannot_be_read(path, error) from error
     except Exception as error:  # torch raises whatever its parsers meet
-        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        if is_of_memory(error):
             raise UserError(f"{path}: not enough memory to read it") from error
         if code := code_in_file(error):
             raise UserError(

@@ -1,19 +1,26 @@
 """The command line: what a user does wrong is one line and status 2, and the answer comes without heavy imports."""
 
+import errno
 import io
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
+import click
 import pytest
 import yaml
 from PIL import Image
 
 from simclr_dist import __version__
 from simclr_dist.cli.main import command
+from simclr_dist.cli.options import NumberType, PathType
 from simclr_dist.config import load_config, to_dict
-from simclr_dist.progress_bar import said_when_slow
+from simclr_dist.progress_bar import said_when_slow, said_while_importing
 from tests.support.commands import complaint
 
 SUBCOMMANDS = sorted(command.commands)
@@ -82,6 +89,17 @@ MISTAKES = [
     (["evaluate", ".", "--labels", "1.5"], "--labels: '1.5'"),
     (["evaluate", ".", "--labels", ""], "--labels: ''"),
     (["evaluate", ".", "--splits", "0"], "--splits"),
+    (["evaluate", ".", "knn", "--temperature", "nan"], "--temperature': nan is not a finite number"),
+    (["evaluate", ".", "probe", "--learning-rate", "inf"], "--learning-rate': inf is not a finite number"),
+    (["init", ".", "--hours", "nan"], "--hours': nan is not a finite number"),
+    (["import", "a", "b.safetensors", "--mean", "nan,0,0"], "--mean: 'nan,0,0' is not three numbers"),
+    (["import", "a", "b.safetensors", "--option", "depth=010"], "--option: depth: 010 is octal"),
+    (["init", ".", "--out", ""], "--out': it is empty"),
+    (["extend", ".", "--epochs", "2", "--run-dir", ""], "--run-dir': it is empty"),
+    (["export", ".", "--to", "timm", "--out", ""], "--out': it is empty"),
+    (["data", "write", "digits_demo", ""], "OUT': it is empty"),
+    (["evaluate", ".", "--checkpoint", ""], "--checkpoint': it is empty"),
+    (["cancel", ""], "it is empty"),
 ]
 
 
@@ -91,6 +109,17 @@ def test_a_mistake_is_answered_with_one_line_and_status_2(run, arguments, named)
     assert (status, out) == (2, "")
     assert complaint(err).startswith("simclr-dist: ")
     assert named in complaint(err)
+
+
+def parameters(group: click.Group) -> Iterator[click.Parameter]:
+    for each in group.commands.values():
+        yield from parameters(each) if isinstance(each, click.Group) else each.params
+
+
+def test_no_command_has_a_path_that_may_be_empty_or_a_number_that_may_be_nan():
+    types = [each.type for each in parameters(command)]
+    found = [each for each in types if isinstance(each, click.Path | click.types.FloatParamType)]
+    assert {type(each) for each in found} == {PathType, NumberType}
 
 
 @pytest.mark.parametrize(
@@ -132,15 +161,52 @@ def test_an_error_that_nobody_foresaw_is_one_line_that_points_to_debug(run, monk
     assert "Traceback" in run("config", "digits_demo", "--debug")[2]
 
 
-@pytest.mark.parametrize(("error", "expected"), [(KeyboardInterrupt, 130), (BrokenPipeError, 0)])
-def test_an_interrupt_or_a_closed_pipe_ends_without_a_word(run, monkeypatch, error, expected):
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("x"),
+        type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: ..."),
+    ],
+)
+def test_too_little_memory_is_no_bug(run, monkeypatch, error):
     def fail(*_: object) -> None:
         raise error
 
     monkeypatch.setattr("simclr_dist.cli.config.load_config", fail)
     status, _, err = run("config", "digits_demo")
-    assert status == expected
+    assert status == 2
+    assert "out of memory: " in complaint(err)
+    assert "machine.images_per_chunk" in err
+
+
+def test_an_interrupt_ends_without_a_word(run, monkeypatch):
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("simclr_dist.cli.config.load_config", fail)
+    status, _, err = run("config", "digits_demo")
+    assert status == 130
     assert err.strip() == ""
+
+
+def test_a_pipe_that_breaks_inside_a_command_is_an_error_as_any_other(run, monkeypatch):
+    def fail(*_: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("simclr_dist.cli.config.load_config", fail)
+    status, _, err = run("config", "digits_demo")
+    assert status == 1
+    assert "BrokenPipeError: [Errno 32] Broken pipe" in complaint(err)
+
+
+def test_a_log_is_followed_no_longer_than_somebody_reads_it(run, monkeypatch):
+    monkeypatch.setattr("simclr_dist.launch.slurm.watching.find_run", Path)
+    monkeypatch.setattr("simclr_dist.launch.slurm.watching.follow", lambda *_: iter(["a", "b"]))
+    said: list[str] = []
+    monkeypatch.setattr("simclr_dist.cli.cluster.say", lambda text, **_: said.append(text))  # False, in a way
+    assert run("logs", "x", "--follow")[0] == 0
+    assert said == ["a"]
 
 
 def test_a_mistake_names_the_process_when_it_is_not_the_first(run, monkeypatch):
@@ -155,6 +221,17 @@ def test_a_rank_that_is_no_number_is_no_traceback(run, monkeypatch, arguments):
     status, _, err = run(*arguments)
     assert status == 2
     assert "digits_dmo" in complaint(err) or "RANK" in complaint(err)
+
+
+@pytest.mark.parametrize("name", ["pretrain", "verify"])
+def test_a_config_from_a_pipe_is_not_given_to_several_processes(run, name):
+    reader, writer = os.pipe()
+    os.write(writer, b"recipe: {data: {source: digits}}")
+    os.close(writer)
+    status, _, err = run(name, f"/dev/fd/{reader}", "--processes", "2")
+    os.close(reader)
+    assert status == 2
+    assert "a pipe can be read once" in complaint(err)
 
 
 # ---------------------------------------------------------------------------------------------- help
@@ -354,6 +431,35 @@ def test_what_takes_long_is_said_by_the_first_process_alone_on_a_terminal_too(mo
         with said_when_slow("loading", after_seconds=0, write=write, active=False):
             time.sleep(0.05)
     assert (said, sys.stderr.getvalue()) == ([], "")
+
+
+@pytest.mark.parametrize(("stream", "expected"), [(Terminal, "loading slow ...\n"), (io.StringIO, "")])
+def test_an_import_that_takes_long_is_said_on_a_terminal_wherever_it_stands(monkeypatch, stream, expected):
+    monkeypatch.setattr("sys.stderr", stream())
+    with said_while_importing("slow", after_seconds=0.2):
+        time.sleep(0.5)
+        assert sys.stderr.getvalue() == ""  # nothing is imported yet
+        spec = SimpleNamespace(_initializing=True)  # as importlib marks a module whose code runs
+        monkeypatch.setitem(sys.modules, "slow", SimpleNamespace(__spec__=spec))
+        end = time.monotonic() + (10 if expected else 0.5)
+        while sys.stderr.getvalue() != expected and time.monotonic() < end:
+            time.sleep(0.01)
+    assert sys.stderr.getvalue() == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "rank", "active"), [("config", "0", True), ("evaluate", "1", False), ("pretrain", "0", False)]
+)
+def test_the_import_of_torch_is_said_by_the_first_process_of_every_command_but_pretrain_which_says_that_it_starts(
+    run, monkeypatch, name, rank, active
+):
+    told = []
+    watched = lambda *given, **how: told.append((given, how)) or nullcontext()  # noqa: E731
+    monkeypatch.setattr("simclr_dist.cli.main.said_while_importing", watched)
+    for variable, value in zip(LAUNCHERS_VARIABLES, (rank, "2", rank, "2"), strict=True):
+        monkeypatch.setenv(variable, value)
+    run(name, "--help")
+    assert told == [(("torch",), {"active": active})]
 
 
 def test_the_library_needs_neither_ffcv_nor_submitit():

@@ -1,6 +1,7 @@
 """The config: what loads, what is refused and in which words, and that the schema says what the code can build."""
 
 import math
+import os
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from simclr_dist.config.recipe import (
     SOURCES_WITHOUT_PATH,
     Optimizer,
 )
+from simclr_dist.config.registry import METHODS
 from simclr_dist.config.views import ViewGroup
 from simclr_dist.configs import shipped
 from simclr_dist.data.sources.masked_sets import MASKED
@@ -489,6 +491,39 @@ def test_a_mandatory_value_that_was_left_open_is_refused(minimal, key):
     assert f"{key}:" in complaint(minimal, f"{key}=???")
 
 
+@pytest.mark.parametrize("given", ["recipe.epochs=???", "recipe={epochs: '???'}", "recipe.data.mean=['???',1,1]"])
+def test_a_value_left_open_on_the_command_line_is_refused_where_the_file_has_one_too(tmp_path, given):
+    path = tmp_path / "c.yaml"
+    path.write_text("recipe: {data: {source: digits, mean: [0, 0, 0]}, epochs: 3}\n")
+    assert complaint(str(path), given) == f"{path}: {given.partition('=')[0]}: has no value (???); give it one"
+
+
+@pytest.mark.parametrize(
+    ("number", "cure"),
+    [
+        ("010", "write 10 or 8"), ("007", "write 7"), ("-0_12", "write -12 or -10"), ("12:30", "in digits alone"),
+        ("1:30.5", "in digits alone"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("key", ["recipe.seed", "recipe.method.temperature", "recipe.method.projection.layers"])
+def test_a_number_that_yaml_reads_as_another_than_it_looks_like_is_refused(minimal, tmp_path, key, number, cure):
+    message = complaint(minimal, f"{key}={number}")
+    assert message.startswith(f"{key}: {number} is ")
+    assert cure in message
+    path, keys = tmp_path / "c.yaml", key.split(".")
+    path.write_text(f"{': {'.join(keys)}: {number}{'}' * (len(keys) - 1)}\n")
+    assert complaint(str(path)) == f"{path}: {message}"
+
+
+def test_a_percent_that_yaml_reads_as_another_is_refused(minimal):
+    assert "010 is octal" in complaint(minimal, "health.contrastive_top1.bands={010: [1, 2]}")
+
+
+@pytest.mark.parametrize(("written", "value"), [("0", 0), ("0x1F", 31), ("0b11", 3), ("1_000", 1000), ("+3", 3)])
+def test_a_number_that_can_only_be_meant_so_is_taken(minimal, written, value):
+    assert load_config(minimal, [f"recipe.seed={written}"]).recipe.seed == value
+
+
 BELOW = [(key, limits["low"]) for key, limits in NUMBERS if limits.get("low") is not None]
 NOT_ABOVE = [(key, limits["above"]) for key, limits in NUMBERS if limits.get("above") is not None]
 HIGHEST = [(key, limits["high"]) for key, limits in NUMBERS if limits.get("high") is not None]
@@ -524,6 +559,37 @@ def test_a_number_above_its_limit_is_refused_with_the_exact_limit(minimal, key, 
     message = complaint(minimal, f"{key}={beyond}")
     assert f"{key}: {beyond}" in message
     assert f"at most {limit}".removesuffix(".0") in message
+
+
+# Those without an upper limit: they are compared with what is there, and no library gets them.
+COMPARED = {
+    "recipe.batch_norm_group_images", "recipe.data.window_shards", "recipe.data.labelled_images",
+    "recipe.initial.steps_done", "recipe.encoder.output_stride", "recipe.anomalies.window_steps",
+    "recipe.anomalies.max_skipped_steps", "recipe.anomalies.max_returns", "recipe.anomalies.rollback_every_steps",
+    "machine.images_per_chunk", "machine.save_every_steps", "machine.keep_checkpoints", "machine.keep_every_steps",
+    "machine.stop_after_failed_saves", "machine.stop_after_steps", "machine.compare_every_steps",
+    "machine.evaluate_every_epochs", "recipe.method.frozen_steps", "recipe.method.queue_from_epoch",
+    "recipe.method.teacher_temperature_warmup_epochs", "recipe.method.permutations",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_whole_number_that_a_library_gets_has_an_upper_limit(method):
+    found = [(key, entry) for key, value, entry in fields_of(everything(method)) if type(value) is int]
+    assert {key for key, entry in found if entry.metadata.get("high") is None} <= COMPARED
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "machine.threads_per_process=100000000000", "machine.collective_timeout_seconds=99999999999999999",
+        "machine.batch_timeout_seconds=2147484", "machine.shards.wait_seconds=10000000000", "recipe.encoder.width=1e9",
+        "recipe.data.image_size=1000000000", "recipe.views.size=1000000000", "recipe.optimizer.weight_decay=1e300",
+        "recipe.method.projection.output_dim=1000000000000", "machine.loader_workers=1000000",
+    ],
+)  # fmt: skip
+def test_a_number_that_would_overflow_a_library_is_refused_with_its_limit(minimal, given):
+    assert "is too large; at most " in complaint(minimal, given)
 
 
 @pytest.mark.parametrize("written", [".nan", ".inf", "-.inf"])
@@ -670,8 +736,27 @@ def test_a_missing_file_is_refused_with_the_shipped_recipes(tmp_path, monkeypatc
     assert all(path.stem in message for path in shipped())
 
 
-def test_a_folder_in_place_of_a_file_is_refused(tmp_path):
-    assert str(tmp_path) in complaint(str(tmp_path))
+def test_a_folder_in_place_of_a_file_is_refused_as_one(tmp_path):
+    assert complaint(str(tmp_path)) == f"{tmp_path}: is a folder; give the YAML file in it"
+
+
+def test_a_folder_of_a_shipped_recipes_name_does_not_hide_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("digits_demo").mkdir()
+    assert load_config("digits_demo").recipe.data.source == "digits"
+
+
+def test_a_config_comes_through_a_pipe_once(minimal):
+    reader, writer = os.pipe()
+    os.write(writer, Path(minimal).read_bytes())
+    os.close(writer)
+    try:
+        loaded = load_config(f"/dev/fd/{reader}", ["machine.run_dir=runs/minimal"])
+        again = complaint(f"/dev/fd/{reader}")
+    finally:
+        os.close(reader)
+    assert loaded == load_config(minimal)
+    assert "a pipe can be read once: write the config into a file" in again
 
 
 @pytest.mark.parametrize("override", ["recipe.epochs", "=3", "", "recipe.epochs:3", "--zzz"])
@@ -689,6 +774,14 @@ def test_an_override_whose_value_cannot_be_parsed_is_refused_as_such(minimal, va
 @pytest.mark.parametrize("value", ["${nowhere}", "${recipe.nowhere}", "${oc.nothing:X}"])
 def test_an_interpolation_of_nothing_is_refused_with_its_key(minimal, value):
     assert "recipe.seed: " in complaint(minimal, f"recipe.seed={value}")
+
+
+def test_an_interpolation_in_the_methods_name_is_refused_as_one(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("recipe: {data: {source: digits}, method: {name: '${oc.env:METHOD}'}}\n")
+    message = complaint(str(path))
+    assert "recipe.method.name: '${oc.env:METHOD}': nothing is filled in here" in message
+    assert "imported" not in message
 
 
 # ---------------------------------------------------------------------------------------------- schema and code

@@ -332,7 +332,7 @@ def test_explain_has_the_methods_own_texts_and_defaults():
     at = lines.index("recipe.method.head.width: int = 8  (at least 1)")
     assert lines[at + 1] == "    Features of the head."
     assert "recipe.method.rule: str = 'mean'  (one of mean, sum)" in lines
-    assert "recipe.views.small.size: int = 8  (at least 0)" in lines
+    assert "recipe.views.small.size: int = 8  (at least 0, at most 16384)" in lines
 
 
 def test_a_key_without_a_text_is_explained_by_its_name(monkeypatch):

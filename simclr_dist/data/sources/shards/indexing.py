@@ -37,7 +37,7 @@ def index_shards(
     *,
     workers: int,
     wait_seconds: float,
-    say: Callable[[str], None] = lambda line: None,
+    say: Callable[[str], object] = lambda line: None,
 ) -> ShardIndex:
     """Make the index of some shards in a folder, or bring the one there up to date.
 
