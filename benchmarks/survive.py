@@ -77,20 +77,26 @@ def children(launcher: int) -> dict[int, int]:
 
 def lose_some(
     run: Path, total: int, keys: list[str], draws: random.Random, log: Path, *, srun: bool
-) -> tuple[int, list[Any]]:
-    """The run, some of its processes killed; its status and who was killed after which step."""
+) -> tuple[int, list[Any], float]:
+    """The run, some of its processes killed: its status, who was killed after which step, and for how many seconds no
+    step was written at most, from the first on: what a loss costs in all."""
     number = draws.randint(1, PROCESSES - 1)
     victims = draws.sample(range(1, PROCESSES), number)
     if draws.random() < 0.25:
         victims[0] = 0
     after = sorted(draws.uniform(1, 0.8 * total) for _ in victims)
     deaths = []
+    steps, written, pause = 0, time.monotonic(), 0.0
     with log.open("w") as output:
         process = subprocess.Popen(
             start(pretrain(run, "machine.on_lost_process=go_on", *keys), srun=srun), stdout=output, stderr=output
         )
         while process.poll() is None:
             done = len(read_metrics(run / "metrics.jsonl"))
+            if done != steps:
+                steps, written = done, time.monotonic()
+            elif 0 < steps < total:
+                pause = max(pause, time.monotonic() - written)
             if after and done >= after[0]:
                 time.sleep(draws.uniform(0, 0.5))  # anywhere in a step, or in the answer to an earlier loss
                 if pid := children(process.pid).get(victims[0]):
@@ -99,7 +105,7 @@ def lose_some(
                 after.pop(0)
                 victims.pop(0)
             time.sleep(0.02)
-    return process.returncode, deaths
+    return process.returncode, deaths, pause
 
 
 def resized(run: Path, other: Path, keys: list[str]) -> None:
@@ -164,7 +170,7 @@ def main() -> None:
         for folder in (run, other):
             shutil.rmtree(folder, ignore_errors=True)
         log = options.out / f"{number}.log"
-        status, deaths = lose_some(run, total, keys, random.Random(number), log, srun=options.srun)
+        status, deaths, pause = lose_some(run, total, keys, random.Random(number), log, srun=options.srun)
         text = log.read_text()
         row: dict[str, Any] = {
             "run": number,
@@ -172,6 +178,7 @@ def main() -> None:
             "killed": deaths,
             "processes": [int(line["processes"]) for line in read_metrics(run / "metrics.jsonl")],
             "gaps": [float(found) for found in re.findall(r"go on, ([\d.]+) s after", text)],
+            "pause": pause,
             "grown": text.count("4 go on from"),
         }
         if status == 0:
@@ -183,19 +190,22 @@ def main() -> None:
         changes = [count for count, _ in groupby(row["processes"])]
         print(
             f"{number}: status {status}; killed (process, after step) {deaths}; processes {changes}; "
-            f"gaps {row['gaps']} s; {'differs: ' + row['differs'] if row.get('differs') else 'equal to the bit'}"
+            f"gaps {row['gaps']} s, longest pause {pause:.1f} s; "
+            f"{'differs: ' + row['differs'] if row.get('differs') else 'equal to the bit'}"
             if status == 0
             else f"{number}: status {status}, see {log}",
             flush=True,
         )
     good = [row for row in done if row["status"] == 0 and not row.get("differs")]
+    pauses = [row["pause"] for row in done if "pause" in row] or [0.0]
     gaps = [gap for row in done for gap in row["gaps"]] or [0.0]
     print(
         f"{len(good)} of {len(done)} runs finished without a new start and are equal to the bit; "
         f"{sum(len(row['killed']) for row in done)} processes killed, process 0 in "
         f"{sum(any(rank == 0 for rank, _ in row['killed']) for row in done)} runs; "
         f"{sum(row['grown'] for row in done)} times back to four; "
-        f"gap {median(gaps):.1f} s in the median, {max(gaps):.1f} s at most"
+        f"gap {median(gaps):.1f} s in the median, {max(gaps):.1f} s at most; longest pause of a run "
+        f"{median(pauses):.1f} s in the median, {max(pauses):.1f} s at most"
     )
 
 
