@@ -30,14 +30,20 @@ def keep_connections_of(port: int) -> None:
 
 
 def break_off() -> None:
-    """Shut the groups' connections down: collectives fail at once, here and where this process is waited for."""
+    """Shut the groups' connections down: collectives fail at once, here and where this process is waited for.
+
+    What is noted later, as a group was still being made, is shut down by the next call.
+    """
     here = _sockets()
     for descriptor, inode in list(_noted):
-        _noted.discard((descriptor, inode))
-        if (descriptor, inode) in here:
-            with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
-                if not _kept_ports & {connection.getpeername()[1], connection.getsockname()[1]}:
-                    connection.shutdown(socket.SHUT_RDWR)
+        if (descriptor, inode) not in here:
+            _noted.discard((descriptor, inode))
+            continue
+        with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
+            # Another thread may have closed it meanwhile, and its number be another file's.
+            is_same = os.fstat(connection.fileno()).st_ino == inode
+            if is_same and not _kept_ports & {connection.getpeername()[1], connection.getsockname()[1]}:
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 def _sockets() -> set[tuple[int, int]]:

@@ -239,6 +239,8 @@ class Membership:
         """Break off when the group of the last meeting is over, so that the main thread does not wait in it."""
         number, members = self._group
         if number == self._broken:
+            if self.number == number:
+                break_off()  # again, until the main thread comes: the group may have been in the making
             return
         events = store.events
         if events != self._events and store.outcome is None:

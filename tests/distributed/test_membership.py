@@ -105,6 +105,19 @@ def test_a_process_without_which_a_meeting_was_held_hears_of_it_before_its_next_
         one.grows()
 
 
+def test_a_group_that_is_over_is_broken_off_again_until_its_process_comes_to_the_meeting(folder, monkeypatch):
+    calls = []
+    monkeypatch.setattr("simclr_dist.distributed.membership.break_off", lambda: calls.append(0))
+    one = member(folder)
+    RunStore(folder).come(1, 0, Came(0, [5]))
+    for _ in range(3):
+        one._look(one._store)
+    assert len(calls) == 3
+    one.number = 1
+    one._look(one._store)
+    assert len(calls) == 3
+
+
 def test_a_process_that_is_cut_off_from_the_others_store_begins_no_further_step(folder, monkeypatch):
     monkeypatch.setattr("simclr_dist.distributed.run_store._OF_FOLDER", Pace(0.01, 0.01, 0.1))
     one = member(folder)
