@@ -92,7 +92,7 @@ def fail_alone(rank: int, count: int, folder: Path) -> None:
             gather_stacked(torch.ones(2))
             wait_until_heard()
             if rank == 1:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+                raise ValueError("a shape is odd")
             hang()
 
     cli.command.main = command  # type: ignore[assignment, method-assign]
@@ -104,7 +104,7 @@ def test_an_error_of_one_process_is_said_at_once_by_all_though_ending_the_group_
         for process in processes:
             process.processes[0].join(60)
         assert [process.processes[0].exitcode for process in processes] == [2, 1]
-    error = "OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB"
+    error = "ValueError: a shape is odd"
     other, own = ((tmp_path / f"errors_{rank}").read_text().splitlines() for rank in range(2))
     assert other == [
         f"simclr-dist: process 1 on node1 has ended: {error}; start again to resume from the last checkpoint"
