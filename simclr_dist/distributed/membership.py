@@ -7,26 +7,20 @@ from which step. The first decision in the store holds, so no two groups can go 
 docs/design/survivors.md compares this with other ways.
 """
 
-import errno
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-import torch.distributed as dist
 from torch._C._distributed_c10d import TCPStore
 
-from simclr_dist.distributed.connections import break_off
-from simclr_dist.distributed.decision import decision, fitting
+from simclr_dist.distributed.decision import decision
 from simclr_dist.distributed.folder_store import FolderStore
+from simclr_dist.distributed.group_watch import STORE_GONE, GroupWatch, waits
 from simclr_dist.distributed.pulses import Pulses
 from simclr_dist.distributed.reach import Door, reached
 from simclr_dist.distributed.run_store import Came, Decided, RunStore, Sees
 from simclr_dist.errors import LostProcessError, UserError
-
-_GONE = (dist.DistError, OSError)
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Meeting(NamedTuple):
@@ -65,33 +59,32 @@ class Membership:
         self.identity, self.count = identity, count
         self.number = 0
         """Of the last meeting; 0 is the start, to which all come."""
-        self.can_grow = False
-        """Whether more processes live than train, and the recipe can be shared by more; known to the first alone."""
         self._card, self._patience, self._fits = card, patience_seconds, fits
-        self._is_folder = isinstance(store, FolderStore)
         self._where = f"the folder {store.folder}" if isinstance(store, FolderStore) else "the launcher"
-        self._store, self._of_thread = RunStore(store.clone()), RunStore(store.clone())
+        self._store = RunStore(store.clone())
         self._pace = self._store.pace
         self._door = Door()
-        self._alive, self._waiting = Pulses(self._pace.silent), Pulses(self._pace.silent)
-        self._group = (0, list(range(count)))
-        self._broken = -1  # number of the last group that is over
-        self._events = -1
-        self._cut_off = False
-        self._left = threading.Event()
+        self._alive = Pulses(self._pace.silent)
+        self._watch = GroupWatch(
+            RunStore(store.clone()),
+            identity,
+            count,
+            card,
+            fits,
+            self._door.clear,
+            is_folder=isinstance(store, FolderStore),
+        )
         self.comes_back = self._store.begin(identity, count, card)
         """Whether a process with this identity has begun before: the others are somewhere on the way."""
-        self._thread = threading.Thread(target=self._beat, name="member", daemon=True)
 
     def __enter__(self) -> "Membership":
-        self._thread.start()
+        self._watch.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._left.set()
-        self._thread.join(1.0)
+        self._watch.stop()
         self._door.close()
-        with suppress(*_GONE):
+        with suppress(*STORE_GONE):
             self._store.end_of(self.identity)
 
     def first(self, name: str, value: str) -> str:
@@ -109,63 +102,67 @@ class Membership:
             UserError: the store is gone, or this process is cut off from it.
         """
         self.number += 1
-        members = self._group[1]
+        self._watch.leave_group()
+        members = self._watch.members
         rank = members.index(self.identity) if self.identity in members and steps else None
         try:
-            if self._cut_off:
+            if self._watch.is_cut_off:
                 raise ConnectionError
             self._store.come(self.number, self.identity, Came(rank, steps, self._door.address))
             meeting = Meeting(self.number, *self._decided())
-        except _GONE as error:
+        except STORE_GONE as error:
             raise UserError(
                 f"{self._where} is gone or cannot be reached, and with it the place where the processes meet: this one "
                 "stops, and the others may go on"
             ) from error
-        self._group, self.can_grow = (meeting.number, meeting.members), False
+        self._watch.enter_group(meeting.number, meeting.members)
         return meeting
 
     def wait_for_next(self) -> bool:
         """In reserve: until somebody comes to another meeting (True), or the run is over (False)."""
         others = [identity for identity in range(self.count) if identity != self.identity]
         waiting, beat = Pulses(self._pace.silent), 0
-        with suppress(*_GONE):
+        with suppress(*STORE_GONE):
             while self._store.outcome is None:
                 beat += 1
                 self._store.wait(self.identity, f"{self._card} {beat}")
                 self.number = max(self.number, self._store.newest)
                 called = any(self._store.came(self.number + 1, identity) for identity in others)
-                waits = [self._waits(self._store, identity, waiting) for identity in others]
+                in_reserve = [waits(self._store, identity, waiting) for identity in others]
                 # Where nobody trains, all others having come back too, those that wait begin.
-                if called or not any(self._lives(each) for each, its in zip(others, waits, strict=True) if not its):
+                if called or not any(
+                    self._lives(each) for each, its in zip(others, in_reserve, strict=True) if not its
+                ):
                     return True
                 time.sleep(self._pace.look)
         return False
 
     def end(self, outcome: Any) -> None:
         """Say that the run is over; ``outcome``: JSON for those in reserve."""
-        with suppress(*_GONE):
+        with suppress(*STORE_GONE):
             self._store.end(outcome)
 
     def outcome(self) -> Any:
         """What :meth:`end` was given; None: the run was not said to be over."""
-        with suppress(*_GONE):
+        with suppress(*STORE_GONE):
             return self._store.outcome
         return None
 
     @property
     def is_broken(self) -> bool:
         """Whether this process has heard that its group is over."""
-        return self._group[0] == self._broken
+        return self._watch.is_broken
 
     def grows(self) -> bool:
-        """:attr:`can_grow`, for a process that is about to begin a step.
+        """Whether more processes live than train, and the recipe can be shared by more, for a process that is about to
+        begin a step; known to the first alone.
 
         Raises:
             LostProcessError: the group is over. A process that is its group would not hear of it in a collective.
         """
         if self.is_broken:
             raise LostProcessError("this process's group is over")
-        return self.can_grow
+        return self._watch.can_grow
 
     def _decided(self) -> Decided:
         number, deadline = self.number, time.monotonic() + self._patience
@@ -212,51 +209,3 @@ class Membership:
         if beat is None or self._store.has_ended(identity):
             return False
         return self._alive.silence(identity, beat) < self._pace.silent
-
-    def _beat(self) -> None:
-        beat, heard = 0, time.monotonic()
-        while not self._left.wait(self._pace.beat):
-            beat += 1
-            try:
-                self._of_thread.live(self.identity, f"{self._card} {beat}")
-                self._door.clear()
-                self._look(self._of_thread)
-            except (*_GONE, RuntimeError) as error:
-                if not self._is_folder:
-                    # The launcher is gone. It has sent SIGTERM, and the group is whole: it saves and ends. Another
-                    # meeting there cannot be.
-                    self._cut_off = True
-                    return
-                # A file server fails for a moment, and a disk is full until somebody makes room: nobody is lost by it.
-                if getattr(error, "errno", None) not in _FULL and time.monotonic() - heard > self._pace.silent:
-                    self._cut_off = True  # the others may have gone on, having heard nothing of this process
-                    self._break()
-                    return
-            else:
-                heard = time.monotonic()
-
-    def _look(self, store: RunStore) -> None:
-        """Break off when the group of the last meeting is over, so that the main thread does not wait in it."""
-        number, members = self._group
-        if number == self._broken:
-            if self.number == number:
-                break_off()  # again, until the main thread comes: the group may have been in the making
-            return
-        events = store.events
-        if events != self._events and store.outcome is None:
-            if any(store.has_ended(each) or store.came(number + 1, each) for each in members):
-                self._break()
-                return
-            self._events = events
-        if self.identity == members[0] and len(members) < self.count:
-            here = sum(each in members or self._waits(store, each, self._waiting) for each in range(self.count))
-            self.can_grow = fitting(here, self._fits) > len(members)
-
-    def _break(self) -> None:
-        self._broken = self._group[0]
-        break_off()
-
-    def _waits(self, store: RunStore, identity: int, waiting: Pulses) -> bool:
-        """Whether a process has said of late that it is in reserve."""
-        beat = store.waiting_beat_of(identity)
-        return beat is not None and waiting.beats(identity, beat) and not store.has_ended(identity)

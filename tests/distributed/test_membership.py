@@ -15,7 +15,7 @@ from simclr_dist.distributed.membership import Membership
 from simclr_dist.distributed.reach import Door, reached
 from simclr_dist.distributed.run_store import Came, Pace, RunStore
 from simclr_dist.errors import LostProcessError, UserError
-from tests.support.slurm_cluster import wait_until
+from tests.support.waiting import wait_until
 
 
 def divides_8(count: int) -> bool:
@@ -97,24 +97,24 @@ def test_the_first_decision_of_a_meeting_holds(store):
 
 def test_a_process_without_which_a_meeting_was_held_hears_of_it_before_its_next_step(folder):
     one = member(folder)
-    one._look(one._store)
+    one._watch.look()
     assert not one.grows()
     RunStore(folder).come(1, 0, Came(0, [5]))
-    one._look(one._store)
+    one._watch.look()
     with pytest.raises(LostProcessError):
         one.grows()
 
 
 def test_a_group_that_is_over_is_broken_off_again_until_its_process_comes_to_the_meeting(folder, monkeypatch):
     calls = []
-    monkeypatch.setattr("simclr_dist.distributed.membership.break_off", lambda: calls.append(0))
+    monkeypatch.setattr("simclr_dist.distributed.group_watch.break_off", lambda: calls.append(0))
     one = member(folder)
     RunStore(folder).come(1, 0, Came(0, [5]))
     for _ in range(3):
-        one._look(one._store)
+        one._watch.look()
     assert len(calls) == 3
-    one.number = 1
-    one._look(one._store)
+    one._watch.leave_group()
+    one._watch.look()
     assert len(calls) == 3
 
 
@@ -123,7 +123,7 @@ def test_a_process_that_is_cut_off_from_the_others_store_begins_no_further_step(
     one = member(folder)
     folder.remove()
     with one:
-        one._thread.join(10)
+        assert one._watch.join(10)
         with pytest.raises(LostProcessError):
             one.grows()
         with pytest.raises(UserError, match="cannot be reached"):
@@ -153,8 +153,7 @@ def test_a_process_whose_launcher_is_gone_finishes_what_its_group_does_and_meets
     one = member(dist.TCPStore("127.0.0.1", store.port))
     del store
     with one:
-        one._thread.join(20)
-        assert not one._thread.is_alive()
+        assert one._watch.join(20)
         assert not one.grows()
         with pytest.raises(UserError, match="the launcher is gone"):
             one.meet([5])

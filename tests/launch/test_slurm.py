@@ -20,7 +20,8 @@ from simclr_dist.launch.slurm.job import LIVING
 from simclr_dist.run.metrics_log import read_metrics
 from tests.support.commands import complaint
 from tests.support.processes import TINY, Running, assert_bit_equal, final_state, losses, pretrain_here, tiny_config
-from tests.support.slurm_cluster import NODES, Cluster, missing, wait_until
+from tests.support.slurm_cluster import NODES, Cluster, missing
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "there")
 

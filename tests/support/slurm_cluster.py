@@ -9,9 +9,9 @@ import os
 import shutil
 import socket
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
+
+from tests.support.waiting import wait_until
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel", "sinfo")
 NODES = ("n1", "n2")
@@ -163,19 +163,6 @@ class Cluster:
         for folder in ("controller", "cgroup", *(f"spool.{node}" for node in NODES)):
             (self.state / folder).mkdir()
         self.state.chmod(0o755)
-
-
-def wait_until(
-    holds: Callable[[], bool], seconds: float, otherwise: "str | Callable[[], str]", every: float = 0.25
-) -> None:
-    """Until it holds; AssertionError with ``otherwise`` when it does not in time.
-
-    ``every``: seconds between two looks. One that asks SLURM starts a process, which the jobs would miss the time of.
-    """
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, otherwise if isinstance(otherwise, str) else otherwise()
-        time.sleep(every)
 
 
 def _path() -> str:
