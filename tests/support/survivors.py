@@ -132,8 +132,13 @@ def _once_others_are_back(grows: Callable[[Membership], bool], step: int | None)
     """Whoever is the first begins ``step`` when it knows that more processes could take part."""
 
     def patiently(self: Membership) -> bool:
-        is_first = self.identity == self._group[1][0]
-        while is_first and progress.current().step == step and len(self._group[1]) < self.count and not self.can_grow:
+        is_first = self.identity == self._watch.members[0]
+        while (
+            is_first
+            and progress.current().step == step
+            and len(self._watch.members) < self.count
+            and not self._watch.can_grow
+        ):
             time.sleep(0.02)
         return grows(self)
 
