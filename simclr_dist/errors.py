@@ -1,5 +1,6 @@
 """The exceptions that reach a user as a single line."""
 
+import errno
 import re
 
 
@@ -43,6 +44,11 @@ def is_of_memory(error: BaseException) -> bool:
     """Whether there was not enough memory, which torch says by errors of several classes."""
     is_torchs = type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error)
     return isinstance(error, MemoryError) or is_torchs
+
+
+def is_of_full_disk(error: BaseException) -> bool:
+    """Whether there was no room, on the disk or in what this user may have of it."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def in_one_line(message: str) -> str:

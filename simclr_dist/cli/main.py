@@ -37,11 +37,9 @@ from simclr_dist.cli.verify import verify
 from simclr_dist.cli.weights import export_weights, import_weights
 from simclr_dist.distributed.ending import end_process
 from simclr_dist.distributed.launchers import rank_here
-from simclr_dist.errors import AgreedError, UserError, first_line, in_one_line, is_of_memory
+from simclr_dist.errors import AgreedError, UserError, first_line, in_one_line, is_of_full_disk, is_of_memory
 from simclr_dist.progress_bar import said_while_importing
 from simclr_dist.terminal import say
-
-_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -64,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         status = 128 + signal.SIGINT
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+        if isinstance(error, OSError) and (is_of_full_disk(error) or error.errno == errno.EROFS):
             where = error.filename or "a file of this command"
             _complain(f"{where} cannot be written: {error.strerror}; make room there, then start again", debug)
             end_process(2)

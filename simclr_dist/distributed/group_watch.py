@@ -1,6 +1,5 @@
 """The thread that gives a process's signs of life, and frees the main thread from a group that is over."""
 
-import errno
 import threading
 import time
 from collections.abc import Callable
@@ -11,10 +10,10 @@ from simclr_dist.distributed.connections import break_off
 from simclr_dist.distributed.decision import fitting
 from simclr_dist.distributed.pulses import Pulses
 from simclr_dist.distributed.run_store import RunStore
+from simclr_dist.errors import is_of_full_disk
 
 STORE_GONE = (dist.DistError, OSError)
 """What a store raises that is gone or cannot be reached."""
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class GroupWatch:
@@ -123,7 +122,7 @@ class GroupWatch:
                     return
                 # A file server fails for a moment, and a disk is full until somebody makes room: nobody is lost by it.
                 silent = time.monotonic() - heard > self._store.pace.silent
-                if getattr(error, "errno", None) not in _FULL and silent:
+                if silent and not is_of_full_disk(error):
                     self.is_cut_off = True  # the others may have gone on, having heard nothing of this process
                     self._break()
                     return

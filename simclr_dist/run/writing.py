@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from simclr_dist.errors import UserError
+from simclr_dist.errors import UserError, is_of_full_disk
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -22,7 +21,7 @@ def writing(run_dir: Path) -> Iterator[None]:
         yield
     except OSError as error:
         cure = "mend the storage, or choose another folder"
-        if error.errno in _FULL:
+        if is_of_full_disk(error):
             cure = "make room, then start again to resume from the last checkpoint, if there is one"
         elif error.errno in _FORBIDDEN:
             cure = "get the permission, or choose another folder"

@@ -8,7 +8,6 @@
 All locks are flock's, which the kernel lets go when their process ends. docs/design/shards.md compares.
 """
 
-import errno
 import fcntl
 import os
 import time
@@ -19,7 +18,7 @@ from typing import NamedTuple
 
 from simclr_dist.data.sources.shards.flocks import is_held, let_go
 from simclr_dist.data.sources.shards.wanted import WantedLists
-from simclr_dist.errors import UserError
+from simclr_dist.errors import UserError, is_of_full_disk
 from simclr_dist.terminal import printable
 from simclr_dist.units import show_bytes
 
@@ -161,11 +160,11 @@ class ShardCache:
                 os.posix_fallocate(descriptor, 0, size)
                 return descriptor
             except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT) and _remove_first(victims) is not None:
+                if is_of_full_disk(error) and _remove_first(victims) is not None:
                     continue
                 path.unlink()
                 let_go(descriptor)
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                if not is_of_full_disk(error):
                     raise
                 if ahead:
                     return Refused(is_being_fetched=False)
