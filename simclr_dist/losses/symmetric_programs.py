@@ -22,11 +22,11 @@ def _of_threads(tile):
 
 
 @triton.jit
-def _bytes(COLUMNS: tl.constexpr):
-    """(pairs of eights, 2, 4, 2): by how many bits a count of each column is shifted, where four share a number."""
+def _bytes():
+    """(1, 2, 1, 2): by how many bits a column's count is shifted, by its place among sixteen; four share a number."""
     of_eight = tl.arange(0, 2)[None, :, None, None]
     of_two = tl.arange(0, 2)[None, None, None, :]
-    return tl.broadcast_to(8 * (2 * of_eight + of_two), (COLUMNS // 16, 2, 4, 2))
+    return 8 * (2 * of_eight + of_two)
 
 
 @triton.jit
@@ -64,7 +64,7 @@ def half_sums(
     row_b = tl.load(b + i)[:, None]
     total = tl.zeros((ROWS, 4), tl.float32)
     above = tl.zeros((ROWS, 4), tl.int32)
-    byte = _bytes(COLUMNS)
+    byte = _bytes()
     TILES: tl.constexpr = ROWS // COLUMNS
     met = (blocks // 2 + 1) * TILES
     share = tl.cdiv(met, tl.num_programs(1))
