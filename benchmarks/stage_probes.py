@@ -10,9 +10,11 @@ by eye, on the test images: it tells where something is, and is no result of a m
 import argparse
 import json
 import os
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from image_recipes import IMAGES, SOURCE, config_of
 from image_runs import judged
@@ -26,16 +28,20 @@ from simclr_dist.evaluation.untrained import untrained_encoder
 from simclr_dist.weights.read import load_encoder
 
 
-class Stage(nn.Module):
-    """Images to the map of one stage of a ResNet, pooled to ``side`` x ``side`` places at most."""
+class Stages(nn.Module):
+    """Images to the maps of a ResNet's stages, each pooled to ``side`` x ``side`` places at most, side by side."""
 
-    def __init__(self, encoder: Any, number: int, side: int) -> None:
+    def __init__(self, encoder: Any, side: int) -> None:
         super().__init__()
-        self.encoder, self.number, self.side = encoder, number, side
+        self.encoder, self.side = encoder, side
+        self.ends: list[int] = []
+        """Behind the features of each stage; known after a pass."""
 
     def forward(self, images: Tensor) -> Tensor:
-        maps = self.encoder.backbone.stages(self.encoder.pixels_of(images))[self.number]
-        return F.adaptive_avg_pool2d(maps, min(self.side, maps.shape[-1])).flatten(1)
+        maps = self.encoder.backbone.stages(self.encoder.pixels_of(images))
+        pooled = [F.adaptive_avg_pool2d(each, min(self.side, each.shape[-1])).flatten(1) for each in maps]
+        self.ends = list(accumulate(each.shape[1] for each in pooled))
+        return torch.cat(pooled, dim=1)
 
 
 def main() -> None:
@@ -59,10 +65,11 @@ def main() -> None:
             encoder = untrained_encoder(config.recipe, train)
         else:
             encoder = load_encoder(config.machine.run_dir).encoder
-        for number in range(4):
-            stage = Stage(encoder, number, options.side)
-            features = [extract_features(stage, each, data.image_size, where) for each in (train, test)]
-            row = judged(features[0], train, features[1], test, where.device)
+        stages = Stages(encoder, options.side)
+        features = [extract_features(stages, each, data.image_size, where) for each in (train, test)]
+        for number, (first, end) in enumerate(pairwise([0, *stages.ends])):
+            of_stage = [np.ascontiguousarray(each[:, first:end]) for each in features]
+            row = judged(of_stage[0], train, of_stage[1], test, where.device)
             print(f"{name:20} stage {number + 1}: {row['features']:5} features, "
                   f"kNN {100 * row['knn']:.2f} %, probe {100 * row['probe']:.2f} %", flush=True)  # fmt: skip
 
