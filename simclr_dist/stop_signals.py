@@ -2,7 +2,6 @@
 
 import os
 import signal
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +9,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-from simclr_dist.terminal import to_nowhere
+from simclr_dist.terminal import terminal_is_lost, to_nowhere
 
 NOTICES = (signal.SIGUSR1, signal.SIGUSR2)
 """What a scheduler sends when the job's time is nearly up, as ``sbatch --signal=USR2@120`` asks for."""
@@ -124,9 +123,8 @@ class StopSignals:
 
 
 def _leave_lost_terminal() -> None:
-    """Send to nowhere what would go to a terminal that is gone: writing there is an error, which would end the run."""
+    """Send to nowhere what would go to a terminal that is gone: writing there is an error."""
     for descriptor in (1, 2):
         with suppress(OSError):
-            # Of a terminal that is gone isatty is False.
-            if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
+            if terminal_is_lost(descriptor):
                 to_nowhere(descriptor)

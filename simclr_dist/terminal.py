@@ -3,8 +3,10 @@
 A file's description can hold the escapes that clear a screen, retitle a window or write a command into the next line.
 """
 
+import errno
 import os
 import shlex
+import stat
 import sys
 import unicodedata
 
@@ -34,18 +36,25 @@ def say(text: object, *, err: bool = False, nl: bool = True, keep: str = "\n\t")
     """Print to the terminal, or with ``err`` to its stream of errors; lines and tabs (``keep``) stay.
 
     Returns:
-        Whether it could be written. Not where the reader has gone (``| head``): what the command does is no less done
-        for it, so that is no error.
+        Whether it could be written. Not where the reader has gone (``| head``, an ssh session that was lost while a
+        line was on its way): what the command does is no less done for it, so that is no error.
     """
     stream = sys.stderr if err else sys.stdout
     encoding = getattr(stream, "encoding", None) or "utf-8"
     shown = printable(str(text), keep=keep)
     try:
         click.echo(shown.encode(encoding, "backslashreplace").decode(encoding), err=err, nl=nl)
-    except BrokenPipeError:
+    except OSError as error:
+        if not (error.errno == errno.EPIPE or (error.errno == errno.EIO and terminal_is_lost(stream.fileno()))):
+            raise
         to_nowhere(stream.fileno())  # what is in its buffer, too: at the end it would be an error again
         return False
     return True
+
+
+def terminal_is_lost(descriptor: int) -> bool:
+    """Whether the descriptor leads to a terminal that has hung up: every write there is an error."""
+    return stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor)
 
 
 def to_nowhere(descriptor: int) -> None:

@@ -115,7 +115,8 @@ def test_when_the_terminal_is_gone_the_process_lives_on_and_may_write(tmp_path: 
         stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
     )  # fmt: skip
     os.close(terminal)
-    assert b"ready" in os.read(main, 100)
-    os.close(main)  # as when the ssh session ends: SIGHUP, and every write an error
+    with open(main, "rb") as shown:
+        assert shown.readline() == b"ready\r\n"
+    # Its end is as that of the ssh session: SIGHUP, and every write an error.
     assert process.wait(30) == 0
     assert (tmp_path / "end").read_text() == "SIGHUP"

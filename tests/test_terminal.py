@@ -2,6 +2,8 @@
 
 import ast
 import logging
+import os
+import pty
 import re
 import subprocess
 import sys
@@ -57,6 +59,16 @@ def test_a_terminal_that_knows_few_letters_is_told_the_others_in_ascii(monkeypat
     say("猫.png")
     stream.flush()
     assert stream.buffer.getvalue() == b"\\u732b.png\n"
+
+
+def test_a_line_on_its_way_to_a_terminal_that_hangs_up_is_no_error_and_neither_are_those_after_it(monkeypatch):
+    main, terminal = pty.openpty()
+    with open(terminal, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert say("one", err=True)
+        os.close(main)
+        assert not say("two", err=True)
+        assert say("three", err=True)
 
 
 def test_the_log_spells_what_a_terminal_would_obey_on_the_terminal_and_in_its_file(tmp_path, capsys):
