@@ -6,7 +6,8 @@ do not depend on how a library lays out its rings.
 Each is noted with a label (watchdog/progress.py), which names it in the message when a process hangs in it.
 """
 
-from collections.abc import Iterator
+import pickle
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from simclr_dist import compat
+from simclr_dist.distributed.waits import finish
 from simclr_dist.distributed.watchdog.progress import begin_collective
 
 Value = TypeVar("Value")
@@ -58,30 +60,55 @@ def gather_stacked(tensor: Tensor, group: dist.ProcessGroup | None = None, *, la
     if process_count(group) == 1:
         return tensor.unsqueeze(0)
     begin_collective(label)
-    gathered = tensor.new_empty((process_count(group) * tensor.numel(),))
-    compat.all_gather_single(gathered, tensor.contiguous().view(-1), group=group)
-    return gathered.view(-1, *tensor.shape)
+    return _gather_stacked(tensor, group)
 
 
 def gather_objects(value: Value, *, label: str = "an exchange") -> list[Value]:
-    """One small picklable object of every rank, in order. Slow: for events, not for steps."""
+    """One picklable object of every rank, in order. Slow: for events, not for steps."""
     if process_count() == 1:
         return [value]
     begin_collective(label)
-    gathered: list[Any] = [None] * process_count()
-    dist.all_gather_object(gathered, value)
-    return gathered
+    packed = _packed(value)
+    sizes = _gather_stacked(torch.tensor(packed.numel())).tolist()
+    padded = packed.new_zeros(max(sizes))
+    padded[: packed.numel()] = packed
+    rows = _gather_stacked(padded)
+    return [_unpacked(row[:size]) for row, size in zip(rows, sizes, strict=True)]
 
 
 def from_first(value: Value, *, label: str = "a value of process 0") -> Value:
-    """Rank 0's small picklable object, on every rank."""
+    """Rank 0's picklable object, on every rank."""
     if process_count() == 1:
         return value
     begin_collective(label)
-    box: list[Any] = [value]
-    dist.broadcast_object_list(box, src=0)
-    first: Value = box[0]
+    is_first = process_rank() == 0
+    packed = _packed(value if is_first else None)
+    size = torch.tensor(packed.numel())
+    _run(dist.broadcast, size, src=0)
+    packed = packed if is_first else packed.new_empty(int(size))
+    _run(dist.broadcast, packed, src=0)
+    first: Value = value if is_first else _unpacked(packed)
     return first
+
+
+def copy_first(tensors: Sequence[Tensor], *, label: str) -> None:
+    """Give every rank rank 0's numbers, in place."""
+    if process_count() == 1:
+        return
+    begin_collective(label)
+    for tensor in tensors:
+        # The collective asks for numbers that lie in one row: these may have to be copied.
+        row = tensor.detach().reshape(-1)
+        _run(dist.broadcast, row, src=0)
+        if row.data_ptr() != tensor.data_ptr():
+            tensor.detach().copy_(row.view(tensor.shape))
+
+
+def sum_in_place(tensor: Tensor, *, label: str) -> None:
+    """Give every rank the sum over ranks. Its last bit depends on the number of ranks: for what tolerates that."""
+    if process_count() > 1:
+        begin_collective(label)
+        _run(dist.all_reduce, tensor)
 
 
 def maximum(values: list[float], *, label: str = "the agreement at the start of a step") -> list[float]:
@@ -93,5 +120,26 @@ def maximum(values: list[float], *, label: str = "the agreement at the start of 
         return values
     begin_collective(label)
     tensor = torch.tensor(values, dtype=torch.float64)
-    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    _run(dist.all_reduce, tensor, op=dist.ReduceOp.MAX)
     return [float(value) for value in tensor.tolist()]
+
+
+def _gather_stacked(tensor: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    gathered = tensor.new_empty((process_count(group) * tensor.numel(),))
+    _run(compat.all_gather_single, gathered, tensor.contiguous().view(-1), group=group)
+    return gathered.view(-1, *tensor.shape)
+
+
+def _run(collective: Callable[..., Any], tensor: Tensor, *arguments: Any, **options: Any) -> None:
+    if tensor.is_cuda:
+        collective(tensor, *arguments, **options)
+    else:
+        finish(collective(tensor, *arguments, **options, async_op=True), options.get("group"))
+
+
+def _packed(value: Any) -> Tensor:
+    return torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
+
+
+def _unpacked(packed: Tensor) -> Any:
+    return pickle.loads(packed.numpy().tobytes())

@@ -3,26 +3,36 @@
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import GradBucket
+from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from simclr_dist.compat import BUFFERS_STAY
-from simclr_dist.distributed.collectives import process_count
+from simclr_dist.distributed.collectives import copy_first, process_count
+from simclr_dist.distributed.waits import result_of
 
 
 def data_parallel(module: nn.Module, device: torch.device) -> nn.Module:
-    """``module`` in DDP when there is more than one process, else itself.
+    """``module`` in DDP when there is more than one process, else itself; all begin with rank 0's weights.
 
     Buffers are not broadcast: running statistics are equal on all processes by construction.
     """
     if process_count() == 1:
         return module
-    return DistributedDataParallel(
-        module,
-        device_ids=[device.index] if device.type == "cuda" else None,
-        gradient_as_bucket_view=True,
-        **BUFFERS_STAY,
-    )
+    if device.type == "cuda":
+        return DistributedDataParallel(module, device_ids=[device.index], gradient_as_bucket_view=True, **BUFFERS_STAY)
+    copy_first([*module.parameters(), *module.buffers()], label="the first weights")
+    parallel = DistributedDataParallel(module, gradient_as_bucket_view=True, init_sync=False, **BUFFERS_STAY)
+    parallel.register_comm_hook(None, _mean)
+    return parallel
+
+
+def _mean(_: None, bucket: GradBucket) -> Future[Tensor]:
+    """DDP's own mean of a bucket of gradients over processes, of which the wait can be ended."""
+    summed = result_of(dist.all_reduce(bucket.buffer().div_(process_count()), async_op=True))
+    return summed.then(lambda done: done.value()[0])
 
 
 def settle_buckets(parallel: nn.Module, buffers: Sequence[Tensor], backward: Callable[[], object]) -> None:

@@ -10,6 +10,7 @@ from simclr_dist.distributed.connections import break_off
 from simclr_dist.distributed.decision import fitting
 from simclr_dist.distributed.pulses import Pulses
 from simclr_dist.distributed.run_store import RunStore
+from simclr_dist.distributed.waits import end_waits
 from simclr_dist.errors import is_of_full_disk
 
 STORE_GONE = (dist.DistError, OSError)
@@ -89,12 +90,13 @@ class GroupWatch:
     def look(self) -> None:
         """Break off when the group of the last meeting is over, so that the main thread does not wait in it.
 
-        And again until it comes to a meeting: the group may have been in the making.
+        And again until it comes to a meeting: the group may have been in the making, or gloo not have told it.
         """
         number, members = self._group
         if number == self._broken:
             if not self._meets:
                 break_off()
+                end_waits()
             return
         events = self._store.events
         if events != self._events and self._store.outcome is None:
@@ -125,6 +127,7 @@ class GroupWatch:
                 if silent and not is_of_full_disk(error):
                     self.is_cut_off = True  # the others may have gone on, having heard nothing of this process
                     self._break()
+                    end_waits(self._store.pace.beat)
                     return
             else:
                 heard = time.monotonic()

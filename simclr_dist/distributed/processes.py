@@ -20,6 +20,7 @@ from simclr_dist.distributed.ending import abandon_group
 from simclr_dist.distributed.launchers import ranks_here
 from simclr_dist.distributed.rendezvous import SHORTEST, check_interface, first_holds_store, meeting_point
 from simclr_dist.distributed.subgroups import patience_of_groups
+from simclr_dist.distributed.waits import end_waits
 from simclr_dist.distributed.watchdog import progress
 from simclr_dist.distributed.watchdog.guard import end_when_waiting_in_vain
 from simclr_dist.distributed.watchdog.heartbeats import HeartbeatStore
@@ -29,6 +30,7 @@ from simclr_dist.errors import LostProcessError, UserError
 _numbers = itertools.count()  # of groups in one store: none reads what an earlier one left there
 # After a meeting all come at once, or one has been lost since.
 _TO_FORM = timedelta(seconds=30)
+_SECONDS_TO_BREAK = 1.0
 _open: list[ExitStack] = []  # the group that this process is in, if process_group made it
 
 
@@ -197,6 +199,7 @@ def _group_ended(*, abandoned_at_errors: bool) -> Iterator[None]:
                 abandon_group(dist.distributed_c10d._abort_process_group)
             else:
                 break_off()
+                end_waits(_SECONDS_TO_BREAK)
                 dist.destroy_process_group()
         raise
     if dist.is_initialized():

@@ -11,12 +11,10 @@ from itertools import groupby
 from operator import itemgetter
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from simclr_dist.distributed.collectives import process_count
-from simclr_dist.distributed.watchdog.progress import begin_collective
+from simclr_dist.distributed.collectives import process_count, sum_in_place
 from simclr_dist.errors import AgreedError
 from simclr_dist.models.batch_norm_function import BatchNormOfGroups, elements_of_group, rectifies, serves_by_torch
 from simclr_dist.models.statistics_group import StatisticsGroup
@@ -186,8 +184,7 @@ def average_running_statistics(module: nn.Module) -> None:
     if process_count() == 1 or not buffers:
         return
     flat = torch.cat([buffer.view(-1) for buffer in buffers])
-    begin_collective("running statistics of batch norm")
-    dist.all_reduce(flat)
+    sum_in_place(flat, label="running statistics of batch norm")
     means = (flat / process_count()).split([buffer.numel() for buffer in buffers])
     copy_all(buffers, [mean.view_as(buffer) for buffer, mean in zip(buffers, means, strict=True)])
 

@@ -227,15 +227,14 @@ def test_a_launchers_store_that_is_gone_says_nothing_but_that():
     assert "which one cannot be found out" in line
 
 
-def labels_of_collectives() -> tuple[list[str], Progress]:
+def labels_of_collectives() -> tuple[list[str | None], Progress]:
     """What each collective is for, as noted when the backend is called; and the progress at the end."""
-    noted: list[str] = []
-    reduces = ("all_reduce", "all_gather_object", "broadcast_object_list")
-    for module, name in ((compat, "all_gather_single"), *((dist, name) for name in reduces)):
+    noted: dict[int, str | None] = {}  # an exchange of objects is two calls, and one collective
+    for module, name in ((compat, "all_gather_single"), (dist, "all_reduce"), (dist, "broadcast")):
         call = getattr(module, name)
 
         def noting(*arguments: Any, call: Any = call, **options: Any) -> Any:
-            noted.append(progress.current().collective)
+            noted[progress.current().begun] = progress.current().collective
             return call(*arguments, **options)
 
         setattr(module, name, noting)
@@ -248,7 +247,7 @@ def labels_of_collectives() -> tuple[list[str], Progress]:
     with all_or_none():
         pass
     decided_by_first(lambda: 1)
-    return noted, progress.current()
+    return list(noted.values()), progress.current()
 
 
 def test_every_collective_is_named_and_counted_alike_on_all_processes():

@@ -105,17 +105,21 @@ def test_a_process_without_which_a_meeting_was_held_hears_of_it_before_its_next_
         one.grows()
 
 
-def test_a_group_that_is_over_is_broken_off_again_until_its_process_comes_to_the_meeting(folder, monkeypatch):
-    calls = []
-    monkeypatch.setattr("simclr_dist.distributed.group_watch.break_off", lambda: calls.append(0))
+def test_a_group_that_is_over_is_broken_off_and_its_waits_ended_again_until_its_process_comes_to_the_meeting(
+    folder, monkeypatch
+):
+    calls: list[str] = []
+    for name in ("break_off", "end_waits"):
+        monkeypatch.setattr(f"simclr_dist.distributed.group_watch.{name}", lambda name=name: calls.append(name))
     one = member(folder)
     RunStore(folder).come(1, 0, Came(0, [5]))
     for _ in range(3):
         one._watch.look()
-    assert len(calls) == 3
+    again = ["break_off", "end_waits"]
+    assert calls == ["break_off", *again, *again]  # by itself first: a wait that ends so leaves nothing behind
     one._watch.leave_group()
     one._watch.look()
-    assert len(calls) == 3
+    assert len(calls) == 5
 
 
 def test_a_process_that_is_cut_off_from_the_others_store_begins_no_further_step(folder, monkeypatch):

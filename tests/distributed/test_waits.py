@@ -1,0 +1,88 @@
+"""Waits for collectives that another thread ends."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.futures import Future
+
+from simclr_dist.distributed.collectives import copy_first, gather_objects
+from simclr_dist.distributed.connections import break_off
+from simclr_dist.distributed.processes import Processes, process_group
+from simclr_dist.distributed.waits import end_waits, finish, result_of
+from simclr_dist.errors import LostProcessError
+from tests.support.groups import started
+
+NUMBERS = 2**25
+
+
+def cut_off_in_the_middle(rank: int, count: int) -> tuple[str, bool, float]:
+    """What process 1 is told when process 0 dies while its numbers come; whether some were missing; the seconds."""
+    numbers = torch.full((NUMBERS,), float(rank == 0))
+    since = 0.0
+    try:
+        with process_group(Processes(rank, count, 0, 1), torch.device("cpu"), 90):
+            first = gather_objects(os.getpid())[0]
+
+            def watch() -> None:
+                nonlocal since
+                while not numbers[0]:
+                    pass
+                os.kill(first, signal.SIGKILL)
+                since = time.monotonic()
+                break_off()
+                end_waits(0.5)
+
+            if rank:
+                threading.Thread(target=watch, daemon=True).start()
+            copy_first([numbers], label="the numbers")
+    except LostProcessError as error:
+        return str(error), not numbers[-1], time.monotonic() - since
+    return "went on", False, 0.0
+
+
+def test_who_waits_for_a_tensor_that_has_come_in_part_is_freed_and_its_process_ends_before_gloos_timeout():
+    with ExitStack() as stack:
+        running = stack.enter_context(started(2, cut_off_in_the_middle))[1]
+        told, is_cut, seconds = running.results()[0]
+        status = running.processes[0].exitcode
+    assert is_cut
+    assert told.startswith("process 0 on node0 has ended")
+    assert seconds < 30
+    assert status == 0
+
+
+class Endless:
+    """A collective of a group that gloo has forgotten."""
+
+    def __init__(self) -> None:
+        self.future: Future[Any] = Future()
+
+    def get_future(self) -> Future[Any]:
+        return self.future
+
+
+@pytest.fixture
+def group() -> Iterator[dist.ProcessGroup]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    assert dist.group.WORLD is not None
+    yield dist.group.WORLD
+    dist.destroy_process_group()
+
+
+def test_waits_of_the_step_and_of_ddp_are_both_ended_and_only_those_that_do_not_end_by_themselves(group):
+    ended = dist.all_reduce(torch.ones(2), async_op=True)
+    summed, forgotten = result_of(ended, group), result_of(Endless(), group)
+    threading.Timer(0.2, end_waits).start()
+    with pytest.raises(RuntimeError, match="Connection closed"):
+        finish(Endless(), group)
+    with pytest.raises(RuntimeError, match="Connection closed"):
+        forgotten.wait()
+    assert summed.wait()[0].tolist() == [1, 1]
