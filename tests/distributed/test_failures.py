@@ -1,5 +1,6 @@
 """What the backends' errors mean, and that their reason is told."""
 
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -98,3 +99,22 @@ def test_where_another_process_is_lost_nccls_reason_stands_behind_the_line(lost)
 
 def test_a_reason_is_the_first_line_where_nccl_says_nothing_more():
     assert reason_of(RuntimeError("one\ntwo")) == "one"
+
+
+class ClosingStore:
+    """The store of a process that ends: its connections close one after the other."""
+
+    def __init__(self) -> None:
+        self.closes = time.monotonic() + 0.3
+
+    @property
+    def is_gone(self) -> bool:
+        return time.monotonic() > self.closes
+
+    def write(self, *_: object) -> None:
+        raise ConnectionError
+
+
+def test_a_holder_of_the_store_whose_connections_have_not_all_closed_yet_has_ended_and_is_not_called_silent():
+    lost = LostProcesses(ClosingStore(), 1, 2, 600, held_by_first=True)  # type: ignore[arg-type]
+    assert lost.holder_lost().startswith("process 0 has ended, as the store")

@@ -25,6 +25,7 @@ Answer = TypeVar("Answer")
 _BEAT_SECONDS = 0.25
 _BEATS_PER_SECOND = 1000  # of all processes together: what the store is asked to bear
 _OBSERVED_SECONDS = 3.0
+_CLOSING_SECONDS = 1.0
 _PATIENCE_SECONDS = 5.0  # with a store that does not answer
 
 
@@ -122,6 +123,10 @@ class LostProcesses:
 
     def holder_lost(self) -> str:
         """The line when the store does not answer."""
+        # The kernel closes the connections of a process that ends one after the other: the one that was asked first.
+        deadline = time.monotonic() + _CLOSING_SECONDS
+        while not (self.heard or self.store.is_gone) and time.monotonic() < deadline:
+            time.sleep(0.05)
         return self.heard or store_lost(
             self._first, self.timeout_seconds, holder_ended=self.store.is_gone, held_by_first=self.held_by_first
         )
