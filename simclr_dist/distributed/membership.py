@@ -7,6 +7,7 @@ from which step. The first decision in the store holds, so no two groups can go 
 docs/design/survivors.md compares this with other ways.
 """
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +22,9 @@ from simclr_dist.distributed.pulses import Pulses
 from simclr_dist.distributed.reach import Door, reached
 from simclr_dist.distributed.run_store import Came, Decided, RunStore, Sees
 from simclr_dist.errors import LostProcessError, UserError
+from simclr_dist.log import log
+
+_SECONDS_UNSAID = 10.0
 
 
 class Meeting(NamedTuple):
@@ -166,6 +170,7 @@ class Membership:
 
     def _decided(self) -> Decided:
         number, deadline = self.number, time.monotonic() + self._patience
+        says_at = time.monotonic() + _SECONDS_UNSAID
         self._alive.forget()
         tried: Sees = {self.identity: True}
         while (decided := self._store.decided(number)) is None:
@@ -182,8 +187,21 @@ class Membership:
                 sees = {identity: self._store.sees(number, identity) for identity in came} | {self.identity: tried}
                 if all(came.keys() <= sees[each].keys() for each in came) or time.monotonic() > deadline:
                     self._store.decide(number, decision(came, sees, self._fits))
+            if time.monotonic() > says_at:
+                says_at = math.inf
+                self._say_who_is_missing(deadline)
             time.sleep(self._pace.look)
         return decided
+
+    def _say_who_is_missing(self, deadline: float) -> None:
+        came = [each for each in range(self.count) if self._store.came(self.number, each) is not None]
+        missing = [str(each) for each in range(self.count) if each not in came and self._lives(each)]
+        if missing and self.identity == came[0]:
+            log.warning(
+                "waiting for process %s, alive and not here yet; without it in %.0f s",
+                ", ".join(missing),
+                deadline - time.monotonic(),
+            )
 
     def _came(self, *, is_late: bool) -> dict[int, Came]:
         """What all have brought, to the one that decides; {} for the others, and as long as one that lives is missing.
