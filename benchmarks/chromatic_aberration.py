@@ -42,10 +42,8 @@ from simclr_dist.training.pretraining import pretrain
 from simclr_dist.weights.read import load_encoder
 from simclr_dist.weights.saved import saved_state
 
-SIDE = 112
-"""Of a tile, in pixels."""
-MAGNIFIED = 0.02
-"""How much more than green red is magnified, and blue less: 1.6 pixels in a tile's corner."""
+SHIFT = 1.1
+"""By how many pixels red is moved outwards at the middle of a tile's side, and blue inwards."""
 OTHERS = ("hubble_deep_field", "immunohistochemistry", "retina")
 """Of scikit-image, beside those of photographs.py."""
 KINDS = ("as it is", "aberration")
@@ -54,43 +52,48 @@ BASE = """
 recipe:
   warmup_epochs: 2
   global_batch_images: 128
-  data: {source: folder, image_size: 112}
+  data: {source: folder}
   encoder: {name: resnet10, stem: small}
-  method: {name: relative_patch, neighbours: 8, gap: 0.3, hidden_dim: 512}
-  views: {size: 96, crop_area_min: 0.6}
+  method: {name: relative_patch, gap: 0.3, hidden_dim: 512}
+  views: {crop_area_min: 0.6}
   optimizer: {name: adamw, momentum: 0.9, base_learning_rate: 0.002, learning_rate_scaling: none, weight_decay: 0.01}
 """
 
 
-def aberrant(tile: Image.Image) -> Image.Image:
+def magnified(side: int) -> float:
+    """How much more than green red is magnified, and blue less, in tiles of this side."""
+    return 2 * SHIFT / side
+
+
+def aberrant(tile: Image.Image, magnified: float) -> Image.Image:
     """As a lens shows it whose axis meets the middle of the tile: red magnified, blue made smaller, green as it is."""
     channels = []
-    for channel, scale in zip(tile.split(), (1 + MAGNIFIED, 1.0, 1 - MAGNIFIED), strict=True):
+    for channel, scale in zip(tile.split(), (1 + magnified, 1.0, 1 - magnified), strict=True):
         off = (tile.width - 1) / 2 * (1 - 1 / scale)
         matrix = (1 / scale, 0, off, 0, 1 / scale, off)
         channels.append(channel.transform(tile.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC))
     return Image.merge("RGB", channels)
 
 
-def write_tiles(folder: Path, train: int, test: int) -> None:
+def write_tiles(folder: Path, side: int, train: int, test: int) -> None:
     """FOLDER/KIND/SPLIT/PHOTOGRAPH/*.png, the same places of both kinds; nothing when they are there."""
     if folder.exists():
         return
     part, generator = folder.with_name("tiles.part"), np.random.default_rng(0)
     found: dict[str, NDArray[np.uint8]] = photographs()
     found |= {name: np.ascontiguousarray(getattr(skimage.data, name)()[..., :3]) for name in OTHERS}
-    margin = round(SIDE * MAGNIFIED)  # a channel made smaller would show what is beyond the tile
+    margin = round(2 * SHIFT)  # a channel made smaller would show what is beyond the tile
     for name, photograph in found.items():
         border = round(photograph.shape[1] * (1 - TEST_SHARE))
         for split, place, count in (("train", photograph[:, :border], train), ("test", photograph[:, border:], test)):
             for number in range(count):
-                wide = min(round(SIDE * generator.uniform(1, 1.5)), *place.shape[:2])
+                wide = min(round(side * generator.uniform(1, 1.5)), *place.shape[:2])
                 top, left = (int(generator.integers(0, extent - wide + 1)) for extent in place.shape[:2])
-                tile = Image.fromarray(place[top : top + wide, left : left + wide]).resize((SIDE + 2 * margin,) * 2)
-                for kind, shown in zip(KINDS, (tile, aberrant(tile)), strict=True):
+                tile = Image.fromarray(place[top : top + wide, left : left + wide]).resize((side + 2 * margin,) * 2)
+                for kind, shown in zip(KINDS, (tile, aberrant(tile, magnified(side))), strict=True):
                     path = part / kind / split / name / f"{number:04}.png"
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    shown.crop((margin, margin, SIDE + margin, SIDE + margin)).save(path)
+                    shown.crop((margin, margin, side + margin, side + margin)).save(path)
     part.rename(folder)
 
 
@@ -100,7 +103,9 @@ def config_of(kind: str, shortcut: str, seed: int, options: argparse.Namespace) 
     run = options.out / "runs" / f"{kind}, {shortcut}, {seed}"
     keys = [
         f"recipe.data.path={options.out / 'tiles' / kind}", f"recipe.seed={seed}", f"recipe.epochs={options.epochs}",
-        f"recipe.encoder.width={options.width}", f"recipe.method.color_shortcut={shortcut}",
+        f"recipe.encoder.width={options.width}", f"recipe.data.image_size={options.side}",
+        f"recipe.views.size={options.side * 6 // 7}", f"recipe.method.neighbours={options.neighbours}",
+        f"recipe.method.color_shortcut={shortcut}",
         f"machine.run_dir={run}", f"machine.device={options.device}", f"machine.precision={options.precision}",
         f"machine.loader_workers={options.workers}", f"machine.threads_per_process={options.threads}",
         "machine.channels_last=true", "machine.views_on_device=false", "machine.keep_checkpoints=1",
@@ -160,6 +165,8 @@ def rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--side", type=int, default=112, help="of a tile, in pixels")
+    parser.add_argument("--neighbours", type=int, default=8, help="of an image, in a step")
     parser.add_argument("--train", type=int, default=400, help="tiles of a photograph")
     parser.add_argument("--test", type=int, default=100)
     parser.add_argument("--epochs", type=int, default=40)
@@ -172,8 +179,10 @@ def main() -> None:
     options = parser.parse_args()
     options.out = options.out.resolve()
     options.out.mkdir(parents=True, exist_ok=True)
-    same_settings(options.out, {key: getattr(options, key) for key in ("train", "test", "epochs", "width")})
-    write_tiles(options.out / "tiles", options.train, options.test)
+    same_settings(
+        options.out, {key: getattr(options, key) for key in ("side", "neighbours", "train", "test", "epochs", "width")}
+    )
+    write_tiles(options.out / "tiles", options.side, options.train, options.test)
     print(f"{'photographs, color_shortcut, seed':34} {'task, held out':>14} {'kNN':>6} {'probe':>6}", flush=True)
     for row in rows(options):
         task = f"{100 * row['task']:.1f} %" if "task" in row else ""
