@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from gpu_sections.here import Here, Row, config_of, failed
+from simclr_dist.distributed.nccl import end_abort
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.errors import first_line
 from simclr_dist.models.kernels import set_kernels
@@ -80,7 +81,7 @@ def checks_row(what: str, found: Iterable[Sequence[Any]]) -> Row:
 
 
 def _world_of_one(here: Here) -> Row:
-    """NCCL begins, and its collectives give back what they were given; on the CPU gloo."""
+    """NCCL begins, its collectives give back what they were given, and aborted it begins anew; on the CPU gloo."""
     backend = "nccl" if here.on_gpu else "gloo"
     options: dict[str, Any] = {"device_id": here.device} if here.on_gpu else {}
     store = f"file://{Path(here.folder) / 'alone'}"
@@ -96,6 +97,14 @@ def _world_of_one(here: Here) -> Row:
     objects: list[Any] = [None]
     dist.all_gather_object(objects, "here")
     same = all(torch.equal(given, each) for each in (gathered, reduced, first)) and objects == ["here"]
+    # As where a run goes on without a lost process (distributed/processes.py).
+    is_aborted = end_abort(30.0)
+    dist.destroy_process_group()
+    dist.init_process_group(backend, init_method=f"{store} again", rank=0, world_size=1, **options)
+    again = given.clone()
+    dist.all_reduce(again)
+    begins_again = is_aborted and torch.equal(given, again)
     dist.destroy_process_group()
     figure = "gather, reduction, broadcast in a new group and objects come back as they were"
-    return Row(f"{backend}, a world of one", figure if same else "they do not come back", {}, "", same)
+    said = f"{figure if same else 'they do not come back'}; {'' if begins_again else 'NOT '}aborted and begun anew"
+    return Row(f"{backend}, a world of one", said, {}, "", same and begins_again)

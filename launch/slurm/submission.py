@@ -183,11 +183,6 @@ def check(configs: Sequence[Config], wanted: Resources, *, data: bool = True) ->
 
     for config in configs:
         check_machine(config, wanted.processes)
-        if config.machine.on_lost_process == GO_ON and config.machine.device != "cpu":
-            raise UserError(
-                "machine.on_lost_process: go_on: was not made for GPUs yet; set machine.on_lost_process=stop or "
-                "machine.device=cpu"
-            )
         refuse_folder_of_other(Path(config.machine.run_dir), config.recipe)
         refuse_running(config, wanted.processes)
         weights = config.recipe.initial.weights

@@ -55,8 +55,8 @@ class Machine:
     Longer than the longest wait that is right, such as that for a slow file system at the start."""
     on_lost_process: str = one_of("stop", ON_LOST_PROCESS)
     """When a process is killed, fails or hangs. `stop`: the run ends and resumes from its last checkpoint when it is
-    started again. `go_on`: the others go on, from the step before in their memory; on CPUs, with --processes, submit
-    or srun."""
+    started again. `go_on`: the others go on, from the step before in their memory; with --processes, submit or srun.
+    On several GPUs it was never run."""
     batch_timeout_seconds: int = number(1800, low=1, high=MOST_SECONDS)
     """After so long without a batch from the loader workers the run saves and ends: the storage of the images does not
     answer. With several processes at most nine tenths of collective_timeout_seconds."""

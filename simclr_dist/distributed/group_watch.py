@@ -8,6 +8,7 @@ import torch.distributed as dist
 
 from simclr_dist.distributed.connections import break_off
 from simclr_dist.distributed.decision import fitting
+from simclr_dist.distributed.nccl import begin_abort
 from simclr_dist.distributed.pulses import Pulses
 from simclr_dist.distributed.run_store import RunStore
 from simclr_dist.distributed.waits import end_waits
@@ -87,6 +88,12 @@ class GroupWatch:
         """The main thread is in the group of that meeting."""
         self._group, self.can_grow, self._meets = (number, members), False, False
 
+    def break_group(self) -> None:
+        """The group is over: free the main thread, wherever it waits for the others."""
+        self._broken = self._group[0]
+        begin_abort()
+        break_off()
+
     def look(self) -> None:
         """Break off when the group of the last meeting is over, so that the main thread does not wait in it.
 
@@ -101,7 +108,7 @@ class GroupWatch:
         events = self._store.events
         if events != self._events and self._store.outcome is None:
             if any(self._store.has_ended(each) or self._store.came(number + 1, each) for each in members):
-                self._break()
+                self.break_group()
                 return
             self._events = events
         if self._identity == members[0] and len(members) < self._count:
@@ -126,15 +133,11 @@ class GroupWatch:
                 silent = time.monotonic() - heard > self._store.pace.silent
                 if silent and not is_of_full_disk(error):
                     self.is_cut_off = True  # the others may have gone on, having heard nothing of this process
-                    self._break()
+                    self.break_group()
                     end_waits(self._store.pace.beat)
                     return
             else:
                 heard = time.monotonic()
-
-    def _break(self) -> None:
-        self._broken = self._group[0]
-        break_off()
 
 
 def waits(store: RunStore, identity: int, waiting: Pulses) -> bool:

@@ -157,6 +157,10 @@ class Membership:
         """Whether this process has heard that its group is over."""
         return self._watch.is_broken
 
+    def break_group(self) -> None:
+        """From any thread: this process's group is over, and its main thread is to come to the meeting."""
+        self._watch.break_group()
+
     def grows(self) -> bool:
         """Whether more processes live than train, and the recipe can be shared by more, for a process that is about to
         begin a step; known to the first alone.

@@ -1,8 +1,48 @@
-"""What the environment asks of NCCL that is against a promise of this project."""
+"""What the environment asks of NCCL that is against a promise of this project, and NCCL's groups given up."""
 
 import os
+import threading
+import time
+from contextlib import suppress
+
+import torch
+import torch.distributed as dist
 
 from simclr_dist.log import log
+
+_aborting: list[threading.Thread] = []
+
+
+def begin_abort() -> None:
+    """Abort NCCL's communicators of all groups, so that neither a kernel nor the host waits for others any more.
+
+    It returns at once, and may be called again and from any thread. Each is aborted in a thread of its own, as one may
+    wait for the kernels of another (pytorch#119797). Never run on several GPUs.
+    """
+    if _aborting or not dist.is_initialized():
+        return
+    for group in list(dist.distributed_c10d._world.pg_map):
+        with suppress(RuntimeError):  # it has none
+            backend = group._get_backend(torch.device("cuda"))
+            if backend.name() == "nccl":
+                _aborting.append(threading.Thread(target=_quietly, args=(backend,), name="aborts a group", daemon=True))
+                _aborting[-1].start()
+
+
+def end_abort(seconds: float) -> bool:
+    """Abort, and wait for it; whether it was done in this time."""
+    begin_abort()
+    deadline = time.monotonic() + seconds
+    for thread in _aborting:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    is_done = not any(thread.is_alive() for thread in _aborting)
+    _aborting.clear()
+    return is_done
+
+
+def _quietly(backend: dist.Backend) -> None:
+    with suppress(Exception):
+        backend.abort()  # type: ignore[attr-defined]
 
 
 def allows_nvls(algorithms: str) -> bool:

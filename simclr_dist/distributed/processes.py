@@ -18,6 +18,7 @@ from simclr_dist.distributed.connections import break_off, connections_noted, ke
 from simclr_dist.distributed.devices import refuse_shared_gpus
 from simclr_dist.distributed.ending import abandon_group
 from simclr_dist.distributed.launchers import ranks_here
+from simclr_dist.distributed.nccl import end_abort
 from simclr_dist.distributed.rendezvous import SHORTEST, check_interface, first_holds_store, meeting_point
 from simclr_dist.distributed.subgroups import patience_of_groups
 from simclr_dist.distributed.waits import end_waits
@@ -31,6 +32,7 @@ _numbers = itertools.count()  # of groups in one store: none reads what an earli
 # After a meeting all come at once, or one has been lost since.
 _TO_FORM = timedelta(seconds=30)
 _SECONDS_TO_BREAK = 1.0
+_SECONDS_TO_ABORT = 60.0
 _open: list[ExitStack] = []  # the group that this process is in, if process_group made it
 
 
@@ -66,6 +68,7 @@ def process_group(
     *,
     ends_itself: bool | None = None,
     is_stopped: Callable[[], object] = lambda: False,
+    when_in_vain: Callable[[], object] | None = None,
     meeting: int | None = None,
     file: Path | None = None,
 ) -> Iterator[None]:
@@ -80,8 +83,10 @@ def process_group(
         timeout_seconds: how long a collective waits for the other processes.
         ends_itself: whether a thread ends this process, with the line, when it waits for one that is lost, and an
             error leaves the group without waiting for the others (:func:`ending.end_process` then ends the process);
-            otherwise the collective raises. None: where the backend raises nothing, as NCCL.
+            otherwise the collective raises. None: where the backend raises nothing, as NCCL, and there is nothing else
+            to do.
         is_stopped: whether a signal has asked this process to stop; asked by that thread.
+        when_in_vain: what that thread does instead where the backend raises nothing: it frees the main thread.
         meeting: the number of the meeting that decided on these processes (membership.py), of whom some may have been
             in more groups than others; None: all have been in the same ones.
         file: through which the group finds a store of its own, that of its process 0; None: as the launcher says.
@@ -97,10 +102,11 @@ def process_group(
         yield
         return
     if ends_itself is None:
-        ends_itself = on_gpu
+        ends_itself = on_gpu and when_in_vain is None
+    is_guarded = ends_itself or on_gpu
     timeout = timedelta(seconds=timeout_seconds)
     # The backend's own watchdog comes second.
-    patience = timeout + timedelta(minutes=1) if ends_itself else timeout
+    patience = timeout + timedelta(minutes=1) if is_guarded else timeout
     if on_gpu:
         _leave_judgement_to_guard()
     progress.begin()
@@ -112,8 +118,8 @@ def process_group(
         stack.enter_context(_group_ended(abandoned_at_errors=ends_itself))
         stack.enter_context(patience_of_groups(patience))
         stack.enter_context(lost.named())
-        if ends_itself:
-            end_when_waiting_in_vain(lost, device, is_stopped)
+        if is_guarded:
+            end_when_waiting_in_vain(lost, device, is_stopped, None if ends_itself else when_in_vain)
         check_interface()
         with connections_noted():
             dist.init_process_group(
@@ -200,6 +206,11 @@ def _group_ended(*, abandoned_at_errors: bool) -> Iterator[None]:
             else:
                 break_off()
                 end_waits(_SECONDS_TO_BREAK)
+                if not end_abort(_SECONDS_TO_ABORT):
+                    abandon_group(dist.destroy_process_group)
+                    raise UserError(
+                        f"NCCL could not be aborted in {_SECONDS_TO_ABORT:.0f} s after another process was lost"
+                    ) from None
                 dist.destroy_process_group()
         raise
     if dist.is_initialized():

@@ -53,7 +53,7 @@ def pretrain(config: Config, processes: Processes, job_has_ended: Callable[[str]
     if processes.is_first and processes.count > 1 and device.type == "cuda" and machine.deterministic:
         warn_of_nvls()
     places = [processes]
-    place = _place(config, processes, device)
+    place = _place(config, processes)
 
     def say(name: str) -> None:
         if places[-1].is_first:
@@ -63,6 +63,7 @@ def pretrain(config: Config, processes: Processes, job_has_ended: Callable[[str]
         # Under SLURM the end of a start that is preempted is SLURM's: the job is queued again.
         stop = stack.enter_context(StopSignals(say, ends_before_begin="SLURM_JOB_ID" not in os.environ))
         lock = RunLock(machine.run_dir, job_has_ended)
+        when_in_vain: Callable[[], object] | None = None
 
         @contextmanager
         def group(here: Processes, number: int | None = None) -> Iterator[None]:
@@ -71,7 +72,7 @@ def pretrain(config: Config, processes: Processes, job_has_ended: Callable[[str]
                 with said_when_slow(meeting, write=log.info, active=here.is_first):
                     made = process_group(
                         here, device, machine.collective_timeout_seconds,
-                        is_stopped=lambda: stop.has_arrived, meeting=number,
+                        is_stopped=lambda: stop.has_arrived, when_in_vain=when_in_vain, meeting=number,
                         file=place.store.folder / f"store_of_group_{number}" if place else None,
                     )  # fmt: skip
                     left.enter_context(made)
@@ -85,6 +86,7 @@ def pretrain(config: Config, processes: Processes, job_has_ended: Callable[[str]
 
         if machine.on_lost_process == GO_ON and (place.processes if place else processes.count) > 1:
             membership = stack.enter_context(_membership(config, processes, device, lock, place))
+            when_in_vain = membership.break_group
             refuse_to_join(config, lambda own: membership.first("config", own))
             stack.enter_context(lock)
 
@@ -104,15 +106,14 @@ def pretrain(config: Config, processes: Processes, job_has_ended: Callable[[str]
         return train(processes)
 
 
-def _place(config: Config, processes: Processes, device: torch.device) -> Place | None:
+def _place(config: Config, processes: Processes) -> Place | None:
     """Of this process among those of a run that agree in its folder on who goes on; None where they do not.
 
     Raises:
         UserError: the run folder cannot be written, or no place is free.
     """
     launcher = launcher_here()
-    goes_on = config.machine.on_lost_process == GO_ON and device.type == "cpu"
-    if not goes_on or launcher is None or launcher.name != SRUN:
+    if config.machine.on_lost_process != GO_ON or launcher is None or launcher.name != SRUN:
         return None
     folder = Path(config.machine.run_dir)
     with writing(folder):
@@ -127,8 +128,8 @@ def _membership(
         UserError: these processes cannot go on without each other.
     """
     key = "machine.on_lost_process: go_on"
-    if device.type != "cpu":
-        raise UserError(f"{key}: was not made for GPUs yet; set machine.on_lost_process=stop or machine.device=cpu")
+    if device.type == "cuda" and processes.is_first:
+        log.warning("%s: was never run on several GPUs (docs/design/survivors.md)", key)
     try:
         check_machine(config, 1)
     except UserError as error:

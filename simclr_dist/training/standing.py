@@ -97,10 +97,15 @@ class Standing:
         if self._copy and self._copy.step == step:
             return Kept(step, self._copy.states, self._origin, numbers)
         assert step in self.steps
-        return Kept(step, mapped(self._states(), Tensor.clone), self._origin, numbers)
+        return Kept(step, mapped(self._states(), _on_host), self._origin, numbers)
 
     def _states(self) -> dict[str, Any]:
         return {name: target.state_dict() for name, target in self._state_of.items()}
+
+
+def _on_host(tensor: Tensor) -> Tensor:
+    """A copy that other processes can be sent, whatever their GPUs' numbers are."""
+    return tensor.detach().to("cpu", copy=True)
 
 
 @dataclass

@@ -56,7 +56,8 @@ class Survivors:
                 raise
             except MoreProcessesError:
                 began, why = time.monotonic(), "other processes have come"
-            except (LostProcessError, RuntimeError) as lost:
+            except (UserError, RuntimeError) as lost:
+                # A group that is over fails in many words, NCCL's and the GPU's among them.
                 if not (isinstance(lost, LostProcessError) or self.membership.is_broken):
                     raise
                 began, why = time.monotonic(), str(lost).partition("; start again")[0]

@@ -41,6 +41,7 @@ REMOTE = of_nccl(
     "ncclRemoteError: A call failed possibly due to a network error or a remote process exiting prematurely.\n"
     "Last error:\nNET/IB: Got completion from 10.0.0.2<40001> with status=12",
 )
+ABORTED = dist.DistBackendError("NCCL communicator was aborted on rank 1.")
 NO_ID = dist.DistBackendError(
     "[1] is setting up NCCL communicator and retrieving ncclUniqueId from [0] via c10d key-value store by key '0', but "
     "got error: wait timeout after 600000ms, keys: /group 0/0"
@@ -58,6 +59,7 @@ NO_ID = dist.DistBackendError(
         (torch.OutOfMemoryError("CUDA out of memory"), None),
         (REFUSED, CUT_OFF),
         (REMOTE, CUT_OFF),
+        (ABORTED, CUT_OFF),
         (NO_ID, TIMED_OUT),
         (dist.DistNetworkError("recv failed"), CUT_OFF),
         (RuntimeError("[pair.cc:561] Connection closed by peer [127.0.0.1]:42690"), CUT_OFF),

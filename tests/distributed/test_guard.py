@@ -240,3 +240,14 @@ def test_torchruns_setting_of_nccls_watchdog_is_replaced_and_a_users_is_kept(mon
             monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7")
         _leave_judgement_to_guard()
         assert os.environ[name] == after
+
+
+def test_where_the_others_go_on_a_main_thread_that_waits_in_vain_is_freed_and_the_line_published(monkeypatch):
+    monkeypatch.setattr("simclr_dist.distributed.watchdog.guard._HEARD_SECONDS", 0.0)
+    monkeypatch.setattr("simclr_dist.distributed.watchdog.guard.end_now", lambda status: pytest.fail("it was ended"))
+    done: list[str] = []
+    guard = guarded(heard="process 2 has ended")
+    vars(guard.lost).update(wait_for_end=lambda: False, is_ending=False, publish=lambda line: done.append(line))
+    guard.instead = lambda: done.append("freed")
+    guard.run()
+    assert done == ["process 2 has ended", "freed"]

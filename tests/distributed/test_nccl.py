@@ -1,9 +1,13 @@
-"""What the environment asks of NCCL that is against a promise."""
+"""What the environment asks of NCCL that is against a promise, and its groups given up."""
+
+import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 
-from simclr_dist.distributed.nccl import allows_nvls
+from simclr_dist.distributed.nccl import allows_nvls, begin_abort, end_abort
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.training import pretraining
 from tests.support.processes import tiny_config
@@ -43,3 +47,36 @@ def test_a_deterministic_run_says_once_that_its_environment_asks_for_nvls(
     with pytest.raises(StoppedError):
         pretraining.pretrain(config, Processes(rank, 2, rank, 2))
     assert [line.startswith("NCCL_ALGO=NVLS allows NVLS") for line in logged if "NVLS" in line] == [True] * warned
+
+
+class Backend:
+    """Of a group; to abort it takes until somebody says so."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self.freed, self.aborts = name, threading.Event(), 0
+
+    def name(self) -> str:
+        return self._name
+
+    def abort(self) -> None:
+        self.aborts += 1
+        self.freed.wait(60)
+        raise RuntimeError("as NCCL may, when a peer is gone")
+
+
+def test_communicators_are_aborted_side_by_side_once_each_and_nobody_waits_longer_than_told(monkeypatch):
+    backends = [Backend("nccl"), Backend("gloo"), Backend("nccl")]
+    groups = [SimpleNamespace(_get_backend=lambda device, backend=backend: backend) for backend in backends]
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist.distributed_c10d, "_world", SimpleNamespace(pg_map=groups))
+    begin_abort()
+    begin_abort()
+    backends[2].freed.set()
+    assert not end_abort(0.2)
+    assert [backend.aborts for backend in backends] == [1, 0, 1]
+    backends[0].freed.set()
+    assert end_abort(10)
+
+
+def test_where_there_is_no_group_nothing_is_aborted():
+    assert end_abort(0)

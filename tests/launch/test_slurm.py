@@ -303,7 +303,6 @@ def test_a_job_that_waits_says_why_and_can_be_cancelled(user, cluster):
         (["recipe.data.source=folder", "recipe.data.path=nowhere"], "nowhere"),
         (["--gpu-memory=1MB"], "a GPU has 1MB"),
         (["--sweep=recipe.method.temperature"], "--sweep"),
-        (["machine.on_lost_process=go_on"], "was not made for GPUs yet"),
     ],
 )
 def test_what_slurm_or_the_recipe_refuses_is_one_line_and_leaves_nothing_behind(user, words, complaint):

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from simclr_dist.config import Config
+from simclr_dist.distributed.membership import Meeting
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.errors import UserError
 from simclr_dist.run.metrics_log import read_metrics
@@ -134,3 +136,24 @@ def test_what_one_process_alone_could_not_compute_is_refused_at_the_start(tmp_pa
     )  # fmt: skip
     with pytest.raises(UserError, match="the last process could not go on alone"):
         pretrain(config, Processes(0, 4, 0, 4))
+
+
+@pytest.mark.parametrize("is_broken", [True, False])
+def test_an_error_in_other_words_is_a_lost_process_where_the_group_is_known_to_be_over(is_broken):
+    outcome, errors = Outcome(3, 3), [UserError("NCCL error: unhandled")]
+    membership: Any = SimpleNamespace(
+        identity=0, number=0, count=2, grows=lambda: False, comes_back=False, is_broken=is_broken, end=lambda how: None,
+        meet=lambda steps: Meeting(1, [0], [], None),
+    )  # fmt: skip
+
+    def train(here: Processes, ground: Ground) -> Outcome:
+        if errors:
+            raise errors.pop()
+        return outcome
+
+    survivors = Survivors(membership, lambda here, number: nullcontext(), train, lambda: pytest.fail("not in reserve"))
+    if is_broken:
+        assert survivors.run(Processes(0, 2)) is outcome
+    else:
+        with pytest.raises(UserError, match="unhandled"):
+            survivors.run(Processes(0, 2))

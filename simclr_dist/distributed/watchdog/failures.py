@@ -10,7 +10,7 @@ from simclr_dist.errors import first_line
 
 _LAST_ERROR = "Last error:"
 _OF_NCCL = re.compile(rf"{_LAST_ERROR}\s*(\S.*)")
-_OF_OTHERS = re.compile(r"ncclRemoteError|remote|[Ss]ocket|[Cc]onnect|\bpeer\b")
+_OF_OTHERS = re.compile(r"ncclRemoteError|remote|\baborted\b|[Ss]ocket|[Cc]onnect|\bpeer\b")
 _OF_THIS_PROCESS = re.compile(r"Cuda failure|CUDA error|no socket interface")
 _CLOSED = re.compile(r"[Cc]onnection (closed|reset)|[Bb]roken pipe")
 

@@ -1,6 +1,6 @@
 """The thread that ends a process whose main thread waits in vain in a library that raises nothing, as NCCL.
 
-It ends the process with the line of who is lost; which of these comes first:
+It ends the process with the line of who is lost, or does what it was given instead; which of these comes first:
 
 - another process has said that it ends, or who is lost, and the main thread has stood still for some seconds since;
 - the next process by rank writes no heartbeats, or the store's holder is gone, and the main thread stands: half a
@@ -31,19 +31,29 @@ _BEYOND_TIMEOUT_SECONDS = 60.0
 
 
 def end_when_waiting_in_vain(
-    lost: LostProcesses, device: torch.device, is_stopped: Callable[[], object] = lambda: False
+    lost: LostProcesses,
+    device: torch.device,
+    is_stopped: Callable[[], object] = lambda: False,
+    instead: Callable[[], object] | None = None,
 ) -> None:
     """From now on a thread ends this process, with the line and status 2, once it waits in vain.
 
     ``is_stopped`` says whether a signal has asked the process to stop: something has ended then, most often.
+    ``instead`` frees the main thread, which then raises the line.
     """
     lost.watch_next()
-    threading.Thread(target=_Guard(lost, device, is_stopped).run, name="guard", daemon=True).start()
+    threading.Thread(target=_Guard(lost, device, is_stopped, instead).run, name="guard", daemon=True).start()
 
 
 class _Guard:
-    def __init__(self, lost: LostProcesses, device: torch.device, is_stopped: Callable[[], object]) -> None:
-        self.lost, self.device, self.is_stopped = lost, device, is_stopped
+    def __init__(
+        self,
+        lost: LostProcesses,
+        device: torch.device,
+        is_stopped: Callable[[], object],
+        instead: Callable[[], object] | None = None,
+    ) -> None:
+        self.lost, self.device, self.is_stopped, self.instead = lost, device, is_stopped, instead
         self.look_after = float(lost.timeout_seconds)
 
     def run(self) -> None:
@@ -55,7 +65,11 @@ class _Guard:
             line = self._line(time.monotonic() - since)
             if line is not None and progress.current() == seen and not self.lost.is_ending:
                 where = f" (process {self.lost.rank})" if self.lost.rank else ""
-                say(f"simclr-dist{where}: {self.lost.publish(line)}", err=True)
+                line = self.lost.publish(line)
+                if self.instead is not None:
+                    self.instead()
+                    return
+                say(f"simclr-dist{where}: {line}", err=True)
                 end_now(2)
 
     def _line(self, stood: float) -> str | None:
