@@ -88,17 +88,17 @@ def test_what_one_process_reaches_and_the_other_does_not_is_cut():
     assert decision(brought, sees, divides_8) == ([0], [], 7)
 
 
-def test_a_meeting_names_once_who_lives_and_does_not_come_and_goes_on_without_it(folder, monkeypatch, caplog):
-    monkeypatch.setattr("simclr_dist.distributed.run_store._OF_FOLDER", Pace(0.05, 0.05, 1.0))
+def test_a_meeting_names_who_lives_and_does_not_come_and_goes_on_without_it(folder, monkeypatch, caplog):
+    monkeypatch.setattr("simclr_dist.distributed.run_store._OF_FOLDER", Pace(0.05, 0.05, 3.0))
     monkeypatch.setattr("simclr_dist.distributed.membership._SECONDS_UNSAID", 0.2)
     monkeypatch.setattr(log, "propagate", True)
     ones = [Membership(folder, identity, 4, "card", 1.0, fits=divides_8) for identity in range(3)]
     with ones[0], ones[1], ones[2], ThreadPoolExecutor() as pool:
         met = list(pool.map(lambda one: one.meet([5]), ones[1:]))
     assert [meeting.members for meeting in met] == [[1, 2]] * 2
-    assert [record.message for record in caplog.records] == [
-        "waiting for process 0, alive and not here yet; without it in 1 s"
-    ]
+    # By the first of those that have come by then.
+    said = {record.message.partition(";")[0] for record in caplog.records}
+    assert said == {"waiting for process 0, alive and not here yet"}
 
 
 def test_the_first_decision_of_a_meeting_holds(store):
