@@ -19,6 +19,10 @@ class LostProcessError(UserError):
     """Another process is lost; the message names it. This process has done nothing wrong."""
 
 
+class StuckError(UserError):
+    """This process cannot leave a group that is over, and ends; the others may go on without it."""
+
+
 class AgreedError(UserError):
     """A UserError that all processes raise together, so that one of them is enough to print it."""
 

@@ -26,7 +26,7 @@ from simclr_dist.distributed.watchdog import progress
 from simclr_dist.distributed.watchdog.guard import end_when_waiting_in_vain
 from simclr_dist.distributed.watchdog.heartbeats import HeartbeatStore
 from simclr_dist.distributed.watchdog.monitor import LostProcesses
-from simclr_dist.errors import LostProcessError, UserError
+from simclr_dist.errors import LostProcessError, StuckError, UserError
 
 _numbers = itertools.count()  # of groups in one store: none reads what an earlier one left there
 # After a meeting all come at once, or one has been lost since.
@@ -93,6 +93,7 @@ def process_group(
 
     Raises:
         LostProcessError: one of them hangs or is gone; it is named.
+        StuckError: after an error NCCL does not let go of this process, which is to end by :func:`ending.end_process`.
         UserError: the processes do not find each other.
     """
     on_gpu = device.type == "cuda"
@@ -208,7 +209,7 @@ def _group_ended(*, abandoned_at_errors: bool) -> Iterator[None]:
                 end_waits(_SECONDS_TO_BREAK)
                 if not end_abort(_SECONDS_TO_ABORT):
                     abandon_group(dist.destroy_process_group)
-                    raise UserError(
+                    raise StuckError(
                         f"NCCL could not be aborted in {_SECONDS_TO_ABORT:.0f} s after another process was lost"
                     ) from None
                 dist.destroy_process_group()

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from simclr_dist.distributed.collectives import from_first, gather_objects
 from simclr_dist.distributed.membership import Meeting, Membership
 from simclr_dist.distributed.processes import Processes
-from simclr_dist.errors import AgreedError, LostProcessError, UserError
+from simclr_dist.errors import AgreedError, LostProcessError, StuckError, UserError
 from simclr_dist.log import log, log_to_terminal
 from simclr_dist.training.opened import Opened
 from simclr_dist.training.outcome import Outcome
@@ -56,6 +56,8 @@ class Survivors:
                 raise
             except MoreProcessesError:
                 began, why = time.monotonic(), "other processes have come"
+            except StuckError:
+                raise
             except (UserError, RuntimeError) as lost:
                 # A group that is over fails in many words, NCCL's and the GPU's among them.
                 if not (isinstance(lost, LostProcessError) or self.membership.is_broken):

@@ -7,8 +7,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from simclr_dist.distributed import processes
 from simclr_dist.distributed.nccl import allows_nvls, begin_abort, end_abort
 from simclr_dist.distributed.processes import Processes
+from simclr_dist.errors import StuckError
 from simclr_dist.training import pretraining
 from tests.support.processes import tiny_config
 
@@ -80,3 +82,16 @@ def test_communicators_are_aborted_side_by_side_once_each_and_nobody_waits_longe
 
 def test_where_there_is_no_group_nothing_is_aborted():
     assert end_abort(0)
+
+
+def test_a_process_whose_communicators_are_not_aborted_in_time_does_not_go_on_and_its_end_does_not_wait(monkeypatch):
+    left: list[object] = []
+    monkeypatch.setattr(processes, "end_abort", lambda seconds: False)
+    monkeypatch.setattr(processes, "abandon_group", left.append)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        with pytest.raises(StuckError, match="could not be aborted"), processes._group_ended(abandoned_at_errors=False):
+            raise RuntimeError("a peer is gone")
+    finally:
+        dist.destroy_process_group()
+    assert left == [dist.destroy_process_group]

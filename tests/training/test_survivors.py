@@ -13,7 +13,7 @@ import torch
 from simclr_dist.config import Config
 from simclr_dist.distributed.membership import Meeting
 from simclr_dist.distributed.processes import Processes
-from simclr_dist.errors import UserError
+from simclr_dist.errors import StuckError, UserError
 from simclr_dist.run.metrics_log import read_metrics
 from simclr_dist.stop_signals import StopSignals
 from simclr_dist.training.outcome import Outcome
@@ -138,9 +138,11 @@ def test_what_one_process_alone_could_not_compute_is_refused_at_the_start(tmp_pa
         pretrain(config, Processes(0, 4, 0, 4))
 
 
-@pytest.mark.parametrize("is_broken", [True, False])
-def test_an_error_in_other_words_is_a_lost_process_where_the_group_is_known_to_be_over(is_broken):
-    outcome, errors = Outcome(3, 3), [UserError("NCCL error: unhandled")]
+@pytest.mark.parametrize(
+    ("error", "is_broken", "goes_on"), [(UserError, True, True), (UserError, False, False), (StuckError, True, False)]
+)
+def test_an_error_in_other_words_is_a_lost_process_where_the_group_is_known_to_be_over(error, is_broken, goes_on):
+    outcome, errors = Outcome(3, 3), [error("NCCL error: unhandled")]
     membership: Any = SimpleNamespace(
         identity=0, number=0, count=2, grows=lambda: False, comes_back=False, is_broken=is_broken, end=lambda how: None,
         meet=lambda steps: Meeting(1, [0], [], None),
@@ -152,7 +154,7 @@ def test_an_error_in_other_words_is_a_lost_process_where_the_group_is_known_to_b
         return outcome
 
     survivors = Survivors(membership, lambda here, number: nullcontext(), train, lambda: pytest.fail("not in reserve"))
-    if is_broken:
+    if goes_on:
         assert survivors.run(Processes(0, 2)) is outcome
     else:
         with pytest.raises(UserError, match="unhandled"):
