@@ -60,13 +60,9 @@ recipe:
 """
 
 
-def magnified(side: int) -> float:
-    """How much more than green red is magnified, and blue less, in tiles of this side."""
-    return 2 * SHIFT / side
-
-
 def aberrant(tile: Image.Image, magnified: float) -> Image.Image:
-    """As a lens shows it whose axis meets the middle of the tile: red magnified, blue made smaller, green as it is."""
+    """As a lens shows it whose axis meets the middle of the tile: green as it is, red ``magnified`` so much, blue made
+    as much smaller."""
     channels = []
     for channel, scale in zip(tile.split(), (1 + magnified, 1.0, 1 - magnified), strict=True):
         off = (tile.width - 1) / 2 * (1 - 1 / scale)
@@ -90,7 +86,7 @@ def write_tiles(folder: Path, side: int, train: int, test: int) -> None:
                 wide = min(round(side * generator.uniform(1, 1.5)), *place.shape[:2])
                 top, left = (int(generator.integers(0, extent - wide + 1)) for extent in place.shape[:2])
                 tile = Image.fromarray(place[top : top + wide, left : left + wide]).resize((side + 2 * margin,) * 2)
-                for kind, shown in zip(KINDS, (tile, aberrant(tile, magnified(side))), strict=True):
+                for kind, shown in zip(KINDS, (tile, aberrant(tile, 2 * SHIFT / side)), strict=True):
                     path = part / kind / split / name / f"{number:04}.png"
                     path.parent.mkdir(parents=True, exist_ok=True)
                     shown.crop((margin, margin, side + margin, side + margin)).save(path)

@@ -112,7 +112,9 @@ class GroupWatch:
                 return
             self._events = events
         if self._identity == members[0] and len(members) < self._count:
-            here = sum(each in members or waits(self._store, each, self._waiting) for each in range(self._count))
+            here = sum(
+                each in members or is_in_reserve(self._store, each, self._waiting) for each in range(self._count)
+            )
             self.can_grow = fitting(here, self._fits) > len(members)
 
     def _beat(self) -> None:
@@ -140,7 +142,7 @@ class GroupWatch:
                 heard = time.monotonic()
 
 
-def waits(store: RunStore, identity: int, waiting: Pulses) -> bool:
+def is_in_reserve(store: RunStore, identity: int, waiting: Pulses) -> bool:
     """Whether a process has said of late that it is in reserve; ``waiting``: of one thread that asks."""
     beat = store.waiting_beat_of(identity)
     return beat is not None and waiting.beats(identity, beat) and not store.has_ended(identity)

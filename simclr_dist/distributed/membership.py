@@ -17,7 +17,7 @@ from torch._C._distributed_c10d import TCPStore
 
 from simclr_dist.distributed.decision import decision
 from simclr_dist.distributed.folder_store import FolderStore
-from simclr_dist.distributed.group_watch import STORE_GONE, GroupWatch, waits
+from simclr_dist.distributed.group_watch import STORE_GONE, GroupWatch, is_in_reserve
 from simclr_dist.distributed.pulses import Pulses
 from simclr_dist.distributed.reach import Door, reached
 from simclr_dist.distributed.run_store import Came, Decided, RunStore, Sees
@@ -132,7 +132,7 @@ class Membership:
                 self._store.wait(self.identity, f"{self._card} {beat}")
                 self.number = max(self.number, self._store.newest)
                 called = any(self._store.came(self.number + 1, identity) for identity in others)
-                in_reserve = [waits(self._store, identity, waiting) for identity in others]
+                in_reserve = [is_in_reserve(self._store, identity, waiting) for identity in others]
                 # Where nobody trains, all others having come back too, those that wait begin.
                 if called or not any(
                     self._lives(each) for each, its in zip(others, in_reserve, strict=True) if not its

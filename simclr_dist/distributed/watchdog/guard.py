@@ -64,11 +64,11 @@ class _Guard:
                 self.look_after = float(self.lost.timeout_seconds)
             line = self._line(time.monotonic() - since)
             if line is not None and progress.current() == seen and not self.lost.is_ending:
-                where = f" (process {self.lost.rank})" if self.lost.rank else ""
                 line = self.lost.publish(line)
                 if self.instead is not None:
                     self.instead()
                     return
+                where = f" (process {self.lost.rank})" if self.lost.rank else ""
                 say(f"simclr-dist{where}: {line}", err=True)
                 end_now(2)
 
