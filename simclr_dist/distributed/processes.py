@@ -86,7 +86,8 @@ def process_group(
             otherwise the collective raises. None: where the backend raises nothing, as NCCL, and there is nothing else
             to do.
         is_stopped: whether a signal has asked this process to stop; asked by that thread.
-        when_in_vain: what that thread does instead where the backend raises nothing: it frees the main thread.
+        when_in_vain: what frees the main thread from a group that is over, where the others go on without it. A thread
+            of its own does it on CPUs, and that thread instead of ending the process on GPUs.
         meeting: the number of the meeting that decided on these processes (membership.py), of whom some may have been
             in more groups than others; None: all have been in the same ones.
         file: through which the group finds a store of its own, that of its process 0; None: as the launcher says.
@@ -104,10 +105,10 @@ def process_group(
         return
     if ends_itself is None:
         ends_itself = on_gpu and when_in_vain is None
-    is_guarded = ends_itself or on_gpu
+    raises = not (ends_itself or on_gpu)
     timeout = timedelta(seconds=timeout_seconds)
-    # The backend's own watchdog comes second.
-    patience = timeout + timedelta(minutes=1) if is_guarded else timeout
+    # Where the guard looks at the timeout, the backend's own watchdog comes second.
+    patience = timeout if raises else timeout + timedelta(minutes=1)
     if on_gpu:
         _leave_judgement_to_guard()
     progress.begin()
@@ -119,8 +120,9 @@ def process_group(
         stack.enter_context(_group_ended(abandoned_at_errors=ends_itself))
         stack.enter_context(patience_of_groups(patience))
         stack.enter_context(lost.named())
-        if is_guarded:
-            end_when_waiting_in_vain(lost, device, is_stopped, None if ends_itself else when_in_vain)
+        if not raises or when_in_vain is None:
+            instead = None if ends_itself else when_in_vain or _free_main_thread
+            end_when_waiting_in_vain(lost, device, is_stopped, instead, raises=raises)
         check_interface()
         with connections_noted():
             dist.init_process_group(
@@ -172,6 +174,12 @@ def first_goes_on() -> bool:
     return is_first
 
 
+def _free_main_thread() -> None:
+    """From gloo, in which it may wait for its timeout though the connection is broken (waits.py)."""
+    break_off()
+    end_waits(_SECONDS_TO_BREAK)
+
+
 def _leave_judgement_to_guard() -> None:
     """torch's watchdog of NCCL would end the process by an abort and a C++ stack, without saying who is lost.
 
@@ -205,8 +213,7 @@ def _group_ended(*, abandoned_at_errors: bool) -> Iterator[None]:
             if abandoned_at_errors:
                 abandon_group(dist.distributed_c10d._abort_process_group)
             else:
-                break_off()
-                end_waits(_SECONDS_TO_BREAK)
+                _free_main_thread()
                 if not end_abort(_SECONDS_TO_ABORT):
                     abandon_group(dist.destroy_process_group)
                     raise StuckError(

@@ -159,15 +159,16 @@ def test_a_process_that_hangs_in_a_batch_norm_group_is_named_after_the_runs_time
     assert lines[0].startswith("process 3 on node3 has not answered for 2 s (machine.collective_timeout_seconds)")
 
 
-def guarded(*, stopped: bool = False, **found: Any) -> _Guard:
+def guarded(*, stopped: bool = False, raises: bool = False, **found: Any) -> _Guard:
     """A guard over what a process has found: ``silent`` seconds of the next one, what was ``heard``, and so on."""
-    state = {"heard": None, "silent": 0.0, "gone": False, "lost": {}, "itself": False} | found
+    state = {"heard": None, "silent": 0.0, "gone": False, "lost": {}, "itself": False, "launcher": True} | found
     lost: Any = SimpleNamespace(
         heard=state["heard"], next_silent_seconds=state["silent"], holder_is_gone=state["gone"], timeout_seconds=LONG,
         holder_lost=lambda: "process 0 has ended", rank=1, host="node1", looked_itself=state["itself"],
+        held_by_first=not state["launcher"],
         find=lambda question, silent_seconds=0.0: state["lost"].get(question),
     )  # fmt: skip
-    return _Guard(lost, CPU, lambda: stopped)
+    return _Guard(lost, CPU, lambda: stopped, raises=raises)
 
 
 SILENT = {"silent": 31.0, "lost": {is_silent: "silent"}}
@@ -188,6 +189,10 @@ BRIEFLY = {"silent": 11.0, "lost": {is_silent: "silent"}}
         ({"lost": {is_lost: "behind"}}, 599, None),
         ({"lost": {is_lost: "behind"}}, 601, "behind"),
         ({}, 601, None),
+        (SILENT | {"raises": True}, 31, "silent"),
+        ({"raises": True, "lost": {is_lost: "behind"}}, 601, None),
+        ({"raises": True, "gone": True}, 31, None),  # a launcher's: the group may be whole
+        ({"raises": True, "gone": True, "launcher": False}, 31, "process 0 has ended"),
     ],
 )
 def test_the_guard_bears_slow_work_for_the_timeout_and_silence_for_half_a_minute_or_ten_seconds_at_a_stop(

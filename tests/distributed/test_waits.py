@@ -23,12 +23,16 @@ from tests.support.groups import started
 NUMBERS = 2**25
 
 
-def cut_off_in_the_middle(rank: int, count: int) -> tuple[str, bool, float]:
-    """What process 1 is told when process 0 dies while its numbers come; whether some were missing; the seconds."""
+def cut_off_in_the_middle(rank: int, count: int, goes_on: bool) -> tuple[str, bool, float]:
+    """What process 1 is told when process 0 dies while its numbers come; whether some were missing; the seconds.
+
+    ``goes_on``: without the lost process, so that the thread that hears of it frees the main thread.
+    """
     numbers = torch.full((NUMBERS,), float(rank == 0))
     since = 0.0
     try:
-        with process_group(Processes(rank, count, 0, 1), torch.device("cpu"), 90):
+        when_in_vain = free_main_thread if goes_on else None
+        with process_group(Processes(rank, count, 0, 1), torch.device("cpu"), 90, when_in_vain=when_in_vain):
             first = gather_objects(os.getpid())[0]
 
             def watch() -> None:
@@ -37,8 +41,8 @@ def cut_off_in_the_middle(rank: int, count: int) -> tuple[str, bool, float]:
                     pass
                 os.kill(first, signal.SIGKILL)
                 since = time.monotonic()
-                break_off()
-                end_waits(0.5)
+                if goes_on:
+                    free_main_thread()
 
             if rank:
                 threading.Thread(target=watch, daemon=True).start()
@@ -48,13 +52,19 @@ def cut_off_in_the_middle(rank: int, count: int) -> tuple[str, bool, float]:
     return "went on", False, 0.0
 
 
-def test_who_waits_for_a_tensor_that_has_come_in_part_is_freed_and_its_process_ends_before_gloos_timeout():
+def free_main_thread() -> None:
+    break_off()
+    end_waits(0.5)
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_who_waits_for_a_tensor_that_has_come_in_part_is_freed_and_its_process_ends_before_gloos_timeout(goes_on):
     with ExitStack() as stack:
-        running = stack.enter_context(started(2, cut_off_in_the_middle))[1]
+        running = stack.enter_context(started(2, cut_off_in_the_middle, goes_on))[1]
         told, is_cut, seconds = running.results()[0]
         status = running.processes[0].exitcode
     assert is_cut
-    assert told.startswith("process 0 on node0 has ended")
+    assert told.startswith(f"process 0 on node0 {'has ended' if goes_on else 'gave no sign of life for 3 s'}")
     assert seconds < 30
     assert status == 0
 

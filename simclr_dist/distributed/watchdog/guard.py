@@ -1,6 +1,7 @@
-"""The thread that ends a process whose main thread waits in vain in a library that raises nothing, as NCCL.
+"""The thread that ends a process whose main thread waits in vain in a library that raises nothing.
 
-It ends the process with the line of who is lost, or does what it was given instead; which of these comes first:
+NCCL never does, gloo not always (waits.py). It ends the process with the line of who is lost, or does what it was given
+instead; which of these comes first:
 
 - another process has said that it ends, or who is lost, and the main thread has stood still for some seconds since;
 - the next process by rank writes no heartbeats, or the store's holder is gone, and the main thread stands: half a
@@ -8,7 +9,7 @@ It ends the process with the line of who is lost, or does what it was given inst
 - the main thread stands for the timeout of collectives, and another process is silent or behind;
 - nobody is silent or behind, and the GPU has done nothing for as long and a minute more.
 
-Never run on several GPUs.
+Where the backend raises after its timeout by itself, as gloo, the last two are left to it. Never run on several GPUs.
 """
 
 import threading
@@ -35,14 +36,21 @@ def end_when_waiting_in_vain(
     device: torch.device,
     is_stopped: Callable[[], object] = lambda: False,
     instead: Callable[[], object] | None = None,
+    *,
+    raises: bool = False,
 ) -> None:
     """From now on a thread ends this process, with the line and status 2, once it waits in vain.
 
-    ``is_stopped`` says whether a signal has asked the process to stop: something has ended then, most often.
-    ``instead`` frees the main thread, which then raises the line.
+    Args:
+        lost: what is heard of the others.
+        device: of this process.
+        is_stopped: whether a signal has asked the process to stop: something has ended then, most often.
+        instead: frees the main thread, which then raises the line.
+        raises: whether the backend raises what has lasted longer than its timeout.
     """
     lost.watch_next()
-    threading.Thread(target=_Guard(lost, device, is_stopped, instead).run, name="guard", daemon=True).start()
+    guard = _Guard(lost, device, is_stopped, instead, raises=raises)
+    threading.Thread(target=guard.run, name="guard", daemon=True).start()
 
 
 class _Guard:
@@ -52,8 +60,10 @@ class _Guard:
         device: torch.device,
         is_stopped: Callable[[], object],
         instead: Callable[[], object] | None = None,
+        *,
+        raises: bool = False,
     ) -> None:
-        self.lost, self.device, self.is_stopped, self.instead = lost, device, is_stopped, instead
+        self.lost, self.device, self.is_stopped, self.instead, self.raises = lost, device, is_stopped, instead, raises
         self.look_after = float(lost.timeout_seconds)
 
     def run(self) -> None:
@@ -79,11 +89,12 @@ class _Guard:
             return lost.heard
         patience = _SILENT_SECONDS_AT_STOP if self.is_stopped() else _SILENT_SECONDS
         if stood > patience:
-            if lost.holder_is_gone:
+            # Where the backend raises, a launcher's store that is gone says nothing of the group, which may be whole.
+            if lost.holder_is_gone and (lost.held_by_first or not self.raises):
                 return lost.holder_lost()
             if lost.next_silent_seconds > patience:
                 return lost.find(is_silent, silent_seconds=patience)
-        if stood > self.look_after:
+        if stood > self.look_after and not self.raises:
             return self._late_line(stood)
         return None
 
