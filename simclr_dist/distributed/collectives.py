@@ -125,7 +125,9 @@ def maximum(values: list[float], *, label: str = "the agreement at the start of 
 
 
 def _gather_stacked(tensor: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
-    gathered = tensor.new_empty((process_count(group) * tensor.numel(),))
+    # An aborted collective of NCCL's leaves parts as they were, and indices of any value would end the GPU's context.
+    empty = torch.empty if tensor.is_floating_point() else torch.zeros
+    gathered = empty(process_count(group) * tensor.numel(), dtype=tensor.dtype, device=tensor.device)
     _run(compat.all_gather_single, gathered, tensor.contiguous().view(-1), group=group)
     return gathered.view(-1, *tensor.shape)
 

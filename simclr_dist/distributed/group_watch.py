@@ -8,11 +8,13 @@ import torch.distributed as dist
 
 from simclr_dist.distributed.connections import break_off
 from simclr_dist.distributed.decision import fitting
-from simclr_dist.distributed.nccl import begin_abort
+from simclr_dist.distributed.ending import end_now
+from simclr_dist.distributed.nccl import begin_abort, is_aborted
 from simclr_dist.distributed.pulses import Pulses
 from simclr_dist.distributed.run_store import RunStore
 from simclr_dist.distributed.waits import end_waits
 from simclr_dist.errors import is_of_full_disk
+from simclr_dist.terminal import say
 
 STORE_GONE = (dist.DistError, OSError)
 """What a store raises that is gone or cannot be reached."""
@@ -27,6 +29,7 @@ class GroupWatch:
         identity: int,
         count: int,
         card: str,
+        patience_seconds: float,
         fits: Callable[[int], bool],
         at_each_beat: Callable[[], object],
         *,
@@ -38,6 +41,7 @@ class GroupWatch:
             identity: this process's first rank.
             count: of processes at the start.
             card: what the others may want to know of this process.
+            patience_seconds: how long the others wait for it in a meeting.
             fits: whether the recipe can be computed by so many processes.
             at_each_beat: is called by the thread.
             is_folder: whether the store is a folder, which may fail for a moment and come back.
@@ -48,10 +52,11 @@ class GroupWatch:
         """Whether the store is gone for this process."""
         self._store, self._identity, self._count, self._card = store, identity, count, card
         self._fits, self._at_each_beat, self._is_folder = fits, at_each_beat, is_folder
+        self._patience = patience_seconds
         self._waiting = Pulses(store.pace.silent)
         self._group = (0, list(range(count)))  # number of its meeting, members
         self._meets = False  # whether the main thread has left the group
-        self._broken = -1  # number of the last group that is over
+        self._broken, self._broken_at = -1, 0.0  # number of the last group that is over, and since when
         self._events = -1
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="member", daemon=True)
@@ -90,7 +95,8 @@ class GroupWatch:
 
     def break_group(self) -> None:
         """The group is over: free the main thread, wherever it waits for the others."""
-        self._broken = self._group[0]
+        if not self.is_broken:
+            self._broken, self._broken_at = self._group[0], time.monotonic()
         begin_abort()
         break_off()
 
@@ -104,6 +110,7 @@ class GroupWatch:
             if not self._meets:
                 break_off()
                 end_waits()
+                self._end_if_not_freed()
             return
         events = self._store.events
         if events != self._events and self._store.outcome is None:
@@ -116,6 +123,16 @@ class GroupWatch:
                 each in members or is_in_reserve(self._store, each, self._waiting) for each in range(self._count)
             )
             self.can_grow = fitting(here, self._fits) > len(members)
+
+    def _end_if_not_freed(self) -> None:
+        """No abort reaches a communicator that is still being made: its maker waits for the lost process for ever."""
+        if is_aborted() and time.monotonic() > self._broken_at + self._patience:
+            say(
+                "simclr-dist: another process was lost, and NCCL does not let go of this one "
+                f"({self._patience:.0f} s after its abort); the run goes on without it",
+                err=True,
+            )
+            end_now(2)
 
     def _beat(self) -> None:
         beat, heard = 0, time.monotonic()

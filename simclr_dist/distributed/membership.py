@@ -74,6 +74,7 @@ class Membership:
             identity,
             count,
             card,
+            patience_seconds,
             fits,
             self._door.clear,
             is_folder=isinstance(store, FolderStore),

@@ -8,9 +8,15 @@ from contextlib import suppress
 import torch
 import torch.distributed as dist
 
+from simclr_dist.distributed.waits import GROUP_IS_OVER
 from simclr_dist.log import log
 
-_aborting: list[threading.Thread] = []
+_aborting: list[threading.Thread] = []  # of this process's group, until the next begins
+
+
+def begin_group() -> None:
+    """This process's next group, or none, begins: what was aborted was of the one before."""
+    _aborting.clear()
 
 
 def begin_abort() -> None:
@@ -35,9 +41,33 @@ def end_abort(seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     for thread in _aborting:
         thread.join(max(0.0, deadline - time.monotonic()))
-    is_done = not any(thread.is_alive() for thread in _aborting)
-    _aborting.clear()
-    return is_done
+    return not any(thread.is_alive() for thread in _aborting)
+
+
+def is_aborted() -> bool:
+    """Whether this process's group is, or is being: its collectives then end early, with any numbers and no error."""
+    return bool(_aborting)
+
+
+def settle(device: torch.device) -> None:
+    """Wait for all that a GPU was given, so that no abort can spoil it any more.
+
+    Raises:
+        RuntimeError: the group is aborted, and the numbers may be any.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    refuse_aborted()
+
+
+def refuse_aborted() -> None:
+    """For numbers that have come from the device.
+
+    Raises:
+        RuntimeError: as :func:`settle`.
+    """
+    if is_aborted():
+        raise RuntimeError(GROUP_IS_OVER)
 
 
 def _quietly(backend: dist.Backend) -> None:

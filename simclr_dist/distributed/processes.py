@@ -18,7 +18,7 @@ from simclr_dist.distributed.connections import break_off, connections_noted, ke
 from simclr_dist.distributed.devices import refuse_shared_gpus
 from simclr_dist.distributed.ending import abandon_group
 from simclr_dist.distributed.launchers import ranks_here
-from simclr_dist.distributed.nccl import end_abort
+from simclr_dist.distributed.nccl import begin_group, end_abort
 from simclr_dist.distributed.rendezvous import SHORTEST, check_interface, first_holds_store, meeting_point
 from simclr_dist.distributed.subgroups import patience_of_groups
 from simclr_dist.distributed.waits import end_waits
@@ -98,6 +98,7 @@ def process_group(
         UserError: the processes do not find each other.
     """
     on_gpu = device.type == "cuda"
+    begin_group()
     if on_gpu:
         torch.cuda.set_device(device)
     if processes.count == 1:
@@ -183,8 +184,11 @@ def _free_main_thread() -> None:
 def _leave_judgement_to_guard() -> None:
     """torch's watchdog of NCCL would end the process by an abort and a C++ stack, without saying who is lost.
 
-    1 is what torchrun sets where the user has set nothing.
+    1 is what torchrun sets where the user has set nothing. Where it only notes an error, it still sleeps four times as
+    long as a dump of its records may take, and its monitor minutes: the end of a group waits for both.
     """
+    os.environ.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "0")
+    os.environ.setdefault("TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC", "250")
     name, by_torchrun = "TORCH_NCCL_ASYNC_ERROR_HANDLING", "TORCHELASTIC_RUN_ID" in os.environ
     if name not in os.environ or (by_torchrun and os.environ[name] == "1"):
         os.environ[name] = "0"

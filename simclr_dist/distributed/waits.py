@@ -14,6 +14,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.futures import Future
 
+GROUP_IS_OVER = "Connection closed by this process, whose group is over"
 _waits: dict[Future[None], dist.ProcessGroup] = {}
 _lock = threading.Lock()
 
@@ -71,4 +72,4 @@ def _end(over: Future[None]) -> None:
 
 def _raise_if_left(work: dist.Work) -> None:
     if not work.get_future().done():
-        raise RuntimeError("Connection closed by this process, whose group is over")
+        raise RuntimeError(GROUP_IS_OVER)

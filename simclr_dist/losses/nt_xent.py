@@ -84,7 +84,8 @@ def nt_xent(
     _require_no_overflow(temperature)
     if z_1.dim() != 2 or z_1.shape != z_2.shape:
         raise ValueError(f"z_1 and z_2 must be of one shape (images, d), got {tuple(z_1.shape)} and {tuple(z_2.shape)}")
-    with torch.autocast(z_1.device.type, enabled=False):
+    # Triton starts its programs on the current device, whichever the rows are on.
+    with torch.autocast(z_1.device.type, enabled=False), torch.cuda.device_of(z_1):
         raw = torch.cat((z_1, z_2)).to(torch.promote_types(z_1.dtype, torch.float32))
         processes = process_count(group)
         if pairs == "kernel" and (reason := refusal(raw, temperature, processes)):

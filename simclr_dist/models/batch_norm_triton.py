@@ -25,9 +25,11 @@ _JOINED_PARTS, _JOINED_CHANNELS = 128, 8
 
 
 def available(x: Tensor) -> bool:
-    """Whether they take ``x``: it is on a GPU and holds numbers, nobody traces it, and Triton can start programs."""
-    traced = torch.compiler.is_compiling() or isinstance(x, FakeTensor)
-    return x.is_cuda and not traced and starts_programs()
+    """Whether they take ``x``: it is on the current GPU and holds numbers, nobody traces it, and Triton can start
+    programs (which it does on the current GPU, whichever their tensors are on)."""
+    if not x.is_cuda or torch.compiler.is_compiling() or isinstance(x, FakeTensor):
+        return False
+    return x.get_device() == torch.cuda.current_device() and starts_programs()
 
 
 @dataclass(frozen=True)

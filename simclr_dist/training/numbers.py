@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from simclr_dist.distributed.nccl import refuse_aborted
+
 
 class NumbersOnTheWay:
     """Scalars that travel together, in one transfer, while the host gives the device more to do."""
@@ -15,7 +17,12 @@ class NumbersOnTheWay:
         self._arrived = torch.cuda.current_stream(stacked.device).record_event() if stacked.is_cuda else None
 
     def arrive(self) -> dict[str, float]:
-        """The numbers. Waits until the device has computed and sent them, and not for what it was given since."""
+        """The numbers. Waits until the device has computed and sent them, and not for what it was given since.
+
+        Raises:
+            RuntimeError: the group was aborted meanwhile, and they may be any.
+        """
         if self._arrived:
             self._arrived.synchronize()
+        refuse_aborted()
         return dict(zip(self._names, self._on_host.tolist(), strict=True))

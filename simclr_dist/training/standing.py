@@ -25,7 +25,7 @@ class LeftError(Exception):
     """This process leaves the run to the others, which go on."""
 
     def __init__(self, outcome: Outcome) -> None:
-        super().__init__()
+        super().__init__("its job stops")
         self.outcome = outcome
 
 
@@ -77,6 +77,7 @@ class Standing:
     def begin_step(self) -> None:
         """Copy the state: the next step may change anything from here on."""
         self._in_step = True
+        self._copy = None  # its memory is written anew
         self._copy = Kept(self._done, self._memory.of(self._states()), self._origin)
 
     def end_step(self, numbers: Numbers) -> None:

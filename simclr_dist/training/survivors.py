@@ -3,10 +3,13 @@
 The trajectory does not depend on the number of processes, so it is the same run (docs/design/survivors.md).
 """
 
+import gc
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
+
+import torch
 
 from simclr_dist.distributed.collectives import from_first, gather_objects
 from simclr_dist.distributed.membership import Meeting, Membership
@@ -84,6 +87,10 @@ class Survivors:
                 raise UserError(f"the run goes on without this process, which was thought lost ({why})")
             return self._in_reserve(before, began)
         self.ground = replace(ground, kept=ground.after(meeting.step), standing=None, lost_at=began)
+        del ground
+        gc.collect()  # a step that was recorded refers to itself, and the next may need all of the GPU
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
         here = Processes(
             meeting.members.index(membership.identity), len(meeting.members), before.local_rank, before.local_count
         )

@@ -17,6 +17,7 @@ from simclr_dist.data.sources.summary import summary
 from simclr_dist.distributed.agreement import all_or_none
 from simclr_dist.distributed.collectives import gather_objects, maximum
 from simclr_dist.distributed.cores import worker_count
+from simclr_dist.distributed.nccl import settle
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.distributed.watchdog import progress
 from simclr_dist.errors import AgreedError
@@ -90,6 +91,7 @@ class Trainer:
         if ground:
             most = 2 * machine.save_every_steps
             origin = Origin(self.folder.images, recipe.initial.sha256)
+            settle(device)
             self.standing = ground.standing = Standing(self.step.state, self.steps_done, origin, ground.numbers, most)
             ground.opened = opened
         self.gap = Gap(self.ground.lost_at)
@@ -156,6 +158,8 @@ class Trainer:
                     values = self.train_step(batch)
                 except StoppedByAnomalyError as stopped:
                     self._stop(str(stopped))
+                if self.standing:
+                    settle(self.device)  # nothing is kept of a step that an abort may have cut
                 self.steps_done += 1
                 peak.after_step()
                 self._finish_step(values, started, agreed.waited, reporter)

@@ -2,6 +2,7 @@
 
 import errno
 import socket
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -134,6 +135,26 @@ def test_a_group_that_is_over_is_broken_off_and_its_waits_ended_again_until_its_
     one._watch.leave_group()
     one._watch.look()
     assert len(calls) == 5
+
+
+def test_a_process_whose_abort_does_not_free_it_ends_when_the_others_wait_for_it_no_more(folder, monkeypatch, capsys):
+    """As where its main thread makes a communicator, which no abort reaches."""
+    ended: list[int] = []
+    monkeypatch.setattr("simclr_dist.distributed.group_watch.end_now", ended.append)
+    monkeypatch.setattr("simclr_dist.distributed.group_watch.is_aborted", lambda: True)
+    one = Membership(folder, 1, 2, "card", 0.3, fits=divides_8)
+    RunStore(folder).come(1, 0, Came(0, [5]))
+    one._watch.look()
+    one._watch.look()
+    assert ended == []
+    time.sleep(0.3)
+    one._watch.leave_group()
+    one._watch.look()
+    assert ended == []  # it has come to the meeting
+    one._watch._meets = False
+    one._watch.look()
+    assert ended == [2]
+    assert "NCCL does not let go of this one" in capsys.readouterr().err
 
 
 def test_a_process_that_is_cut_off_from_the_others_store_begins_no_further_step(folder, monkeypatch):

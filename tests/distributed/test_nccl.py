@@ -1,14 +1,16 @@
 """What the environment asks of NCCL that is against a promise, and its groups given up."""
 
 import threading
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
 
-from simclr_dist.distributed import processes
-from simclr_dist.distributed.nccl import allows_nvls, begin_abort, end_abort
+from simclr_dist.distributed import collectives, processes
+from simclr_dist.distributed.collectives import gather_stacked
+from simclr_dist.distributed.nccl import allows_nvls, begin_abort, begin_group, end_abort, is_aborted
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.errors import StuckError
 from simclr_dist.training import pretraining
@@ -66,11 +68,21 @@ class Backend:
         raise RuntimeError("as NCCL may, when a peer is gone")
 
 
-def test_communicators_are_aborted_side_by_side_once_each_and_nobody_waits_longer_than_told(monkeypatch):
-    backends = [Backend("nccl"), Backend("gloo"), Backend("nccl")]
+@pytest.fixture(autouse=True)
+def nothing_aborted() -> Iterator[None]:
+    yield
+    begin_group()
+
+
+def in_groups(backends: list[Backend], monkeypatch: pytest.MonkeyPatch) -> None:
     groups = [SimpleNamespace(_get_backend=lambda device, backend=backend: backend) for backend in backends]
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist.distributed_c10d, "_world", SimpleNamespace(pg_map=groups))
+
+
+def test_communicators_are_aborted_side_by_side_once_each_and_nobody_waits_longer_than_told(monkeypatch):
+    backends = [Backend("nccl"), Backend("gloo"), Backend("nccl")]
+    in_groups(backends, monkeypatch)
     begin_abort()
     begin_abort()
     backends[2].freed.set()
@@ -78,6 +90,31 @@ def test_communicators_are_aborted_side_by_side_once_each_and_nobody_waits_longe
     assert [backend.aborts for backend in backends] == [1, 0, 1]
     backends[0].freed.set()
     assert end_abort(10)
+
+
+def test_an_abort_that_is_asked_for_once_more_while_its_group_ends_does_not_stand_for_that_of_the_next_group(
+    monkeypatch,
+):
+    old, new = Backend("nccl"), Backend("nccl")
+    old.freed.set()
+    new.freed.set()
+    in_groups([old], monkeypatch)
+    assert end_abort(10)
+    begin_abort()
+    with processes.process_group(Processes(), torch.device("cpu")):
+        assert not is_aborted()
+        in_groups([new], monkeypatch)
+        assert end_abort(10)
+    assert (old.aborts, new.aborts) == (1, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
+def test_numbers_that_may_be_indices_are_ones_where_an_aborted_gather_has_not_written_them(monkeypatch, dtype):
+    monkeypatch.setattr(collectives, "process_count", lambda group=None: 64)
+    monkeypatch.setattr(collectives, "_run", lambda *arguments, **options: None)
+    for _ in range(4):  # memory that was used before
+        torch.full((64, 32), 7, dtype=dtype).sum()
+        assert not gather_stacked(torch.ones(32, dtype=dtype)).any()
 
 
 def test_where_there_is_no_group_nothing_is_aborted():

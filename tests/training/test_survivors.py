@@ -1,6 +1,7 @@
 """A run whose processes are killed one after the other goes on, and is the run that was resized at the same steps."""
 
 import signal
+import weakref
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,8 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from simclr_dist.config import Config
+from simclr_dist.data.loading.batch import Batch
+from simclr_dist.distributed import nccl
 from simclr_dist.distributed.membership import Meeting
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.errors import StuckError, UserError
@@ -18,7 +22,7 @@ from simclr_dist.run.metrics_log import read_metrics
 from simclr_dist.stop_signals import StopSignals
 from simclr_dist.training.outcome import Outcome
 from simclr_dist.training.pretraining import pretrain
-from simclr_dist.training.standing import Ground
+from simclr_dist.training.standing import Ground, Origin, Standing
 from simclr_dist.training.survivors import Survivors
 from simclr_dist.training.trainer import Trainer
 from tests.support.cut_network import CutNetwork, missing
@@ -100,6 +104,54 @@ def test_of_two_sides_that_do_not_reach_each_other_the_larger_goes_on_and_the_fi
     assert [isinstance(each, str) for each in ended[1:]] == [False, False], ended
     counts = assert_same_run(tmp_path / "run", config, tmp_path / "resized")
     assert sorted(set(counts)) == [2, 3]
+
+
+@pytest.mark.parametrize("when", ["judge", "after_update"])
+def test_nothing_is_kept_of_a_step_during_which_the_group_was_aborted(tmp_path, monkeypatch, when):
+    """NCCL's collectives then end early, with any numbers and no error: before the numbers come, or after them."""
+    config = config_of(tmp_path, "machine.save_every_steps=1")
+    ground = Ground()
+    trainer = Trainer(config, Processes(), torch.device("cpu"), ground=ground)
+    judged: list[int] = []
+    owner: Any = trainer.step.anomalies if when == "judge" else trainer.step
+    original, step = getattr(owner, when), trainer.train_step
+
+    def abort_in_the_third(batch: Batch) -> dict[str, float]:
+        if trainer.steps_done == 2 and when == "judge":
+            monkeypatch.setattr(nccl, "_aborting", [object()])
+        return step(batch)
+
+    def noting(*arguments: Any, **options: Any) -> Any:
+        judged.append(trainer.steps_done)
+        if trainer.steps_done == 2:
+            monkeypatch.setattr(nccl, "_aborting", [object()])
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(trainer, "train_step", abort_in_the_third)
+    monkeypatch.setattr(owner, when, noting)
+    with pytest.raises(RuntimeError, match="Connection closed by this process"):
+        trainer.train(StopSignals())
+    assert judged == ([0, 1] if when == "judge" else [0, 1, 2])  # what is not finite then is no anomaly of the run's
+    assert ground.steps == [2]
+    assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 2
+    saved = sorted(file.stem for file in (tmp_path / "run" / "checkpoints").glob("step_*.pt"))
+    assert saved == ["step_000000001", "step_000000002"]
+
+
+def test_the_old_groups_step_is_freed_before_the_next_is_built_though_it_refers_to_itself():
+    step = nn.Module()
+    step.__dict__["embed"] = step
+    freed = weakref.ref(step)
+    ground = Ground(standing=Standing({}, 3, Origin({}, ""), [], 1))
+    ground.standing.step = step  # type: ignore[union-attr]
+    del step
+    membership: Any = SimpleNamespace(
+        identity=0, count=2, grows=lambda: False, meet=lambda steps: Meeting(1, [0], [], 3)
+    )
+    survivors = Survivors(membership, lambda *_: nullcontext(), lambda *_: Outcome(3, 3), lambda: None, ground)  # type: ignore[arg-type,return-value]
+    del ground
+    survivors._met("process 1 is lost", 0.0, Processes(0, 2))
+    assert freed() is None
 
 
 def test_the_run_of_another_job_is_not_stopped_by_a_signal_to_this_one(tmp_path):

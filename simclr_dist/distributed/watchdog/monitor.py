@@ -68,7 +68,7 @@ class LostProcesses:
             yield
         except BaseException as error:
             self._fails = True
-            self._failed_itself = not isinstance(error, AgreedError)
+            self._failed_itself = not isinstance(error, (AgreedError, LostProcessError))
             failure, of_backend = how_it_failed(error), isinstance(error, dist.DistBackendError)
             if failure is not None:
                 self.state = failure
