@@ -4,8 +4,12 @@ import sys
 from collections.abc import Callable, Sequence
 
 from simclr_dist.config import Config
+from simclr_dist.distributed.cores import usable_cores
 from simclr_dist.distributed.launchers import launcher_here
 from simclr_dist.errors import UserError
+
+_MOST_A_CORE = 16
+"""Each takes hundreds of MB: so many are a slip, and would take the machine down."""
 
 
 def relaunch(
@@ -22,7 +26,8 @@ def relaunch(
     others go on when one is lost.
 
     Raises:
-        UserError: a launcher has started several processes already, or what ``check`` refuses.
+        UserError: a launcher has started several processes already, they are far more than cores, or what ``check``
+            refuses.
     """
     from simclr_dist.distributed.devices import require_devices
     from simclr_dist.distributed.processes import Processes
@@ -31,6 +36,8 @@ def relaunch(
     launcher = launcher_here()
     if launcher and Processes.from_environment().count > 1:
         raise UserError(f"--processes: {launcher.name} has started the processes already; leave it out")
+    if count > _MOST_A_CORE * (cores := usable_cores()):
+        raise UserError(f"--processes {count}: more than {_MOST_A_CORE} for each of the {cores} cores here; ask for fewer")
     if check:
         check()
     require_devices(device, count)

@@ -17,6 +17,7 @@ from torch.distributed import TCPStore
 
 from simclr_dist.errors import UserError
 from simclr_dist.launch import local
+from simclr_dist.launch import relaunch as relaunching
 from simclr_dist.launch.relaunch import relaunch
 from simclr_dist.run.metrics_log import read_metrics
 from tests.support.commands import complaint
@@ -53,6 +54,12 @@ def test_a_launcher_that_has_started_the_processes_already_is_named(monkeypatch)
         monkeypatch.setenv(f"SLURM_{name}", value)
     with pytest.raises(UserError, match="--processes: srun has started the processes already; leave it out"):
         relaunch(2, ["pretrain"], "cpu")
+
+
+def test_far_more_processes_than_cores_are_refused_before_one_is_started(monkeypatch):
+    monkeypatch.setattr(relaunching, "usable_cores", lambda: 2)
+    with pytest.raises(UserError, match="--processes 33: more than 16 for each of the 2 cores here; ask for fewer"):
+        relaunch(33, ["pretrain"], "cpu", check=lambda: pytest.fail("it went on"))
 
 
 def running() -> set[int]:
