@@ -12,7 +12,7 @@ from simclr_dist.terminal import say
 
 @click.command()
 @with_config
-@click.option("--gpus", type=click.IntRange(min=1), required=True, help="GPUs of the run, one process each.")
+@click.option("--gpus", type=click.IntRange(1, 1_000_000), required=True, help="GPUs of the run, one process each.")
 @click.option("--card", type=click.Choice(list(CARDS)), help="The GPU: its memory, and rates published of it.")
 @click.option("--gpu-memory", metavar="SIZE", help="Memory of a GPU, such as 80GB or 80GiB; else the card's.")
 @click.option("--nodes", type=click.IntRange(min=1), help="Machines that the GPUs are in; else 8 GPUs a node.")

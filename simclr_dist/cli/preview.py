@@ -13,7 +13,7 @@ from simclr_dist.terminal import say
 @click.command()
 @with_config
 @click.option("--out", type=PathType(dir_okay=False), default="views.png", show_default=True)
-@click.option("--images", type=click.IntRange(min=1), default=8, show_default=True, help="Rows of the picture.")
+@click.option("--images", type=click.IntRange(1, 10_000), default=8, show_default=True, help="Rows of the picture.")
 @with_debug
 def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> None:
     """Draw images and their views, as the run will see them, into a PNG."""
