@@ -12,6 +12,7 @@ operations (``tiles.py``). The negatives are summed apart from the positive: 1 -
 negatives / (negatives + positive), so nothing cancels when the pairs are well separated.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -84,15 +85,16 @@ def nt_xent(
     _require_no_overflow(temperature)
     if z_1.dim() != 2 or z_1.shape != z_2.shape:
         raise ValueError(f"z_1 and z_2 must be of one shape (images, d), got {tuple(z_1.shape)} and {tuple(z_2.shape)}")
-    # Triton starts its programs on the current device, whichever the rows are on.
-    with torch.autocast(z_1.device.type, enabled=False), torch.cuda.device_of(z_1):
+    with torch.autocast(z_1.device.type, enabled=False):
         raw = torch.cat((z_1, z_2)).to(torch.promote_types(z_1.dtype, torch.float32))
         processes = process_count(group)
         if pairs == "kernel" and (reason := refusal(raw, temperature, processes)):
             raise ValueError(f"no kernel for these pairs: {reason}")
         by_kernel = pairs == "kernel" or (pairs == "auto" and available(raw, temperature, processes))
         way = _ByKernel if by_kernel else _ByTiles
-        loss, shown, std = way.apply(raw, temperature, group)
+        # Triton starts its programs on the current device, whichever the rows are on.
+        with torch.cuda.device_of(raw) if by_kernel else nullcontext():
+            loss, shown, std = way.apply(raw, temperature, group)
     top1, top5, rank = shown.unbind()
     return NTXentResult(loss, top1, top5, rank, std)
 
