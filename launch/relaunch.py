@@ -4,7 +4,6 @@ import sys
 from collections.abc import Callable, Sequence
 
 from simclr_dist.config import Config
-from simclr_dist.distributed.cores import usable_cores
 from simclr_dist.distributed.launchers import launcher_here
 from simclr_dist.errors import UserError
 
@@ -29,6 +28,7 @@ def relaunch(
         UserError: a launcher has started several processes already, they are far more than cores, or what ``check``
             refuses.
     """
+    from simclr_dist.distributed.cores import usable_cores
     from simclr_dist.distributed.devices import require_devices
     from simclr_dist.distributed.processes import Processes
     from simclr_dist.launch import local

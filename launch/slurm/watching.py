@@ -151,7 +151,7 @@ def _progress(run_dir: Path) -> str:
     if "processes" in line:  # not in the lines of earlier versions
         speed += f" of {_number(line, 'processes', '.0f')} processes"
     text = "  ".join(part for part in [*parts, speed] if part)
-    if "total_steps" in facts and line["step"] < facts["total_steps"]:
+    if "total_steps" in facts and "step_seconds" in line and line["step"] < facts["total_steps"]:
         text += f"  {duration((facts['total_steps'] - line['step']) * line['step_seconds'])} left when it runs"
     return text
 

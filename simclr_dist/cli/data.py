@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from simclr_dist.cli.encoding import MOST_WORKERS
 from simclr_dist.cli.options import NameType, NumberType, PathType, with_config, with_debug, with_overrides
 from simclr_dist.config import load_config
 from simclr_dist.config.fields import MOST_SECONDS
@@ -43,7 +44,7 @@ def data() -> None:
 @click.option(
     "--chroma", type=click.Choice(CHROMA), default=Encoding.chroma, show_default=True, help="444: colour whole, larger."
 )
-@click.option("--workers", type=click.IntRange(min=0), help="Processes that encode.  [default: one a core]")
+@click.option("--workers", type=click.IntRange(0, MOST_WORKERS), help="Processes that encode.  [default: one a core]")
 @click.option(
     "--skip-broken",
     is_flag=True,
@@ -153,7 +154,9 @@ def seal(file: Path) -> None:
     show_default=True,
     help="auto: KEY.cls, else KEY.json's label, cls or class; folder: the first folder of an image's name.",
 )
-@click.option("--workers", type=click.IntRange(min=0), help="Shards that are read at once.  [default: one a core]")
+@click.option(
+    "--workers", type=click.IntRange(0, MOST_WORKERS), help="Shards that are read at once.  [default: one a core]"
+)
 @click.option(
     "--wait-seconds",
     type=click.IntRange(1, MOST_SECONDS),

@@ -23,7 +23,10 @@ def doctor(folder: Path, processes: int | None, device: str, json_file: Path | N
     """
     from simclr_dist.doctor.examination import examine
     from simclr_dist.doctor.versions import loads
+    from simclr_dist.storage.own_output import refuse_other_json
 
+    if json_file is not None:
+        refuse_other_json(json_file, "findings", "--json")
     if loads("torch"):
         if processes and processes > 1:
             words = ["--dir", str(folder), "--device", device, *(["--json", str(json_file)] if json_file else [])]

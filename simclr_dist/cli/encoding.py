@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from simclr_dist.evaluation.features import Extraction
     from simclr_dist.weights.loaded import LoadedEncoder
 
-at_least_1 = click.IntRange(min=1)
+MOST_WORKERS = 1024
+"""As machine.loader_workers."""
+at_least_1 = click.IntRange(1, 1_000_000)
 _path = PathType()
 
 
@@ -27,7 +29,7 @@ def with_extraction(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options of every extraction."""
     for option in (
         click.option(
-            "--workers", type=click.IntRange(min=-1), default=-1, help="That read images.  [default: by size]"
+            "--workers", type=click.IntRange(-1, MOST_WORKERS), default=-1, help="That read images.  [default: by size]"
         ),
         click.option("--batch-at-once", type=at_least_1, default=64, show_default=True, help="Images a forward pass."),
         click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
@@ -41,7 +43,7 @@ def with_images(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say which images of FOLDER are meant, and where their features are kept."""
     for option in (
         click.option("--blocks", type=_path, help="Where features are kept.  [default: RUN/features]"),
-        click.option("--image-size", type=click.IntRange(min=8), help="Side in pixels.  [default: the encoder's]"),
+        click.option("--image-size", type=click.IntRange(8, 16_384), help="Side in pixels.  [default: the encoder's]"),
         click.option(
             "--split", type=click.Choice(["pretrain", "train", "test"]),
             help="Of FOLDER's splits.  [default: a folder's images are all taken, of other sources pretrain]",

@@ -44,7 +44,7 @@ from simclr_dist.terminal import say
 @click.option("--shares", default="1,10,100", show_default=True, help="Percent of the labels: finetune, baseline.")
 @click.option("--splits", type=at_least_1, help="Draws of the labels.  [default: 5; finetune and baseline 1]")
 @click.option("--k", type=at_least_1, default=20, show_default=True, help="Neighbours that vote: knn.")
-@click.option("--temperature", type=NumberType(above=0), default=0.1, show_default=True, help="knn.")
+@click.option("--temperature", type=NumberType(low=1e-6), default=0.1, show_default=True, help="knn.")
 @click.option(
     "--solver", type=click.Choice(["auto", "lbfgs", "sgd"]), default="auto", show_default=True,
     help="Of probe; auto: lbfgs up to 100,000 images.",
@@ -57,7 +57,7 @@ from simclr_dist.terminal import say
     help="Images in a step of SGD.  [default: probe 4096, finetune the recipe's, segment 16]",
 )  # fmt: skip
 @click.option(
-    "--learning-rate", type=NumberType(above=0),
+    "--learning-rate", type=NumberType(above=0, high=1e6),
     help="Of SGD, for 256 images; of --grid the largest.  [default: probe 0.1, finetune 0.05, segment 0.112]",
 )  # fmt: skip
 @click.option("--optimizer", type=click.Choice(["sgd", "lars"]), help="sgd: Nesterov's.  [default: sgd]")

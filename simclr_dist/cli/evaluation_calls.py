@@ -1,10 +1,12 @@
 """What ``simclr-dist evaluate`` calls; torch is imported only then: encoder and images, each method, the file."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation.choices import chosen_data
+from simclr_dist.terminal import say
 
 
 def opened(run: Path, run_dir: Path, how: Any, options: dict[str, Any], overrides: list[str], method: str) -> Any:
@@ -32,6 +34,8 @@ def opened(run: Path, run_dir: Path, how: Any, options: dict[str, Any], override
             if on is None:
                 raise UserError(f"{run}: a file of weights knows no labelled images; give --on")
             run_dir.mkdir(exist_ok=True)
+        if not os.access(run_dir, os.W_OK):
+            raise UserError(f"{run_dir}: no result can be written there; make it writable, or evaluate a copy of it")
         data = chosen_data(
             pretrained.recipe.data, on, overrides, "folder_with_masks" if method == "segment" else "folder"
         )
@@ -55,8 +59,11 @@ def found_by_label_curve(context: Any, run_dir: Path, counts: list[int] | None, 
         return ""
     spread = " +- standard deviation" if splits > 1 else ""
     title = f"held-out accuracy in %, mean{spread} of {splits} draws of the labels, after {context.steps_done} steps"
-    shown = table(points, balanced=are_unequal(context.test_labels))
-    return f"{title}\n{shown}\n{write_points(context, run_dir, points)}"
+    shown = f"{title}\n{table(points, balanced=are_unequal(context.test_labels))}"
+    try:
+        return f"{shown}\n{write_points(context, run_dir, points)}"
+    except OSError as error:
+        raise _not_written(shown, run_dir, error) from error
 
 
 def found_by(
@@ -134,6 +141,8 @@ def found_by_segment(context: Any, run_dir: Path, images: list[int | None], opti
 
 def _written(context: Any, found: Any, run_dir: Path, what: str, sheet: Any = None) -> str:
     """Write the result, and a picture of its name beside it; the table and the file's name."""
+    title = f"{found.method} on {context.data.source}, {what}, after {found.steps_done} steps"
+    shown = f"{title}\n{found.table()}"
     try:
         path = found.write(run_dir)
         if sheet is not None:
@@ -141,7 +150,12 @@ def _written(context: Any, found: Any, run_dir: Path, what: str, sheet: Any = No
 
             write_png(path.with_suffix(".png"), sheet)
     except OSError as error:
-        raise UserError(f"{run_dir}: the result cannot be written: {error.strerror}") from error
+        raise _not_written(shown, run_dir, error) from error
     context.unfinished.remove()
-    title = f"{found.method} on {context.data.source}, {what}, after {found.steps_done} steps"
-    return f"{title}\n{found.table()}\n{path}"
+    return f"{shown}\n{path}"
+
+
+def _not_written(shown: str, run_dir: Path, error: OSError) -> UserError:
+    """Show what was computed all the same."""
+    say(shown)
+    return UserError(f"{run_dir}: this result cannot be written: {error.strerror}; mend that, and evaluate again")

@@ -10,7 +10,9 @@ from simclr_dist.terminal import say, typed
 
 @click.command()
 @click.argument("run", metavar="RUN", type=PathType())
-@click.option("--epochs", type=click.IntRange(min=1), required=True, help="Of the longer run, those done included.")
+@click.option(
+    "--epochs", type=click.IntRange(1, 1_000_000), required=True, help="Of the longer run, those done included."
+)
 @click.option("--run-dir", type=PathType(), help="Of the longer run.  [default: RUN_EPOCHS_epochs]")
 @click.option(
     "--optimizer", type=click.Choice(["kept", "fresh"]), default="kept", show_default=True,

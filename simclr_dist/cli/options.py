@@ -28,17 +28,16 @@ class NameType(click.types.StringParamType):
 
 
 class NumberType(click.FloatRange):
-    """A number above ``above``, or at least ``low``; not nan or inf, which a range lets by."""
+    """A number above ``above``, or at least ``low``, and at most ``high``; not nan or inf, which a range lets by."""
 
-    def __init__(self, *, above: float | None = None, low: float | None = None) -> None:
-        super().__init__(min=low if above is None else above, min_open=above is not None)
+    def __init__(self, *, above: float | None = None, low: float | None = None, high: float | None = None) -> None:
+        super().__init__(min=low if above is None else above, max=high, min_open=above is not None)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The number, in its range."""
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
+        if not math.isfinite(click.FLOAT.convert(value, param, ctx)):
             self.fail(f"{value} is not a finite number", param, ctx)
-        return number
+        return super().convert(value, param, ctx)
 
 
 def _not_empty(kind: Any, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:

@@ -18,7 +18,7 @@ from simclr_dist.terminal import say
 def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> None:
     """Draw images and their views, as the run will see them, into a PNG."""
     loaded = load_config(config, overrides)
-    from PIL import Image
+    from PIL import Image, PngImagePlugin
 
     from simclr_dist.config.registry import method_class
     from simclr_dist.data.preview import contact_sheet
@@ -26,11 +26,16 @@ def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> 
     from simclr_dist.data.sources.named import open_for_pretraining
     from simclr_dist.data.sources.summary import say_what_was_found, summary
     from simclr_dist.data.views.groups import views_in_words
+    from simclr_dist.storage.own_output import SOFTWARE, refuse_other_picture
 
+    refuse_other_picture(out)
     source = open_for_pretraining(loaded)
     try:
         sheet = contact_sheet(source, loaded.recipe, images, renderer=loaded.machine.renderer)
-        Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(out)
+        text = PngImagePlugin.PngInfo()
+        for key, value in SOFTWARE.items():
+            text.add_text(key, value)
+        Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(out, pnginfo=text)  # other formats take no notice of it
     except BrokenImageError as error:
         raise UserError(f"cannot preview a broken image: {error}") from error
     except UserError:

@@ -44,7 +44,9 @@ def export_weights(run: Path, to: str, out: Path | None, with_head: bool) -> Non
 @click.argument("out", metavar="OUT", type=_path)
 @click.option("--mean", metavar="R,G,B", help="Subtracted from pixels in 0..1.  [default: as the project's]")
 @click.option("--std", metavar="R,G,B", help="Divides them.  [default: as the project's]")
-@click.option("--image-size", type=click.IntRange(min=8), help="Side in pixels.  [default: 224; 32 with a 3x3 stem]")
+@click.option(
+    "--image-size", type=click.IntRange(8, 16_384), help="Side in pixels.  [default: 224; 32 with a 3x3 stem]"
+)
 @click.option("--stem-padding", type=click.IntRange(0, 3), help="Of the first convolution.  [default: the project's]")
 @click.option("--prefix", help="Of the names of the network that is meant, when FILE has several.")
 @click.option("--encoder", metavar="timm/NAME", help="The model of timm that FILE is of.  [default: config.json's]")

@@ -73,10 +73,11 @@ def look_at_classes(train: ImageSource, test: ImageSource) -> LabelledImages:
         left_out=left_out,
         notices=notices,
     )
-    sizes = np.bincount(found.train_labels)
-    if are_unequal(found.train_labels) or are_unequal(found.test_labels):
+    kinds = {"training": found.train_labels, "test": found.test_labels}
+    if unequal := next((kind for kind, labels in kinds.items() if are_unequal(labels)), None):
+        sizes = np.bincount(kinds[unequal], minlength=len(found.classes))
         notices.append(
-            f"the classes are unequal ({sizes.min()} to {sizes.max()} training images, fewest of "
+            f"the classes are unequal ({sizes.min()} to {sizes.max()} {unequal} images, fewest of "
             f"'{found.classes[int(sizes.argmin())]}'): balanced accuracy, the mean over the classes, stands beside"
         )
     return found

@@ -53,7 +53,7 @@ class Colorization(ColorTask):
 
         neighbours: int = number(5, low=1, high=100)
         """Bins that share a place's colour (the paper: 5; its released training code: 10)."""
-        sigma: float = number(5.0, above=0.0)
+        sigma: float = number(5.0, above=0.0, high=1000.0)
         """Width of the Gaussian that shares it out, in units of a and b."""
         uniform_share: float = number(0.5, low=0.0, high=1.0)
         """The paper's lambda: rare colours count more, in proportion to one over their share mixed with this much of

@@ -9,6 +9,7 @@ from simclr_dist.errors import UserError
 from simclr_dist.planning.cards import CARDS, FLOPS_A_VIEW, rate_of
 from simclr_dist.planning.communication import Assumptions
 from simclr_dist.progress_bar import ticking
+from simclr_dist.storage.own_output import refuse_other_picture
 from simclr_dist.units import parse_bandwidth, parse_bytes, parse_count, parse_flops
 
 _GPUS_PER_NODE = 8
@@ -36,9 +37,11 @@ def plan_run(config: Config, options: Options) -> str:
     """The text to print; the picture is written to ``options.out``.
 
     Raises:
-        UserError: an option cannot be read, the GPUs cannot compute the recipe, the data is not here and ``images`` is
-            not given.
+        UserError: an option cannot be read, another file stands where the picture is to be, the GPUs cannot compute the
+            recipe, the data is not here and ``images`` is not given.
     """
+    if options.out:
+        refuse_other_picture(options.out)
     memory_bytes = _memory_bytes(options.card, options.gpu_memory)
     assumed = _assumptions(options, config.machine.precision)
     count, found = (parse_count(options.images, "--images"), "") if options.images else _images_here(config)

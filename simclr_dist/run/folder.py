@@ -17,6 +17,7 @@ from simclr_dist.run.contents import REQUIRED, contents, digest_in, refuse_incom
 from simclr_dist.run.kept import NONE, Kept
 from simclr_dist.run.lock import RunLock
 from simclr_dist.run.newest import Newest, load_newest, set_aside
+from simclr_dist.run.same_recipe import keep_given, refuse_folder_of_other
 from simclr_dist.run.writer import Saver
 from simclr_dist.run.writing import writing
 from simclr_dist.storage.atomic import write_atomically
@@ -212,7 +213,7 @@ class RunFolder:
     def _give_up(self) -> None:
         raise UserError(
             f"machine.run_dir: {self._saver.failed} saves to {self.checkpoints} failed one after another, the last "
-            f"because: {self._saver.reason}; make room, then start again: {self._saver.last_good()}"
+            f"because: {self._saver.reason}; {self._saver.cure}: {self._saver.last_good()}"
         )
 
     def _newest(self, start: Start | None) -> tuple[Path | None, str]:
@@ -232,8 +233,11 @@ class RunFolder:
             initial.sha256 = start.name_weights(digest_in(state["recipe"]) if path else None)
         if path is not None:
             refuse_other_run(path, state, self.config.recipe, images, self.source)
+        else:
+            refuse_folder_of_other(self.path, self.config.recipe)
         self._set_aside(newest)
         with writing(self.path):
+            keep_given(self.path)
             write_atomically(self.path / "config.yaml", to_yaml(self.config).encode())
         return path, initial.sha256
 

@@ -5,13 +5,14 @@ from typing import Any
 
 import yaml
 
-from simclr_dist.config import Recipe
+from simclr_dist.config import Recipe, load_config, to_yaml
 from simclr_dist.config.anomalies import may_change
 from simclr_dist.config.filling import method_name
 from simclr_dist.config.loading import fields_of
 from simclr_dist.config.moved import migrated
 from simclr_dist.config.registry import method_keys
 from simclr_dist.errors import UserError
+from simclr_dist.log import log
 from simclr_dist.run import checkpoint
 from simclr_dist.storage.yaml_text import load_yaml
 from simclr_dist.terminal import typed
@@ -71,18 +72,47 @@ def refuse_other(where: Path, differing: list[str], stored: dict[str, Any], reci
         raise UserError(f"machine.run_dir: {where} is of another recipe: {'; '.join(differing)}; {cure}")
 
 
+def is_begun(run_dir: Path) -> bool:
+    """Whether a run has computed anything in a folder; its checkpoints may have been removed since."""
+    metrics = run_dir / "metrics.jsonl"
+    return bool(
+        checkpoint.by_age(run_dir / "checkpoints")
+        or (metrics.exists() and metrics.stat().st_size)
+        or any((run_dir / "kept").glob("*.pt"))
+    )
+
+
 def refuse_folder_of_other(run_dir: Path, recipe: Recipe) -> None:
-    """The same of a folder with checkpoints, by its config.yaml alone: no checkpoint is read, and so none is judged.
+    """The same of a folder in which something was computed, by its config.yaml: no checkpoint is read or judged.
 
     Raises:
         UserError: the run that stands there has another recipe.
     """
     path = run_dir / "config.yaml"
-    if not checkpoint.by_age(run_dir / "checkpoints"):
-        return  # nothing was computed there yet
+    if not is_begun(run_dir):
+        return
     try:
         stored = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return  # the job reads the checkpoint itself, and will say so
+        return  # a checkpoint, where there is one, says it itself
     if isinstance(stored, dict) and isinstance(stored.get("recipe"), dict):
         refuse_other(path, differences(stored["recipe"], recipe), stored["recipe"], recipe)
+
+
+def keep_given(run_dir: Path) -> None:
+    """Before a run's first config.yaml is written: one that the user has put into the folder gets another name.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path, kept = run_dir / "config.yaml", run_dir / "config_given.yaml"
+    if path.exists() and not kept.exists() and not is_begun(run_dir) and not _is_written_by_run(path):
+        kept.write_bytes(path.read_bytes())
+        log.info("%s: kept as %s, as the run writes its own with all keys", path, kept.name)
+
+
+def _is_written_by_run(path: Path) -> bool:
+    try:
+        return to_yaml(load_config(str(path))) == path.read_text(encoding="utf-8")
+    except (UserError, OSError, UnicodeDecodeError):
+        return False

@@ -42,6 +42,8 @@ class Saver:
         """Saves that failed since the last one that did not."""
         self.reason = ""
         """Why the last one did."""
+        self.cure = ""
+        """And what to do."""
         self._thread: Thread | None = None
         self._copy = StateCopy()
         self._waiting_logged = False
@@ -73,11 +75,15 @@ class Saver:
         try:
             # The last good checkpoint must be good: the loss shows spoilt weights only a step after they are saved.
             if spoilt := first_not_finite(state.get("model", {})):
-                raise ValueError(f"the weights {spoilt} are not finite")
+                raise FloatingPointError(f"the weights {spoilt} are not finite")
             checkpoint.write(self.folder, state, step, self.keep, self.before_naming, self.before_removing)
         except Exception as error:  # in a thread nobody else would hear of it
             disk = isinstance(error, OSError) and error.strerror
             self.reason = disk or first_line(error)
+            if isinstance(error, FloatingPointError):
+                self.cure = "lower the learning rate, and start in another machine.run_dir"
+            else:
+                self.cure = f"{'make room' if disk else 'mend that'}, then start again"
             self.failed += 1
             self.after_failure()
             log.warning(

@@ -145,6 +145,8 @@ class Trainer:
                 if agreed.run_is_lost:
                     raise AgreedError(self.folder.lock.loss())
                 self.folder.check_saves(agreed.failed_saves)
+                if signal and self.steps_done:
+                    break  # a step may take minutes, and a notice gives few
                 if agreed.can_grow and not signal:
                     raise MoreProcessesError
                 if batch is None or agreed.no_batch:

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from torch.distributed import TCPStore
 
+from simclr_dist.distributed import cores
 from simclr_dist.errors import UserError
 from simclr_dist.launch import local
-from simclr_dist.launch import relaunch as relaunching
 from simclr_dist.launch.relaunch import relaunch
 from simclr_dist.run.metrics_log import read_metrics
 from tests.support.commands import complaint
@@ -57,7 +57,7 @@ def test_a_launcher_that_has_started_the_processes_already_is_named(monkeypatch)
 
 
 def test_far_more_processes_than_cores_are_refused_before_one_is_started(monkeypatch):
-    monkeypatch.setattr(relaunching, "usable_cores", lambda: 2)
+    monkeypatch.setattr(cores, "usable_cores", lambda: 2)
     with pytest.raises(UserError, match="--processes 33: more than 16 for each of the 2 cores here; ask for fewer"):
         relaunch(33, ["pretrain"], "cpu", check=lambda: pytest.fail("it went on"))
 

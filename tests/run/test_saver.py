@@ -194,3 +194,11 @@ def test_metrics_that_are_too_many_to_wait_end_the_run_with_a_line(tmp_path, mon
     with pytest.raises(UserError, match="No space left on device; make room"):
         metrics.write({"step": 2, "epoch": 1, "loss": 1.0, "a" * 100: 1.0})
     metrics.close()
+
+
+def test_weights_that_are_not_finite_are_not_cured_by_room_on_the_disk(tmp_path):
+    saver = Saver(tmp_path, 1, None)
+    saver.begin({"model": {"w": torch.tensor([float("nan")])}}, 1)
+    saver.wait()
+    assert "not finite" in saver.reason
+    assert saver.cure == "lower the learning rate, and start in another machine.run_dir"
