@@ -165,7 +165,8 @@ def _saved(run_dir: Path) -> str:
     newest = max((run_dir / "checkpoints").glob("step_*.pt"), default=None)
     if newest is None:
         return "no checkpoint yet"
-    return f"{newest.name}, {duration(time.time() - newest.stat().st_mtime)} ago"
+    age = time.time() - newest.stat().st_mtime  # another host's clock may be ahead
+    return f"{newest.name}, {duration(max(0.0, age))} ago"
 
 
 def _number(line: dict[str, float], key: str, form: str) -> str:

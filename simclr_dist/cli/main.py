@@ -63,8 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = 128 + signal.SIGINT
     except Exception as error:
         if isinstance(error, OSError) and (is_of_full_disk(error) or error.errno == errno.EROFS):
-            where = error.filename or "a file of this command"
-            _complain(f"{where} cannot be written: {error.strerror}; make room there, then start again", debug)
+            where = error.filename or "standard output or a file of this command"
+            cure = "choose a place that can" if error.errno == errno.EROFS else "make room there, then start again"
+            _complain(f"{where} cannot be written: {error.strerror}; {cure}", debug)
             end_process(2)
         if is_of_memory(error):
             _complain(

@@ -150,6 +150,8 @@ def _parse(path: Path, overrides: Sequence[str], values: Mapping[str, Any]) -> A
     except AmbiguousNumberError as error:
         raise UserError(f"{path}: {error}") from error
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # which omegaconf stumbles over
+            raise error.__context__ from None
         raise UserError(f"{path}: not valid YAML: {yaml_complaint(error)}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}; check the path and its permissions") from error

@@ -49,6 +49,7 @@ class MethodClass(Protocol):
     METRICS: ClassVar[Mapping[str, Metric]]
     needs: ClassVar[frozenset[str]]
     TAKES: ClassVar[str]
+    HEAD: ClassVar[str]
     PICTURES: ClassVar[str]
 
     @classmethod

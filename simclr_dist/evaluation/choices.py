@@ -54,7 +54,7 @@ def chosen_method(words: Sequence[str]) -> tuple[str, list[str]]:
 def refuse_foreign(method: str, given: Sequence[str], solver: str) -> None:
     """Raise a UserError for an option that was given but has no meaning for the method."""
     for name in given:
-        option = f"--{name.replace('_', '-')}"
+        option = "--cache/--no-cache" if name == "cache" else f"--{name.replace('_', '-')}"
         if name not in METHODS[method]:
             owners = ", ".join(each for each, names in METHODS.items() if name in names)
             raise UserError(f"{option}: has no meaning for {method}; it belongs to {owners}")

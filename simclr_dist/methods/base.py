@@ -57,6 +57,9 @@ class Method(nn.Module):
     """Whether ``embed`` may be recorded once and replayed (machine.cuda_graphs): it depends on the batch's tensors on
     the device but the labels, parameters and buffers alone, not on numbers of Python's that change, and never waits
     for the device."""
+    HEAD: ClassVar[str] = "projection"
+    """The module, if there is one of that name, that makes embeddings (rows, d) of features (rows, C): for exports,
+    fine-tuning and evaluation."""
     ABOUT: ClassVar[About | None] = None
     """What ``simclr-dist methods`` tells of it; one of this project has it, yours may."""
     PICTURES: ClassVar[str] = ""

@@ -41,6 +41,7 @@ class DenseCL(Method):
     """
 
     recordable = True
+    HEAD: ClassVar[str] = "projection.pooled"
     ABOUT: ClassVar[About | None] = About(
         title="DenseCL", paper="Wang et al. 2021", arxiv="2011.09157", keeps=("second encoder", "queue"),
         equation=(

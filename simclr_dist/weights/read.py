@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from simclr_dist.config import Recipe
 from simclr_dist.config.filling import method_name
 from simclr_dist.config.loading import recipe_from_dict
+from simclr_dist.config.registry import method_class
 from simclr_dist.distributed.collectives import process_rank
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.log import log
@@ -109,7 +110,7 @@ def _from_saved(saved: SavedState) -> LoadedEncoder:
         recipe=recipe,
         source=saved.source,
         architecture=Architecture.of_recipe(recipe),
-        projection=_projection(recipe, _below(state["model"], HEAD)),
+        projection=_projection(recipe, _below(state["model"], f"{method_class(recipe.method.name).HEAD}.")),
         steps_done=saved.steps_done,
         not_the_newest=saved.remark,
     )
@@ -120,12 +121,14 @@ def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _projection(recipe: Recipe, state: Mapping[str, Tensor]) -> nn.Module | None:
-    """The method's head named ``projection`` with its weights; None when there are none."""
+    """The method's ``HEAD`` with its weights; None when there are none."""
     if not state:
         return None
     with torch.device("meta"):  # nothing else of the method is needed, and a bank of every image may be in it
-        head = getattr(build_method(recipe, 1), "projection", None)
-    if not isinstance(head, nn.Module):
+        method = build_method(recipe, 1)
+    try:
+        head = method.get_submodule(method.HEAD)
+    except AttributeError:
         return None
     # Copies, as those of an encoder: torch's own memory begins where products round the same.
     head.load_state_dict({key: tensor.clone() for key, tensor in state.items()}, assign=True)

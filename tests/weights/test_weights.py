@@ -78,6 +78,17 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     return folders
 
 
+def test_of_two_heads_that_of_pooled_features_is_the_encoders(tmp_path):
+    recipe = tiny_config(tmp_path, "recipe.method.name=densecl", "recipe.method.queue_keys=64").recipe
+    method = lived_in(build_method(recipe, images=1))
+    checkpoint.save(tmp_path / "checkpoints", {"recipe": to_dict(recipe), "model": method.state_dict()}, 7, keep=1)
+    loaded = load_encoder(tmp_path)
+    features = torch.randn(3, loaded.encoder.output_dim)
+    assert torch.equal(loaded.projection(features), method.projection.pooled.eval()(features))
+    back = load_encoder(export(loaded, "safetensors", tmp_path / "encoder.safetensors", with_head=True).path)
+    assert torch.equal(back.projection(features), loaded.projection(features))
+
+
 @pytest.fixture
 def run(runs) -> Path:
     return runs["resnet10 of width 0.25 with a small stem"]
