@@ -150,6 +150,11 @@ def _tensors_in(node: Any, name: str) -> Iterator[tuple[str, Tensor]]:
 def _remarks(loaded: LoadedEncoder, recipe: Recipe) -> Iterator[str]:
     yield from _of_pixels(loaded.source, loaded.mean, loaded.std, recipe, known=loaded.recipe_known)
     there, here = loaded.architecture, Architecture.of_recipe(recipe)
+    if there and here and there.takes != here.takes:
+        yield (
+            f"{loaded.source} takes {there.takes} of an image and an encoder here {here.takes}: the run begins with other "
+            "features than those weights gave"
+        )
     if there and here and there.stem == here.stem and there.stem_padding != here.stem_padding:
         yield (
             f"{loaded.source} has padding {there.stem_padding} in its first convolution and an encoder here "

@@ -234,6 +234,12 @@ def test_other_pixels_than_the_weights_were_trained_with_are_said(runs, tmp_path
     assert "recipe.data has mean [0.5, 0.5, 0.5]" in read_initial(recipe).remarks[0]
 
 
+def test_an_encoder_that_takes_another_part_of_the_image_is_said(runs, tmp_path):
+    colors = tiny_config(tmp_path, "recipe.method.name=colorization", f"recipe.initial.weights={runs / 'simclr'}")
+    (remark,) = [each for each in read_initial(colors.recipe).remarks if "takes" in each]
+    assert "takes rgb of an image and an encoder here lightness" in remark
+
+
 def test_the_plan_knows_the_size_of_a_checkpoint_whose_weights_the_start_has_still_to_name(tmp_path):
     config = tiny_config(tmp_path, "recipe.initial.weights=anything")
     predicted = checkpoint_bytes(config, 1438)
