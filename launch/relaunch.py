@@ -37,7 +37,9 @@ def relaunch(
     if launcher and Processes.from_environment().count > 1:
         raise UserError(f"--processes: {launcher.name} has started the processes already; leave it out")
     if count > _MOST_A_CORE * (cores := usable_cores()):
-        raise UserError(f"--processes {count}: more than {_MOST_A_CORE} for each of the {cores} cores here; ask for fewer")
+        raise UserError(
+            f"--processes {count}: more than {_MOST_A_CORE} for each of the {cores} cores here; ask for fewer"
+        )
     if check:
         check()
     require_devices(device, count)

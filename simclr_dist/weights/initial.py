@@ -152,8 +152,8 @@ def _remarks(loaded: LoadedEncoder, recipe: Recipe) -> Iterator[str]:
     there, here = loaded.architecture, Architecture.of_recipe(recipe)
     if there and here and there.takes != here.takes:
         yield (
-            f"{loaded.source} takes {there.takes} of an image and an encoder here {here.takes}: the run begins with other "
-            "features than those weights gave"
+            f"{loaded.source} takes {there.takes} of an image and an encoder here {here.takes}: the run begins with "
+            "other features than those weights gave"
         )
     if there and here and there.stem == here.stem and there.stem_padding != here.stem_padding:
         yield (
