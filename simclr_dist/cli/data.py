@@ -8,10 +8,9 @@ from typing import Any
 
 import click
 
-from simclr_dist.cli.encoding import MOST_WORKERS
 from simclr_dist.cli.options import NameType, NumberType, PathType, with_config, with_debug, with_overrides
 from simclr_dist.config import load_config
-from simclr_dist.config.fields import MOST_SECONDS
+from simclr_dist.config.fields import MOST_SECONDS, MOST_WORKERS
 from simclr_dist.config.shards import LABELS, Shards
 from simclr_dist.data.sources.beton.encoding import CHROMA, MODES, Encoding, default_max_side
 from simclr_dist.progress_bar import showing_progress, ticking

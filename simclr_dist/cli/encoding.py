@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from simclr_dist.cli.options import PathType
+from simclr_dist.config.fields import MOST_PIXELS, MOST_WORKERS
 from simclr_dist.config.recipe import SOURCES, Data
 from simclr_dist.errors import UserError, nearest
 from simclr_dist.terminal import say
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from simclr_dist.evaluation.features import Extraction
     from simclr_dist.weights.loaded import LoadedEncoder
 
-MOST_WORKERS = 1024
-"""As machine.loader_workers."""
 at_least_1 = click.IntRange(1, 1_000_000)
 _path = PathType()
 
@@ -43,7 +42,9 @@ def with_images(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say which images of FOLDER are meant, and where their features are kept."""
     for option in (
         click.option("--blocks", type=_path, help="Where features are kept.  [default: RUN/features]"),
-        click.option("--image-size", type=click.IntRange(8, 16_384), help="Side in pixels.  [default: the encoder's]"),
+        click.option(
+            "--image-size", type=click.IntRange(8, MOST_PIXELS), help="Side in pixels.  [default: the encoder's]"
+        ),
         click.option(
             "--split", type=click.Choice(["pretrain", "train", "test"]),
             help="Of FOLDER's splits.  [default: a folder's images are all taken, of other sources pretrain]",

@@ -1,6 +1,8 @@
 """What ``simclr-dist evaluate`` calls; torch is imported only then: encoder and images, each method, the file."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +62,9 @@ def found_by_label_curve(context: Any, run_dir: Path, counts: list[int] | None, 
     spread = " +- standard deviation" if splits > 1 else ""
     title = f"held-out accuracy in %, mean{spread} of {splits} draws of the labels, after {context.steps_done} steps"
     shown = f"{title}\n{table(points, balanced=are_unequal(context.test_labels))}"
-    try:
-        return f"{shown}\n{write_points(context, run_dir, points)}"
-    except OSError as error:
-        raise _not_written(shown, run_dir, error) from error
+    with _shown_at_least(shown, run_dir):
+        path = write_points(context, run_dir, points)
+    return f"{shown}\n{path}"
 
 
 def found_by(
@@ -143,19 +144,27 @@ def _written(context: Any, found: Any, run_dir: Path, what: str, sheet: Any = No
     """Write the result, and a picture of its name beside it; the table and the file's name."""
     title = f"{found.method} on {context.data.source}, {what}, after {found.steps_done} steps"
     shown = f"{title}\n{found.table()}"
-    try:
+    with _shown_at_least(shown, run_dir):
         path = found.write(run_dir)
         if sheet is not None:
             from simclr_dist.evaluation.mask_pictures import write_png
 
             write_png(path.with_suffix(".png"), sheet)
-    except OSError as error:
-        raise _not_written(shown, run_dir, error) from error
     context.unfinished.remove()
     return f"{shown}\n{path}"
 
 
-def _not_written(shown: str, run_dir: Path, error: OSError) -> UserError:
-    """Show what was computed all the same."""
-    say(shown)
-    return UserError(f"{run_dir}: this result cannot be written: {error.strerror}; mend that, and evaluate again")
+@contextmanager
+def _shown_at_least(shown: str, run_dir: Path) -> Iterator[None]:
+    """Where the block cannot write what was computed, show it all the same.
+
+    Raises:
+        UserError: it could not.
+    """
+    try:
+        yield
+    except OSError as error:
+        say(shown)
+        raise UserError(
+            f"{run_dir}: this result cannot be written: {error.strerror}; mend that, and evaluate again"
+        ) from error

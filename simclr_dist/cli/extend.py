@@ -5,13 +5,14 @@ from pathlib import Path
 import click
 
 from simclr_dist.cli.options import PathType, with_debug
+from simclr_dist.config.fields import MOST_EPOCHS
 from simclr_dist.terminal import say, typed
 
 
 @click.command()
 @click.argument("run", metavar="RUN", type=PathType())
 @click.option(
-    "--epochs", type=click.IntRange(1, 1_000_000), required=True, help="Of the longer run, those done included."
+    "--epochs", type=click.IntRange(1, MOST_EPOCHS), required=True, help="Of the longer run, those done included."
 )
 @click.option("--run-dir", type=PathType(), help="Of the longer run.  [default: RUN_EPOCHS_epochs]")
 @click.option(

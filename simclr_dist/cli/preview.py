@@ -33,8 +33,7 @@ def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> 
     try:
         sheet = contact_sheet(source, loaded.recipe, images, renderer=loaded.machine.renderer)
         text = PngImagePlugin.PngInfo()
-        for key, value in SOFTWARE.items():
-            text.add_text(key, value)
+        text.add_text("Software", SOFTWARE)
         Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(out, pnginfo=text)  # other formats take no notice of it
     except BrokenImageError as error:
         raise UserError(f"cannot preview a broken image: {error}") from error

@@ -8,6 +8,7 @@ import click
 import yaml
 
 from simclr_dist.cli.options import PathType, with_debug
+from simclr_dist.config.fields import MOST_PIXELS
 from simclr_dist.errors import UserError
 from simclr_dist.storage.yaml_text import AmbiguousNumberError, load_yaml
 from simclr_dist.terminal import say
@@ -45,7 +46,7 @@ def export_weights(run: Path, to: str, out: Path | None, with_head: bool) -> Non
 @click.option("--mean", metavar="R,G,B", help="Subtracted from pixels in 0..1.  [default: as the project's]")
 @click.option("--std", metavar="R,G,B", help="Divides them.  [default: as the project's]")
 @click.option(
-    "--image-size", type=click.IntRange(8, 16_384), help="Side in pixels.  [default: 224; 32 with a 3x3 stem]"
+    "--image-size", type=click.IntRange(8, MOST_PIXELS), help="Side in pixels.  [default: 224; 32 with a 3x3 stem]"
 )
 @click.option("--stem-padding", type=click.IntRange(0, 3), help="Of the first convolution.  [default: the project's]")
 @click.option("--prefix", help="Of the names of the network that is meant, when FILE has several.")

@@ -10,6 +10,9 @@ MOST_KEYS = 2**24
 """Of a queue."""
 MOST_PIXELS = 2**14
 """Of a view, a side."""
+MOST_WORKERS = 1024
+"""Processes or threads beside one."""
+MOST_EPOCHS = 1_000_000
 MOST_SECONDS = 2_000_000
 """23 days: the system waits for 2**31 milliseconds at most."""
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from simclr_dist.config.fields import MOST_SECONDS, number, one_of
+from simclr_dist.config.fields import MOST_SECONDS, MOST_WORKERS, number, one_of
 from simclr_dist.config.shards import Shards
 from simclr_dist.config.tracking import Tracking
 
@@ -33,7 +33,7 @@ class Machine:
     times slower). Their pixels differ by 1/255 in about one of 100,000, where a blurred pixel is halfway."""
     views_on_device: bool = False
     """Colours and blur on the training device, so that only decoding and cropping are left to the loader workers."""
-    loader_workers: int = number(-1, low=-1, high=1024)
+    loader_workers: int = number(-1, low=-1, high=MOST_WORKERS)
     """Processes that load and augment images, for each training process. 0: none; -1: one a core of its own, to 16."""
     save_every_steps: int = number(500, low=1)
     """Steps between checkpoints, written in the background; one is always written at the end and when the run is

@@ -9,7 +9,15 @@ from functools import partial
 from typing import Any
 
 from simclr_dist.config.anomalies import Anomalies
-from simclr_dist.config.fields import FOLLOWS, MOST_PIXELS, number, number_that_follows, one_of, somebodys_options
+from simclr_dist.config.fields import (
+    FOLLOWS,
+    MOST_EPOCHS,
+    MOST_PIXELS,
+    number,
+    number_that_follows,
+    one_of,
+    somebodys_options,
+)
 from simclr_dist.config.initial import Initial
 from simclr_dist.config.method import MethodKeys
 from simclr_dist.config.registry import method_class, method_keys
@@ -172,7 +180,7 @@ class Recipe:
 
     seed: int = number(0, low=0, high=2**63 - 1)
     """Seeds the initial weights, the order of the images and every random choice of every view."""
-    epochs: int = number(100, low=1, high=1_000_000)
+    epochs: int = number(100, low=1, high=MOST_EPOCHS)
     """Passes over the images. An epoch drops the images that do not fill a global batch (others each time)."""
     warmup_epochs: float = number_that_follows("a tenth of recipe.epochs, at most 10", low=0.0)
     """Linear warm-up of the learning rate from 0, in epochs; then recipe.optimizer.learning_rate_decay."""

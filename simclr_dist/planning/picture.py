@@ -43,7 +43,7 @@ def draw(plan: Plan, path: Path) -> None:
         axis.grid(alpha=0.25)
         axis.axvline(plan.suggested.gpus, color=_GREY, linewidth=6, alpha=0.2, zorder=0)
     try:
-        figure.savefig(path, dpi=110, metadata=SOFTWARE if path.suffix.lower() == ".png" else None)
+        figure.savefig(path, dpi=110, metadata={"Software": SOFTWARE} if path.suffix.lower() == ".png" else None)
     except (OSError, ValueError) as error:
         raise UserError(f"--out: cannot write {path}: {first_line(error)}") from error
     finally:

@@ -9,6 +9,7 @@ from simclr_dist import __version__
 from simclr_dist.errors import UserError
 from simclr_dist.reporting.markup import Html, tag
 from simclr_dist.storage.atomic import write_atomically
+from simclr_dist.storage.own_output import refuse_unless
 from simclr_dist.storage.temporary import remove_leftovers
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -70,9 +71,9 @@ def check_replaceable(out: Path, kind: str) -> None:
         if not out.parent.is_dir():
             raise UserError(f"--out: {out.parent} is not a folder; make it first")
         return
-    if out.is_dir() or _mark(kind).encode() not in out.read_bytes()[:2000]:
-        what = "report" if kind == "report" else f"page of {kind}"
-        raise UserError(f"--out: {out} is there and is no {what} of simclr-dist; choose another name, or remove it")
+    is_own = not out.is_dir() and _mark(kind).encode() in out.read_bytes()[:2000]
+    what = "report" if kind == "report" else f"page of {kind}"
+    refuse_unless(is_own, out, "--out", f"no {what} of simclr-dist")
 
 
 def _mark(kind: str) -> str:

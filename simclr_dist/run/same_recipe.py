@@ -14,6 +14,7 @@ from simclr_dist.config.registry import method_keys
 from simclr_dist.errors import UserError
 from simclr_dist.log import log
 from simclr_dist.run import checkpoint
+from simclr_dist.storage.atomic import write_atomically
 from simclr_dist.storage.yaml_text import load_yaml
 from simclr_dist.terminal import typed
 
@@ -107,7 +108,7 @@ def keep_given(run_dir: Path) -> None:
     """
     path, kept = run_dir / "config.yaml", run_dir / "config_given.yaml"
     if path.exists() and not kept.exists() and not is_begun(run_dir) and not _is_written_by_run(path):
-        kept.write_bytes(path.read_bytes())
+        write_atomically(kept, path.read_bytes())
         log.info("%s: kept as %s, as the run writes its own with all keys", path, kept.name)
 
 

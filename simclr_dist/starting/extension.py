@@ -10,6 +10,7 @@ from simclr_dist.data.loading.order import build_order
 from simclr_dist.errors import UserError
 from simclr_dist.optim.schedule import Schedule, build_schedule
 from simclr_dist.run import checkpoint
+from simclr_dist.run.same_recipe import is_begun
 from simclr_dist.storage.atomic import write_atomically
 from simclr_dist.weights.initial import read_initial
 from simclr_dist.weights.saved import SavedState, saved_state
@@ -74,7 +75,7 @@ def extended(run: Path, epochs: int, run_dir: Path | None = None, optimizer: str
     if run_dir is None and not folder.resolve().name:
         raise UserError(f"--run-dir: {run} stands in no run folder, whose name the new one would have; give a folder")
     run_dir = run_dir or folder.with_name(f"{folder.resolve().name}_{epochs}_epochs")
-    if checkpoint.by_age(run_dir / "checkpoints"):
+    if is_begun(run_dir):
         raise UserError(f"--run-dir: {run_dir} holds a run already; give another folder")
     initial = Initial(weights=str(saved.path), what=ALL, optimizer=optimizer, steps_done=saved.steps_done)
     recipe = replace(before, epochs=epochs, initial=initial)

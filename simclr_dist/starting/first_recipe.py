@@ -18,7 +18,7 @@ from simclr_dist.data.sources.files import FileSource
 from simclr_dist.errors import UserError
 from simclr_dist.models.kernels import set_kernels
 from simclr_dist.progress_bar import ticking
-from simclr_dist.run import checkpoint
+from simclr_dist.run.same_recipe import is_begun
 from simclr_dist.starting.choices import Choice, Found, Rung, batch_images, choices, chosen_rung, host_for, rungs
 from simclr_dist.starting.pictures import Pictures, look_at_pictures, mean_pixels
 from simclr_dist.starting.speed import Host, Timing, host_here, time_step
@@ -100,7 +100,7 @@ def next_commands(out: Path, pictures: Pictures, host: Host) -> list[str]:
         commands[2] = (typed("evaluate", run, "--on", "FOLDER"), f"FOLDER with labels: {why_not}")
     width = max(len(command) for command, _ in commands)
     lines = ["next:", *(f"  {command:{width}}  # {what}" for command, what in commands)]
-    if checkpoint.by_age(run / "checkpoints"):
+    if is_begun(run):
         lines.append(f"{run} holds a run already: pretrain refuses another recipe there; set machine.run_dir in {out}")
     return lines
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from simclr_dist.errors import UserError
 
-SOFTWARE = {"Software": "simclr-dist"}
-"""Text that the project's PNG files carry."""
+SOFTWARE = "simclr-dist"
+"""The text "Software" of the project's PNG files."""
 
 
 def refuse_other_picture(path: Path, option: str = "--out") -> None:
@@ -21,10 +21,10 @@ def refuse_other_picture(path: Path, option: str = "--out") -> None:
         return
     try:
         with Image.open(path) as there:
-            is_own = there.info.get("Software") == SOFTWARE["Software"]
+            is_own = there.info.get("Software") == SOFTWARE
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         is_own = False
-    _refuse_unless(is_own, path, option, "no picture of simclr-dist")
+    refuse_unless(is_own, path, option, "no picture of simclr-dist")
 
 
 def refuse_other_json(path: Path, key: str, option: str) -> None:
@@ -35,9 +35,10 @@ def refuse_other_json(path: Path, key: str, option: str) -> None:
         there = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         there = None
-    _refuse_unless(isinstance(there, dict) and key in there, path, option, "not of this command")
+    refuse_unless(isinstance(there, dict) and key in there, path, option, "not of this command")
 
 
-def _refuse_unless(is_own: bool, path: Path, option: str, what: str) -> None:
+def refuse_unless(is_own: bool, path: Path, option: str, what: str) -> None:
+    """Raise a UserError that says ``what`` the file is where it is not the command's own."""
     if not is_own:
         raise UserError(f"{option}: {path} is there and is {what}; choose another name, or remove it")

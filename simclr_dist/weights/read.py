@@ -29,7 +29,7 @@ from simclr_dist.weights.of_timm import load_timm, timm_model
 from simclr_dist.weights.saved import SavedState, saved_state
 
 HEAD = "projection."
-"""Before the names of a head's tensors, in a checkpoint and in our own exports."""
+"""Before the names of a head's tensors in our own exports; in a checkpoint stands the method's ``HEAD``."""
 METADATA_KEY = "simclr_dist"
 FORMAT = 1
 _IMAGE_SIZES = {"imagenet": 224, "small": 32}

@@ -109,7 +109,7 @@ def test_an_abort_that_is_asked_for_once_more_while_its_group_ends_does_not_stan
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
-def test_numbers_that_may_be_indices_are_ones_where_an_aborted_gather_has_not_written_them(monkeypatch, dtype):
+def test_gathered_integers_are_zeros_and_so_indices_where_an_aborted_gather_has_not_written_them(monkeypatch, dtype):
     monkeypatch.setattr(collectives, "process_count", lambda group=None: 64)
     monkeypatch.setattr(collectives, "_run", lambda *arguments, **options: None)
     for _ in range(4):  # memory that was used before

@@ -14,8 +14,7 @@ import torch.distributed as dist
 from torch.futures import Future
 
 from simclr_dist.distributed.collectives import copy_first, gather_objects
-from simclr_dist.distributed.connections import break_off
-from simclr_dist.distributed.processes import Processes, process_group
+from simclr_dist.distributed.processes import Processes, _free_main_thread, process_group
 from simclr_dist.distributed.waits import end_waits, finish, result_of
 from simclr_dist.errors import LostProcessError
 from tests.support.groups import started
@@ -31,7 +30,7 @@ def cut_off_in_the_middle(rank: int, count: int, goes_on: bool) -> tuple[str, bo
     numbers = torch.full((NUMBERS,), float(rank == 0))
     since = 0.0
     try:
-        when_in_vain = free_main_thread if goes_on else None
+        when_in_vain = _free_main_thread if goes_on else None
         with process_group(Processes(rank, count, 0, 1), torch.device("cpu"), 90, when_in_vain=when_in_vain):
             first = gather_objects(os.getpid())[0]
 
@@ -42,7 +41,7 @@ def cut_off_in_the_middle(rank: int, count: int, goes_on: bool) -> tuple[str, bo
                 os.kill(first, signal.SIGKILL)
                 since = time.monotonic()
                 if goes_on:
-                    free_main_thread()
+                    _free_main_thread()
 
             if rank:
                 threading.Thread(target=watch, daemon=True).start()
@@ -50,11 +49,6 @@ def cut_off_in_the_middle(rank: int, count: int, goes_on: bool) -> tuple[str, bo
     except LostProcessError as error:
         return str(error), not numbers[-1], time.monotonic() - since
     return "went on", False, 0.0
-
-
-def free_main_thread() -> None:
-    break_off()
-    end_waits(0.5)
 
 
 @pytest.mark.parametrize("goes_on", [True, False])
