@@ -29,21 +29,30 @@ def statistics(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     # The kernel's results are of the type of the running statistics that it moves: those of half precision are float32.
     unused = rows.new_zeros((2, rows.shape[2]), dtype=_precision(x))
     of_groups = [torch.batch_norm_update_stats(group, unused[0], unused[1], 0.0) for group in rows]
-    means, variances = (torch.stack(parts).view(groups, fold, -1) for parts in zip(*of_groups, strict=True))
-    return join_statistics(means, variances, dim=1)
+    means, variances = (torch.stack(parts) for parts in zip(*of_groups, strict=True))
+    if fold == 1:
+        return means, variances
+    return join_statistics(means.view(groups, fold, -1), variances.view(groups, fold, -1), dim=1)
 
 
 def normalise(x: Tensor, weight: Tensor, bias: Tensor | None, mean: Tensor, inverse: Tensor, eps: float) -> Tensor:
     """``(x - mean) * inverse * weight + bias``."""
-    fold = _fold(x, len(mean))
     scale = inverse * weight
-    shift = -mean * scale if bias is None else bias - mean * scale
+    return _scaled(x, scale, -mean * scale if bias is None else bias - mean * scale, _fold(x, len(mean)))
+
+
+def _scaled(x: Tensor, scale: Tensor, shift: Tensor, fold: int) -> Tensor:
+    """``x * scale + shift`` in one pass, both (groups, channels)."""
     y = torch.empty_like(x)
-    rows, made = (_by_group(tensor, len(mean), fold) for tensor in (x, y))
+    rows, made = (_by_group(tensor, len(scale), fold) for tensor in (x, y))
+    if _foldable(x) and x.dtype == scale.dtype:
+        torch.addcmul(_against(rows, shift, fold), rows, _against(rows, scale, fold), out=made)
+        return y
+    # A vectorised pass over the pixels of a channel, or in half precision, is in torch's evaluation form alone:
+    # (group - 0) / sqrt(1 + 0) * scale + shift.
     scales, shifts = _folded(scale, fold), _folded(shift, fold)
     zeros, ones, empty = torch.zeros_like(scales[0]), torch.ones_like(scales[0]), scale.new_empty(0)
     for number, group in enumerate(rows):
-        # The evaluation form: (group - 0) / sqrt(1 + 0) * scale + shift in one pass.
         torch.ops.aten.native_batch_norm.out(
             group, scales[number], shifts[number], zeros, ones, False, 0.0, 0.0,
             out=made[number], save_mean=empty, save_invstd=empty,
@@ -65,9 +74,9 @@ def gradient_sums(grad: Tensor, x: Tensor, mean: Tensor, inverse: Tensor, weight
             zip(_by_group(grad, len(mean), fold), _by_group(x, len(mean), fold), strict=True)
         )
     ]
-    sum_grad_x, sum_grad = (
-        torch.stack(parts).view(len(mean), fold, -1).sum(1) for parts in zip(*of_groups, strict=True)
-    )
+    sum_grad_x, sum_grad = (torch.stack(parts) for parts in zip(*of_groups, strict=True))
+    if fold > 1:
+        sum_grad_x, sum_grad = (parts.view(len(mean), fold, -1).sum(1) for parts in (sum_grad_x, sum_grad))
     return sum_grad, sum_grad_x
 
 
@@ -85,16 +94,15 @@ def input_gradient(
     scale = weight * inverse
     slope = -scale * inverse**2 * sum_grad_x / count
     shift = -scale * sum_grad / count - slope * mean
-    groups, fold = len(mean), _fold(x, len(mean)) if _foldable(x) else 1
-    made = torch.empty_like(x)
+    groups, computed = len(mean), x.dtype == scale.dtype
+    fold = _fold(x, groups) if computed or _foldable(x) else 1
+    made = _scaled(x, slope, shift, fold) if computed else torch.empty_like(x)
     grad, x, out = (_by_group(tensor, groups, fold) for tensor in (grad, x, made))
-    scale, slope, shift = (
-        _folded(values, fold).view(groups, 1, -1, *(1,) * (x.dim() - 3)) for values in (scale, slope, shift)
-    )
-    if out.dtype == scale.dtype:
-        torch.addcmul(shift, x, slope, out=out).addcmul_(grad, scale)
+    scale, slope, shift = (_against(x, values, fold) for values in (scale, slope, shift))
+    if computed:
+        out.addcmul_(grad, scale)
         return made
-    rows = max(1, BLOCK * x.shape[0] * x.shape[1] // x.numel())
+    rows = max(1, BLOCK * groups * x.shape[1] // x.numel())
     for number in range(groups):
         blocks = zip(*(tensor[number].split(rows) for tensor in (grad, x, out)), strict=True)
         for grad_block, x_block, out_block in blocks:
@@ -107,8 +115,8 @@ def _precision(x: Tensor) -> torch.dtype:
 
 
 def _foldable(x: Tensor) -> bool:
-    """Whether the channels of a pixel stand together in memory."""
-    return x.movedim(1, -1).is_contiguous()
+    """Whether the channels of a pixel stand together in memory; ``x`` has no gaps."""
+    return x.shape[1] == 1 or x.stride(1) == 1
 
 
 def _by_group(x: Tensor, groups: int, fold: int) -> Tensor:
@@ -125,6 +133,11 @@ def _folded(values: Tensor, fold: int) -> Tensor:
     Of one channel the reshaping is a view of stride 0, which torch's backward kernel reads as if it had no gaps.
     """
     return values if fold == 1 else values.unsqueeze(1).expand(-1, fold, -1).reshape(len(values), -1).contiguous()
+
+
+def _against(rows: Tensor, values: Tensor, fold: int) -> Tensor:
+    """(groups, channels) in the dimensions of ``rows`` of :func:`_by_group`."""
+    return _folded(values, fold).view(len(values), 1, -1, *(1,) * (rows.dim() - 3))
 
 
 def _fold(x: Tensor, groups: int) -> int:
