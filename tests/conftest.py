@@ -3,7 +3,7 @@
 import gc
 import logging
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 
 import pytest
 
@@ -18,13 +18,29 @@ _FIRST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if marked := [item for item in items if item.get_closest_marker("cuda")]:
-        import torch
-
-        if not torch.cuda.is_available():
-            for item in marked:
-                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+    for item in items:
+        if (mark := item.get_closest_marker("cuda")) and not _gpu_is_there() and not mark.kwargs.get("pretended"):
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
     items.sort(key=lambda item: _FIRST.index(item.path.name) if item.path.name in _FIRST else len(_FIRST))
+
+
+@cache
+def _gpu_is_there() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@pytest.fixture(autouse=True)
+def _pretended_gpu(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where there is none, for tests marked so."""
+    if not request.node.get_closest_marker("cuda") or _gpu_is_there():
+        yield
+        return
+    from tests.support.pretended_gpu import pretended_gpu
+
+    with pretended_gpu():
+        yield
 
 
 def pytest_collection_finish() -> None:

@@ -1,4 +1,5 @@
-"""The tests that need a GPU: those marked ``cuda``, in the files that say so. On a CPU they are skipped."""
+"""The tests marked ``cuda``, in the files that say so. On a CPU they are skipped, also those that can pretend a GPU: the
+suite runs them."""
 
 import os
 import re
@@ -36,7 +37,8 @@ def rows(here: Here) -> Iterator[Row]:
         yield Row("tests", "none is marked")
         return
     outcomes = _Outcomes()
-    options = ["-vv", "-m", "cuda", "-p", "no:cacheprovider", f"--rootdir={_TESTS.parent}"]
+    chosen = here.size("cuda", "cuda and not cuda(pretended=True)")
+    options = ["-vv", "-m", chosen, "-p", "no:cacheprovider", f"--rootdir={_TESTS.parent}"]
     options.append(f"--basetemp={here.folder / 'tests'}")
     if here.on_gpu and find_spec("xdist"):  # most of their time is Triton's compiling
         options += ["-n", str(max(1, min(12, len(os.sched_getaffinity(0)) - 4)))]
