@@ -1,5 +1,7 @@
-"""The tests marked ``cuda``, in the files that say so. On a CPU they are skipped, also those that can pretend a GPU: the
-suite runs them."""
+"""The tests marked ``cuda``, in the files that say so.
+
+On a CPU they are skipped, also those that a pretended GPU serves: the suite runs these.
+"""
 
 import os
 import re

@@ -288,7 +288,8 @@ def test_a_file_that_is_there_is_not_overwritten(run, tmp_path, monkeypatch, the
     assert (tmp_path / there).read_text() == "mine"
 
 
-def test_the_first_recipe_of_a_folder_loads_plans_and_trains_as_it_is(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("seen", ["cores", pytest.param("GPUs (", marks=pytest.mark.cuda(pretended=True))])
+def test_the_first_recipe_of_a_folder_loads_plans_and_trains_as_it_is(run, tmp_path, monkeypatch, seen):
     monkeypatch.chdir(tmp_path)
     noise = np.random.default_rng(0)
     for number in range(40):
@@ -301,6 +302,7 @@ def test_the_first_recipe_of_a_folder_loads_plans_and_trains_as_it_is(run, tmp_p
     assert status == 0, err
     assert "40 pictures to pretrain on, 3 classes: class 0 14, class 1 13, class 2 13" in out
     assert "1 cannot be read, the first: class 0/0.png" in out
+    assert seen in out
     assert "simclr-dist pretrain my.yaml" in out
     assert Image.open("my.png").size[0] > 100
     config = load_config("my.yaml")

@@ -37,6 +37,9 @@ class Stream:
     def record_event(self, event: Any = None) -> Any:
         return event or Event()
 
+    def is_capturing(self) -> bool:
+        return False
+
 
 class Event:
     """``torch.cuda.Event``: it has happened."""
@@ -105,8 +108,10 @@ def pretended_gpu() -> Iterator[None]:
         *((torch.cuda, name, value) for name, value in _RUNTIME.items()),
         *((torch, name, from_values(getattr(torch, name))) for name in ("tensor", "as_tensor")),
         *((torch, name, kernel(name)) for name in KERNELS),
+        (torch.accelerator, "current_stream", lambda _=None: _STREAM),
         (torch, "autocast", lambda _device_type, *args, **kwargs: autocast("cpu", *args, **kwargs)),
-        (torch, "inference_mode", torch.no_grad),  # torch makes no views of such tensors as ours in it
+        # In torch's own, no views are made of such tensors as ours.
+        (torch._C, "_InferenceMode", lambda mode: torch.no_grad() if mode else nullcontext()),
         (F, "one_hot", one_hot),
         (Tensor, "to", to),
         (Tensor, "cpu", lambda tensor: to(tensor, CPU)),
