@@ -5,6 +5,7 @@ a CUDA graph is what was called while it was recorded, and torch's kernels of ba
 Not here: time, memory, order between streams, Triton, NCCL, and any kernel of CUDA's.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import wraps
@@ -13,12 +14,17 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch._C._distributed_c10d import GradBucket
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from simclr_dist import compat
+from simclr_dist.distributed import data_parallel
 from simclr_dist.models import batch_norm_triton
-from tests.support.pretended_tensors import CPU, GPU, Graph, MadeOnGpu, OnGpu, moved, on_gpu, recorded
+from tests.support.pretended_tensors import CPU, Graph, MadeOnGpu, OnGpu, moved, on_gpu, on_index, recorded
 from tests.support.sync_kernels import KERNELS
 
 GB = 1 << 30
@@ -55,13 +61,11 @@ class Event:
 
 
 _STREAM = Stream()
-_FACTS = SimpleNamespace(
-    name="pretended", uuid="GPU-0", total_memory=80 * GB, major=8, minor=0, multi_processor_count=108
-)
+_FACTS = SimpleNamespace(name="pretended", total_memory=80 * GB, major=8, minor=0, multi_processor_count=108)
 _RUNTIME: dict[str, Any] = {
-    "is_available": lambda: True, "is_initialized": lambda: True, "device_count": lambda: 1,
-    "current_device": lambda: 0, "set_device": lambda _: None, "synchronize": lambda _=None: None,
-    "get_device_properties": lambda _=None: _FACTS, "get_device_name": lambda _=None: _FACTS.name,
+    "is_available": lambda: True, "is_initialized": lambda: True,
+    "synchronize": lambda _=None: None,
+    "get_device_name": lambda _=None: _FACTS.name,
     "get_device_capability": lambda _=None: (8, 0), "is_bf16_supported": lambda *_, **__: True,
     "mem_get_info": lambda _=None: (70 * GB, 80 * GB), "empty_cache": lambda: None,
     "max_memory_allocated": lambda _=None: GB, "max_memory_reserved": lambda _=None: GB,
@@ -73,9 +77,59 @@ _RUNTIME: dict[str, Any] = {
 }  # fmt: skip
 
 
+class Parallel(DistributedDataParallel):
+    """DDP whose buckets, which C++ makes on the CPU, are no parameter's gradient, and are summed as a GPU's."""
+
+    def __init__(self, module: nn.Module, *, gradient_as_bucket_view: bool, **options: Any) -> None:
+        super().__init__(module, **options)
+        self.register_comm_hook(None, _mean)
+
+
+def _mean(_: None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+    mean = bucket.buffer().div_(dist.get_world_size())
+    dist.all_reduce(OnGpu(mean, on_index("cuda")))
+    done: torch.futures.Future[Tensor] = torch.futures.Future()
+    done.set_result(mean)
+    return done
+
+
+_aborted = threading.Event()
+
+
+def as_nccl(collective: Callable[..., Any]) -> Callable[..., None]:
+    """A collective which, where a peer is lost, waits until it is aborted, and then ends with any numbers, no error."""
+
+    @wraps(collective)
+    def made(*tensors: Any, **options: Any) -> Any:
+        held = [each.held if isinstance(each, OnGpu) else each for each in tensors]
+        if len(held) == sum(each is other for each, other in zip(held, tensors, strict=True)):
+            return collective(*tensors, **options)
+        work = collective(*held, **options, async_op=True)
+        while not work.is_completed():
+            if _aborted.wait(1e-4):
+                return None
+        try:
+            work.wait()
+        except RuntimeError:
+            _aborted.wait()
+        return None
+
+    return made
+
+
+class Backend:
+    """NCCL of a group."""
+
+    def name(self) -> str:
+        return "nccl"
+
+    def abort(self) -> None:
+        _aborted.set()
+
+
 @contextmanager
-def pretended_gpu() -> Iterator[None]:
-    """Inside, ``torch.cuda`` has one GPU."""
+def pretended_gpu(count: int = 1) -> Iterator[None]:
+    """Inside, ``torch.cuda`` has so many GPUs. What processes exchange goes by gloo."""
     convert, begin, autocast = Tensor.to, DataLoader.__init__, torch.autocast
     of_cpu: dict[str, Callable[..., Any]] = {name: getattr(torch, name) for name in KERNELS}
 
@@ -85,9 +139,9 @@ def pretended_gpu() -> Iterator[None]:
             args, kwargs = (), {**kwargs, "device": other.device, "dtype": other.dtype}
         device, dtype, _, given = torch._C._nn._parse_to(*args, **kwargs)  # type: ignore[attr-defined]
         layout = {} if (memory_format or given) is None else {"memory_format": memory_format or given}
-        if device is None or on_gpu(device) == isinstance(tensor, OnGpu):
+        if device is None or (on_index(device) if on_gpu(device) else CPU) == tensor.device:
             return convert(tensor, dtype or tensor.dtype, copy=copy, **layout)
-        return moved(tensor, GPU if on_gpu(device) else CPU, dtype or tensor.dtype, **layout)
+        return moved(tensor, on_index(device) if on_gpu(device) else CPU, dtype or tensor.dtype, **layout)
 
     def from_values(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
         @wraps(make)
@@ -104,10 +158,37 @@ def pretended_gpu() -> Iterator[None]:
         """torch's makes its classes in C++, for which our tensors are on the CPU."""
         return (labels.unsqueeze(-1) == torch.arange(num_classes, device=labels.device)).long()
 
+    def init_process_group(_backend: str, **options: Any) -> None:
+        _aborted.clear()
+        init_group("gloo", **options)
+
+    def backend_of(group: dist.ProcessGroup, device: torch.device) -> Any:
+        return Backend() if device.type == "cuda" else get_backend(group, device)
+
+    def shares_place(input: Tensor, from_: Tensor) -> bool:  # torch.compile compares the names with its own
+        return input.device == from_.device
+
+    def facts(device: Any = None) -> Any:
+        return SimpleNamespace(**vars(_FACTS), uuid=f"GPU-{torch.device(device or 'cuda:0').index}")
+
+    init_group, get_backend = dist.init_process_group, dist.ProcessGroup._get_backend
+    current = [0]
     replaced: list[tuple[Any, str, Any]] = [
+        (torch.cuda, "device_count", lambda: count),
+        (torch.cuda, "current_device", lambda: current[0]),
+        (torch.cuda, "set_device", lambda device: current.__setitem__(0, torch.device(device).index)),
+        (dist.ProcessGroup, "_get_backend", backend_of),
+        (dist, "all_reduce", as_nccl(dist.all_reduce)),
+        (dist, "broadcast", as_nccl(dist.broadcast)),
+        (compat, "all_gather_single", as_nccl(compat.all_gather_single)),
+        (torch.cuda, "get_device_properties", facts),
+        (dist, "init_process_group", init_process_group),
+        (data_parallel, "DistributedDataParallel", Parallel),
         *((torch.cuda, name, value) for name, value in _RUNTIME.items()),
         *((torch, name, from_values(getattr(torch, name))) for name in ("tensor", "as_tensor")),
         *((torch, name, kernel(name)) for name in KERNELS),
+        # A module's parameter that comes to the GPU, or leaves it, is a new one; on it, it stays the same.
+        (torch, "_has_compatible_shallow_copy_type", shares_place),
         (torch.accelerator, "current_stream", lambda _=None: _STREAM),
         (torch, "autocast", lambda _device_type, *args, **kwargs: autocast("cpu", *args, **kwargs)),
         # In torch's own, no views are made of such tensors as ours.
@@ -115,7 +196,7 @@ def pretended_gpu() -> Iterator[None]:
         (F, "one_hot", one_hot),
         (Tensor, "to", to),
         (Tensor, "cpu", lambda tensor: to(tensor, CPU)),
-        (Tensor, "cuda", lambda tensor, *_, **__: to(tensor, GPU)),
+        (Tensor, "cuda", lambda tensor, *_, **__: to(tensor, "cuda")),
         (Tensor, "pin_memory", lambda tensor, *_: tensor.clone()),
         (Tensor, "record_stream", lambda _tensor, _stream: None),
         (DataLoader, "__init__", lambda self, *args, pin_memory=False, **kwargs: begin(self, *args, **kwargs)),
@@ -124,9 +205,5 @@ def pretended_gpu() -> Iterator[None]:
     with ExitStack() as stack:
         for place, name, value in replaced:
             stack.enter_context(patch.object(place, name, value))
-        # A module's new parameters take the places of the old ones: the two kinds of tensor cannot share a place.
-        before = torch.__future__.get_overwrite_module_params_on_conversion()
-        torch.__future__.set_overwrite_module_params_on_conversion(True)
-        stack.callback(torch.__future__.set_overwrite_module_params_on_conversion, before)
         stack.enter_context(MadeOnGpu())
         yield

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 
-GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
+CPU = torch.device("cpu")
 aten = torch.ops.aten
 # Whose arguments may lie on two devices.
-_COPIES = (aten._to_copy.default, aten.copy_.default)
+_COPIES = (aten._to_copy.default, aten.copy_.default, aten.mul.out)
 _INDEXED = (
     aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default,
     aten._unsafe_index.Tensor,
@@ -28,22 +28,32 @@ class OnGpu(Tensor):
     """
 
     held: Tensor
+    place: torch.device
 
     @staticmethod
-    def __new__(cls, held: Tensor) -> Self:
+    def __new__(cls, held: Tensor, place: torch.device) -> Self:
         made: Any = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
             cls, held.size(), strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype,
             device=CPU, layout=held.layout,
         )  # fmt: skip
-        made.held = held
+        made.held, made.place = held, place
         return made  # type: ignore[no-any-return]
 
-    device = property(lambda self: GPU)  # type: ignore[assignment]
+    device = property(lambda self: self.place)  # type: ignore[assignment]
     is_cuda = property(lambda self: True)  # type: ignore[assignment]
     is_cpu = property(lambda self: False)  # type: ignore[assignment]
 
+    @property
+    def data(self) -> Tensor:
+        return Tensor.data.__get__(self)  # type: ignore[attr-defined,no-any-return]
+
+    @data.setter
+    def data(self, value: "OnGpu") -> None:
+        Tensor.data.__set__(self, value)  # type: ignore[attr-defined]
+        self.held, self.place = value.held, value.place
+
     def get_device(self) -> int:
-        return 0
+        return self.place.index
 
     def numpy(self, **_: Any) -> Any:
         raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first")
@@ -120,6 +130,12 @@ def on_gpu(device: Any) -> bool:
     return device is not None and torch.device(device).type == "cuda"
 
 
+def on_index(device: Any) -> torch.device:
+    """``device`` with the number of the current GPU, unless it has its own."""
+    found = torch.device(device)
+    return found if found.index is not None else torch.device(found.type, torch.cuda.current_device())
+
+
 _asked: list[torch.device] = []
 
 
@@ -139,8 +155,8 @@ def _computed(func: Any, args: Any, kwargs: Any) -> Any:
         _refuse_others(func, [args[0]] if func in _INDEXED else tensors)
     if own and func in _READS:
         _refuse_reads_in_graphs(str(func))
-    to_gpu = _is_made_on_gpu(func, args, kwargs, bool(own))
-    if own and not to_gpu:
+    place = _place_of_made(func, args, kwargs, own)
+    if own and place is None:
         _refuse_reads_in_graphs(str(func))
     held_args, held_kwargs = _mapped(lambda each: each.held if isinstance(each, OnGpu) else each, (args, kwargs))
     if held_kwargs.get("device") is not None:
@@ -148,12 +164,12 @@ def _computed(func: Any, args: Any, kwargs: Any) -> Any:
     for page_locked in ("pin_memory", "non_blocking"):
         held_kwargs.pop(page_locked, None)
     made = func(*held_args, **held_kwargs)
-    if not to_gpu:
+    if place is None:
         return made
     if _recorded:
         _recorded[-1].note(func, held_args, held_kwargs, made)
     known = {id(tensor.held): tensor for tensor in own}
-    made = _mapped(lambda each: known[id(each)] if id(each) in known else OnGpu(each), made)
+    made = _mapped(lambda each: known[id(each)] if id(each) in known else OnGpu(each, place), made)
     return return_and_correct_aliasing(func, args, kwargs, made) if own else made
 
 
@@ -172,18 +188,21 @@ def _tensors(values: Any) -> list[Tensor]:
     return found
 
 
-def _is_made_on_gpu(func: Any, args: Any, kwargs: Any, of_gpu: bool) -> bool:
+def _place_of_made(func: Any, args: Any, kwargs: Any, own: list[OnGpu]) -> torch.device | None:
+    """The GPU of what a function makes; None: the CPU."""
     if func is aten.copy_.default:
-        return isinstance(args[0], OnGpu)
+        return args[0].place if isinstance(args[0], OnGpu) else None
     device = kwargs.get("device")
-    if device is None or (of_gpu and not (_asked and func is aten._to_copy.default)):
-        return of_gpu
-    return on_gpu(device)
+    if device is None or (own and not (_asked and func is aten._to_copy.default)):
+        return own[0].place if own else None
+    return on_index(device) if on_gpu(device) else None
 
 
 def _refuse_others(func: Any, tensors: list[Tensor]) -> None:
     """What torch says where tensors of two devices meet; a single number of the CPU may."""
-    if any(not isinstance(tensor, OnGpu) and tensor.dim() for tensor in tensors):
+    if len({tensor.device for tensor in tensors if isinstance(tensor, OnGpu) or tensor.dim()}) > 1 or not any(
+        isinstance(tensor, OnGpu) for tensor in tensors
+    ):
         where = ", ".join(f"{list(tensor.shape)} on {tensor.device}" for tensor in tensors)
         raise RuntimeError(f"Expected all tensors to be on the same device, but found {where} ({func})")
 

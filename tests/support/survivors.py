@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -24,6 +25,7 @@ from simclr_dist.training import step, trainer
 from simclr_dist.training.outcome import Outcome
 from simclr_dist.training.pretraining import pretrain
 from tests.support.cut_network import CutNetwork, enter_node
+from tests.support.pretended_gpu import pretended_gpu
 from tests.support.processes import Running, pretrain_here, run_distributed, wait_for_step
 
 
@@ -122,10 +124,11 @@ def _member(
     Membership.grows = _once_others_are_back(Membership.grows, back_before)
     if death:
         _will_die(death, fate)
-    try:
-        return pretrain(config, Processes(rank, count, rank, count))
-    except ValueError as error:
-        return str(error)
+    with pretended_gpu(count) if config.machine.device == "cuda" else nullcontext():
+        try:
+            return pretrain(config, Processes(rank, count, rank, count))
+        except ValueError as error:
+            return str(error)
 
 
 def _once_others_are_back(grows: Callable[[Membership], bool], step: int | None) -> Callable[[Membership], bool]:

@@ -4,6 +4,7 @@ import signal
 import weakref
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -74,6 +75,27 @@ def test_a_process_that_comes_back_is_taken_in_and_the_run_grows_again(tmp_path)
     counts = assert_same_run(tmp_path / "run", config, tmp_path / "resized")
     # Process 0 dies in a thread that saves, before, in or after the next step.
     assert counts in ([4, 4, 2, 2, 2, 4, 4], [4, 4, 4, 2, 2, 4, 4])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "deaths"),
+    [
+        (MOCO_IN_CHUNKS, {1: Death(2, "forward"), 0: Death(4, "update")}),  # recorded
+        (("recipe.batch_norm_group_images=0",), {2: Death(3, "batch norm (backward pass)")}),
+    ],
+    ids=["recorded", "batch norm over processes"],
+)
+def test_on_pretended_gpus_whose_collectives_end_by_aborts_alone_the_others_go_on_with_the_same_losses(
+    tmp_path, recipe, deaths
+):
+    config = config_of(tmp_path, *recipe, "machine.precision=float64")
+    alone = replace(config, machine=replace(config.machine, run_dir=str(tmp_path / "alone")))
+    config.machine.device = "cuda"
+    ended = run_with_losses(config, 4, deaths)
+    assert set(ended) == {0, 1, 2, 3} - set(deaths)
+    assert [outcome for outcome in ended.values() if isinstance(outcome, str)] == []
+    pretrain(alone, Processes())
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "alone"), rel=1e-9)
 
 
 def test_a_process_that_hangs_is_left_behind_and_writes_nothing_when_it_wakes(tmp_path):
