@@ -10,6 +10,7 @@ from simclr_dist.cli.options import PathType, with_debug
 from simclr_dist.cli.track import say_how_to_track
 from simclr_dist.errors import UserError
 from simclr_dist.progress_bar import said_when_slow
+from simclr_dist.storage.paths import refuse_not_utf8
 from simclr_dist.terminal import say
 
 
@@ -39,6 +40,8 @@ def report(run_dirs: tuple[Path, ...], out: Path | None, images: int, tensorboar
     from simclr_dist.reporting.facts import read_facts
     from simclr_dist.reporting.page import page
 
+    for path in run_dirs if tensorboard else ():
+        refuse_not_utf8(path, "--tensorboard")
     runs = []
     for path, name in zip(run_dirs, _names(run_dirs), strict=True):
         with said_when_slow(f"{path}: reading"):

@@ -16,6 +16,7 @@ from simclr_dist import __version__
 from simclr_dist.config.loading import to_dict
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.storage.atomic import flush_folder
+from simclr_dist.storage.paths import refuse_not_utf8
 from simclr_dist.storage.temporary import remove_leftovers, temporary_name
 from simclr_dist.weights.format import Format, reference_outputs
 from simclr_dist.weights.formats import FORMATS
@@ -56,6 +57,8 @@ def export(loaded: LoadedEncoder, to: str, out: Path | str, *, with_head: bool =
     form, sidecar = FORMATS[to], sidecar_of(out)
     for path in (out, sidecar):
         _refuse_existing(path)
+    if form.utf8_paths_only:
+        refuse_not_utf8(out, f"--to {to}")
     form.require()
     if with_head and loaded.projection is None:
         raise UserError(f"--with-head: {loaded.source} has no projection head; leave it out")

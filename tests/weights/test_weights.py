@@ -30,7 +30,7 @@ from simclr_dist.weights.format import reference_outputs
 from simclr_dist.weights.formats import FORMATS
 from simclr_dist.weights.loaded import LoadedEncoder
 from simclr_dist.weights.read import load_encoder
-from tests.support.commands import run_command
+from tests.support.commands import NO_UTF8, run_command
 from tests.support.processes import tiny_config
 
 SIDE = 32
@@ -715,3 +715,19 @@ def test_our_own_format_needs_no_installed_package_to_say_its_version(monkeypatc
 
     monkeypatch.setattr("importlib.metadata.version", not_installed)
     assert FORMATS["safetensors"].library() == f"simclr_dist {__version__}"
+
+
+def test_a_path_that_is_no_utf8_is_one_line_where_a_library_cannot_open_it_and_a_file_where_it_can(tmp_path, capsys):
+    folder, file = tmp_path / NO_UTF8, tmp_path / "resnet18.pth"
+    folder.mkdir()
+    torch.save(torchvision.models.resnet18().state_dict(), file)
+    for to in FORMATS:
+        status, _, told = run_command(
+            capsys, "export", file, "--to", to, "--out", folder / f"encoder{FORMATS[to].suffix}"
+        )
+        assert (status, "not all of this path is UTF-8" in told) == ((0, False) if to == "torchvision" else (2, True))
+    moved = file.rename(folder / "resnet18.pth")
+    assert run_command(capsys, "import", moved, tmp_path / "ours.safetensors")[0] == 0
+    (tmp_path / "ours.safetensors").rename(folder / "ours.safetensors")
+    status, _, told = run_command(capsys, "import", folder / "ours.safetensors", tmp_path / "again.safetensors")
+    assert (status, "not all of this path is UTF-8" in told) == (2, True)
