@@ -54,7 +54,9 @@ def report(run_dirs: tuple[Path, ...], out: Path | None, images: int, tensorboar
         from simclr_dist.reporting.tensorboard import write_tensorboard
 
         for run in runs:
-            say(write_tensorboard(run, images))
+            with said_when_slow(f"{run.path / 'tensorboard'}: writing features and pictures"):
+                written = write_tensorboard(run, images)
+            say(written)
     say(f"{out}: {out.stat().st_size / 1e6:.1f} MB, made in {time.monotonic() - started:.0f} s")
     for path in run_dirs:
         say_how_to_track(path)

@@ -117,8 +117,12 @@ def test_what_takes_long_of_a_long_run_is_said(report, tmp_path, monkeypatch):
 
     monkeypatch.setattr("simclr_dist.cli.report.said_when_slow", noted)
     run_dir = write_run(tmp_path, 4)
-    assert report(run_dir)[0] == 0
-    assert said == [f"{run_dir}: reading", f"{run_dir / 'report.html'}: making the page"]
+    assert report(run_dir, "--tensorboard")[0] == 0
+    assert said == [
+        f"{run_dir}: reading",
+        f"{run_dir / 'report.html'}: making the page",
+        f"{run_dir / 'tensorboard'}: writing features and pictures",
+    ]
 
 
 def test_the_page_of_a_run_has_every_section_and_refers_to_nothing_outside_itself(run_dir, report):
