@@ -26,6 +26,7 @@ from simclr_dist.weights.read import FORMAT, sidecar_of
 TOLERANCE = 1e-5
 """Largest difference of an output, as a share of the largest output or of 1, where float32's rounding allows it."""
 _IMAGES = 3
+_SAFETENSORS = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ def export(loaded: LoadedEncoder, to: str, out: Path | str, *, with_head: bool =
         with_head: the head too.
 
     Raises:
-        UserError: the file is there, cannot be written, its library is not installed, there is no head, or the
-            outputs differ. Nothing stands under ``out`` then.
+        UserError: the file is there, cannot be written, has the ending of another format, its library is not
+            installed, there is no head, or the outputs differ. Nothing stands under ``out`` then.
     """
     if to not in FORMATS:
         raise UserError(f"'{to}' is no format of an export; known are {', '.join(FORMATS)}")
@@ -60,6 +61,9 @@ def export(loaded: LoadedEncoder, to: str, out: Path | str, *, with_head: bool =
     if form.utf8_paths_only:
         refuse_not_utf8(out, f"--to {to}")
     form.require()
+    if (out.suffix == _SAFETENSORS) != form.suffix.endswith(_SAFETENSORS):
+        ending = form.suffix if out.suffix == _SAFETENSORS else _SAFETENSORS
+        raise UserError(f"{out}: by its name --to {to} could not be read back; give one that ends with {ending}")
     if with_head and loaded.projection is None:
         raise UserError(f"--with-head: {loaded.source} has no projection head; leave it out")
     loaded = loaded if with_head else dataclasses.replace(loaded, projection=None)

@@ -282,6 +282,21 @@ def test_neither_file_is_overwritten(capsys, run, tmp_path, there):
     assert (tmp_path / there).read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("to", "name", "ending"),
+    [
+        ("torchvision", "x.safetensors", ".pth"),
+        ("onnx", "x.safetensors", ".onnx"),
+        ("timm", "x.pth", ".safetensors"),
+        ("safetensors", "x", ".safetensors"),
+    ],
+)
+def test_a_name_by_which_the_file_would_be_taken_for_another_format_is_refused(capsys, run, tmp_path, to, name, ending):
+    line = refusal(capsys, "export", run, "--to", to, "--out", tmp_path / name)
+    assert line.endswith(f"give one that ends with {ending}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_name_taken_while_the_export_was_made_is_not_overwritten(monkeypatch, run, tmp_path):
     out = tmp_path / "encoder.pth"
 
