@@ -7,6 +7,7 @@ import click
 from simclr_dist.cli.options import PathType, with_config, with_debug
 from simclr_dist.config import load_config
 from simclr_dist.errors import UserError, first_line
+from simclr_dist.progress_bar import said_when_slow
 from simclr_dist.terminal import say
 
 
@@ -30,8 +31,10 @@ def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> 
 
     refuse_other_picture(out)
     source = open_for_pretraining(loaded)
+    rows = min(images, len(source))
     try:
-        sheet = contact_sheet(source, loaded.recipe, images, renderer=loaded.machine.renderer)
+        with said_when_slow(f"{out}: drawing {rows:,} of the images"):
+            sheet = contact_sheet(source, loaded.recipe, rows, renderer=loaded.machine.renderer)
         text = PngImagePlugin.PngInfo()
         text.add_text("Software", SOFTWARE)
         Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(out, pnginfo=text)  # other formats take no notice of it
@@ -44,6 +47,8 @@ def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> 
             f"--out: cannot write {out}: {first_line(error)}; give a PNG in a folder that is there"
         ) from error
     say_what_was_found(summary(source, loaded.recipe.data.source))
+    if rows < images:
+        say(f"--images: {images:,} are asked for and there are {rows:,}, so these are drawn", err=True)
     method = method_class(loaded.recipe.method.name)
     masks = ", masks beside them" if "masks" in method.needs else ""
     shown = method.PICTURES or f"its views{masks}"

@@ -10,6 +10,7 @@ from simclr_dist.cli.options import PathType, with_debug
 from simclr_dist.cli.track import say_how_to_track
 from simclr_dist.errors import UserError
 from simclr_dist.progress_bar import said_when_slow
+from simclr_dist.storage.paths import refuse_not_utf8
 from simclr_dist.terminal import say
 
 
@@ -39,6 +40,8 @@ def report(run_dirs: tuple[Path, ...], out: Path | None, images: int, tensorboar
     from simclr_dist.reporting.facts import read_facts
     from simclr_dist.reporting.page import page
 
+    for path in run_dirs if tensorboard else ():
+        refuse_not_utf8(path, "--tensorboard")
     runs = []
     for path, name in zip(run_dirs, _names(run_dirs), strict=True):
         with said_when_slow(f"{path}: reading"):
@@ -51,7 +54,9 @@ def report(run_dirs: tuple[Path, ...], out: Path | None, images: int, tensorboar
         from simclr_dist.reporting.tensorboard import write_tensorboard
 
         for run in runs:
-            say(write_tensorboard(run, images))
+            with said_when_slow(f"{run.path / 'tensorboard'}: writing features and pictures"):
+                written = write_tensorboard(run, images)
+            say(written)
     say(f"{out}: {out.stat().st_size / 1e6:.1f} MB, made in {time.monotonic() - started:.0f} s")
     for path in run_dirs:
         say_how_to_track(path)

@@ -24,7 +24,7 @@ def track(run_dir: Path, overrides: tuple[str, ...], as_new: bool, follow: str |
     """
     from simclr_dist.progress_bar import said_when_slow, showing_progress
     from simclr_dist.run.metrics_log import last_metrics
-    from simclr_dist.run.trackers import refuse_missing
+    from simclr_dist.run.trackers import refuse_missing, refuse_run_dir
     from simclr_dist.tracking import sending
 
     if not (run_dir / "metrics.jsonl").exists():
@@ -36,6 +36,7 @@ def track(run_dir: Path, overrides: tuple[str, ...], as_new: bool, follow: str |
     if not tracking.asked_for:
         raise UserError("machine.tracking: names no tracker; add wandb.project=NAME or mlflow.experiment=NAME")
     refuse_missing(tracking)
+    refuse_run_dir(run_dir, tracking)
     sending.remember(run_dir, given)
     status, steps = 0, int(last_metrics(run_dir / "metrics.jsonl").get("step", 0))
     for tracker in tracking.asked_for:

@@ -119,9 +119,10 @@ def lowshot(
     rows = []
     with showing_progress(len(counts) * splits, "probes", active=context.how.talks) as progress:
         for count in counts:
-            drawn = [few_labels(context.train_labels, count, seed + split) for split in range(splits)]
-            right, chosen = [], []
-            for indices in drawn:
+            drawn, right, chosen = [], [], []
+            for split in range(splits):
+                indices = few_labels(context.train_labels, count, seed + split)
+                drawn.append(indices)
                 found = chosen_probe(train[indices], context.train_labels[indices], seed)
                 right.append(accuracies(found.scores(np.asarray(test)), context.test_labels))
                 chosen.append(found.inverse_l2)

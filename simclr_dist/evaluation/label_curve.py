@@ -26,10 +26,10 @@ from simclr_dist.progress_bar import showing_progress
 
 USUAL_COUNTS = (1, 2, 5, 10, 50)
 _MOST_HELD_OUT, _MOST_LABELLED = 2000, 1000
-_NUMBERS_AT_ONCE = 10**8
+_NUMBERS_AT_ONCE, _SPLITS_AT_ONCE = 10**8, 250
 
-Answers = Iterator[tuple[float, NDArray[np.int64]]]
-"""(strength, the classes that are answered, (splits, images)) for each strength."""
+Answers = Iterator[NDArray[np.int64]]
+"""The classes that are answered, (splits, images), for each strength."""
 
 
 @dataclass(frozen=True)
@@ -64,18 +64,14 @@ class Point:
 def _probes(
     train: Features, labels: Labels, drawn: Sequence[Indices], asked: Features, strengths: Sequence[float]
 ) -> Answers:
-    """Logistic regression; strengths are C in units of the features' variance, so that their scale plays no part."""
-    variance = float(np.square(train - train.mean(0)).sum(1).mean()) or 1.0
-    inverse_l2 = [strength / variance for strength in strengths]
-    classes, queries = int(labels.max()) + 1, torch.from_numpy(asked)
-    at_once = max(1, _NUMBERS_AT_ONCE // (len(drawn[0]) * train.shape[1]))
-    parts = [np.stack(drawn[start : start + at_once]) for start in range(0, len(drawn), at_once)]
-    paths = [
-        regression_path(torch.from_numpy(train[part]), torch.from_numpy(labels[part]), classes, inverse_l2)
-        for part in parts
-    ]
-    for strength, *models in zip(strengths, *paths, strict=True):
-        yield strength, torch.cat([model.scores(queries).argmax(2) for model in models]).numpy()
+    """Logistic regression; each strength is C."""
+    part, classes, queries = np.stack(drawn), int(labels.max()) + 1, torch.from_numpy(asked)
+    for models in regression_path(torch.from_numpy(train[part]), torch.from_numpy(labels[part]), classes, strengths):
+        yield models.scores(queries).argmax(2).numpy()
+
+
+def _variance(train: Features) -> float:
+    return float(np.square(train - train.mean(0)).sum(1).mean()) or 1.0
 
 
 def _neighbours(
@@ -83,8 +79,8 @@ def _neighbours(
 ) -> Answers:
     """Nearest neighbours by cosine similarity, as many as each strength."""
     found = [knn_votes(train[part], labels[part], asked, [int(strength) for strength in strengths]) for part in drawn]
-    for strength, *each in zip(strengths, *found, strict=True):
-        yield strength, torch.stack([scores.argmax(1) for scores in each]).numpy()
+    for each in zip(*found, strict=True):
+        yield torch.stack([scores.argmax(1) for scores in each]).numpy()
 
 
 class _Classifier(NamedTuple):
@@ -92,10 +88,12 @@ class _Classifier(NamedTuple):
     strengths: tuple[float, ...]
     usual: float
     """Where there is nothing to choose on."""
+    unit: Callable[[Features], float] = lambda train: 1.0
+    """What strengths are divided by: for C the features' variance, so that their scale plays no part."""
 
 
 CLASSIFIERS = {
-    "linear probe": _Classifier(_probes, (0.1, 1.0, 10.0, 100.0, 1000.0), 100.0),
+    "linear probe": _Classifier(_probes, (0.1, 1.0, 10.0, 100.0, 1000.0), 100.0, _variance),
     "kNN": _Classifier(_neighbours, (1, 5, 20), 20),
 }
 
@@ -112,8 +110,9 @@ def label_curve(context: EvaluationContext, labels_per_class: Sequence[int] | No
     counts = context.numbers_of_labels(labels_per_class, USUAL_COUNTS)
     kinds = _kinds(context)
     points: list[Point] = []
+    fits = sum(_draws(context, count, splits) + splits for count in counts)
     with showing_progress(
-        len(kinds) * len(FORMS) * len(CLASSIFIERS) * len(counts), "fits", "label curve", active=context.how.talks
+        len(kinds) * len(FORMS) * len(CLASSIFIERS) * fits, "fits", "label curve", active=context.how.talks
     ) as advance:
         for name, features in kinds.items():
             points += _points(context, name, features, counts, splits, advance)
@@ -146,32 +145,48 @@ def _points(
     held_out = held_out[:: -(-len(held_out) // _MOST_HELD_OUT) or 1]
     best: dict[tuple[str, int], tuple[float, Point]] = {}
     for form, train, test in forms(*features):
-        for group, (answers, strengths, usual) in CLASSIFIERS.items():
+        for group, (answers, strengths, usual, unit) in CLASSIFIERS.items():
+            scale = unit(train)
             for count in counts:
+                draws = _draws(context, count, splits)
                 if (form, group) == ("centred", "linear probe"):  # the intercept makes it the same as before
-                    advance(1)
+                    advance(draws + splits)
                     continue
                 strength, validation = usual, 0.0
-                draws = min(splits, max(1, _MOST_LABELLED // (count * context.classes)))
-                if len(held_out):
-                    drawn = [fit[few_labels(labels[fit], count, split)] for split in range(draws)]
-                    for each, found in answers(train, labels, drawn, train[held_out], strengths):
-                        if (accuracy := float((found == labels[held_out]).mean())) > validation:
-                            strength, validation = each, accuracy
-                if (group, count) not in best or validation > best[group, count][0]:
-                    drawn = [few_labels(labels, count, split) for split in range(splits)]
-                    ((_, found),) = answers(train, labels, drawn, test, [strength])
-                    best[group, count] = (
-                        validation,
-                        Point(
-                            name,
-                            group,
-                            count,
-                            tuple(float((each == right).mean()) for each in found),
-                            tuple(balanced_accuracy(each, right) for each in found),
-                            form,
-                            strength,
-                        ),
-                    )
-                advance(1)
+                numbers = count * context.classes * train.shape[1]
+                hits = np.zeros(len(strengths), dtype=np.int64)
+                for block in _blocks(draws, numbers):
+                    if len(held_out):
+                        drawn = [fit[few_labels(labels[fit], count, split)] for split in block]
+                        found = answers(train, labels, drawn, train[held_out], [each / scale for each in strengths])
+                        hits += [np.count_nonzero(each == labels[held_out]) for each in found]
+                    advance(len(block))
+                for each, number in zip(strengths, hits, strict=True):
+                    if (accuracy := number / max(1, draws * len(held_out))) > validation:
+                        strength, validation = each, float(accuracy)
+                if (group, count) in best and validation <= best[group, count][0]:
+                    advance(splits)
+                    continue
+                shares: list[float] = []
+                balanced: list[float] = []
+                for block in _blocks(splits, numbers):
+                    drawn = [few_labels(labels, count, split) for split in block]
+                    (answered,) = answers(train, labels, drawn, test, [strength / scale])
+                    shares += [float((each == right).mean()) for each in answered]
+                    balanced += [balanced_accuracy(each, right) for each in answered]
+                    advance(len(block))
+                point = Point(name, group, count, tuple(shares), tuple(balanced), form, strength)
+                best[group, count] = (validation, point)
     return [best[group, count][1] for group in CLASSIFIERS for count in counts]
+
+
+def _draws(context: EvaluationContext, count: int, splits: int) -> int:
+    """Of the labels, to choose on."""
+    return min(splits, max(1, _MOST_LABELLED // (count * context.classes)))
+
+
+def _blocks(splits: int, numbers: int) -> Iterator[range]:
+    """The splits that are learned together; the features that each learns from are so many ``numbers``."""
+    at_once = min(_SPLITS_AT_ONCE, max(1, _NUMBERS_AT_ONCE // numbers))
+    for start in range(0, splits, at_once):
+        yield range(start, min(start + at_once, splits))

@@ -1,12 +1,14 @@
 """Permutations that are far from each other, for jigsaws."""
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from simclr_dist.distributed.launchers import rank_here
 from simclr_dist.progress_bar import said_when_slow
+from simclr_dist.terminal import say
 
 BY = ("mean", "minimum")
 MOST_PATCHES = 9  # all permutations are looked at: 362,880 of nine
@@ -27,7 +29,8 @@ def far_permutations(patches: int, count: int, first: int, by: str = "mean") -> 
         first: the place of the first permutation in lexicographic order.
         by: one of BY.
     """
-    with said_when_slow(f"looking for {count} of the permutations of {patches} patches"):
+    what = f"looking for {count:,} of the permutations of {patches} patches"
+    with said_when_slow(what, write=partial(say, err=True), active=rank_here() == 0):
         # Patch by patch, since a column is compared with one number faster than rows with a row.
         columns = np.array(list(permutations(range(patches))), dtype=np.uint8).T.copy()
         taken = np.empty(count, dtype=np.int64)

@@ -8,6 +8,7 @@ from simclr_dist.reporting import Missing
 from simclr_dist.reporting.context import open_context
 from simclr_dist.reporting.facts import Facts
 from simclr_dist.reporting.gallery import class_names, picture_of_kernels, picture_of_views
+from simclr_dist.storage.paths import in_utf8
 
 
 def write_tensorboard(run: Facts, images: int) -> str:
@@ -22,7 +23,7 @@ def write_tensorboard(run: Facts, images: int) -> str:
     folder = run.path / "tensorboard" / "report"
     shutil.rmtree(folder, ignore_errors=True)
     features, labels, step = context.features, context.shown.labels, context.steps_done
-    names = class_names(context)
+    names = [in_utf8(name) for name in class_names(context)]
     label_names = [names[label] for label in labels] if labels is not None else [""] * len(features)
     with contextlib.closing(SummaryWriter(str(folder))) as writer, contextlib.redirect_stdout(io.StringIO()):
         writer.add_embedding(features, label_names, context.shown.thumbnails.float() / 255, step, "features")

@@ -15,6 +15,7 @@ from pathlib import Path
 from simclr_dist.config.tracking import Tracking
 from simclr_dist.errors import UserError
 from simclr_dist.log import log
+from simclr_dist.storage.paths import refuse_not_utf8
 from simclr_dist.terminal import typed
 
 # Short: a job whose time is over must still go back into the queue.
@@ -39,6 +40,15 @@ def refuse_missing(tracking: Tracking) -> None:
                 f"machine.tracking.{name}.{key}: the package {name} is not installed; pip install "
                 f"'simclr_dist[{name}]', or leave the key empty and send the run later with simclr-dist track"
             )
+
+
+def refuse_run_dir(run_dir: Path, tracking: Tracking) -> None:
+    """
+    Raises:
+        UserError: its path is none that the trackers asked for can write to, or read files below.
+    """
+    for name in tracking.asked_for:
+        refuse_not_utf8(run_dir.resolve(), name)
 
 
 class Trackers:

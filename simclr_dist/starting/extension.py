@@ -12,6 +12,7 @@ from simclr_dist.optim.schedule import Schedule, build_schedule
 from simclr_dist.run import checkpoint
 from simclr_dist.run.same_recipe import is_begun
 from simclr_dist.storage.atomic import write_atomically
+from simclr_dist.storage.paths import in_utf8
 from simclr_dist.weights.initial import read_initial
 from simclr_dist.weights.saved import SavedState, saved_state
 
@@ -94,7 +95,7 @@ def write_extension(extension: Extension) -> Path:
     run_dir = Path(extension.config.machine.run_dir)
     path = run_dir.with_name(f"{run_dir.name}.yaml")
     head = "".join(f"# {line}\n" for line in extension.text().splitlines())
-    content = (head + to_yaml(extension.config)).encode()
+    content = (in_utf8(head) + to_yaml(extension.config)).encode()
     try:
         if path.exists() and path.read_bytes() != content:
             raise UserError(f"{path}: is there already and is not overwritten; give another --run-dir, or remove it")

@@ -14,6 +14,7 @@ from simclr_dist.reporting.facts import read_config, read_evaluation, without_tr
 from simclr_dist.run.metrics_log import read_run_facts
 from simclr_dist.run.trackers import tracking_folder
 from simclr_dist.storage.atomic import write_atomically
+from simclr_dist.storage.paths import in_utf8
 from simclr_dist.tracking.sink import About
 
 _FILES = ("health.json", "anomalies.json", "report.html")
@@ -24,9 +25,18 @@ def read_about(run_dir: Path) -> About:
     Raises:
         UserError: its config.yaml cannot be read.
     """
-    config, facts = without_tracking(read_config(run_dir / "config.yaml")), read_run_facts(run_dir)
+    config, facts = _sendable(without_tracking(read_config(run_dir / "config.yaml"))), read_run_facts(run_dir)
     total = facts.get("total_steps")
     return About(run_dir, config, str(facts.get("code", "")), total if isinstance(total, int) else None)
+
+
+def _sendable(value: Any) -> Any:
+    """The config with its texts in UTF-8: a path in it may hold other bytes."""
+    if isinstance(value, dict):
+        return {key: _sendable(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_sendable(entry) for entry in value]
+    return in_utf8(value) if isinstance(value, str) else value
 
 
 def result_files(run_dir: Path) -> list[Path]:

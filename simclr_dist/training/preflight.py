@@ -10,7 +10,7 @@ import torch
 from simclr_dist.config import Config, Machine
 from simclr_dist.errors import UserError
 from simclr_dist.models.statistics_group import divide_batch_norm
-from simclr_dist.run.trackers import refuse_missing
+from simclr_dist.run.trackers import refuse_missing, refuse_run_dir
 
 
 def check_machine(config: Config, processes: int) -> None:
@@ -43,6 +43,7 @@ def check_machine(config: Config, processes: int) -> None:
         )
     _check_compiler(machine)
     refuse_missing(machine.tracking)
+    refuse_run_dir(Path(machine.run_dir), machine.tracking)
 
 
 def fits(config: Config, processes: int) -> bool:

@@ -16,6 +16,7 @@ from simclr_dist import __version__
 from simclr_dist.config.loading import to_dict
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.storage.atomic import flush_folder
+from simclr_dist.storage.paths import refuse_not_utf8
 from simclr_dist.storage.temporary import remove_leftovers, temporary_name
 from simclr_dist.weights.format import Format, reference_outputs
 from simclr_dist.weights.formats import FORMATS
@@ -25,6 +26,7 @@ from simclr_dist.weights.read import FORMAT, sidecar_of
 TOLERANCE = 1e-5
 """Largest difference of an output, as a share of the largest output or of 1, where float32's rounding allows it."""
 _IMAGES = 3
+_SAFETENSORS = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,8 @@ def export(loaded: LoadedEncoder, to: str, out: Path | str, *, with_head: bool =
         with_head: the head too.
 
     Raises:
-        UserError: the file is there, cannot be written, its library is not installed, there is no head, or the
-            outputs differ. Nothing stands under ``out`` then.
+        UserError: the file is there, cannot be written, has the ending of another format, its library is not
+            installed, there is no head, or the outputs differ. Nothing stands under ``out`` then.
     """
     if to not in FORMATS:
         raise UserError(f"'{to}' is no format of an export; known are {', '.join(FORMATS)}")
@@ -56,7 +58,12 @@ def export(loaded: LoadedEncoder, to: str, out: Path | str, *, with_head: bool =
     form, sidecar = FORMATS[to], sidecar_of(out)
     for path in (out, sidecar):
         _refuse_existing(path)
+    if form.utf8_paths_only:
+        refuse_not_utf8(out, f"--to {to}")
     form.require()
+    if (out.suffix == _SAFETENSORS) != form.suffix.endswith(_SAFETENSORS):
+        ending = form.suffix if out.suffix == _SAFETENSORS else _SAFETENSORS
+        raise UserError(f"{out}: by its name --to {to} could not be read back; give one that ends with {ending}")
     if with_head and loaded.projection is None:
         raise UserError(f"--with-head: {loaded.source} has no projection head; leave it out")
     loaded = loaded if with_head else dataclasses.replace(loaded, projection=None)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from simclr_dist.errors import UserError, code_in_file, first_line, is_of_memory
+from simclr_dist.storage.paths import refuse_not_utf8
 from simclr_dist.storage.reading import cannot_be_read
 from simclr_dist.weights.architecture import IMAGENET_MEAN, IMAGENET_STD, Architecture, architecture_of
 from simclr_dist.weights.layouts import Found, find_network
@@ -68,8 +69,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a file of safetensors.
 
     Raises:
-        UserError: it is damaged.
+        UserError: it is damaged, or its path is none that safetensors opens.
     """
+    refuse_not_utf8(path, "safetensors")
     from safetensors import SafetensorError, safe_open
 
     try:

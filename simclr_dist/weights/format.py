@@ -27,6 +27,8 @@ class Format(ABC):
     libraries: tuple[str, ...] = ()
     """What writing and the comparison import beyond this project's dependencies; the extra ``export`` has them."""
     compared_with: str
+    utf8_paths_only = True
+    """Whether what reads the file opens no path of other bytes."""
 
     def input(self, loaded: LoadedEncoder) -> str:
         """What the file takes."""

@@ -45,6 +45,7 @@ class Torchvision(ResNetFormat):
 
     suffix = ".pth"
     compared_with = "torchvision"
+    utf8_paths_only = False
 
     def lines(self, loaded: LoadedEncoder) -> list[str]:
         return loading.torchvision_lines(self._architecture(loaded), loaded.projection)

@@ -22,6 +22,7 @@ from simclr_dist.cli.options import NumberType, PathType
 from simclr_dist.config import load_config, to_dict
 from simclr_dist.progress_bar import said_when_slow, said_while_importing
 from tests.support.commands import complaint
+from tests.support.images import write_image
 
 SUBCOMMANDS = sorted(command.commands)
 HEAVY = {"torch", "torchvision", "matplotlib", "sklearn", "tensorboard"}
@@ -332,6 +333,16 @@ def test_preview_draws_a_row_for_each_image_with_the_image_and_three_pairs(run, 
     with Image.open("drawn.png") as picture:
         assert (picture.format, picture.mode) == ("PNG", "RGB")
         assert picture.size == (7 * (side + 2) + 2, images * (side + 2) + 2)
+
+
+def test_preview_draws_no_image_twice_and_says_that_there_are_fewer_than_asked_for(run, tmp_path):
+    for number in range(3):
+        write_image(tmp_path / "images" / f"{number}.png")
+    folder = ["recipe.data.source=folder", "recipe.data.path=images"]
+    status, _, err = run("preview", "digits_demo", *folder, "--images", 9)
+    assert (status, err.splitlines()[1:]) == (0, ["--images: 9 are asked for and there are 3, so these are drawn"])
+    with Image.open("views.png") as picture:
+        assert picture.height == 3 * (16 + 2) + 2
 
 
 def test_preview_of_a_broken_image_names_it(run, tmp_path):

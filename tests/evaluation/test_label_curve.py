@@ -2,6 +2,8 @@
 
 import json
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -199,6 +201,23 @@ def test_nearest_neighbours_of_pictures_on_one_ground_are_given_centred_pixels(t
     plain = knn_accuracy(pixels[0][drawn], context.train_labels[drawn], pixels[1], context.test_labels)
     assert found["raw pixels", "kNN", 10].form != "as they are"
     assert found["raw pixels", "kNN", 10].accuracies[0] > plain + 0.1
+
+
+def test_how_far_a_curve_is_is_said_within_the_splits_of_one_number_of_labels(tmp_path, monkeypatch):
+    done: list[int] = []
+
+    @contextmanager
+    def noted(total: int, *_: object, active: bool) -> Iterator[Callable[[int], None]]:
+        yield done.append
+        assert sum(done) == total
+
+    context = small_context(tmp_path)
+    (whole,) = [p for p in label_curve(context, [2], 7) if (p.features, p.classifier) == ("raw pixels", "kNN")]
+    monkeypatch.setattr("simclr_dist.evaluation.label_curve.showing_progress", noted)
+    monkeypatch.setattr("simclr_dist.evaluation.label_curve._SPLITS_AT_ONCE", 3)
+    points = label_curve(context, [2], 7)
+    assert done[:6] == [3, 3, 1, 3, 3, 1]
+    assert whole in points
 
 
 def test_the_table_has_the_deviation_of_every_mean():

@@ -1,5 +1,7 @@
 """Jigsaw: its table is that of facebookresearch/fair_self_supervision_benchmark, its answers belong to what is seen."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import permutations
 from typing import Any
 
@@ -86,6 +88,21 @@ def test_the_table_is_in_the_checkpoint_and_another_seed_has_another():
     assert method.state_dict()["permutations"].shape == (20, 9)
     assert torch.equal(method.permutations, method_of().permutations)
     assert not torch.equal(method.permutations, method_of(seed=1).permutations)
+
+
+@pytest.mark.parametrize(("rank", "lines"), [(0, ["looking for 5 of the permutations of 4 patches"]), (1, [])])
+def test_a_table_that_takes_long_is_said_by_one_process_in_a_log_too(monkeypatch, capsys, rank, lines):
+    @contextmanager
+    def at_once(what: str, *, write: Callable[[str], object], active: bool) -> Iterator[None]:
+        if active:
+            write(what)
+        yield
+
+    monkeypatch.setattr("simclr_dist.methods.permutations.said_when_slow", at_once)
+    monkeypatch.setattr("simclr_dist.methods.permutations.rank_here", lambda: rank)
+    far_permutations.cache_clear()
+    far_permutations(4, 5, 0)
+    assert capsys.readouterr().err.splitlines() == lines
 
 
 def test_more_permutations_than_there_are_are_refused():

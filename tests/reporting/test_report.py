@@ -27,6 +27,7 @@ from simclr_dist.reporting.context import ViewsAsImages
 from simclr_dist.reporting.facts import Facts, read_facts
 from simclr_dist.reporting.markup import Html, tag
 from simclr_dist.training.pretraining import pretrain
+from tests.support.commands import NO_UTF8, complaint
 from tests.support.images import open_source
 from tests.support.processes import tiny_config
 from tests.support.tracking import write_run
@@ -116,8 +117,12 @@ def test_what_takes_long_of_a_long_run_is_said(report, tmp_path, monkeypatch):
 
     monkeypatch.setattr("simclr_dist.cli.report.said_when_slow", noted)
     run_dir = write_run(tmp_path, 4)
-    assert report(run_dir)[0] == 0
-    assert said == [f"{run_dir}: reading", f"{run_dir / 'report.html'}: making the page"]
+    assert report(run_dir, "--tensorboard")[0] == 0
+    assert said == [
+        f"{run_dir}: reading",
+        f"{run_dir / 'report.html'}: making the page",
+        f"{run_dir / 'tensorboard'}: writing features and pictures",
+    ]
 
 
 def test_the_page_of_a_run_has_every_section_and_refers_to_nothing_outside_itself(run_dir, report):
@@ -371,6 +376,15 @@ def test_tensorboard_gets_the_features_with_their_classes_and_nothing_twice(run_
     assert len(next(folder.rglob("metadata.tsv")).read_text().splitlines()) == 30
     assert len(list(folder.glob("events*"))) == 1
     assert "Never restarted" in (run_dir / "report.html").read_text()
+
+
+def test_tensorboard_spells_a_class_that_is_no_utf8_and_a_folder_of_the_run_that_is_none_is_refused(report, tmp_path):
+    path = photos(tmp_path / "photos", {NO_UTF8: 20, "other": 20})
+    run_dir = train(tmp_path, "recipe.data.source=folder", f"recipe.data.path={path}", "recipe.global_batch_images=8")
+    assert report(run_dir, "--tensorboard")[0] == 0
+    assert r"caf\udce9" in next((run_dir / "tensorboard" / "report").rglob("metadata.tsv")).read_text()
+    status, _, err = report(run_dir.rename(tmp_path / NO_UTF8), "--tensorboard")
+    assert (status, "not all of this path is UTF-8" in complaint(err)) == (2, True)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here to open the page in")

@@ -13,7 +13,7 @@ from simclr_dist.optim.schedule import build_schedule
 from simclr_dist.run.metrics_log import read_metrics
 from simclr_dist.starting.extension import extended
 from simclr_dist.training import pretraining
-from tests.support.commands import complaint, run_command
+from tests.support.commands import NO_UTF8, complaint, run_command
 from tests.support.processes import tiny_config
 
 IMAGES = 1438  # the digits that pretraining sees
@@ -96,3 +96,11 @@ def test_more_epochs_in_the_folder_of_a_run_are_refused_with_the_command_that_ex
     with pytest.raises(UserError, match="another recipe") as refused:
         pretraining.pretrain(tiny_config(run.parent, "recipe.epochs=9", "recipe.seed=1"), Processes())
     assert "simclr-dist extend" not in str(refused.value)
+
+
+def test_a_run_whose_folder_is_no_utf8_is_extended(run, tmp_path, capsys):
+    copy = shutil.copytree(run, tmp_path / NO_UTF8)
+    assert run_command(capsys, "extend", copy, "--epochs", 8)[0] == 0
+    config = load_config(f"{copy}_8_epochs.yaml")
+    assert config.machine.run_dir == f"{copy}_8_epochs"
+    assert Path(config.recipe.initial.weights).is_file()

@@ -1,8 +1,13 @@
 """Command lines of ``simclr-dist``, run in this process."""
 
+import os
+
 import pytest
 
 from simclr_dist.cli.main import main
+
+NO_UTF8 = os.fsdecode(b"caf\xe9")
+"""A name of a file or folder as Python has it that some libraries cannot open."""
 
 
 def run_command(capture: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

@@ -4,7 +4,7 @@ import pytest
 
 from simclr_dist.run import trackers
 from simclr_dist.tracking.state import State, sending_alone
-from tests.support.commands import complaint, run_command
+from tests.support.commands import NO_UTF8, complaint, run_command
 from tests.support.tracking import write_run
 
 
@@ -55,3 +55,11 @@ def test_ids_that_cannot_be_read_are_no_reason_to_make_a_second_run(tmp_path, ca
     (run_dir / "tracking" / "wandb.json").write_text("[]")
     status, _, told = run_command(capsys, "track", run_dir)
     assert (status, "remove it to send the run as a new one" in complaint(told)) == (2, True)
+
+
+@pytest.mark.parametrize("words", ["wandb.project=x", "mlflow.experiment=x"])
+def test_a_run_whose_folder_is_no_utf8_is_refused_before_a_library_meets_its_name(tmp_path, capsys, monkeypatch, words):
+    monkeypatch.setattr(trackers, "refuse_missing", lambda tracking: None)
+    (tmp_path / NO_UTF8).mkdir()
+    status, _, told = run_command(capsys, "track", write_run(tmp_path / NO_UTF8, steps=2), words)
+    assert (status, "not all of this path is UTF-8" in complaint(told)) == (2, True)

@@ -7,6 +7,7 @@ import yaml
 from simclr_dist.reporting.facts import read_facts
 from simclr_dist.reporting.tables import config_table, differences
 from simclr_dist.tracking.facts import evaluation_numbers, read_about, result_files
+from tests.support.commands import NO_UTF8
 from tests.support.tracking import write_run
 
 PASSWORD = "secret"
@@ -53,3 +54,12 @@ def test_results_of_several_images_or_protocols_have_names_of_their_own_and_step
     assert len(set(found.values())) == 3
     assert found[12, 0.9].startswith(f"{name}/cifar10_")
     assert found[12, 0.7].startswith(f"{name}/digits_")
+
+
+def test_a_path_of_the_config_that_is_no_utf8_is_spelt_for_trackers(tmp_path):
+    run_dir = write_run(tmp_path, steps=2)
+    config = {"recipe": {"data": {"path": f"/data/{NO_UTF8}"}, "of": [NO_UTF8]}, "machine": {}}
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
+    assert read_about(run_dir).config["recipe"] == {"data": {"path": r"/data/caf\udce9"}, "of": [r"caf\udce9"]}
+    for path in result_files(run_dir):
+        path.read_text(encoding="utf-8")

@@ -30,7 +30,7 @@ from simclr_dist.weights.format import reference_outputs
 from simclr_dist.weights.formats import FORMATS
 from simclr_dist.weights.loaded import LoadedEncoder
 from simclr_dist.weights.read import load_encoder
-from tests.support.commands import run_command
+from tests.support.commands import NO_UTF8, run_command
 from tests.support.processes import tiny_config
 
 SIDE = 32
@@ -280,6 +280,21 @@ def test_neither_file_is_overwritten(capsys, run, tmp_path, there):
     assert "--" not in line  # import, which says the same, has no option for it
     assert [path.name for path in tmp_path.iterdir()] == [there]
     assert (tmp_path / there).read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("to", "name", "ending"),
+    [
+        ("torchvision", "x.safetensors", ".pth"),
+        ("onnx", "x.safetensors", ".onnx"),
+        ("timm", "x.pth", ".safetensors"),
+        ("safetensors", "x", ".safetensors"),
+    ],
+)
+def test_a_name_by_which_the_file_would_be_taken_for_another_format_is_refused(capsys, run, tmp_path, to, name, ending):
+    line = refusal(capsys, "export", run, "--to", to, "--out", tmp_path / name)
+    assert line.endswith(f"give one that ends with {ending}\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_name_taken_while_the_export_was_made_is_not_overwritten(monkeypatch, run, tmp_path):
@@ -715,3 +730,19 @@ def test_our_own_format_needs_no_installed_package_to_say_its_version(monkeypatc
 
     monkeypatch.setattr("importlib.metadata.version", not_installed)
     assert FORMATS["safetensors"].library() == f"simclr_dist {__version__}"
+
+
+def test_a_path_that_is_no_utf8_is_one_line_where_a_library_cannot_open_it_and_a_file_where_it_can(tmp_path, capsys):
+    folder, file = tmp_path / NO_UTF8, tmp_path / "resnet18.pth"
+    folder.mkdir()
+    torch.save(torchvision.models.resnet18().state_dict(), file)
+    for to in FORMATS:
+        status, _, told = run_command(
+            capsys, "export", file, "--to", to, "--out", folder / f"encoder{FORMATS[to].suffix}"
+        )
+        assert (status, "not all of this path is UTF-8" in told) == ((0, False) if to == "torchvision" else (2, True))
+    moved = file.rename(folder / "resnet18.pth")
+    assert run_command(capsys, "import", moved, tmp_path / "ours.safetensors")[0] == 0
+    (tmp_path / "ours.safetensors").rename(folder / "ours.safetensors")
+    status, _, told = run_command(capsys, "import", folder / "ours.safetensors", tmp_path / "again.safetensors")
+    assert (status, "not all of this path is UTF-8" in told) == (2, True)
