@@ -1,8 +1,8 @@
 """A GPU that is not there, for tests of what the code does with one: which tensors are where, and what is computed.
 
 Tensors say ``cuda`` and compute on the CPU (pretended_tensors.py). Streams, events and the device's facts are made up,
-a CUDA graph is what was called while it was recorded, and torch's kernels of batch norm for CUDA alone are stand-ins.
-Not here: time, memory, order between streams, Triton, NCCL, and any kernel of CUDA's.
+a CUDA graph is what was called while it was recorded, torch's kernels of batch norm for CUDA alone are stand-ins, and gloo's
+collectives end as NCCL's. Not here: time, memory, order between streams, Triton, NCCL itself, and any kernel of CUDA's.
 """
 
 import threading
@@ -63,12 +63,11 @@ class Event:
 _STREAM = Stream()
 _FACTS = SimpleNamespace(name="pretended", total_memory=80 * GB, major=8, minor=0, multi_processor_count=108)
 _RUNTIME: dict[str, Any] = {
-    "is_available": lambda: True, "is_initialized": lambda: True,
-    "synchronize": lambda _=None: None,
-    "get_device_name": lambda _=None: _FACTS.name,
-    "get_device_capability": lambda _=None: (8, 0), "is_bf16_supported": lambda *_, **__: True,
-    "mem_get_info": lambda _=None: (70 * GB, 80 * GB), "empty_cache": lambda: None,
-    "max_memory_allocated": lambda _=None: GB, "max_memory_reserved": lambda _=None: GB,
+    "is_available": lambda: True, "is_initialized": lambda: True, "synchronize": lambda _=None: None,
+    "get_device_name": lambda _=None: _FACTS.name, "get_device_capability": lambda _=None: (8, 0),
+    "is_bf16_supported": lambda *_, **__: True, "mem_get_info": lambda _=None: (70 * GB, 80 * GB),
+    "empty_cache": lambda: None, "max_memory_allocated": lambda _=None: GB,
+    "max_memory_reserved": lambda _=None: GB,
     "get_rng_state": lambda _=None: torch.get_rng_state(), "manual_seed_all": lambda _: None,
     "set_rng_state": lambda state, _=None: torch.set_rng_state(state),
     "Stream": Stream, "Event": Event, "current_stream": lambda _=None: _STREAM,
@@ -101,9 +100,9 @@ def as_nccl(collective: Callable[..., Any]) -> Callable[..., None]:
 
     @wraps(collective)
     def made(*tensors: Any, **options: Any) -> Any:
-        held = [each.held if isinstance(each, OnGpu) else each for each in tensors]
-        if len(held) == sum(each is other for each, other in zip(held, tensors, strict=True)):
+        if not any(isinstance(each, OnGpu) for each in tensors):
             return collective(*tensors, **options)
+        held = [each.held if isinstance(each, OnGpu) else each for each in tensors]
         work = collective(*held, **options, async_op=True)
         while not work.is_completed():
             if _aborted.wait(1e-4):

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 
 CPU = torch.device("cpu")
 aten = torch.ops.aten
-# Whose arguments may lie on two devices.
+# Whose arguments may lie on two devices; the last is how DDP brings a gradient into a bucket, which C++ has made.
 _COPIES = (aten._to_copy.default, aten.copy_.default, aten.mul.out)
 _INDEXED = (
     aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default,
@@ -120,7 +120,7 @@ def recorded(graph: Graph, **_: Any) -> Iterator[None]:
 
 def moved(tensor: Tensor, device: torch.device, dtype: torch.dtype, **layout: Any) -> Tensor:
     """``tensor`` on the other device, as a user asks for it: differentiable."""
-    with MadeOnGpu(), _by_user(device):
+    with MadeOnGpu(), _by_user():
         made: Tensor = aten._to_copy.default(tensor, dtype=dtype, device=device, **layout)
     return made
 
@@ -136,12 +136,12 @@ def on_index(device: Any) -> torch.device:
     return found if found.index is not None else torch.device(found.type, torch.cuda.current_device())
 
 
-_asked: list[torch.device] = []
+_asked: list[bool] = []
 
 
 @contextmanager
-def _by_user(device: torch.device) -> Iterator[None]:
-    _asked.append(device)
+def _by_user() -> Iterator[None]:
+    _asked.append(True)
     try:
         yield
     finally:
@@ -184,7 +184,12 @@ def _mapped(function: Callable[[Tensor], Tensor], values: Any) -> Any:
 
 def _tensors(values: Any) -> list[Tensor]:
     found: list[Tensor] = []
-    _mapped(lambda each: found.append(each) or each, values)
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    _mapped(note, values)
     return found
 
 
