@@ -1,8 +1,8 @@
 """A GPU that is not there, for tests of what the code does with one: which tensors are where, and what is computed.
 
 Tensors say ``cuda`` and compute on the CPU (pretended_tensors.py). Streams, events and the device's facts are made up,
-a CUDA graph is what was called while it was recorded, torch's kernels of batch norm for CUDA alone are stand-ins, and gloo's
-collectives end as NCCL's. Not here: time, memory, order between streams, Triton, NCCL itself, and any kernel of CUDA's.
+a CUDA graph is what was called while it was recorded, torch's kernels of batch norm for CUDA alone are stand-ins, and
+gloo's collectives end as NCCL's. Not here: time, memory, order of streams, Triton, NCCL itself, any kernel of CUDA's.
 """
 
 import threading
