@@ -157,9 +157,9 @@ def pretended_gpu(count: int = 1) -> Iterator[None]:
         """torch's makes its classes in C++, for which our tensors are on the CPU."""
         return (labels.unsqueeze(-1) == torch.arange(num_classes, device=labels.device)).long()
 
-    def init_process_group(_backend: str, **options: Any) -> None:
+    def init_process_group(backend: str, **options: Any) -> None:
         _aborted.clear()
-        init_group("gloo", **options)
+        init_group("gloo" if "nccl" in backend else backend, **options)
 
     def backend_of(group: dist.ProcessGroup, device: torch.device) -> Any:
         return Backend() if device.type == "cuda" else get_backend(group, device)
