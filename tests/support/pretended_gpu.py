@@ -19,6 +19,7 @@ from torch import distributed as dist
 from torch._C._distributed_c10d import GradBucket
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._device import _device_constructors
 from torch.utils.data import DataLoader
 
 from simclr_dist import compat
@@ -129,6 +130,7 @@ class Backend:
 @contextmanager
 def pretended_gpu(count: int = 1) -> Iterator[None]:
     """Inside, ``torch.cuda`` has so many GPUs. What processes exchange goes by gloo."""
+    _device_constructors()  # torch keeps the functions of its first look
     convert, begin, autocast = Tensor.to, DataLoader.__init__, torch.autocast
     of_cpu: dict[str, Callable[..., Any]] = {name: getattr(torch, name) for name in KERNELS}
 
