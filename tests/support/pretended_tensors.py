@@ -159,7 +159,7 @@ def _computed(func: Any, args: Any, kwargs: Any) -> Any:
     if own and place is None:
         _refuse_reads_in_graphs(str(func))
     held_args, held_kwargs = _mapped(lambda each: each.held if isinstance(each, OnGpu) else each, (args, kwargs))
-    if held_kwargs.get("device") is not None:
+    if on_gpu(held_kwargs.get("device")):
         held_kwargs["device"] = CPU
     for page_locked in ("pin_memory", "non_blocking"):
         held_kwargs.pop(page_locked, None)
