@@ -140,7 +140,9 @@ def pretended_gpu(count: int = 1) -> Iterator[None]:
             args, kwargs = (), {**kwargs, "device": other.device, "dtype": other.dtype}
         device, dtype, _, given = torch._C._nn._parse_to(*args, **kwargs)  # type: ignore[attr-defined]
         layout = {} if (memory_format or given) is None else {"memory_format": memory_format or given}
-        if device is None or (on_index(device) if on_gpu(device) else CPU) == tensor.device:
+        if not on_gpu(device) and not isinstance(tensor, OnGpu):
+            return convert(tensor, device or tensor.device, dtype or tensor.dtype, copy=copy, **layout)
+        if device is None or (on_index(device) if on_gpu(device) else device) == tensor.device:
             return convert(tensor, dtype or tensor.dtype, copy=copy, **layout)
         return moved(tensor, on_index(device) if on_gpu(device) else CPU, dtype or tensor.dtype, **layout)
 
