@@ -94,14 +94,17 @@ def input_gradient(
     scale = weight * inverse
     slope = -scale * inverse**2 * sum_grad_x / count
     shift = -scale * sum_grad / count - slope * mean
-    groups, computed = len(mean), x.dtype == scale.dtype
-    fold = _fold(x, groups) if computed or _foldable(x) else 1
-    made = _scaled(x, slope, shift, fold) if computed else torch.empty_like(x)
+    groups = len(mean)
+    if x.dtype == scale.dtype:
+        fold = _fold(x, groups)
+        made = _scaled(x, slope, shift, fold)
+        out = _by_group(made, groups, fold)
+        out.addcmul_(_by_group(grad, groups, fold), _against(out, scale, fold))
+        return made
+    fold = _fold(x, groups) if _foldable(x) else 1
+    made = torch.empty_like(x)
     grad, x, out = (_by_group(tensor, groups, fold) for tensor in (grad, x, made))
     scale, slope, shift = (_against(x, values, fold) for values in (scale, slope, shift))
-    if computed:
-        out.addcmul_(grad, scale)
-        return made
     rows = max(1, BLOCK * groups * x.shape[1] // x.numel())
     for number in range(groups):
         blocks = zip(*(tensor[number].split(rows) for tensor in (grad, x, out)), strict=True)
