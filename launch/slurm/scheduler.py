@@ -117,22 +117,18 @@ def requeue_if_possible(job: str) -> str:
     return ""
 
 
-def end_if_first_node_is_lost(job: str) -> bool:
-    """End a job whose batch script is gone with its node: SLURM would keep the others until the job's time is over.
-
-    Returns:
-        Whether it is ended.
-    """
+def first_node_is_lost(job: str) -> bool:
+    """Whether a job's batch script is gone with its node; False when SLURM cannot be asked here."""
     if shutil.which("scontrol") is None:
         return False
     try:
         (found,) = _patiently(lambda: jobs([job]))
-        if not found.first_node or found.first_node in call("scontrol", "show", "hostnames", found.nodes).split():
-            return False
-        cancel([job])
+        return (
+            bool(found.first_node)
+            and found.first_node not in call("scontrol", "show", "hostnames", found.nodes).split()
+        )
     except (UserError, ValueError):
         return False
-    return True
 
 
 def _patiently(ask: Callable[[], Answer]) -> Answer:

@@ -10,6 +10,7 @@ from simclr_dist.config import Config, load_config
 from simclr_dist.config.loading import refuse_pipe
 from simclr_dist.config.machine import GO_ON
 from simclr_dist.distributed.launchers import job_here, rank_here
+from simclr_dist.errors import UserError
 from simclr_dist.launch.relaunch import relaunch_checked, stop_with_launcher
 from simclr_dist.launch.slurm import scheduler
 from simclr_dist.launch.slurm.batch_script import REQUEUE_STATUS
@@ -55,9 +56,19 @@ def pretrain(config: str, overrides: tuple[str, ...], processes: int | None, deb
         from simclr_dist.distributed.rendezvous import leave_status
 
         leave_status(status, is_first=outcome.is_first)
-        if outcome.is_first and status != REQUEUE_STATUS and scheduler.end_if_first_node_is_lost(job):
-            say(f"job {job} is ended by its last process: its first node was lost, and its batch script with it")
+        if outcome.is_first and status != REQUEUE_STATUS and scheduler.first_node_is_lost(job):
+            end_by_last_process(job)
     return status
+
+
+def end_by_last_process(job: str) -> None:
+    """End a job whose batch script is gone with its node: SLURM would keep it until its time is over."""
+    # Said first: scancel ends this process too.
+    say(f"job {job} is ended by its last process: its first node was lost, and its batch script with it")
+    try:
+        scheduler.cancel([job])
+    except UserError as refused:
+        say(f"job {job} is not ended: {refused}; end it with: scancel {job}", err=True)
 
 
 def _report(outcome: Any, config: Config) -> int:

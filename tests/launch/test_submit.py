@@ -4,6 +4,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 
 import pytest
 
@@ -216,6 +217,16 @@ def test_a_preemption_is_seen_once_the_controller_answers_again(slurm, monkeypat
     monkeypatch.setattr(scheduler, "PATIENCE_SECONDS", 0.0)
     slurm(scontrol=f'echo "{AWAY}" >&2; exit 1')
     assert not scheduler.should_requeue("29", signal.SIGTERM)  # it may be scancel's
+
+
+@pytest.mark.parametrize(("scancel", "told"), [("kill -9 $PPID", ""), ("echo no >&2; exit 1", "scancel refuses: no")])
+def test_the_last_process_of_a_job_says_that_it_ends_it_before_it_is_ended_itself(slurm, scancel, told):
+    slurm(scancel=scancel)
+    line = "from simclr_dist.cli.pretrain import end_by_last_process as end; end('29')"
+    done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=False)
+    assert "job 29 is ended by its last process: its first node was lost" in done.stdout
+    assert told in done.stderr
+    assert (done.returncode == 0) == bool(told)
 
 
 def test_of_a_controller_that_is_away_nobody_says_that_a_job_has_ended(slurm, folder, capsys):
