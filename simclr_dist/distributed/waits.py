@@ -9,14 +9,17 @@ own thread, which is left there when the group is over.
 import ctypes
 import threading
 import time
+import weakref
 from typing import Any
 
 import torch.distributed as dist
 from torch.futures import Future
 
 GROUP_IS_OVER = "Connection closed by this process, whose group is over"
+_LATE_SECONDS = 1.0
 _waits: dict[Future[None], dist.ProcessGroup] = {}
 _lock = threading.Lock()
+_ended: "weakref.WeakSet[dist.ProcessGroup]" = weakref.WeakSet()  # default groups whose waits were ended
 
 
 def finish(work: dist.Work | None, group: dist.ProcessGroup | None = None) -> None:
@@ -42,16 +45,19 @@ def result_of(work: dist.Work, group: dist.ProcessGroup | None = None) -> Future
 
 
 def end_waits(after_seconds: float = 0.0) -> None:
-    """End all waits, of any thread, that do not end by themselves in this time. Their groups are over."""
+    """End all waits, of any thread, that do not end by themselves in this time. Their groups are over.
+
+    A collective that was begun already may be waited for only later: that wait is ended too.
+    """
+    if dist.group.WORLD is not None:
+        _ended.add(dist.group.WORLD)
     deadline = time.monotonic() + after_seconds
     while _waits and time.monotonic() < deadline:
         time.sleep(0.01)
     with _lock:
         left = dict(_waits)
-    for over, group in left.items():
-        # Never freed: the end of a group waits for its threads, in this process's own end too.
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))
-        _end(over)
+    for over in left:
+        _end(over, is_left=True)
 
 
 def _over(work: dist.Work, group: dist.ProcessGroup | None) -> Future[None]:
@@ -60,14 +66,23 @@ def _over(work: dist.Work, group: dist.ProcessGroup | None) -> Future[None]:
     with _lock:
         _waits[over] = group or dist.distributed_c10d._get_default_group()
     work.get_future().add_done_callback(lambda _: _end(over))
+    if dist.group.WORLD in _ended:
+        late = threading.Timer(_LATE_SECONDS, _end, (over,), {"is_left": True})
+        late.daemon = True
+        late.start()
     return over
 
 
-def _end(over: Future[None]) -> None:
+def _end(over: Future[None], *, is_left: bool = False) -> None:
+    """``is_left``: its collective may never be over."""
     with _lock:
         group = _waits.pop(over, None)
-    if group is not None:
-        over.set_result(None)
+    if group is None:
+        return
+    if is_left:
+        # Never freed: the end of a group waits for its threads, in this process's own end too.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))
+    over.set_result(None)
 
 
 def _raise_if_left(work: dist.Work) -> None:

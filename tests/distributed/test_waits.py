@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -13,11 +13,13 @@ import torch
 import torch.distributed as dist
 from torch.futures import Future
 
+from simclr_dist.distributed import waits
 from simclr_dist.distributed.collectives import copy_first, gather_objects
 from simclr_dist.distributed.processes import Processes, _free_main_thread, process_group
 from simclr_dist.distributed.waits import end_waits, finish, result_of
 from simclr_dist.errors import LostProcessError
 from tests.support.groups import started
+from tests.support.waiting import wait_until
 
 NUMBERS = 2**25
 
@@ -73,12 +75,14 @@ class Endless:
         return self.future
 
 
-@pytest.fixture
-def group() -> Iterator[dist.ProcessGroup]:
+def one_process() -> Iterator[dist.ProcessGroup]:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     assert dist.group.WORLD is not None
     yield dist.group.WORLD
     dist.destroy_process_group()
+
+
+group = pytest.fixture(one_process)
 
 
 def test_waits_of_the_step_and_of_ddp_are_both_ended_and_only_those_that_do_not_end_by_themselves(group):
@@ -90,3 +94,21 @@ def test_waits_of_the_step_and_of_ddp_are_both_ended_and_only_those_that_do_not_
     with pytest.raises(RuntimeError, match="Connection closed"):
         forgotten.wait()
     assert summed.wait()[0].tolist() == [1, 1]
+
+
+def test_a_wait_that_begins_after_those_of_its_group_were_ended_is_ended_too_and_one_of_the_next_group_is_not(
+    monkeypatch,
+):
+    monkeypatch.setattr(waits, "_LATE_SECONDS", 0.2)
+    with contextmanager(one_process)() as first:
+        end_waits()
+        finish(dist.all_reduce(torch.ones(2), async_op=True), first)
+        late = result_of(Endless(), first)
+        wait_until(late.done, 10, "it still waits")
+        with pytest.raises(RuntimeError, match="Connection closed"):
+            late.wait()
+    with contextmanager(one_process)() as second:
+        waiting = result_of(Endless(), second)
+        time.sleep(0.5)
+        assert not waiting.done()
+        end_waits()
