@@ -293,7 +293,7 @@ def test_the_first_recipe_of_a_folder_loads_plans_and_trains_as_it_is(run, tmp_p
     monkeypatch.chdir(tmp_path)
     noise = np.random.default_rng(0)
     for number in range(40):
-        pixels = noise.integers(0, 256, (20 + number, 44, 3), dtype=np.uint8)
+        pixels = noise.integers(0, 256, (14 + number // 4, 24, 3), dtype=np.uint8)
         folder = tmp_path / "photos #2" / f"class {number % 3}"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(folder / f"{number}.png")
