@@ -1,4 +1,4 @@
-"""The GPUs, as torch and the driver see them. Never run where there is one."""
+"""The GPUs, as torch and the driver see them. Ran on one H100."""
 
 import shutil
 import subprocess

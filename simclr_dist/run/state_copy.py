@@ -51,6 +51,6 @@ def _copied(tensor: Tensor, before: Iterator[Tensor]) -> Tensor:
     there = next(before, None)
     layout = (tensor.shape, tensor.stride(), tensor.dtype)
     if there is None or (there.shape, there.stride(), there.dtype) != layout:
-        # Pinned for a GPU, which then copies while the next copy is being asked for. Never run on one.
+        # Pinned for a GPU, which then copies while the next copy is being asked for.
         there = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, pin_memory=tensor.is_cuda)
     return there.copy_(tensor.detach(), non_blocking=True)
