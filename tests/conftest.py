@@ -32,6 +32,12 @@ def _gpu_is_there() -> bool:
 
 
 @pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command takes all cores for its process: in the suite's, which shares them, threads would wait for threads."""
+    monkeypatch.setattr("torch.set_num_threads", lambda count: None)
+
+
+@pytest.fixture(autouse=True)
 def _pretended_gpu(request: pytest.FixtureRequest) -> Iterator[None]:
     """Where there is none, for tests marked so."""
     if not request.node.get_closest_marker("cuda") or _gpu_is_there():
