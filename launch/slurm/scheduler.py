@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -89,11 +90,14 @@ def should_requeue(job: str, number: int) -> bool:
 
     A notice says that its time is nearly up. SIGTERM comes from scancel, from scontrol requeue, or before a preemption;
     only in the last case, which leaves the job RUNNING, does SLURM take a job whose processes end for a failed one.
-    Without scontrol, in a container, it is left to the batch script to ask. A controller that does not answer is waited
-    for; one that stays away is taken for scancel's, which alone must never bring a job back.
+    Without scontrol, in a container, it is left to the batch script to ask; SIGINT and SIGHUP come from the user at a
+    terminal, as within salloc, where no batch script does. A controller that does not answer is waited for; one that
+    stays away is taken for scancel's, which alone must never bring a job back.
     """
-    if number in NOTICES or shutil.which("scontrol") is None:
+    if number in NOTICES:
         return True
+    if shutil.which("scontrol") is None:
+        return number == signal.SIGTERM
     try:
         return any(each.state == "RUNNING" and each.preempted for each in _patiently(lambda: jobs([job])))
     except ControllerAwayError:

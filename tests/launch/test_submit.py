@@ -5,12 +5,15 @@ import shlex
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
+from simclr_dist.cli import pretrain
+from simclr_dist.config import load_config
 from simclr_dist.errors import UserError
 from simclr_dist.launch.slurm import records, scheduler, watching
-from simclr_dist.launch.slurm.batch_script import start_script
+from simclr_dist.launch.slurm.batch_script import REQUEUE_STATUS, start_script
 from simclr_dist.launch.slurm.resources import Resources
 from simclr_dist.launch.slurm.submission import check
 from tests.support.commands import batch_script as script
@@ -217,6 +220,22 @@ def test_a_preemption_is_seen_once_the_controller_answers_again(slurm, monkeypat
     monkeypatch.setattr(scheduler, "PATIENCE_SECONDS", 0.0)
     slurm(scontrol=f'echo "{AWAY}" >&2; exit 1')
     assert not scheduler.should_requeue("29", signal.SIGTERM)  # it may be scancel's
+
+
+@pytest.mark.parametrize(
+    ("number", "again"),
+    [(signal.SIGINT, False), (signal.SIGHUP, False), (signal.SIGTERM, True), (signal.SIGUSR2, True)],
+)
+def test_in_a_container_a_ctrl_c_or_a_lost_terminal_never_claims_a_requeue_that_no_batch_script_asks_for(
+    monkeypatch, capsys, number, again
+):
+    monkeypatch.setenv("PATH", "")  # no scontrol
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    config = load_config("digits_demo", ["machine.run_dir=run"])
+    outcome = SimpleNamespace(is_first=True, steps_done=33, total_steps=100, signal=number)
+    status, told = pretrain._report(outcome, config), capsys.readouterr().out
+    assert (status, "goes back into the queue" in told) == ((REQUEUE_STATUS, True) if again else (128 + number, False))
+    assert ("start the same command again to resume" in told) is not again
 
 
 @pytest.mark.parametrize(("scancel", "told"), [("kill -9 $PPID", ""), ("echo no >&2; exit 1", "scancel refuses: no")])
