@@ -46,6 +46,24 @@ def handle_stop_signals(handler: Callable[[int, FrameType | None], None]) -> dic
     return {number: signal.signal(number, handler) for number in heeded}
 
 
+@contextmanager
+def stop_signals_later() -> Iterator[None]:
+    """What stands within is done to its end, and so is a process that it starts; then a stop signal is answered.
+
+    Waiting alone would not do: where there are more threads, a signal goes to one that does not let it wait.
+    """
+    came: list[int] = []
+    before = handle_stop_signals(lambda number, _: came.append(number))
+    try:
+        with stop_signals_held():
+            yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came[:1]:
+            signal.raise_signal(number)
+
+
 class StopSignals:
     """While entered, the stop signals only set a flag; the trainer agrees on it at a step boundary.
 

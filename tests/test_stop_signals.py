@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from simclr_dist.stop_signals import NOTICES, STOP_SIGNALS, StopSignals, handle_stop_signals
+from simclr_dist.stop_signals import NOTICES, STOP_SIGNALS, StopSignals, handle_stop_signals, stop_signals_later
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +55,24 @@ def test_a_signal_is_said_while_the_main_thread_is_in_a_librarys_code():
         sender.join()
         assert stop.received == signal.SIGTERM
     assert flags == [(None, True)]  # Python had not called the handler yet
+
+
+def test_what_is_done_before_a_signal_is_answered_is_done_also_where_another_thread_takes_the_signal():
+    over, done = threading.Event(), []
+    other = threading.Thread(target=over.wait)
+    other.start()
+
+    def do_it_at_a_ctrl_c() -> None:
+        with stop_signals_later():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+            done.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        do_it_at_a_ctrl_c()
+    over.set()
+    other.join()
+    assert (done, signal.getsignal(signal.SIGINT)) == ([True], signal.default_int_handler)
 
 
 def test_what_nohup_has_told_to_ignore_stays_ignored():

@@ -54,8 +54,15 @@ def new_folder(run_dir: Path) -> Path:
 
 
 def write(folder: Path, record: JobRecord) -> None:
-    """Keep it in a run's own folder of the submission."""
-    write_atomically(folder / _NAME, json.dumps(dataclasses.asdict(record), indent=1).encode())
+    """Keep it in a run's own folder of the submission.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        write_atomically(folder / _NAME, json.dumps(dataclasses.asdict(record), indent=1).encode())
+    except OSError as error:
+        raise UserError(f"{folder / _NAME} cannot be written: {error.strerror}") from error
 
 
 def records_of(run_dir: Path) -> list[JobRecord]:

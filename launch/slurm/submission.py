@@ -4,7 +4,8 @@ import dataclasses
 import itertools
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +23,8 @@ from simclr_dist.log import log
 from simclr_dist.storage.atomic import write_atomically
 from simclr_dist.storage.paths import expanded
 from simclr_dist.terminal import typed
+
+_SCRIPT = "batch.sh"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,40 +64,48 @@ class Submission:
             goes_on=self.goes_on,
         )
 
-    def submit(self) -> list[tuple[Path, records.JobRecord]]:
-        """Write the folder and call sbatch; each run's folder with its record.
+    def prepare(self) -> Path:
+        """Write the folder, and ask SLURM whether it would take the job.
 
         Raises:
-            UserError: SLURM refuses, or the folder cannot be written; nothing is left behind then.
+            UserError: it would not, or the folder cannot be written; nothing is left behind then.
         """
         folder = records.new_folder(self.base)
-        try:
-            script = self._write(folder)
-            if why := scheduler.check_only(script):
+        with _removed_on_failure(folder):
+            self._write(folder)
+            if why := scheduler.check_only(folder / _SCRIPT):
                 log.warning("%s", why)
-            answer = scheduler.call("sbatch", "--parsable", str(script))
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+        return folder
+
+    def hand_in(self, folder: Path) -> list[tuple[Path, records.JobRecord]]:
+        """Call sbatch for a prepared folder; each run's folder with its record.
+
+        Raises:
+            UserError: SLURM refuses, and the folder is removed; or there is no record of the job, which is ended.
+        """
+        with _removed_on_failure(folder):
+            answer = scheduler.call("sbatch", "--parsable", str(folder / _SCRIPT))
         number = answer.strip().partition(";")[0]
-        return [self._record(folder, number, task) for task in range(len(self.configs))]
+        try:
+            return [self._record(folder, number, task) for task in range(len(self.configs))]
+        except UserError as error:
+            raise UserError(f"{error}; {_taken_back(number)}; mend that, then start again") from error
 
     def _code(self, folder: Path) -> Path:
         return self.code or folder / "code"
 
-    def _write(self, folder: Path) -> Path:
+    def _write(self, folder: Path) -> None:
         code = self._code(folder)
         if self.code is None:
             copy_code(code)
         for task, config in enumerate(self.configs):
             write_atomically(folder / self._config_name(task), to_yaml(config).encode())
-        start, script = folder / "start", folder / "batch.sh"
+        start = folder / "start"
         start.write_text(
             start_script(folder, code, python_command(self.wanted), goes_on=self.goes_on), encoding="utf-8"
         )
         start.chmod(0o755)
-        script.write_text(self.script(folder), encoding="utf-8")
-        return script
+        (folder / _SCRIPT).write_text(self.script(folder), encoding="utf-8")
 
     def _record(self, folder: Path, number: str, task: int) -> tuple[Path, records.JobRecord]:
         record = records.JobRecord(
@@ -119,6 +130,24 @@ class Submission:
         wanted = [Path.cwd(), self.base, *code, *(place for config in self.configs for place in _places(config.recipe))]
         found = [path for path in dict.fromkeys(wanted) if str(path) != "."]
         return [path for path in found if not any(path != other and path.is_relative_to(other) for other in found)]
+
+
+@contextmanager
+def _removed_on_failure(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _taken_back(job: str) -> str:
+    """End a job that no record knows, which nobody would find again; what became of it."""
+    try:
+        scheduler.cancel([job])
+    except UserError as refused:
+        return f"job {job} is submitted and unknown here ({refused}): end it with: scancel {job}"
+    return f"job {job}, which was submitted already, is ended"
 
 
 def runs_of(

@@ -13,6 +13,7 @@ from simclr_dist.errors import UserError
 from simclr_dist.launch.slurm.profiles import resources
 from simclr_dist.launch.slurm.resources import LEAST, Resources, from_record
 from simclr_dist.run.moved_folder import refuse_moved
+from simclr_dist.stop_signals import stop_signals_later
 from simclr_dist.terminal import say, typed
 
 _numbers = {name: click.IntRange(min=least) for name, least in LEAST.items()}
@@ -203,18 +204,19 @@ def _submit(submission: Any, options: dict[str, Any]) -> None:
         say(submission.script(submission.base / "jobs" / "NNN"), nl=False)
         return
     check(submission.configs, submission.wanted, data=not options["no_data_check"])
-    submitted = submission.submit()
-    base = submission.base
-    job = submitted[0][1].job.partition("_")[0]
-    count = f", {len(submitted)} runs" if len(submitted) > 1 else ""
-    say(
-        f"job {job}{count}: {submission.wanted.processes} processes each on {submission.wanted.nodes} nodes\n"
-        f"run     {base}\n"
-        f"follow  {typed('logs', submitted[0][0], '--follow')}\n"
-        f"status  {typed('status', base)}\n"
-        f"stop    {typed('cancel', base)}\n"
-        f"resume  {typed('resume', submitted[0][0])}"
-    )
+    folder, base = submission.prepare(), submission.base
+    with stop_signals_later():  # once SLURM has the job, it gets its record, and the user its number
+        submitted = submission.hand_in(folder)
+        job = submitted[0][1].job.partition("_")[0]
+        count = f", {len(submitted)} runs" if len(submitted) > 1 else ""
+        say(
+            f"job {job}{count}: {submission.wanted.processes} processes each on {submission.wanted.nodes} nodes\n"
+            f"run     {base}\n"
+            f"follow  {typed('logs', submitted[0][0], '--follow')}\n"
+            f"status  {typed('status', base)}\n"
+            f"stop    {typed('cancel', base)}\n"
+            f"resume  {typed('resume', submitted[0][0])}"
+        )
     if options["follow"]:
         for run_dir, _ in submitted:
             for text in watching.follow(run_dir, 0):

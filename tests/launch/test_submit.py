@@ -1,11 +1,13 @@
 """What is submitted, without SLURM: the batch script, and what is asked of SLURM's commands."""
 
+import errno
 import os
 import shlex
 import signal
 import subprocess
 import sys
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -16,8 +18,8 @@ from simclr_dist.launch.slurm import records, scheduler, watching
 from simclr_dist.launch.slurm.batch_script import REQUEUE_STATUS, start_script
 from simclr_dist.launch.slurm.resources import Resources
 from simclr_dist.launch.slurm.submission import check
+from tests.support.commands import TAKES, complaint, run_command
 from tests.support.commands import batch_script as script
-from tests.support.commands import run_command
 from tests.support.processes import pretrain_here, tiny_config
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -264,6 +266,50 @@ def test_of_a_controller_that_is_away_nobody_says_that_a_job_has_ended(slurm, fo
     assert next(following) == "a line"
     slurm(scontrol='echo "JobId=29 JobState=COMPLETED"')
     assert "COMPLETED" in "".join(following)
+
+
+SUBMIT = ("submit", "digits_demo", "machine.run_dir=runs/t")
+
+
+@pytest.mark.parametrize("sweep", [[], ["--sweep=recipe.seed=0,1"]], ids=["one", "array"])
+@pytest.mark.parametrize(
+    ("scancel", "told"),
+    [
+        ("echo $* > ended", "job 29, which was submitted already, is ended; mend that, then start again"),
+        (
+            "echo no >&2; exit 1",
+            "job 29 is submitted and unknown here (scancel refuses: no): end it with: scancel 29",
+        ),
+    ],
+)
+def test_a_job_whose_record_finds_a_full_disk_is_ended_or_named_and_keeps_its_folder(
+    slurm, folder, run, monkeypatch, sweep, scancel, told
+):
+    slurm(**TAKES, scancel=scancel)
+    full = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+    monkeypatch.setattr(records, "write_atomically", full)
+    status, out, err = run(*SUBMIT, *sweep)
+    assert (status, out) == (2, "")
+    assert "jobs/001/job.json cannot be written: No space left on device; " in complaint(err)
+    assert told in err
+    assert (folder / "runs/t/jobs/001/start").is_file()
+    assert not (folder / "ended").exists() or (folder / "ended").read_text() == "29\n"
+
+
+def test_a_ctrl_c_while_sbatch_is_at_it_is_answered_when_the_job_has_its_record_and_the_user_its_number(
+    slurm, folder, run
+):
+    slurm(**TAKES | {"sbatch": TAKES["sbatch"].replace("echo 29", "{ kill -INT $PPID $$; echo 29; }")})
+    status, out, _ = run(*SUBMIT)
+    assert (status, out.splitlines()[0].partition(":")[0]) == (128 + signal.SIGINT, "job 29")
+    assert records.last_record(folder / "runs/t").job == "29"
+
+
+def test_what_sbatch_refuses_leaves_no_folder_of_a_submission(slurm, folder, run):
+    slurm(**TAKES | {"sbatch": TAKES["sbatch"].replace("echo 29", "{ echo no >&2; exit 1; }")})
+    status, _, err = run(*SUBMIT)
+    assert (status, complaint(err)) == (2, "simclr-dist: sbatch refuses: no")
+    assert not list(folder.glob("runs/t/jobs/*"))
 
 
 @pytest.mark.parametrize("state", ["drained", "down*", "maint", "idle*"])

@@ -12,7 +12,7 @@ from simclr_dist.errors import UserError
 from simclr_dist.launch.slurm import scheduler
 from simclr_dist.launch.slurm.submission import runs_of
 from simclr_dist.run.lock_owner import Owner
-from tests.support.commands import batch_script
+from tests.support.commands import TAKES, batch_script
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -69,14 +69,12 @@ def test_the_batch_script_of_an_array_requeues_its_own_task_and_only_while_that_
     assert (folder / "asked").read_text().splitlines() == ["show job 29_1", *asked]
 
 
-# sbatch takes everything, as number 29; nobody knows of that job any more.
-_TAKES = {"sbatch": '[ "$1" = --test-only ] && echo "to start at 12:30" >&2 || echo 29', "scontrol": "exit 1"}
 DEMO = ("digits_demo", "machine.run_dir=sw")
 
 
 @pytest.mark.parametrize("before", ["temperature=0.1_seed=0", "temperature=0.1,seed=0", "name=a:b"])
 def test_a_run_of_a_sweep_is_resumed_whatever_its_folder_is_called(slurm, folder, run, before):
-    slurm(**_TAKES)
+    slurm(**TAKES)
     sweep = ("--sweep=recipe.method.temperature=0.1,0.5", "--sweep=recipe.seed=0,1")
     assert run("submit", *DEMO, *sweep)[0] == 0
     runs = {path.name for path in (folder / "sw").iterdir()} - {"jobs"}
@@ -95,7 +93,7 @@ def test_a_folder_with_a_comma_is_taken_and_a_containers_list_of_mounts_names_wh
 
 
 def test_a_resumed_run_of_a_sweep_sees_the_sweeps_code_in_its_container(slurm, folder, run):
-    slurm(**_TAKES)
+    slurm(**TAKES)
     assert run("submit", *DEMO, "--sweep=recipe.seed=0,1")[0] == 0
     (folder / "elsewhere").mkdir()
     os.chdir(folder / "elsewhere")

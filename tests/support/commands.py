@@ -9,6 +9,9 @@ from simclr_dist.cli.main import main
 NO_UTF8 = os.fsdecode(b"caf\xe9")
 """A name of a file or folder as Python has it that some libraries cannot open."""
 
+TAKES = {"sbatch": '[ "$1" = --test-only ] && echo "to start at 12:30" >&2 || echo 29', "scontrol": "exit 1"}
+"""Stand-ins for SLURM's commands: sbatch takes everything, as number 29; nobody knows of that job any more."""
+
 
 def run_command(capture: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
     """``simclr-dist ARGUMENTS``: (status, standard output, standard error). What was printed before is forgotten."""
