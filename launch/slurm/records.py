@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ class JobRecord:
     submitted_at: str
     resources: dict[str, Any]
     processes: int
+    kept_in: str = ""
+    """Where :func:`write` put it, in the run's own folder; "" of an earlier version."""
 
     def log_of(self, rank: int) -> Path:
         """Where a process writes; it continues there after a requeue."""
@@ -59,14 +62,15 @@ def write(folder: Path, record: JobRecord) -> None:
     Raises:
         UserError: it cannot be written.
     """
+    content = dataclasses.asdict(record) | {"kept_in": str(folder.absolute())}
     try:
-        write_atomically(folder / _NAME, json.dumps(dataclasses.asdict(record), indent=1).encode())
+        write_atomically(folder / _NAME, json.dumps(content, indent=1).encode())
     except OSError as error:
         raise UserError(f"{folder / _NAME} cannot be written: {error.strerror}") from error
 
 
 def records_of(run_dir: Path) -> list[JobRecord]:
-    """All submissions of a run, the oldest first.
+    """All submissions of a run, the oldest first; paths as they are now where its folder was moved.
 
     Raises:
         UnreadableError: one is no record.
@@ -105,6 +109,21 @@ def _files_of(run_dir: Path) -> list[Path]:
 
 def _read(path: Path) -> JobRecord:
     try:
-        return JobRecord(**json.loads(path.read_text(encoding="utf-8")))
+        return _as_found(JobRecord(**json.loads(path.read_text(encoding="utf-8"))), path.parent.absolute())
     except (OSError, ValueError, TypeError) as error:
         raise UnreadableError(f"{path}: cannot be read as a job's record; remove it to continue without") from error
+
+
+def _as_found(record: JobRecord, here: Path) -> JobRecord:
+    """A record with the paths of what it names, as seen from where it stands: its folder may not be where it was."""
+    kept = record.kept_in or ("" if "_" in record.job else record.folder)  # an array's folder is that of all its runs
+    if not kept or Path(kept) == here:
+        return record
+
+    def now(place: str) -> str:
+        moved = os.path.normpath(here / os.path.relpath(Path(place), kept))
+        # What stood in the run's folder moved along; what stood beside, of a sweep, only where all of it was moved.
+        places = (moved, place) if Path(place).is_relative_to(Path(kept).parent.parent) else (place, moved)
+        return next((each for each in places if os.path.exists(each)), place)
+
+    return dataclasses.replace(record, folder=now(record.folder), config=now(record.config), code=now(record.code))

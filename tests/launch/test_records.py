@@ -1,8 +1,11 @@
 """Records of what was submitted: their order, one that cannot be read, and what a run's next job may not change."""
 
+import json
+
 import pytest
 
 from simclr_dist.launch.slurm import records
+from tests.support.commands import TAKES
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -40,6 +43,30 @@ def test_a_record_that_cannot_be_read_is_a_row_among_the_others(slurm, folder, r
     assert run("status", "1")[0] == 0
     status, _, err = run("status", "b")
     assert (status, "b/jobs/001/job.json: cannot be read as a job's record" in err) == (2, True)
+
+
+@pytest.mark.parametrize("version", ["this", "an earlier"])
+def test_a_moved_run_is_resumed_with_the_config_and_code_that_moved_along_and_its_log_is_read(
+    slurm, folder, run, version
+):
+    slurm(**TAKES)
+    assert run("submit", "digits_demo", "machine.run_dir=runs/t", "recipe.seed=7")[0] == 0
+    assert run("resume", "runs/t")[0] == 0  # its code is that of 001
+    (folder / "runs/t/jobs/002/29_0_log.out").write_text("a line\n")
+    if version == "an earlier":
+        record = json.loads((folder / "runs/t/jobs/002/job.json").read_text())
+        del record["kept_in"]
+        (folder / "runs/t/jobs/002/job.json").write_text(json.dumps(record))
+    (folder / "runs/t").rename(folder / "runs/moved")
+    assert run("submit", "digits_demo", "machine.run_dir=runs/t", "recipe.seed=8")[0] == 0  # another one, at its place
+    assert run("logs", "runs/moved")[:2] == (0, "a line\n")
+    for words in ([], ["--new-code"]):
+        assert run("resume", "runs/moved", *words)[0] == 0
+    first, second = folder / "runs/moved/jobs/003", folder / "runs/moved/jobs/004"
+    assert "seed: 7\n" in (first / "config.yaml").read_text()
+    assert f"run_dir: {folder}/runs/moved\n" in (first / "config.yaml").read_text()
+    assert f"PYTHONPATH={folder}/runs/moved/jobs/001/code" in (first / "start").read_text()
+    assert f"PYTHONPATH={second}/code" in (second / "start").read_text()
 
 
 def test_a_resumed_run_stays_in_its_folder(folder, run):

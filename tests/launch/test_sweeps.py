@@ -86,6 +86,23 @@ def test_a_run_of_a_sweep_is_resumed_whatever_its_folder_is_called(slurm, folder
     assert f"{folder}/sw/jobs/001/code" in start  # that, and not the run's folder, is on PYTHONPATH
 
 
+@pytest.mark.parametrize("moved", ["sw/seed=0", "sw"])
+def test_a_run_of_a_sweep_is_resumed_and_read_where_it_or_all_of_the_sweep_was_moved(slurm, folder, run, moved):
+    slurm(**TAKES)
+    assert run("submit", *DEMO, "--sweep=recipe.seed=0,1")[0] == 0
+    assert run("submit", "digits_demo", "machine.run_dir=other", "--sweep=recipe.seed=5,6")[0] == 0
+    (folder / "sw" / "jobs" / "001" / "29_0_0_log.out").write_text("a line\n")
+    (folder / moved).rename(folder / "other" / "moved")  # beside another sweep's config and code
+    now = folder / "other" / "moved" / ("seed=0" if moved == "sw" else "")
+    assert run("logs", now)[:2] == (0, "a line\n")
+    assert run("resume", now)[0] == 0
+    config = (now / "jobs" / "002" / "config.yaml").read_text()
+    assert "seed: 0\n" in config
+    assert f"run_dir: {now}\n" in config
+    start = (now / "jobs" / "002" / "start").read_text()
+    assert f"{folder}/{'other/moved' if moved == 'sw' else 'sw'}/jobs/001/code" in start
+
+
 def test_a_folder_with_a_comma_is_taken_and_a_containers_list_of_mounts_names_what_it_cannot_take(folder, run):
     words = ("submit", "my.yaml", "machine.run_dir=/runs/a,b", "--dry-run")
     assert run(*words)[0] == 0
