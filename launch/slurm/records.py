@@ -33,6 +33,8 @@ class JobRecord:
     processes: int
     kept_in: str = ""
     """Where :func:`write` put it, in the run's own folder; "" of an earlier version."""
+    copied_from: str = ""
+    """Of a copy of a run's folder, whose jobs are not its own: that run's; not in the file."""
 
     def log_of(self, rank: int) -> Path:
         """Where a process writes; it continues there after a requeue."""
@@ -63,6 +65,7 @@ def write(folder: Path, record: JobRecord) -> None:
         UserError: it cannot be written.
     """
     content = dataclasses.asdict(record) | {"kept_in": str(folder.absolute())}
+    del content["copied_from"]
     try:
         write_atomically(folder / _NAME, json.dumps(content, indent=1).encode())
     except OSError as error:
@@ -76,6 +79,15 @@ def records_of(run_dir: Path) -> list[JobRecord]:
         UnreadableError: one is no record.
     """
     return [_read(path) for path in _files_of(run_dir)]
+
+
+def own_jobs(run_dir: Path) -> list[str]:
+    """The jobs of a run, the oldest first, without those of the run that its folder is a copy of.
+
+    Raises:
+        UnreadableError: a record is none.
+    """
+    return [record.job for record in records_of(run_dir) if not record.copied_from]
 
 
 def runs_under(folder: Path) -> list[Path]:
@@ -120,10 +132,26 @@ def _as_found(record: JobRecord, here: Path) -> JobRecord:
     if not kept or Path(kept) == here:
         return record
 
+    run_dir = Path(kept).parent.parent
+
     def now(place: str) -> str:
         moved = os.path.normpath(here / os.path.relpath(Path(place), kept))
         # What stood in the run's folder moved along; what stood beside, of a sweep, only where all of it was moved.
-        places = (moved, place) if Path(place).is_relative_to(Path(kept).parent.parent) else (place, moved)
+        places = (moved, place) if Path(place).is_relative_to(run_dir) else (place, moved)
         return next((each for each in places if os.path.exists(each)), place)
 
-    return dataclasses.replace(record, folder=now(record.folder), config=now(record.config), code=now(record.code))
+    return dataclasses.replace(
+        record,
+        folder=now(record.folder),
+        config=now(record.config),
+        code=now(record.code),
+        copied_from=str(run_dir) if _still_holds(Path(kept), record.job, here) else "",
+    )
+
+
+def _still_holds(kept: Path, job: str, here: Path) -> bool:
+    """Whether the record of a job still stands where it was put, which is not ``here``."""
+    try:
+        return not kept.samefile(here) and json.loads((kept / _NAME).read_text(encoding="utf-8"))["job"] == job
+    except (OSError, ValueError, TypeError, KeyError):
+        return False

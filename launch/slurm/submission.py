@@ -248,18 +248,17 @@ def refuse_running(config: Config, processes: int) -> None:
     from simclr_dist.distributed.joining import lost_places
 
     run_dir, lost = Path(config.machine.run_dir), 0
-    for record in records.records_of(run_dir):
-        for job in scheduler.jobs([record.job]):
-            if job.lives and config.machine.on_lost_process == GO_ON:
-                lost = lost_places(run_dir)
-            if job.lives and processes <= lost:
-                log.warning("job %s has lost %d processes: the new ones take their places", job.id, lost)
-            elif job.lives:
-                of_lost = f", and goes on without {lost} processes: give --nodes for so many" if lost else ""
-                raise UserError(
-                    f"{run_dir}: job {job.id} is at it already ({job.description()}){of_lost}; see it with "
-                    f"{typed('status', run_dir)}, end it with {typed('cancel', run_dir)}"
-                )
+    for job in scheduler.jobs(records.own_jobs(run_dir)):
+        if job.lives and config.machine.on_lost_process == GO_ON:
+            lost = lost_places(run_dir)
+        if job.lives and processes <= lost:
+            log.warning("job %s has lost %d processes: the new ones take their places", job.id, lost)
+        elif job.lives:
+            of_lost = f", and goes on without {lost} processes: give --nodes for so many" if lost else ""
+            raise UserError(
+                f"{run_dir}: job {job.id} is at it already ({job.description()}){of_lost}; see it with "
+                f"{typed('status', run_dir)}, end it with {typed('cancel', run_dir)}"
+            )
 
 
 def _values(word: str) -> list[tuple[str, str]]:

@@ -29,7 +29,7 @@ def find_run(word: str) -> Path:
         raise UserError(f"{word}: no such run folder")
     for run_dir in records.runs_under(Path()):
         with suppress(records.UnreadableError):
-            if any(word in (record.job, record.job.partition("_")[0]) for record in records.records_of(run_dir)):
+            if any(word in (job, job.partition("_")[0]) for job in records.own_jobs(run_dir)):
                 return run_dir
     raise UserError(f"job {word}: no run folder below this folder has it; give the run's folder")
 
@@ -59,7 +59,7 @@ def table(run_dirs: Sequence[Path]) -> str:
         line = last_metrics(run_dir / "metrics.jsonl")
         try:
             record = records.last_record(run_dir)
-            job, state = record.job, _state(record)[0]
+            job, state = "-" if record.copied_from else record.job, _state(record)[0]
         except records.UnreadableError:
             job, state = "-", "UNREADABLE"  # status RUN names the file
         knn = line.get("online_knn_top1")
@@ -121,6 +121,8 @@ def written(run_dir: Path, rank: int) -> str:
 
 def _state(record: records.JobRecord) -> tuple[str, str]:
     """One word, and a line."""
+    if record.copied_from:
+        return "COPIED", f"that of {record.copied_from}, of which this folder is a copy"
     try:
         found = scheduler.jobs([record.job])
     except scheduler.ControllerAwayError as away:

@@ -173,10 +173,11 @@ def cancel(runs: tuple[str, ...]) -> None:
     from simclr_dist.launch.slurm import records, scheduler
 
     for run_dir in [each for word in runs for each in _runs_of(word)]:
-        numbers = [record.job for record in records.records_of(run_dir)]
-        living = [job.id for job in scheduler.jobs(numbers) if job.lives]
+        living = [job.id for job in scheduler.jobs(records.own_jobs(run_dir)) if job.lives]
         if not living:
-            say(f"{run_dir}: no job of it waits or runs")
+            origin = next((record.copied_from for record in records.records_of(run_dir) if record.copied_from), "")
+            copied = f"; it is a copy of {origin}, whose jobs end with: {typed('cancel', origin)}" if origin else ""
+            say(f"{run_dir}: no job of it waits or runs{copied}")
             continue
         scheduler.cancel(living)
         while any(job.lives for job in scheduler.jobs(living)):

@@ -1,6 +1,7 @@
 """Records of what was submitted: their order, one that cannot be read, and what a run's next job may not change."""
 
 import json
+import shutil
 
 import pytest
 
@@ -67,6 +68,48 @@ def test_a_moved_run_is_resumed_with_the_config_and_code_that_moved_along_and_it
     assert f"run_dir: {folder}/runs/moved\n" in (first / "config.yaml").read_text()
     assert f"PYTHONPATH={folder}/runs/moved/jobs/001/code" in (first / "start").read_text()
     assert f"PYTHONPATH={second}/code" in (second / "start").read_text()
+
+
+# Every job runs until it is ended; sbatch takes the next one.
+LIVE = {
+    "scontrol": '[ -e ended_$4 ] || echo "JobId=$4 JobState=RUNNING"',
+    "scancel": "for job; do touch ended_$job; done",
+    "sbatch": TAKES["sbatch"].replace("echo 29", "echo 30"),
+}
+
+
+@pytest.mark.parametrize(
+    ("sweep", "copied"), [(False, "runs/t"), (False, "runs"), (True, "runs/t/seed=0"), (True, "runs/t")]
+)
+def test_a_copy_of_a_run_folder_has_not_the_jobs_of_the_original_and_is_resumed_beside_it(
+    slurm, folder, run, sweep, copied
+):
+    slurm(**TAKES)
+    words = ["--sweep=recipe.seed=0,1"] if sweep else []
+    assert run("submit", "digits_demo", "machine.run_dir=runs/t", *words)[0] == 0
+    slurm(**LIVE)
+    shutil.copytree(folder / copied, folder / "backup")
+    first = records.runs_under(folder / copied)[0]
+    copy, job = folder / "backup" / first.relative_to(folder / copied), "29_0" if sweep else "29"
+    told = f"it is a copy of {first}, whose jobs end with: simclr-dist cancel {first}"
+    assert run("cancel", copy)[:2] == (0, f"{copy}: no job of it waits or runs; {told}\n")
+    assert f"job      {job}: that of {first}, of which this folder is a copy\n" in run("status", copy)[1]
+    rows = [line.split()[:3] for line in run("status", copy, first)[1].splitlines()[1:]]
+    assert rows == [[str(copy), "-", "COPIED"], [str(first), job, "RUNNING"]]
+    assert run("resume", copy)[0] == 0
+    assert run("cancel", copy)[1].startswith(f"{copy}: job 30 ended")
+    assert run("cancel", job)[1].startswith(f"{first.relative_to(folder)}: job {job} ended")
+    assert {path.name for path in folder.glob("ended_*")} == {"ended_30", f"ended_{job}"}
+
+
+def test_a_moved_run_keeps_its_jobs_also_where_another_run_took_its_place(slurm, folder, run):
+    slurm(**TAKES)
+    assert run("submit", "digits_demo", "machine.run_dir=runs/t")[0] == 0
+    (folder / "runs/t").rename(folder / "runs/moved")
+    slurm(**LIVE)
+    assert run("submit", "digits_demo", "machine.run_dir=runs/t")[0] == 0
+    assert run("cancel", "runs/moved")[1].startswith("runs/moved: job 29 ended")
+    assert [path.name for path in folder.glob("ended_*")] == ["ended_29"]
 
 
 def test_a_resumed_run_stays_in_its_folder(folder, run):
