@@ -1,6 +1,7 @@
 """Data in one file: what is read is what was written, damage is never read, ffcv reads and writes the same files."""
 
 import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -31,6 +32,7 @@ from simclr_dist.data.sources.files import FileSource
 from simclr_dist.data.sources.folders import find_images
 from simclr_dist.errors import UserError
 from simclr_dist.storage import sealed_json
+from simclr_dist.storage.flocks import is_held
 from tests.support.images import open_source
 from tests.support.shards import indexed, write_tar
 
@@ -495,6 +497,46 @@ def test_a_second_writer_of_the_same_file_is_refused_and_the_first_goes_on(tmp_p
     write_beton(arrays(), tmp_path / "a.beton", RAW, progress=write_again)
     assert "another process" in said[0]
     assert len(BetonSource(tmp_path / "a.beton")) == 20
+
+
+def in_between(monkeypatch, happens) -> None:
+    """``happens`` after the next file is opened and before it is locked."""
+    flock = fcntl.flock
+
+    def locked(*arguments) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        happens()
+        flock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", locked)
+
+
+def test_a_file_that_another_process_finishes_before_the_lock_is_had_stays_whole(monkeypatch, tmp_path):
+    (tmp_path / ".a.beton.tmp").touch()  # a killed writer's: both open the same one
+    in_between(monkeypatch, lambda: write_beton(arrays(3), tmp_path / "a.beton", RAW))
+    assert "is there already" in complaint(write_beton, arrays(), tmp_path / "a.beton", RAW)
+    assert len(BetonSource(tmp_path / "a.beton")) == 3
+    assert left_in(tmp_path) == ["a.beton", "a.beton.json"]
+
+
+def test_a_file_that_another_process_gives_up_before_the_lock_is_had_is_written(monkeypatch, tmp_path):
+    (tmp_path / ".a.beton.tmp").touch()
+    in_between(monkeypatch, lambda: complaint(write_beton, Failing(broken), tmp_path / "a.beton", RAW))
+    write_beton(arrays(), tmp_path / "a.beton", RAW)
+    assert len(BetonSource(tmp_path / "a.beton")) == 20
+    assert left_in(tmp_path) == ["a.beton", "a.beton.json"]
+
+
+def test_a_writer_that_gives_up_removes_nothing_of_another_one(monkeypatch, tmp_path):
+    unlink, locked = Path.unlink, []
+
+    def seen(path: Path, **options) -> None:
+        locked.append(is_held(tmp_path / ".a.beton.tmp"))
+        unlink(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", seen)
+    complaint(write_beton, Failing(broken), tmp_path / "a.beton", RAW)
+    assert locked == [True, True]  # its sidecar and its temporary file
 
 
 def test_bytes_that_are_not_those_that_were_meant_are_noticed_at_once(monkeypatch, tmp_path):

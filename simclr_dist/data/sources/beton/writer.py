@@ -1,9 +1,8 @@
 """Writing .beton files: encoded by several processes, written by one in the order of the images, all or nothing."""
 
-import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -25,6 +24,7 @@ from simclr_dist.data.sources.beton.parallel import encode_in_order
 from simclr_dist.data.sources.beton.sidecar import Sidecar, describe, encode_sidecar, path_of
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.storage.atomic import flush_folder, write_atomically
+from simclr_dist.storage.flocks import alone
 
 
 class Written(NamedTuple):
@@ -62,14 +62,18 @@ def write_beton(
     Raises:
         UserError: ``out`` exists or cannot be written, an image is broken (or too many are). Nothing is left behind.
     """
-    for path in (out, path_of(out)):
-        if os.path.lexists(path):
-            raise UserError(f"{path}: is there already; give another name, or remove it first")
+    _refuse_existing(out)
     temporary = Path(out.parent, f".{out.name}.tmp")
     left_out: list[str] = []
-    file = _open_alone(temporary, out)
     try:
-        with file, closing(encode_in_order(source, encoding, workers)) as images:
+        with (
+            # A second writer of ``out`` would write into the temporary file too.
+            alone(temporary, f"{out}: another process is writing it; wait for it, or end it") as descriptor,
+            _all_or_nothing(out),
+            open(descriptor, "r+b", closefd=False) as file,
+            closing(encode_in_order(source, encoding, workers)) as images,
+        ):
+            file.truncate(0)
             crcs = _write(source, file, images, max_broken_share, left_out, progress)
             file.flush()
             os.fsync(file.fileno())
@@ -81,32 +85,32 @@ def write_beton(
             write_atomically(path_of(out), encode_sidecar(sidecar))
             temporary.replace(out)
             flush_folder(out.parent)
-    except BaseException as error:  # Ctrl-C too
-        temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise _unwritable(out, error) from error
+    return Written(sidecar, left_out)
+
+
+def _refuse_existing(out: Path) -> None:
+    for path in (out, path_of(out)):
+        if os.path.lexists(path):
+            raise UserError(f"{path}: is there already; give another name, or remove it first")
+
+
+@contextmanager
+def _all_or_nothing(out: Path) -> Iterator[None]:
+    """What another process has finished since it was looked for is refused, and no sidecar is left without its file."""
+    _refuse_existing(out)
+    try:
+        yield
+    except BaseException:  # Ctrl-C too
         if not out.exists():
             path_of(out).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise _unwritable(out, error) from error
         raise
-    return Written(sidecar, left_out)
 
 
 def _unwritable(out: Path, error: OSError) -> UserError:
     reason = error.strerror or first_line(error)
     return UserError(f"{out}: cannot be written: {reason}; nothing is left of it: make room, or choose another folder")
-
-
-def _open_alone(temporary: Path, out: Path) -> BinaryIO:
-    """The emptied temporary file, locked: a second writer of ``out`` would write into it too."""
-    try:
-        file = os.fdopen(os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        file.truncate(0)
-    except BlockingIOError as error:
-        raise UserError(f"{out}: another process is writing it; wait for it, or end it") from error
-    except OSError as error:
-        raise _unwritable(out, error) from error
-    return file
 
 
 def _write(

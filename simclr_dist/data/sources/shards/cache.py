@@ -16,9 +16,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from simclr_dist.data.sources.shards.flocks import is_held, let_go
 from simclr_dist.data.sources.shards.wanted import WantedLists
 from simclr_dist.errors import UserError, is_of_full_disk
+from simclr_dist.storage.flocks import is_held, let_go
 from simclr_dist.terminal import printable
 from simclr_dist.units import show_bytes
 

@@ -6,7 +6,7 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
-from simclr_dist.data.sources.shards.flocks import is_held
+from simclr_dist.storage.flocks import is_held
 
 
 class WantedLists:
