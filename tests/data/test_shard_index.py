@@ -1,9 +1,12 @@
 """Shards: members of tars as tarfile reads them; an index that is whole, flat in memory, and goes on after a kill."""
 
+import errno
+import fcntl
 import gzip
 import io
 import os
 import tarfile
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -155,6 +158,34 @@ def test_a_pass_that_was_ended_goes_on_and_a_later_one_reads_only_what_changed(t
     for column in ("names", "ends", "offsets", "lengths", "crcs", "labels"):
         np.testing.assert_array_equal(getattr(longer, column), getattr(anew, column))
     assert len(list((tmp_path / "index").iterdir())) == 2  # index.json and its columns: the earlier ones are gone
+
+
+def test_a_second_pass_into_the_same_folder_is_refused_and_the_first_goes_on(tmp_path, monkeypatch):
+    write_shards(tmp_path / "tars", [2, 2])
+    said, real = [], indexing._Work.__call__
+
+    def beside(work, name):
+        monkeypatch.undo()
+        with pytest.raises(UserError) as caught:
+            indexed(tmp_path / "tars", tmp_path / "index")
+        said.append(str(caught.value))
+        real(work, name)
+
+    monkeypatch.setattr(indexing._Work, "__call__", beside)
+    assert len(indexed(tmp_path / "tars", tmp_path / "index")) == 4
+    assert said == [f"{tmp_path}/index: another process is indexing into it; wait for it, or end it"]
+    assert len(list((tmp_path / "index").iterdir())) == 2  # index.json and its columns: no lock is left
+
+
+@pytest.mark.parametrize(("number", "is_indexed"), [(errno.ENOSYS, True), (errno.EOPNOTSUPP, True), (errno.EIO, False)])
+def test_an_index_goes_where_there_are_no_locks_but_not_where_locking_fails(tmp_path, monkeypatch, number, is_indexed):
+    def refused(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    write_shards(tmp_path / "tars", [2])
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with nullcontext() if is_indexed else pytest.raises(UserError, match=os.strerror(number)):
+        assert len(indexed(tmp_path / "tars", tmp_path / "index")) == 2
 
 
 def test_several_workers_make_the_index_that_one_makes(tmp_path):

@@ -1,5 +1,6 @@
 """The one pass over shards that makes their index: several at once, and from where a killed one stood."""
 
+import errno
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,6 +25,7 @@ from simclr_dist.data.sources.shards.store import open_store, stamps
 from simclr_dist.data.sources.shards.tar import TarError
 from simclr_dist.errors import UserError
 from simclr_dist.progress_bar import showing_progress
+from simclr_dist.storage.flocks import alone
 from simclr_dist.storage.reading import cannot_be_read
 from simclr_dist.terminal import printable
 
@@ -50,7 +53,8 @@ def index_shards(
         say: for lines about what is done.
 
     Raises:
-        UserError: there are no shards, one is no plain whole tar, a server does not answer, or ``out`` is no index.
+        UserError: there are no shards, one is no plain whole tar, a server does not answer, ``out`` is no index, or
+            another process indexes into it.
     """
     root, names = find_shards(places, wait_seconds)
     if out.exists() and not (out.is_dir() and all(_OWN.fullmatch(name) for name in os.listdir(out))):
@@ -58,19 +62,34 @@ def index_shards(
     store = open_store(root, wait_seconds)
     say(f"{len(names):,} shards below {root}: asking for their sizes")
     now = dict(zip(names, stamps(store, names), strict=True))
-    known = KnownParts.of(out, root, labels, now)
-    to_read = [name for name in names if name not in known.numbers and not known.has_part(name)]
-    size = sum(stamp.size for stamp in now.values())
-    say(f"{size / 1e9:.3g} GB; {len(to_read):,} shards to read, {len(names) - len(to_read):,} known")
     try:
-        known.parts.mkdir(parents=True, exist_ok=True)
-        with showing_progress(len(to_read), unit="shards", active=bool(to_read)) as progress:
-            _read_all(_Work(store, labels, known), to_read, workers, progress)
-        write_index(out, root, labels, len(names), lambda number: known.part(names[number]))
+        with _alone(out):
+            known = KnownParts.of(out, root, labels, now)
+            to_read = [name for name in names if name not in known.numbers and not known.has_part(name)]
+            size = sum(stamp.size for stamp in now.values())
+            say(f"{size / 1e9:.3g} GB; {len(to_read):,} shards to read, {len(names) - len(to_read):,} known")
+            known.parts.mkdir(exist_ok=True)
+            with showing_progress(len(to_read), unit="shards", active=bool(to_read)) as progress:
+                _read_all(_Work(store, labels, known), to_read, workers, progress)
+            write_index(out, root, labels, len(names), lambda number: known.part(names[number]))
+            shutil.rmtree(known.parts, ignore_errors=True)
+            return read_index(out)
     except OSError as error:
         raise cannot_be_read(out, error, "the index") from error
-    shutil.rmtree(known.parts, ignore_errors=True)
-    return read_index(out)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """No other process indexes into the folder meanwhile, unless its file system has no locks."""
+    out.mkdir(parents=True, exist_ok=True)
+    refusal = f"{printable(str(out))}: another process is indexing into it; wait for it, or end it"
+    with ExitStack() as held:
+        try:
+            held.enter_context(alone(out / ".lock", refusal))
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+        yield
 
 
 @dataclass
