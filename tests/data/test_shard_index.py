@@ -5,6 +5,7 @@ import fcntl
 import gzip
 import io
 import os
+import shutil
 import tarfile
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,10 +20,11 @@ from simclr_dist.config.recipe import Data
 from simclr_dist.config.shards import Shards
 from simclr_dist.data.sources.shards import finding, indexing
 from simclr_dist.data.sources.shards.finding import find_shards
-from simclr_dist.data.sources.shards.index import read_index
+from simclr_dist.data.sources.shards.index import VERSION, read_index
 from simclr_dist.data.sources.shards.settings import shards_of_run
 from simclr_dist.data.sources.shards.tar import Position, members
 from simclr_dist.errors import UserError
+from simclr_dist.storage.sealed_json import read_sealed, sealed
 from tests.support.images import open_source
 from tests.support.processes import tiny_config
 from tests.support.shards import indexed, picture, write_shards, write_tar
@@ -207,6 +209,44 @@ def test_a_damaged_column_is_refused(tmp_path, column):
     file.write_bytes(content[:-1])
     with pytest.raises(UserError, match="is cut"):
         read_index(folder)
+
+
+DAMAGES = {
+    "no columns": lambda index: shutil.rmtree(next(index.glob("columns_*"))),
+    "a column less": lambda index: next(index.glob("columns_*/names.npy")).unlink(),
+    "a column cut": lambda index: os.truncate(next(index.glob("columns_*/crcs.npy")), 130),
+    "no JSON": lambda index: (index / "index.json").write_text("{"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_index_is_made_anew_by_the_command_that_is_named(tmp_path, damage):
+    write_shards(tmp_path / "tars", [3, 2])
+    index = indexed(tmp_path / "tars", tmp_path / "index")
+    DAMAGES[damage](index.folder)
+    with pytest.raises(UserError, match=f"; make it with: simclr-dist data index SHARDS {index.folder}$"):
+        read_index(index.folder)
+    said: list[str] = []
+    indexing.index_shards([f"{tmp_path}/tars"], index.folder, "auto", workers=0, wait_seconds=1, say=said.append)
+    assert f"{index.folder}: its index is damaged and is made anew" in said
+    assert read_index(index.folder).fingerprint == index.fingerprint
+
+
+def test_an_index_that_is_newer_or_cannot_be_read_now_is_not_made_anew(tmp_path, monkeypatch):
+    def refused(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    write_shards(tmp_path / "tars", [2])
+    path = indexed(tmp_path / "tars", tmp_path / "index").folder / "index.json"
+    with monkeypatch.context() as patched:
+        patched.setattr("simclr_dist.data.sources.shards.index._mapped", refused)
+        with pytest.raises(UserError, match="cannot be read: Input/output error"):
+            indexed(tmp_path / "tars", path.parent)
+    content = sealed(read_sealed(path, VERSION) | {"format": VERSION + 1})
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="update to read it"):
+        indexed(tmp_path / "tars", path.parent)
+    assert path.read_bytes() == content
 
 
 def test_columns_are_mapped_not_read_into_memory(tmp_path):

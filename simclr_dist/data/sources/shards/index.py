@@ -26,6 +26,10 @@ CHECKED_BYTES = 256 << 20
 COLUMNS = {"names": "u1", "ends": "<i8", "offsets": "<i8", "lengths": "<u4", "crcs": "<u4", "labels": "<i8"}
 
 
+class NoIndexError(UserError):
+    """An index is missing, or damaged: making it anew mends it."""
+
+
 class Shard(NamedTuple):
     """A tar file as it was indexed."""
 
@@ -131,7 +135,8 @@ def read_index(folder: Path) -> ShardIndex:
     """The index in a folder, mapped.
 
     Raises:
-        UserError: it is missing, damaged, or of a newer version.
+        NoIndexError: it is missing or damaged.
+        UserError: it is of a newer version, or cannot be read now.
     """
     path = folder / NAME
     cure = "make it with: simclr-dist data index SHARDS"
@@ -145,7 +150,7 @@ def read_index(folder: Path) -> ShardIndex:
                     raise ValueError(f"the checksum of {name}.npy does not match its contents")
     except FileNotFoundError as error:
         missing = printable(str(error.filename))
-        raise UserError(
+        raise NoIndexError(
             f"{printable(str(folder))}: is no index of shards ({missing} is missing); {cure} {folder}"
         ) from error
     except OSError as error:
@@ -153,10 +158,10 @@ def read_index(folder: Path) -> ShardIndex:
     except UserError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path}: a damaged index ({first_line(error)}); remove it and {cure} {folder}") from error
+        raise NoIndexError(f"{path}: a damaged index ({first_line(error)}); {cure} {folder}") from error
     starts = np.cumsum([0, *(shard.samples for shard in shards)], dtype=np.int64)
     if any(len(columns[name]) != starts[-1] for name in columns if name != "names"):
-        raise UserError(f"{path}: a damaged index (columns of another length); remove it and {cure} {folder}")
+        raise NoIndexError(f"{path}: a damaged index (columns of another length); {cure} {folder}")
     return ShardIndex(
         folder=folder,
         root=content["root"],

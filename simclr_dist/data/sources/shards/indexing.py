@@ -16,7 +16,7 @@ from pathlib import Path
 
 from simclr_dist.data.sources.beton.parallel import end_with
 from simclr_dist.data.sources.shards.finding import find_shards
-from simclr_dist.data.sources.shards.index import ShardIndex, read_index
+from simclr_dist.data.sources.shards.index import ShardIndex, is_index, read_index
 from simclr_dist.data.sources.shards.index_writing import write_index
 from simclr_dist.data.sources.shards.parts import KnownParts
 from simclr_dist.data.sources.shards.place import Store
@@ -65,6 +65,8 @@ def index_shards(
     try:
         with _alone(out):
             known = KnownParts.of(out, root, labels, now)
+            if known.index is None and is_index(out):
+                say(f"{printable(str(out))}: its index is damaged and is made anew")
             to_read = [name for name in names if name not in known.numbers and not known.has_part(name)]
             size = sum(stamp.size for stamp in now.values())
             say(f"{size / 1e9:.3g} GB; {len(to_read):,} shards to read, {len(names) - len(to_read):,} known")

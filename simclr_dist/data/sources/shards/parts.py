@@ -1,6 +1,7 @@
 """What a pass over shards keeps of each: a file by the shard's name and stamp, written when the shard is read."""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from simclr_dist.data.sources.shards.index import Part, Shard, ShardIndex, is_index, read_index
+from simclr_dist.data.sources.shards.index import NoIndexError, Part, Shard, ShardIndex, read_index
 from simclr_dist.data.sources.shards.place import Stamp
 from simclr_dist.data.sources.shards.samples import ShardSamples, as_column
 from simclr_dist.storage.atomic import write_atomically
@@ -32,7 +33,7 @@ class KnownParts:
     @classmethod
     def of(cls, out: Path, root: str, labels: str, now: dict[str, Stamp]) -> "KnownParts":
         index, numbers = None, {}
-        if is_index(out):
+        with suppress(NoIndexError):
             index = read_index(out)
             # Where some labels were missing it has none: the shards that have theirs are read again.
             if (index.root, index.labels_from) == (root, labels) and not index.partly_labelled:
