@@ -1,8 +1,8 @@
 """One value of a config against its field: type, choices, limits. What does not fit is a line with the cure."""
 
 import dataclasses
-import math
 import re
+import sys
 from typing import Any
 
 from simclr_dist.config.fields import FOLLOWS
@@ -119,7 +119,8 @@ def _percent(name: str, value: Any) -> float:
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    # Compared and not converted: a whole number may have more digits than any float.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _are_numbers(value: Any, count: int) -> bool:

@@ -592,14 +592,17 @@ def test_a_number_that_would_overflow_a_library_is_refused_with_its_limit(minima
     assert "is too large; at most " in complaint(minimal, given)
 
 
-@pytest.mark.parametrize("written", [".nan", ".inf", "-.inf"])
+BEYOND_FLOATS = "1" + "0" * 400
+
+
+@pytest.mark.parametrize("written", [".nan", ".inf", "-.inf", pytest.param(BEYOND_FLOATS, id="beyond floats")])
 @pytest.mark.parametrize("key", [key for key, value, _ in LEAVES if isinstance(value, float)])
 def test_a_number_that_is_not_finite_is_refused(minimal, key, written):
     assert f"{key}:" in complaint(minimal, f"{key}={written}")
 
 
 @pytest.mark.parametrize("key", ["recipe.data.mean", "recipe.data.std"])
-@pytest.mark.parametrize("written", ["[.nan,1,1]", "[1,.nan,1]", "[1,1,.inf]"])
+@pytest.mark.parametrize("written", ["[.nan,1,1]", "[1,.nan,1]", "[1,1,.inf]", f"[1,{BEYOND_FLOATS},1]"])
 def test_a_list_with_a_number_that_is_not_finite_is_refused(minimal, key, written):
     assert key in complaint(minimal, f"{key}={written}")
 
