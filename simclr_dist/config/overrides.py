@@ -28,7 +28,10 @@ def overridden(node: Any, overrides: Sequence[str], path: Path) -> Any:
             node = OmegaConf.merge(node, value)
         except (OmegaConfBaseException, TypeError) as error:
             key = override.partition("=")[0]
-            raise UserError(f"{override}: does not fit {path}, where '{key}' has keys below it or has none") from error
+            raise UserError(
+                f"{override}: does not fit {path}, where '{key}' has keys below it, or a list stands there or above it "
+                "in the place of keys; mend the file, or the override"
+            ) from error
     return node
 
 
@@ -90,18 +93,22 @@ def _without_other_method(node: Any, overrides: Sequence[Any]) -> Any:
 
 
 def _named_method(node: Any) -> Any:
-    """recipe.method.name; None where there is none, or something else stands in its way."""
-    try:
-        return OmegaConf.select(node, "recipe.method.name")
-    except OmegaConfBaseException:
-        return None
+    return _selected(node, "recipe.method.name")
 
 
 def _without_other_options(node: Any, overrides: Sequence[str]) -> Any:
     """The keys of a file, without the options of its encoder when an override names another one."""
     named = [override.partition("=")[2] for override in overrides if override.startswith("recipe.encoder.name=")]
-    if not named or OmegaConf.select(node, "recipe.encoder.options") is None:
+    if not named or _selected(node, "recipe.encoder.options") is None:
         return node
-    if named[-1] != OmegaConf.select(node, "recipe.encoder.name"):
+    if named[-1] != _selected(node, "recipe.encoder.name"):
         OmegaConf.update(node, "recipe.encoder.options", {}, merge=False)
     return node
+
+
+def _selected(node: Any, key: str) -> Any:
+    """What stands under a dotted key; None where there is none, or something else stands in its way."""
+    try:
+        return OmegaConf.select(node, key)
+    except OmegaConfBaseException:
+        return None

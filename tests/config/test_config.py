@@ -769,6 +769,21 @@ def test_an_override_without_an_equals_sign_or_key_is_refused_with_an_example(mi
     assert "recipe.epochs=100" in message
 
 
+@pytest.mark.parametrize("override", ["recipe.encoder.name=resnet18", "recipe.method.name=byol", "recipe.epochs=3"])
+def test_an_override_below_a_list_of_the_file_is_refused_with_its_key(tmp_path, override):
+    path, key = tmp_path / "c.yaml", override.partition("=")[0]
+    path.write_text("recipe: [1]\n")
+    said = f"{override}: does not fit {path}, where '{key}' has keys below it, or a list stands there or above it"
+    assert complaint(str(path), override).startswith(said)
+
+
+def test_another_encoder_on_the_command_line_leaves_an_interpolation_of_nothing_behind(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("recipe: {data: {source: digits}, encoder: {name: '${nothing}', options: {drop_rate: 0.1}}}\n")
+    encoder = load_config(str(path), ["recipe.encoder.name=resnet18"]).recipe.encoder
+    assert (encoder.name, encoder.options) == ("resnet18", {})
+
+
 @pytest.mark.parametrize("value", ["[1", "{a", "a: b: c", "${", "\x00", "'x"])
 def test_an_override_whose_value_cannot_be_parsed_is_refused_as_such(minimal, value):
     assert complaint(minimal, f"recipe.epochs={value}").startswith(f"recipe.epochs={value}: cannot be read")
