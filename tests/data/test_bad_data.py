@@ -23,7 +23,7 @@ from PIL import Image
 from simclr_dist.config import load_config
 from simclr_dist.config.recipe import Data, Recipe
 from simclr_dist.data.loading.batches import ALL_BROKEN, ViewBatches
-from simclr_dist.data.loading.broken import BrokenImages
+from simclr_dist.data.loading.broken import BrokenImages, broken_files
 from simclr_dist.data.loading.order import SampleOrder
 from simclr_dist.data.loading.throughput import stage_seconds
 from simclr_dist.data.loading.workers import load_steps
@@ -505,6 +505,22 @@ def test_a_line_half_written_is_no_other_image_and_does_not_swallow_the_next(tmp
     again.note([(12, "c"), (7, "a")], write=True)
     assert BrokenImages(tmp_path, 1000, 0.5).met == {7, 123, 12}
     assert path.read_text().splitlines()[-1] == "12\tc"
+
+
+@pytest.mark.parametrize("number", [None, errno.EACCES, errno.ESTALE])
+def test_a_list_of_broken_images_that_cannot_be_read_now_is_one_line_and_not_an_empty_list(
+    tmp_path, monkeypatch, number
+):
+    path = tmp_path / "broken_images.txt"
+    path.mkdir()
+    if number:
+        monkeypatch.setattr(Path, "open", failing(number))
+        monkeypatch.setattr(Path, "stat", failing(number))
+    said = f"^{path}: cannot be read: {os.strerror(number or errno.EISDIR)}; the list may be intact"
+    with pytest.raises(UserError, match=said):
+        BrokenImages(tmp_path, 1000, 0.5)
+    with pytest.raises(UserError, match=said):
+        broken_files(tmp_path, Data(source="folder"))
 
 
 def test_an_image_that_nothing_could_replace_ends_the_run_until_it_is_mended(tmp_path):

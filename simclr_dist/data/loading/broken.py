@@ -9,6 +9,7 @@ from simclr_dist.data.sources.files import FileSource
 from simclr_dist.data.sources.named import open_source
 from simclr_dist.data.sources.shards.settings import shards_of_run
 from simclr_dist.log import log
+from simclr_dist.storage.reading import cannot_be_read
 
 _NAME = "broken_images.txt"
 
@@ -17,9 +18,13 @@ class BrokenImages:
     """The broken images that a run has met, over all its processes and restarts."""
 
     def __init__(self, run_dir: Path, images: int, max_share: float) -> None:
-        """Go on with what the run folder says."""
+        """Go on with what the run folder says.
+
+        Raises:
+            UserError: it cannot be read.
+        """
         self.path, self.images, self.max_share = run_dir / _NAME, images, max_share
-        text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
+        text = _listed(self.path)
         # A full disk, or a kill, may have left a line half written, with half of a number: its image is met again.
         *lines, rest = text.split("\n")
         self._line_is_cut = bool(rest)
@@ -73,10 +78,19 @@ class BrokenImages:
 
 def broken_files(run_dir: Path, data: Data) -> set[str]:
     """Where those images of a run are that it met broken; opens them only when there are any."""
-    if not (run_dir / _NAME).exists():
+    if not _listed(run_dir / _NAME):
         return set()
     source = open_source(data, shards_of_run(run_dir))
     if not isinstance(source, FileSource):
         return set()
     met = BrokenImages(run_dir, len(source), 1.0).met
     return {os.path.join(source.root, source.name(sample)) for sample in met if 0 <= sample < len(source)}
+
+
+def _listed(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise cannot_be_read(path, error, "the list") from error
