@@ -1,5 +1,7 @@
 """Videos: every frame at its place, in any order and process; cameras, and what is no video."""
 
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +16,19 @@ av = pytest.importorskip("av", reason="the extra `video` is not installed")
 FRAMES, KEYS = 30, 8
 
 
-def write_video(path: Path, frames: int = FRAMES, codec: str = "mpeg4", **options: int) -> None:
-    """Frame k has a white bar of k + 1 columns; between key frames they stand out of order."""
+def write_video(
+    path: Path, frames: int = FRAMES, codec: str = "mpeg4", pixels: str = "yuv420p", noise: int = 1
+) -> None:
+    """Frame k has a white bar of k + 1 columns, before noise; between key frames they stand out of order."""
+    ground = np.random.default_rng(0).integers(0, noise, (32, 48, 3), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=10)
         stream.bit_rate = 4_000_000
-        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
-        stream.codec_context.gop_size, stream.codec_context.max_b_frames = KEYS, 2
+        stream.width, stream.height, stream.pix_fmt = 48, 32, pixels
+        stream.codec_context.gop_size, stream.codec_context.max_b_frames = KEYS, 2 * codec.startswith("mpeg")
         for number in range(frames):
-            picture = np.zeros((32, 48, 3), dtype=np.uint8)
+            picture = ground.copy()
             picture[:, : number + 1] = 255
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
@@ -39,16 +44,49 @@ def read(source: object, sample: int) -> np.ndarray:
     return source.read(sample).permute(1, 2, 0).numpy()
 
 
-@pytest.mark.parametrize("suffix", ["mp4", "avi", "mkv"])
-def test_every_frame_is_read_whatever_the_order(tmp_path, suffix):
-    write_video(tmp_path / f"a.{suffix}")
+def orders() -> Iterator[list[int]]:
+    """In a row, backwards, and at random."""
+    yield list(range(FRAMES))
+    yield list(reversed(range(FRAMES)))
+    yield np.random.default_rng(0).permutation(FRAMES).tolist()
+
+
+# A seek in an mpg may come out in the middle of a frame, which then has the time of another.
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [("mp4", "mpeg4"), ("avi", "mpeg4"), ("mkv", "mpeg4"), ("mpg", "mpeg2video")]
+)
+def test_every_frame_is_read_whatever_the_order(tmp_path, suffix, codec):
+    write_video(tmp_path / f"a.{suffix}", codec=codec)
     source, expected = opened("videos", tmp_path), decoded(tmp_path / f"a.{suffix}")
     assert len(source) == len(expected) == FRAMES
     assert source.read(0).shape == (3, 32, 48)
     assert np.diff([each.mean() for each in expected]).min() > 0
-    for order in (range(FRAMES), reversed(range(FRAMES)), np.random.default_rng(0).permutation(FRAMES).tolist()):
+    for order in orders():
         for sample in order:
             assert np.array_equal(read(source, sample), expected[sample])
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pixels"),
+    [("a.avi", "mjpeg", "yuvj420p"), ("a.mpg", "mpeg2video", "yuv420p"), ("a.webm", "libvpx", "yuv420p")],
+)
+def test_what_is_made_of_a_damaged_frame_does_not_depend_on_what_was_read_before_it(tmp_path, name, codec, pixels):
+    write_video(tmp_path / name, codec=codec, pixels=pixels, noise=80)
+    content = bytearray((tmp_path / name).read_bytes())
+    for place in range(len(content) // 5, len(content), len(content) // 12):
+        content[place] ^= 0x5A
+    (tmp_path / name).write_bytes(content)
+
+    def found(order: list[int]) -> dict[int, bytes | None]:
+        source = opened("videos", tmp_path)
+        frames: dict[int, bytes | None] = dict.fromkeys(order)
+        for sample in order:
+            with suppress(BrokenImageError):
+                frames[sample] = read(source, sample).tobytes()
+        return frames
+
+    one, *others = (found([sample for sample in order if sample < FRAMES - 2]) for order in orders())
+    assert others == [one, one]
 
 
 def test_a_file_is_a_sequence_and_files_of_cameras_are_one(tmp_path):

@@ -2,12 +2,18 @@
 
 A file is read through once, without decoding, for the times of its frames; a frame is then found from the key frame
 before it. PyAV has FFmpeg's libraries in its wheel.
+
+The pixels of a frame are the same whatever was read before it, of a damaged file too. What FFmpeg puts in a damaged
+place depends on all that the same decoder has had: so each begins at one key frame, and goes on only to frames which
+a new one would begin at that key frame for, with as many frames held. Where a container seeks to the middle of a frame
+(MPEG-PS), FFmpeg gives the first frames the times of later ones: so decoding begins at a packet that is known.
 """
 
 import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +41,8 @@ class VideoIndex:
     """Of the frames from which decoding can begin, ascending."""
     seeks: Numbers
     """Where to seek for each of these: some containers go by the time of decoding, which may be before."""
+    sizes: Numbers
+    """Bytes of each of these: one that is found by seeking is known by them."""
 
 
 def require_av() -> None:
@@ -57,9 +65,12 @@ class VideoDecoder:
 
     def __init__(self, path: str, index: VideoIndex) -> None:
         self._path, self._index = path, index
+        self._sizes = dict(zip(index.keys.tolist(), index.sizes.tolist(), strict=True))
+        self._starts: dict[int, int] = {}  # key frame -> the one at which decoding begins for frames behind it
+        self._container: Any = None
         self._frames: Iterator[Any] = iter(())
-        self._at: int | None = None
-        self._container = _opened(path)
+        self._start = -1
+        self._held: Any = None  # the last frame, and no other: a decoder writes into memory that nobody holds
 
     def frame(self, moment: int) -> NDArray[np.uint8]:
         """The frame of a moment, (height, width, 3).
@@ -68,48 +79,74 @@ class VideoDecoder:
             ValueError: the decoder gives none.
             FFmpegError: it fails.
         """
-        place = max(0, int(np.searchsorted(self._index.keys, moment, side="right")) - 1)
-        found = None
-        if self._at is not None and self._index.keys[place] <= self._at < moment:  # on the way there
-            found = self._decoded_to(moment)
-        if found is None and self._seek(int(self._index.seeks[place])):
-            found = self._decoded_to(moment)
-        if found is None:  # a container that cannot seek, or not exactly: from its beginning
-            self._container.close()
-            self._container = _opened(self._path)
-            self._begin()
-            found = self._decoded_to(moment)
-        if found is None:
+        key = max(0, int(np.searchsorted(self._index.keys, moment, side="right")) - 1)
+        on_the_way = self._held is not None and self._held.pts is not None and self._held.pts < moment
+        if not (on_the_way and self._starts.get(key) == self._start):
+            self._begin(key)
+        if not self._found(moment):
+            self._start = -1
             raise ValueError("the decoder gives no such frame")
-        pixels: NDArray[np.uint8] = found.to_ndarray(format="rgb24")
+        pixels: NDArray[np.uint8] = self._held.to_ndarray(format="rgb24")
         return pixels
 
-    def _seek(self, moment: int) -> bool:
+    def _begin(self, key: int) -> None:
+        """At that key frame; where it cannot be found or decoded from, at one before it or the file's beginning."""
         import av
 
-        try:
-            self._container.seek(moment, stream=self._container.streams.video[0])
-        except av.FFmpegError:
-            return False
-        self._begin()
-        return True
+        for start in (key, key - 1, key - 2) if key not in self._starts else (self._starts[key],):
+            if start <= 0:
+                break
+            try:
+                if self._begun_at(start):
+                    self._starts[key] = self._start = start
+                    return
+            except av.FFmpegError as error:
+                if is_machines_fault(error):
+                    raise
+        self._open(self._decoded(None))
+        self._starts[key] = self._start = 0
 
-    def _begin(self) -> None:
-        self._frames = self._container.decode(self._container.streams.video[0])
+    def _begun_at(self, start: int) -> bool:
+        """Whether the first frame that is given of those from there on is the key frame itself."""
+        moment = int(self._index.keys[start])
+        self._open(self._decoded(moment))
+        self._container.seek(int(self._index.seeks[start]), stream=self._container.streams.video[0])
+        for frame in self._frames:
+            self._held = frame
+            if frame.pts is not None and frame.pts >= moment:
+                self._frames = chain([frame], self._frames)
+                return bool(frame.pts == moment)
+        return False
 
-    def _decoded_to(self, moment: int) -> Any:
+    def _open(self, frames: Iterator[Any]) -> None:
+        """With a new decoder: an old one's memory is not empty, even when it has been flushed."""
+        self._held, self._start = None, -1
+        if self._container is not None:
+            self._container.close()
+        self._container, self._frames = _opened(self._path), frames
+
+    def _decoded(self, moment: int | None) -> Iterator[Any]:
+        """The frames from the packet of the key frame of that moment on; None: from where the file stands."""
+        waits = moment is not None
+        for packet in self._container.demux(self._container.streams.video[0]):
+            if waits and _moment_of(packet) == moment and packet.size == self._sizes[moment]:
+                waits = False
+            if not waits:
+                yield from packet.decode()
+
+    def _found(self, moment: int) -> bool:
+        """Whether the frame of that moment comes; it is then the one that is held."""
         beyond = 0
         for frame in self._frames:
+            self._held = frame
             if frame.pts is None:
                 continue
-            self._at = frame.pts
             if frame.pts == moment:
-                return frame
+                return True
             beyond += frame.pts > moment
             if beyond > _BEYOND:
                 break
-        self._at = None
-        return None
+        return False
 
 
 def _opened(path: str) -> Any:
@@ -128,28 +165,38 @@ def index_of(root: Path, name: str) -> VideoIndex | None:
     """
     import av
 
-    moments, keys = set(), dict[int, int]()
+    moments, keys = set(), dict[int, tuple[int, int]]()
     try:
         with av.open(os.path.join(root, name)) as container:
             for packet in container.demux(container.streams.video[0]):
-                moment = packet.dts if packet.pts is None else packet.pts
+                moment = _moment_of(packet)
                 if moment is None or packet.is_discard:
                     continue
                 moments.add(moment)
                 if packet.is_keyframe:
-                    keys[moment] = moment if packet.dts is None else min(moment, packet.dts)
+                    keys[moment] = (moment if packet.dts is None else min(moment, packet.dts), packet.size)
     except (av.FFmpegError, IndexError) as error:
         refuse_machines_fault(error, name)
     if not moments:
         return None
     ordered = np.array(sorted(moments), dtype=np.int64)
-    keys = keys or {int(ordered[0]): int(ordered[0])}
-    return VideoIndex(ordered, *np.array(sorted(keys.items()), dtype=np.int64).T)
+    keys = keys or {int(ordered[0]): (int(ordered[0]), 0)}
+    return VideoIndex(ordered, *np.array([(key, *where) for key, where in sorted(keys.items())], dtype=np.int64).T)
+
+
+def _moment_of(packet: Any) -> int | None:
+    moment: int | None = packet.dts if packet.pts is None else packet.pts
+    return moment
+
+
+def is_machines_fault(error: Exception) -> bool:
+    """Whether the storage or this machine failed, and not the file."""
+    return getattr(error, "errno", None) in _OF_THE_MACHINE
 
 
 def refuse_machines_fault(error: Exception, name: str) -> None:
     """Raises UserError where the storage or this machine failed, and not the file."""
-    if getattr(error, "errno", None) in _OF_THE_MACHINE:
+    if is_machines_fault(error):
         raise UserError(
             f"{printable(name)}: cannot be read: {reason_of(error)}; the storage or this machine fails, not the video: "
             "start again when it is mended"
