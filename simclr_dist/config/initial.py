@@ -20,7 +20,7 @@ class Initial:
     """Digest of what is taken from `weights`; another content is refused. Empty: found at the start and written into
     the run's config.yaml and checkpoints, with which every later start is compared."""
     what: str = one_of(ENCODER, (ENCODER, ALL))
-    """`encoder`: the encoder alone, with its running statistics, also into copies of it (teachers); heads start anew.
+    """`encoder`: the encoder alone, with its running statistics, also into second ones (teachers); heads start anew.
     `all`: heads, predictors, teachers and queues too, from a run of the same method."""
     optimizer: str = one_of(FRESH, (FRESH, KEPT))
     """`kept`: the optimizer's state (momentum) comes along; needs `what: all` and the same optimizer. `fresh`: zero."""

@@ -21,8 +21,9 @@ class BYOL(Method):
     """Grill et al. 2020 (arXiv 2006.07733), as its published code computes it.
 
     Each view goes through the networks in a pass of its own, so batch norm sees one kind of view at a time. The target
-    network starts from weights of its own and has its own running statistics. The published first layers of the heads
-    have biases, which the batch norm after them takes out again; here they have none.
+    network starts from random weights of its own (its encoder from those of recipe.initial, where they are given) and
+    has its own running statistics. The published first layers of the heads have biases, which the batch norm after them
+    takes out again; here they have none.
     """
 
     recordable = True

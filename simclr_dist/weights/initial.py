@@ -69,7 +69,7 @@ def read_initial(recipe: Recipe) -> InitialState:
 def put_into(method: Method, optimizer: Optimizer, initial: InitialState, recipe: Recipe) -> None:
     """Give a method as it was built the initial weights, and its optimizer its state where that is kept.
 
-    Copies of the encoder (teachers, the keys' encoder) begin as it does.
+    Other encoders of the same tensors (teachers, the keys' encoder) begin as the method's does.
 
     Raises:
         UserError: names or shapes are others; the first are named.
@@ -79,9 +79,9 @@ def put_into(method: Method, optimizer: Optimizer, initial: InitialState, recipe
         method.load_state_dict(initial.tensors)
     else:
         _refuse_misfit(initial, method.encoder.state_dict(), recipe)
-        others = [each for each in method.modules() if isinstance(each, Encoder) and each is not method.encoder]
-        for encoder in [*(each for each in others if _are_equal(each, method.encoder)), method.encoder]:
-            encoder.load_state_dict(initial.tensors)
+        for encoder in (each for each in method.modules() if isinstance(each, Encoder)):
+            if _shapes(encoder) == _shapes(method.encoder):
+                encoder.load_state_dict(initial.tensors)
     if initial.optimizer:
         own = optimizer.state_dict()
         groups, saved = ([len(group["params"]) for group in each["param_groups"]] for each in (own, initial.optimizer))
@@ -179,10 +179,8 @@ def _three(numbers: list[float]) -> str:
     return f"[{', '.join(f'{number:.4g}' for number in numbers)}]"
 
 
-def _are_equal(one: nn.Module, other: nn.Module) -> bool:
-    """Whether both have the same state to the bit: one was made as a copy of the other."""
-    states = [each.state_dict() for each in (one, other)]
-    return states[0].keys() == states[1].keys() and all(states[0][key].equal(states[1][key]) for key in states[0])
+def _shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
 
 
 def _refuse_misfit(initial: InitialState, here: Mapping[str, Tensor], recipe: Recipe) -> None:

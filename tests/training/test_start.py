@@ -10,16 +10,20 @@ import torch
 import torchvision
 
 from simclr_dist.config import Config, load_config
+from simclr_dist.config.registry import METHODS
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.errors import UserError
+from simclr_dist.methods.build import build_method
+from simclr_dist.optim.factory import make_optimizer
 from simclr_dist.planning.checkpoints import checkpoint_bytes
 from simclr_dist.run import checkpoint
 from simclr_dist.training import pretraining, trainer
 from simclr_dist.weights.digest import state_digest
 from simclr_dist.weights.export import export
-from simclr_dist.weights.initial import read_initial
+from simclr_dist.weights.initial import InitialState, put_into, read_initial
 from simclr_dist.weights.read import load_encoder
 from tests.support.images import write_image
+from tests.support.methods import method_config
 from tests.support.processes import (
     assert_bit_equal,
     final_state,
@@ -56,6 +60,20 @@ def test_an_encoder_begins_with_the_given_weights_to_the_bit_and_its_copies_with
     assert_bit_equal(dict(step.method.key_encoder.state_dict()), dict(given))
     assert_bit_equal(dict(step.method.projection.state_dict()), dict(random.method.projection.state_dict()))
     assert torch.equal(step.method.queue, random.method.queue)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_second_encoder_of_a_method_begins_with_the_given_weights_too(name, tmp_path):
+    recipe = method_config(name, tmp_path).recipe
+    method = build_method(recipe, images=64)
+    given = {key: torch.rand(each.shape).to(each.dtype) for key, each in method.encoder.state_dict().items()}
+    optimizer = make_optimizer(method, recipe.optimizer)
+    put_into(method, optimizer, InitialState(source="given", tensors=given, sha256=""), recipe)
+    networks = {key: dict(each.state_dict()) for key, each in method.named_children()}
+    encoders = [key for key, state in networks.items() if state.keys() == given.keys()]
+    assert len(encoders) == 1 + ("second encoder" in method.ABOUT.keeps)
+    for key in encoders:
+        assert_bit_equal(networks[key], given, key)
 
 
 @pytest.mark.parametrize("kept", [True, False])
