@@ -120,12 +120,13 @@ def _backbone(loaded: LoadedEncoder) -> dict[str, Tensor]:
 
 
 def _fc(head: nn.Module | None) -> dict[str, Tensor]:
-    """The head's tensors as those of a Sequential called fc; torch's batch norms always have an offset."""
-    state = {}
+    """The head's tensors as those of a Sequential called fc; torch's batch norms always have a gain and an offset."""
+    state: dict[str, Tensor] = {}
     for number, layer in enumerate(head.children() if head is not None else ()):
-        state.update({f"fc.{number}.{key}": value for key, value in layer.state_dict().items()})
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.bias is None:
-            state[f"fc.{number}.bias"] = torch.zeros_like(layer.weight.detach())
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            ones = torch.ones(layer.num_features)
+            state |= {f"fc.{number}.weight": ones, f"fc.{number}.bias": torch.zeros_like(ones)}
+        state |= {f"fc.{number}.{key}": value for key, value in layer.state_dict().items()}
     return state
 
 

@@ -108,7 +108,7 @@ def unknown_layer(head: nn.Module | None) -> str:
 
 
 def _head_code(head: nn.Module | None) -> str:
-    """The head out of torch's own layers, the last batch norm with an offset of zero."""
+    """The head out of torch's own layers, each batch norm with a gain and an offset, of one and zero if it had none."""
     if head is None:
         return "torch.nn.Identity()"
     layers = []

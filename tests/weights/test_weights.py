@@ -31,6 +31,7 @@ from simclr_dist.weights.formats import FORMATS
 from simclr_dist.weights.loaded import LoadedEncoder
 from simclr_dist.weights.read import load_encoder
 from tests.support.commands import NO_UTF8, run_command
+from tests.support.methods import method_config
 from tests.support.processes import tiny_config
 
 SIDE = 32
@@ -44,9 +45,9 @@ NETWORKS = {
 }
 
 
-def images(count: int = 5, seed: int = 1) -> torch.Tensor:
+def images(count: int = 5, seed: int = 1, side: int = SIDE) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (count, 3, SIDE, SIDE), dtype=torch.uint8, generator=generator)
+    return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator)
 
 
 def normalised(pixels: torch.Tensor, mean, std) -> torch.Tensor:
@@ -58,7 +59,8 @@ def lived_in(network: nn.Module, inputs: torch.Tensor | None = None) -> nn.Modul
     torch.manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
+            if module.weight is not None:
+                nn.init.uniform_(module.weight, 0.5, 1.5)
             module.running_mean.uniform_(-0.3, 0.3)
             module.running_var.uniform_(0.5, 1.5)
     return network.eval()
@@ -76,6 +78,14 @@ def runs(tmp_path_factory) -> dict[str, Path]:
         checkpoint.save(folder / "checkpoints", {"recipe": to_dict(recipe), "model": model}, step=7, keep=1)
         folders[name] = folder
     return folders
+
+
+def run_of(method: str, folder: Path, *overrides: str) -> Path:
+    """The folder of a run of a method in its small sizes."""
+    recipe = method_config(method, folder, *overrides).recipe
+    model = lived_in(build_method(recipe, images=1)).state_dict()
+    checkpoint.save(folder / "checkpoints", {"recipe": to_dict(recipe), "model": model}, step=7, keep=1)
+    return folder
 
 
 def test_of_two_heads_that_of_pooled_features_is_the_encoders(tmp_path):
@@ -189,6 +199,23 @@ def test_the_head_goes_along_as_fc_out_of_torchs_own_layers(runs, tmp_path, to):
     with torch.inference_mode():
         embeddings = names["model"](normalised(images(), loaded.mean, loaded.std))
     assert (embeddings - reference_outputs(loaded, images())[1]).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("method", ["simsiam", "moco_v3"])
+@pytest.mark.parametrize("to", ["torchvision", "timm"])
+def test_a_head_whose_last_norm_has_neither_gain_nor_offset_goes_along_with_ones_and_zeros(tmp_path, to, method):
+    if to == "timm":
+        pytest.importorskip("timm")
+    loaded = load_encoder(run_of(method, tmp_path))
+    done = export(loaded, to, tmp_path / f"encoder{FORMATS[to].suffix}", with_head=True)
+    names = {"FILE": str(done.path)}
+    exec("\n".join(json.loads(done.sidecar.read_text())["load"]), names)
+    last = list(names["model"].fc)[-1]
+    assert torch.equal(last.weight, torch.ones_like(last.weight))
+    assert torch.equal(last.bias, torch.zeros_like(last.bias))
+    with torch.inference_mode():
+        embeddings = names["model"](normalised(images(side=8), loaded.mean, loaded.std))
+    assert (embeddings - reference_outputs(loaded, images(side=8))[1]).abs().max() <= 1e-5
 
 
 @pytest.mark.parametrize("name", list(NETWORKS)[2:])
