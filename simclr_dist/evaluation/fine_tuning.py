@@ -19,7 +19,7 @@ from simclr_dist.evaluation.results import Result, ResultRow, accuracy_columns
 from simclr_dist.evaluation.saved_training import Accuracies
 from simclr_dist.evaluation.subsets import Indices, share_of_labels, subset_digest
 from simclr_dist.evaluation.supervised import Classifier, steps_of, total_steps, train_classifier
-from simclr_dist.methods.build import build_encoder, build_method
+from simclr_dist.methods.build import build_encoder, build_method, head_of
 from simclr_dist.models.image_sides import take_images
 
 SHARES = (0.01, 0.1, 1.0)
@@ -112,7 +112,7 @@ def _accuracies(
         fresh = build_method(context.recipe, len(context.train)) if from_layer else None
         encoder = fresh.encoder if fresh else build_encoder(context.recipe)
         take_images(encoder, size)
-        body, features = network_body(encoder, getattr(fresh, "projection", None), from_layer)
+        body, features = network_body(encoder, head_of(fresh) if fresh else None, from_layer)
         settle_statistics(body.to(how.device), chosen, size)
     classifier = Classifier(body, features, context.classes, seed=seed)
     order = steps_of(protocol, len(chosen), seed)

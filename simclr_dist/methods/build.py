@@ -53,6 +53,14 @@ def build_encoder(recipe: Recipe) -> Encoder:
     return encoder
 
 
+def head_of(method: Method) -> nn.Module | None:
+    """The module that its ``HEAD`` names; None where it has none."""
+    try:
+        return method.get_submodule(method.HEAD)
+    except AttributeError:
+        return None
+
+
 def _built(recipe: Recipe, build: Callable[[], Module]) -> Module:
     try:
         module = build()

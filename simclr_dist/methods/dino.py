@@ -52,6 +52,8 @@ class DINO(Method):
     """
 
     recordable = True
+    HEAD: ClassVar[str] = "projection.mlp"
+    """To the bottleneck, as other heads before it is made unit length; the layer after it makes probabilities."""
     ABOUT: ClassVar[About | None] = About(
         title="DINO", paper="Caron et al. 2021", arxiv="2104.14294", keeps=("second encoder", "centre"),
         published=Published(75.3, epochs=800, from_memory=True),

@@ -18,7 +18,7 @@ from simclr_dist.distributed.collectives import process_rank
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.log import log
 from simclr_dist.methods.build import build_encoder as initial_encoder
-from simclr_dist.methods.build import build_method
+from simclr_dist.methods.build import build_method, head_of
 from simclr_dist.run import checkpoint
 from simclr_dist.storage.reading import cannot_be_read
 from simclr_dist.weights.architecture import Architecture, build_encoder
@@ -125,10 +125,8 @@ def _projection(recipe: Recipe, state: Mapping[str, Tensor]) -> nn.Module | None
     if not state:
         return None
     with torch.device("meta"):  # nothing else of the method is needed, and a bank of every image may be in it
-        method = build_method(recipe, 1)
-    try:
-        head = method.get_submodule(method.HEAD)
-    except AttributeError:
+        head = head_of(build_method(recipe, 1))
+    if head is None:
         return None
     # Copies, as those of an encoder: torch's own memory begins where products round the same.
     head.load_state_dict({key: tensor.clone() for key, tensor in state.items()}, assign=True)

@@ -6,8 +6,9 @@ from simclr_dist.config.shards import Shards
 from simclr_dist.data.sources.base import Subset
 from simclr_dist.evaluation.context import EvaluationContext
 from simclr_dist.evaluation.features import Extraction
-from simclr_dist.methods.build import build_method
+from simclr_dist.methods.build import build_method, head_of
 from simclr_dist.weights.loaded import LoadedEncoder
+from tests.support.methods import method_config
 from tests.support.processes import tiny_config
 
 
@@ -20,10 +21,10 @@ class SmallContext(EvaluationContext):
         self.train_labels, self.test_labels = self.train.labels, self.test.labels
 
 
-def small_context(folder, **how):
-    recipe = tiny_config(folder).recipe
-    method = build_method(recipe, images=200).eval()
-    untrained = LoadedEncoder(encoder=method.encoder, projection=method.projection, recipe=recipe, source="a test")
+def small_context(folder, method="simclr", **how):
+    recipe = (tiny_config(folder) if method == "simclr" else method_config(method, folder)).recipe
+    built = build_method(recipe, images=200).eval()
+    untrained = LoadedEncoder(encoder=built.encoder, projection=head_of(built), recipe=recipe, source="a test")
     return SmallContext(untrained, Extraction(**how))
 
 

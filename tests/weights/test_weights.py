@@ -19,6 +19,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from simclr_dist import __version__
 from simclr_dist.config.loading import to_dict
+from simclr_dist.config.registry import METHODS
 from simclr_dist.errors import UserError
 from simclr_dist.methods.build import build_method
 from simclr_dist.run import checkpoint
@@ -97,6 +98,23 @@ def test_of_two_heads_that_of_pooled_features_is_the_encoders(tmp_path):
     assert torch.equal(loaded.projection(features), method.projection.pooled.eval()(features))
     back = load_encoder(export(loaded, "safetensors", tmp_path / "encoder.safetensors", with_head=True).path)
     assert torch.equal(back.projection(features), loaded.projection(features))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_head_of_a_method_if_any_makes_one_row_of_each_images_features(tmp_path, method):
+    loaded = load_encoder(run_of(method, tmp_path))
+    for made in reference_outputs(loaded, images(side=8)):
+        assert isinstance(made, torch.Tensor)
+        assert (len(made), made.dim()) == (5, 2)
+
+
+def test_dinos_head_ends_at_the_bottleneck_and_comes_back_from_an_export(tmp_path):
+    loaded = load_encoder(run_of("dino", tmp_path))
+    assert loaded.projection(torch.zeros(3, loaded.encoder.output_dim)).shape == (3, 16)
+    back = load_encoder(export(loaded, "safetensors", tmp_path / "encoder.safetensors", with_head=True).path)
+    assert all(map(torch.equal, reference_outputs(loaded, images(side=8)), reference_outputs(back, images(side=8))))
+    with pytest.raises(UserError, match=r"^--with-head: torchvision's layout has no room for a head with GELU; take"):
+        export(loaded, "torchvision", tmp_path / "encoder.pth", with_head=True)
 
 
 @pytest.fixture
