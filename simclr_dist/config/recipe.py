@@ -145,7 +145,8 @@ def widened(channels: int, width: float) -> int:
 @dataclass(kw_only=True)
 class Optimizer:
     name: str = one_of("lars", OPTIMIZERS)
-    """`lars` (Google's rule) and `lamb` (torch_optimizer's) are this project's own; `sgd` and `adamw` torch's."""
+    """`lars` (Google's rule) and `lamb` (torch_optimizer's, with biases and batch norm left out of its adaptation) are
+    this project's own; `sgd` and `adamw` torch's."""
     base_learning_rate: float = number(0.3, above=0.0)
     """Learning rate before scaling with the batch."""
     learning_rate_scaling: str = one_of("linear", ("linear", "sqrt", "none"))

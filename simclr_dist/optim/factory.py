@@ -30,12 +30,12 @@ def make_optimizer(module: nn.Module, recipe: Optimizer, rates: Sequence[Rate] =
             trust_in_momentum=recipe.trust_in_momentum,
             trust_clip=recipe.trust_clip,
         )
+    if recipe.name == "lamb":
+        return LAMB(groups, lr=0.0, betas=(recipe.momentum, 0.999))
     for group in groups:
-        del group["adapt"]  # LARS's own
+        del group["adapt"]  # which torch's do not know
     if recipe.name == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, foreach=True)
     if recipe.name == "adamw":
         return torch.optim.AdamW(groups, lr=0.0, betas=(recipe.momentum, 0.999))
-    if recipe.name == "lamb":
-        return LAMB(groups, lr=0.0, betas=(recipe.momentum, 0.999))
     raise ValueError(f"unknown optimizer '{recipe.name}'")

@@ -25,7 +25,10 @@ class LAMB(Optimizer):
         m = beta1 m + (1 - beta1) g;   v = beta2 v + (1 - beta2) g^2;   u = m / (sqrt(v) + eps) + wd w
         w = w - lr * trust * u
 
-    A tensor of zeros, or with a step of zeros, has trust 1.
+    A tensor of zeros, or with a step of zeros, has trust 1. Parameter groups with ``adapt=False`` (biases and batch
+    norm, see ``parameter_groups``) have trust 1 too, as in Google's code (google-research/albert, lamb_optimizer.py:
+    what is excluded from decay, biases and norms, is excluded from adaptation): the gradient of a bias before batch
+    norm is rounding alone, which trust would make a step in proportion to the bias.
     """
 
     def __init__(
@@ -37,11 +40,13 @@ class LAMB(Optimizer):
         eps: float = 1e-6,
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "adapt": True})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Also what :meth:`load_state_dict` ends with."""
         super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("adapt", True)  # a run of before these groups goes on as it began
         for moments in self.state.values():
             for name in _EARLIER_STATE:
                 moments.pop(name, None)
@@ -80,6 +85,9 @@ def _update(group: dict[str, Any], weights: Tensors, moments: list[tuple[Tensor,
     del roots
     if group["weight_decay"]:
         torch._foreach_add_(steps, weights, alpha=group["weight_decay"])
+    if not group["adapt"]:
+        torch._foreach_add_(weights, steps, alpha=-group["lr"])
+        return
     rates = _rates(weights, steps, group["lr"])
     if _host_has_values(weights):
         for weight, step, rate in zip(weights, steps, rates.tolist(), strict=True):

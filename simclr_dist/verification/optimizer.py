@@ -93,7 +93,8 @@ def _lamb(recipe: Optimizer, rate: float, number: int, gradient: Tensor, state: 
     weight = state[0]
     first, second = _moments(recipe, gradient, state)
     step = first / (second.sqrt() + 1e-6) + recipe.weight_decay * weight
-    trust = float(weight.norm().clamp(max=10) / step.norm()) if weight.norm() and step.norm() else 1.0
+    adapts = weight.dim() > 1 and weight.norm() and step.norm()
+    trust = float(weight.norm().clamp(max=10) / step.norm()) if adapts else 1.0
     return weight - rate * trust * step, first, second
 
 

@@ -8,6 +8,8 @@ from torch import nn
 
 from simclr_dist.optim import lamb
 from simclr_dist.optim.lamb import LAMB
+from tests.support.methods import method_config
+from tests.support.processes import final_state, pretrain_here
 
 torch_optimizer = pytest.importorskip("torch_optimizer")
 SETTINGS = {"lr": 1.0, "betas": (0.9, 0.999)}
@@ -55,6 +57,33 @@ def test_the_way_of_other_devices_has_the_packages_values_and_reads_none_of_them
     walk(torch_optimizer.Lamb(groups(theirs), **SETTINGS), theirs, range(6))
     for one, other in zip(own, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("host_has_values", [True, False])
+def test_a_group_that_is_not_adapted_moves_by_adams_step_and_the_rate_alone(monkeypatch, host_has_values):
+    monkeypatch.setattr(lamb, "_host_has_values", lambda _: host_has_values)
+    weight = nn.Parameter(torch.tensor([3.0, -4.0], dtype=torch.float64))
+    weight.grad = torch.tensor([1e-15, 2.0], dtype=torch.float64)
+    LAMB([{"params": [weight], "adapt": False}], **(SETTINGS | {"lr": 0.5})).step()
+    steps = [0.1 * gradient / (0.001**0.5 * gradient + 1e-6) for gradient in weight.grad.tolist()]
+    assert weight.tolist() == pytest.approx([3 - 0.5 * steps[0], -4 - 0.5 * steps[1]], rel=1e-14)
+
+
+def test_biases_before_batch_norm_whose_gradient_is_rounding_do_not_part_chunks_from_the_whole(tmp_path):
+    found = []
+    for chunk in (0, 8):
+        folder = tmp_path / str(chunk)
+        folder.mkdir()
+        pretrain_here(
+            method_config(
+                "swav", folder, "recipe.optimizer.name=lamb", "recipe.batch_norm_group_images=8",
+                "recipe.optimizer.base_learning_rate=0.1", "recipe.encoder.width=0.125", "machine.precision=float64",
+                f"machine.images_per_chunk={chunk}", "machine.stop_after_steps=3",
+            )
+        )  # fmt: skip
+        found.append(final_state(folder / "run")["model"])
+    whole, chunks = found
+    assert max(float((whole[key].double() - chunks[key].double()).abs().max()) for key in whole) < 1e-8
 
 
 def test_no_number_is_asked_of_the_device():
