@@ -162,6 +162,8 @@ class AnomalyWatch:
             deviation = max(deviation, _LEAST_DEVIATION * abs(middle))
             # Losses of 0, as those of triplets that are all told apart, have no deviation to compare with.
             if deviation and loss > middle + self.recipe.jump_deviations * deviation:
+                if self._collapsed_steps == self.recipe.window_steps:
+                    self._collapsed_steps -= 1  # the step that decides is the next one that does not jump
                 return JUMP, f"loss jumps from {middle:.3f} to {loss:.3f}", loss
         if self._collapsed_steps == self.recipe.window_steps:
             return COLLAPSE, f"the embeddings have collapsed: {metric.title} is {metric.shown(spread)}", spread

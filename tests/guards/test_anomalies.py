@@ -88,6 +88,21 @@ def test_a_collapse_is_logged_once_when_it_has_lasted_a_window_after_the_warm_up
     assert judged(watch(tmp_path), 1, spread, "embedding_std") == [50, 81]
 
 
+@pytest.mark.parametrize(("policy", "jumps"), [("warn", 1), ("warn", 3), ("skip", 3)])
+def test_a_collapse_whose_deciding_step_jumps_is_logged_once_at_the_next_that_does_not(tmp_path, policy, jumps):
+    watching = watch(tmp_path, on_jump=policy)
+    usual, found = {"gradient_norm": 1.0, "embedding_std": 0.01}, []
+    for step in range(1, 120):
+        loss = 9.0 if 50 <= step < 50 + jumps or step == 90 else 2.0
+        if anomaly := watching.judge(step, usual | {"loss": loss}):
+            watching.answered(anomaly)
+        copy = watch(tmp_path, on_jump=policy)
+        copy.load_state_dict(watching.state_dict())  # a restart after every step
+        watching, found = copy, [(entry["step"], entry["kind"]) for entry in copy.found]
+    assert [each for each in found if each[1] == "collapse"] == [(50 + jumps, "collapse")]
+    assert {(50, "jump"), (90, "jump")} < set(found)
+
+
 @pytest.mark.parametrize(("key", "policy"), [("embedding_std", "on_collapse"), ("loss", "on_jump")])
 def test_a_run_that_stops_is_as_it_was_before_the_step_and_stops_there_again(tmp_path, key, policy):
     stopping = watch(tmp_path, **{policy: "stop"})
