@@ -233,6 +233,9 @@ class RunFolder:
             initial.sha256 = start.name_weights(digest_in(state["recipe"]) if path else None)
         if path is not None:
             refuse_other_run(path, state, self.config.recipe, images, self.source)
+            # As the run began: a file that is empty now, as the disk lost it, may come back.
+            sizes = state["images"].get("sizes")  # what an earlier version kept has none
+            self._images = images | ({"sizes": sizes} if sizes else {})
         else:
             refuse_folder_of_other(self.path, self.config.recipe)
         self._set_aside(newest)

@@ -5,9 +5,11 @@ import random
 import pytest
 import yaml
 
+from simclr_dist.errors import UserError
 from simclr_dist.run import checkpoint
 from tests.support.commands import run_command
 from tests.support.earlier import as_stored_earlier
+from tests.support.images import write_image
 from tests.support.processes import (
     TINY,
     Running,
@@ -82,3 +84,28 @@ def test_a_run_that_stopped_after_so_many_steps_as_asked_says_which_key_to_raise
     assert told.startswith("stopped after step 1 of ")
     assert "as machine.stop_after_steps=1 says; raise it, or set machine.stop_after_steps=0, to resume\n" in told
     assert "same command" not in told
+
+
+def test_a_run_goes_on_with_a_file_that_the_disk_lost_for_a_while(tmp_path):
+    for number in range(40):
+        write_image(tmp_path / "images" / f"{number}.png")
+
+    def until(step: int) -> None:
+        pretrain_here(
+            tiny_config(
+                tmp_path, "recipe.data.source=folder", f"recipe.data.path={tmp_path / 'images'}", "recipe.epochs=9",
+                f"machine.stop_after_steps={step}", "machine.max_broken_image_share=0.5",
+            )
+        )  # fmt: skip
+
+    until(1)
+    lost = tmp_path / "images" / "7.png"
+    content = lost.read_bytes()
+    lost.write_bytes(b"")  # as docs/data.md has it
+    until(2)
+    lost.write_bytes(content)
+    until(3)
+    assert len(losses(tmp_path / "run")) == 3
+    lost.write_bytes(content + b"more")
+    with pytest.raises(UserError, match="replaced under the same names"):
+        until(4)

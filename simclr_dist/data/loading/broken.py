@@ -58,7 +58,8 @@ class BrokenImages:
             return (
                 f"{self.count} of {self.images} images are broken, more than machine.max_broken_image_share "
                 f"({self.max_share:g}); they are listed in {self.path}: raise the share to go on without them, or "
-                "bring them back as they were (with other images in their place it is another run)"
+                "bring them back as they were (with other images in their place it is another run) and delete the "
+                "list: all that stand in it are counted"
             )
         if ALL_BROKEN in self.met:
             return (
