@@ -12,6 +12,7 @@ from simclr_dist.data.loading.batches import ViewBatches
 from simclr_dist.data.loading.order import SampleOrder
 from simclr_dist.data.loading.workers import load_steps
 from simclr_dist.data.sources.base import ImageSource
+from simclr_dist.data.views.groups import first_group_alone
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation.feature_blocks import FeatureMatrix
 from simclr_dist.evaluation.subsets import Indices, Labels, labels_of
@@ -27,7 +28,7 @@ def cropped_and_flipped(
     epoch, number in ``source``) alone.
     """
     crop = replace(
-        next(iter(recipe.views.values())), count=1, size=0,
+        first_group_alone(recipe, 1),
         color_probability=0.0, grayscale_probability=0.0, blur_probability=0.0, solarize_probability=0.0,
     )  # fmt: skip
     drawn = replace(recipe, views={"crop": crop}, seed=order.seed)

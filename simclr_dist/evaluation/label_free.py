@@ -13,7 +13,7 @@ from simclr_dist.data.rendering.renderers import RENDERERS
 from simclr_dist.data.sources.base import ImageSource, Subset
 from simclr_dist.data.sources.identity import contents_digest
 from simclr_dist.data.sources.summary import summary
-from simclr_dist.data.views.groups import draw_groups
+from simclr_dist.data.views.groups import draw_groups, first_group_alone
 from simclr_dist.errors import AgreedError
 from simclr_dist.evaluation.context import OpenedImages
 from simclr_dist.evaluation.feature_blocks import Features
@@ -48,7 +48,7 @@ class ViewsOf:
     def __init__(self, source: ImageSource, recipe: Recipe, views: int, seed: int) -> None:
         """``recipe``: the views are those of its first group, at its ``data.image_size``."""
         self.source, self.views, self.side, self.seed = source, views, recipe.data.image_size, seed
-        self.group = replace(next(iter(recipe.views.values())), count=views, size=0, crop_of="", frame="own")
+        self.group = first_group_alone(recipe, views)
         drawn = replace(recipe, views={"views": self.group}, seed=seed)
         (self.drawn,) = draw_groups(drawn, 0, np.arange(len(source)))
         self.classes: list[str] = []

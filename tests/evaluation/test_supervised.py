@@ -14,18 +14,20 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from simclr_dist.config.recipe import Data
 from simclr_dist.data.sources.base import Subset
 from simclr_dist.errors import UserError
 from simclr_dist.evaluation import frozen, knn
 from simclr_dist.evaluation.feature_blocks import mapped_blocks
-from simclr_dist.evaluation.image_batches import features_as_they_are
+from simclr_dist.evaluation.image_batches import cropped_and_flipped, features_as_they_are
 from simclr_dist.evaluation.protocol import FINE_TUNING, LINEAR
 from simclr_dist.evaluation.saved_training import SavedTraining, Unfinished
 from simclr_dist.evaluation.supervised import Classifier, own_part, steps_of, train_classifier
 from simclr_dist.models.batch_norm import GroupedBatchNorm
 from simclr_dist.optim.schedule import Schedule
 from tests.support.evaluation import blobs, small_context
-from tests.support.processes import Running, assert_bit_equal, run_distributed
+from tests.support.processes import Running, assert_bit_equal, run_distributed, tiny_config
+from tests.support.timed_digits import open_source as timed_digits
 
 CPU = torch.device("cpu")
 
@@ -128,6 +130,22 @@ def test_a_batch_of_some_of_the_images_that_processes_cannot_share_is_refused():
 
 
 # --- stopped and started again
+
+
+def test_a_classifiers_crops_are_of_the_image_whose_label_they_carry_where_pretraining_shows_a_frame_near_it(tmp_path):
+    keys = ("recipe.views.global.frame=near", "recipe.views.global.frame_distance=5")
+    source, order = timed_digits(Data(), "train"), steps_of(FINE_TUNING.with_choices(batch_images=16), 64, seed=0)
+    assert source.labels is not None
+    crops, labels = [], []
+    for folder, chosen in (("near", keys), ("own", ())):
+        (tmp_path / folder).mkdir()
+        recipe = tiny_config(tmp_path / folder, *chosen).recipe
+        batches = cropped_and_flipped(Subset(source, np.arange(64)), recipe, order)
+        views, given = next(iter(batches([0])))
+        crops.append(views)
+        labels.append(given)
+    assert torch.equal(*crops)
+    assert torch.equal(*labels)
 
 
 def trained_and_saved(folder):

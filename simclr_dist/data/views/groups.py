@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simclr_dist.config import Recipe
+from simclr_dist.config.views import ViewGroup
 from simclr_dist.data.views.draws import ViewParameters, draw_views
 
 _PLACE = ("crop_attempts", "crop_place", "flip")
@@ -47,6 +48,11 @@ def draw_groups(recipe: Recipe, epoch: int, samples: NDArray[np.int64]) -> list[
         drawn.append(DrawnGroup(name, side, group.color_form, group.interpolation, parameters))
         number += group.count
     return drawn
+
+
+def first_group_alone(recipe: Recipe, count: int) -> ViewGroup:
+    """``count`` views as the first group's, at the recipe's image size, of the image itself and no frame near it."""
+    return replace(next(iter(recipe.views.values())), count=count, size=0, crop_of="", frame="own")
 
 
 def views_in_words(recipe: Recipe) -> str:
