@@ -27,6 +27,10 @@ class AgreedError(UserError):
     """A UserError that all processes raise together, so that one of them is enough to print it."""
 
 
+class NotFiniteError(AgreedError):
+    """Features of an image that can be read are not finite."""
+
+
 def nearest(word: str, known: list[str]) -> str:
     """``" (did you mean 'x'?)"`` for the known word most like ``word``, or nothing when none is alike."""
     import difflib

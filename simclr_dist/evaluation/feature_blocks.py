@@ -14,6 +14,7 @@ from simclr_dist.storage.reading import cannot_be_read
 from simclr_dist.storage.temporary import remove_leftovers
 
 Features = NDArray[np.float32]
+_ROWS = 16384
 _ELSEWHERE = "Else keep them elsewhere (features, neighbours: --blocks) or not at all (evaluate: --no-cache)"
 
 
@@ -52,6 +53,15 @@ class FeatureBlocks:
 
 FeatureMatrix = Features | FeatureBlocks
 """Features by slice or array of numbers, ``len`` and ``shape``; shape (images, d)."""
+
+
+def not_finite(matrix: FeatureMatrix) -> list[int]:
+    """Numbers of the rows with a feature that is not finite."""
+    found: list[int] = []
+    for start in range(0, len(matrix), _ROWS):
+        finite = np.isfinite(matrix[start : start + _ROWS]).reshape(min(_ROWS, len(matrix) - start), -1).all(axis=1)
+        found += (start + np.flatnonzero(~finite)).tolist()
+    return found
 
 
 def mapped_blocks(files: Sequence[Path], rows: int) -> FeatureBlocks:

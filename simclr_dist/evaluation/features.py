@@ -18,9 +18,11 @@ from simclr_dist.data.loading.plain import PlainBatches
 from simclr_dist.data.loading.workers import load_steps
 from simclr_dist.data.sources.base import ImageSource, Subset, pixel_rule_of
 from simclr_dist.data.sources.identity import contents_digest
+from simclr_dist.data.sources.whole import image_name
 from simclr_dist.distributed.agreement import all_or_none, decided_by_first
 from simclr_dist.distributed.collectives import gather_stacked, maximum, process_count, process_rank
 from simclr_dist.distributed.cores import worker_count
+from simclr_dist.errors import NotFiniteError
 from simclr_dist.evaluation.feature_blocks import (
     FeatureMatrix,
     Features,
@@ -28,11 +30,12 @@ from simclr_dist.evaluation.feature_blocks import (
     keep_block,
     kept_blocks,
     mapped_blocks,
+    not_finite,
 )
 from simclr_dist.models.features import evaluating, features_of
 from simclr_dist.models.precision import half_precision
-from simclr_dist.progress_bar import showing_progress
-from simclr_dist.terminal import say
+from simclr_dist.progress_bar import said_when_slow, showing_progress
+from simclr_dist.terminal import printable, say
 from simclr_dist.weights.digest import state_digest, structure_digest
 
 _BATCHES_IN_BLOCK = 64
@@ -73,7 +76,7 @@ def extract_features(
     Each process computes its share and every process gets all. The encoder is left as it was found.
 
     Raises:
-        UserError: an image cannot be read (only ``leaves_out_broken`` allows it).
+        UserError: an image cannot be read, or its features are not finite (only ``leaves_out_broken`` allows it).
     """
     return np.asarray(feature_matrix(encoder, source, image_size, how))
 
@@ -87,9 +90,22 @@ def feature_matrix(
     in_block = max(1, min(_BATCHES_IN_BLOCK, batches // 16))
     blocks = [range(start, min(start + in_block, batches)) for start in range(0, batches, in_block)]
     folder = folder_of_blocks(encoder, source, image_size, how)
-    kept = set(decided_by_first(lambda: kept_blocks(folder, len(blocks)) if folder else []))
-    missing = [number for number in range(len(blocks)) if number not in kept]
     images = [min(block.stop * how.batch_images, len(source)) - block.start * how.batch_images for block in blocks]
+
+    def check(number: int, values: Features) -> None:
+        if not how.leaves_out_broken and (wrong := not_finite(values[: images[number]])):
+            sample = blocks[number].start * how.batch_images + wrong[0]
+            raise NotFiniteError(why_not_finite(source, sample))
+
+    def checked_blocks(folder: Path) -> list[int]:
+        numbers = kept_blocks(folder, len(blocks))
+        with said_when_slow("looking at the features that are kept"):
+            for number in numbers:
+                check(number, mapped_blocks([block_file(folder, number)], images[number])[:])
+        return numbers
+
+    kept = set(decided_by_first(lambda: checked_blocks(folder) if folder else []))
+    missing = [number for number in range(len(blocks)) if number not in kept]
     if kept and how.talks:
         count = sum(images[number] for number in kept)
         name = f"{how.label}: " if how.label else ""
@@ -125,6 +141,7 @@ def feature_matrix(
                         left -= done
                     part = torch.cat(parts)
             for number, values in zip(together, _gathered(part, how.device), strict=False):
+                check(number, values)
                 values = values[: len(blocks[number]) * how.batch_images]
                 if folder:
                     decided_by_first(partial(keep_block, folder, number, values))
@@ -138,6 +155,14 @@ def feature_matrix(
         return found
     with all_or_none():
         return mapped_blocks([block_file(folder, number) for number in range(len(blocks))], len(source))
+
+
+def why_not_finite(source: ImageSource, sample: int) -> str:
+    """What is said of an image that can be read and has features that are not finite."""
+    return (
+        f"image {printable(image_name(source, sample))}: its features are not finite, and it can be read: the weights "
+        "are those of a run that diverged, or broken; take others, an earlier checkpoint for one"
+    )
 
 
 def settle_statistics(encoder: nn.Module, source: ImageSource, image_size: int, images: int = 1024) -> None:

@@ -15,8 +15,8 @@ from simclr_dist.data.sources.base import BrokenImageError, ImageSource
 from simclr_dist.data.sources.whole import image_name
 from simclr_dist.distributed.processes import first_goes_on
 from simclr_dist.errors import UserError
-from simclr_dist.evaluation.feature_blocks import FeatureMatrix, Features
-from simclr_dist.evaluation.features import Extraction, feature_matrix
+from simclr_dist.evaluation.feature_blocks import FeatureMatrix, Features, not_finite
+from simclr_dist.evaluation.features import Extraction, feature_matrix, why_not_finite
 from simclr_dist.evaluation.subsets import Indices
 from simclr_dist.progress_bar import said_when_slow
 from simclr_dist.storage.paths import expanded
@@ -57,11 +57,8 @@ def source_features(
     matrix = feature_matrix(encoder, source, image_size, how)
     if not first_goes_on():
         return None
-    missing = []
     with said_when_slow("looking for images that could not be read"):
-        for start in range(0, len(source), _ROWS):
-            finite = np.isfinite(matrix[start : start + _ROWS]).all(axis=1)
-            missing += (start + np.flatnonzero(~finite)).tolist()
+        missing = not_finite(matrix)
     # Read once more: the kept features say that one could not be read, and not why.
     broken = {sample: _why_broken(source, sample) for sample in missing}
     if len(broken) == len(source):
@@ -121,7 +118,4 @@ def _why_broken(source: ImageSource, sample: int) -> str:
         source.read(sample)
     except BrokenImageError as error:
         return str(error)
-    raise UserError(
-        f"{printable(image_name(source, sample))}: its features are not finite, and it can be read: the weights are "
-        "those of a run that diverged, or it was mended meanwhile: start again"
-    )
+    raise UserError(f"{why_not_finite(source, sample)}; if the image was mended meanwhile, start again")

@@ -16,7 +16,7 @@ from simclr_dist.data.sources.named import open_source
 from simclr_dist.data.sources.shards.settings import shards_of_run
 from simclr_dist.data.sources.summary import say_what_was_found, summary
 from simclr_dist.data.views.groups import draw_groups
-from simclr_dist.errors import UserError
+from simclr_dist.errors import NotFiniteError, UserError
 from simclr_dist.evaluation.feature_blocks import Features
 from simclr_dist.evaluation.features import extract_features
 from simclr_dist.evaluation.subsets import Labels
@@ -49,11 +49,11 @@ class ReportContext:
     @cached_property
     def features(self) -> Features:
         """Of the shown images."""
-        return extract_features(self.encoder, self.shown, self.recipe.data.image_size)
+        return self._features_of(self.encoder, self.shown)
 
     @cached_property
     def bank_features(self) -> Features:
-        return self.features if self.same else extract_features(self.encoder, self.bank, self.recipe.data.image_size)
+        return self.features if self.same else self._features_of(self.encoder, self.bank)
 
     @cached_property
     def neighbours(self) -> Neighbours:
@@ -68,8 +68,14 @@ class ReportContext:
     def view_pairs(self, encoder: Encoder) -> tuple[Features, Features]:
         """Features of the first and of the second view of the shown images."""
         views = ViewsAsImages(Subset(self.shown, _spread(len(self.shown), _PAIRS)), self.recipe)
-        features = extract_features(encoder, views, self.recipe.data.image_size)
+        features = self._features_of(encoder, views)
         return features[::2], features[1::2]
+
+    def _features_of(self, encoder: Encoder, images: ImageSource) -> Features:
+        try:
+            return extract_features(encoder, images, self.recipe.data.image_size)
+        except NotFiniteError as error:
+            raise Missing(f"{error}.") from error
 
     def thumbnail(self, sample: int, *, of_bank: bool) -> Tensor:
         """uint8 (3, side, side) of a shown image, or of one of the bank."""

@@ -15,6 +15,7 @@ def write_tensorboard(run: Facts, images: int) -> str:
     """Write RUN/tensorboard/report anew; returns the line to print."""
     try:
         context = open_context(run, images)
+        features = context.features
     except Missing as missing:
         return f"{run.path}: nothing for TensorBoard: {missing}"
     from torch.utils.tensorboard import SummaryWriter
@@ -22,7 +23,7 @@ def write_tensorboard(run: Facts, images: int) -> str:
     # A folder beside the events of training: the projector reads one folder as one set of features.
     folder = run.path / "tensorboard" / "report"
     shutil.rmtree(folder, ignore_errors=True)
-    features, labels, step = context.features, context.shown.labels, context.steps_done
+    labels, step = context.shown.labels, context.steps_done
     names = [in_utf8(name) for name in class_names(context)]
     label_names = [names[label] for label in labels] if labels is not None else [""] * len(features)
     with contextlib.closing(SummaryWriter(str(folder))) as writer, contextlib.redirect_stdout(io.StringIO()):

@@ -350,6 +350,14 @@ def test_what_cannot_be_is_refused_with_the_option_named(tmp_path, ask, named):
         ask(small_context(tmp_path))
 
 
+def test_no_method_evaluates_weights_whose_features_are_not_finite(tmp_path):
+    for name in ("knn", "probe", "sgd", "lowshot"):
+        context = small_context(tmp_path)
+        context.pretrained.encoder.backbone.conv1.weight.data.fill_(1e38)
+        with pytest.raises(UserError, match=r"image 0: its features are not finite.* diverged"):
+            METHODS[name](context)
+
+
 # --- online
 
 
@@ -525,6 +533,31 @@ def test_features_of_images_replaced_under_their_names_are_not_the_kept_ones(tmp
     Image.fromarray(255 - pixels).save(replaced)
     kept, anew = (extract_features(nn.Flatten(), source, 8, each) for each in (how, Extraction(batch_images=2)))
     np.testing.assert_array_equal(kept, anew)
+
+
+class _InfiniteOfFour(nn.Module):
+    def forward(self, images):
+        means = images.float().mean((2, 3))
+        return torch.where(means == 4, torch.inf, means)
+
+
+def refused_as_not_finite(cache):
+    values = np.arange(6, dtype=np.uint8)[:, None, None, None]
+    source = ArraySource(np.broadcast_to(values, (6, 3, 8, 8)), None, [])
+    with pytest.raises(UserError) as refused:
+        extract_features(_InfiniteOfFour(), source, 8, Extraction(batch_images=2, cache=cache))
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_features_that_are_not_finite_are_refused_by_their_image_and_neither_kept_nor_read_again(tmp_path, processes):
+    told = "4: its features are not finite"
+    assert all(told in each for each in run_distributed(processes, refused_as_not_finite, tmp_path))
+    blocks = sorted(tmp_path.rglob("*.npy"))
+    assert [file.name for file in blocks] == ["block_000000.npy", "block_000001.npy"]
+    np.save(blocks[0], np.full((2, 3), np.nan, dtype=np.float32))
+    told = "0: its features are not finite"
+    assert all(told in each for each in run_distributed(processes, refused_as_not_finite, tmp_path))
 
 
 def test_kept_features_that_were_cut_off_are_computed_again(tmp_path):

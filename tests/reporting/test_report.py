@@ -20,6 +20,7 @@ from PIL import Image
 from simclr_dist.config import load_config
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.evaluation.confusion import confusion
+from simclr_dist.reporting import context
 from simclr_dist.reporting.analysis import alignment, feature_map, nearest, uniformity, vote
 from simclr_dist.reporting.answer import answer
 from simclr_dist.reporting.charts import Series, line_chart, matrix, thin, ticks
@@ -27,6 +28,7 @@ from simclr_dist.reporting.context import ViewsAsImages
 from simclr_dist.reporting.facts import Facts, read_facts
 from simclr_dist.reporting.markup import Html, tag
 from simclr_dist.training.pretraining import pretrain
+from simclr_dist.weights.read import load_encoder
 from tests.support.commands import NO_UTF8, complaint
 from tests.support.images import open_source
 from tests.support.processes import tiny_config
@@ -208,6 +210,20 @@ def test_a_run_without_checkpoint_and_one_whose_images_are_gone_still_have_a_pag
     shutil.rmtree(data)
     assert report(run)[0] == 0
     assert "The images are not here" in (run / "report.html").read_text()
+
+
+def test_a_run_whose_features_are_not_finite_still_has_a_page_that_says_so(run_dir, report, monkeypatch):
+    def diverged(path):
+        loaded = load_encoder(path)
+        loaded.encoder.backbone.conv1.weight.data.fill_(1e38)
+        return loaded
+
+    monkeypatch.setattr(context, "load_encoder", diverged)
+    status, out, _ = report(run_dir, "--images", 30, "--tensorboard")
+    assert (status, "nothing for TensorBoard: image 0: its features are not finite" in out) == (0, True)
+    content = (run_dir / "report.html").read_text()
+    for key in ("features", "confusion", "neighbours", "map"):
+        assert "its features are not finite" in section(content, f"run1-{key}")
 
 
 def test_two_runs_show_the_keys_that_differ_and_their_curves_together(run_dir, report, tmp_path):
