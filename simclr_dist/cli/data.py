@@ -69,13 +69,13 @@ def write(
     recipe = loaded.recipe
     from simclr_dist.data.sources.base import pixel_rule_of, with_masks
     from simclr_dist.data.sources.beton.writer import write_beton
-    from simclr_dist.data.sources.named import open_source
+    from simclr_dist.data.sources.named import open_of_recipe
     from simclr_dist.data.sources.pixels import PixelRule
     from simclr_dist.data.sources.summary import say_what_was_found, summary
     from simclr_dist.distributed.cores import usable_cores
 
     signal.signal(signal.SIGTERM, _exit)
-    source = open_source(recipe.data, loaded.machine.shards, split)
+    source = open_of_recipe(recipe, loaded.machine.shards, split)
     say_what_was_found(summary(source, recipe.data.source))
     if with_masks(source):
         say("left out: the masks; a .beton has none", err=True)
@@ -204,12 +204,12 @@ def bench(config: str, overrides: tuple[str, ...], images: int, seconds: float) 
     from simclr_dist.data.loading.order import build_order
     from simclr_dist.data.loading.throughput import beside_ffcv, loader_rate, stage_table
     from simclr_dist.data.sources.beton.ffcv_source import FfcvSource
-    from simclr_dist.data.sources.named import open_source
+    from simclr_dist.data.sources.named import open_of_recipe
     from simclr_dist.data.sources.summary import say_what_was_found, summary
     from simclr_dist.data.views.groups import views_in_words
     from simclr_dist.distributed.cores import usable_cores, worker_count
 
-    source = open_source(loaded.recipe.data, loaded.machine.shards)
+    source = open_of_recipe(loaded.recipe, loaded.machine.shards)
     say_what_was_found(summary(source, loaded.recipe.data.source))
     batches = build_batches(loaded, source, build_order(loaded.recipe, source))
     workers = worker_count(loaded.machine.loader_workers, usable_cores())

@@ -41,7 +41,7 @@ def opened(run: Path, run_dir: Path, how: Any, options: dict[str, Any], override
         data = chosen_data(
             pretrained.recipe.data, on, overrides, "folder_with_masks" if method == "segment" else "folder"
         )
-        broken = broken_files(run_dir, pretrained.recipe.data) if run_dir == run and on is None else set()
+        broken = broken_files(run_dir, pretrained.recipe) if run_dir == run and on is None else set()
         kinds = {"segment": SegmentationContext, "label-free": UnlabelledImages}
         kind, unfinished = kinds.get(method, EvaluationContext), Unfinished(run_dir / "unfinished")
         # Without --on another path is the same images in another place.

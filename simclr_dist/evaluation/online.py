@@ -2,7 +2,7 @@
 
 The images come from the labelled training images alone: part of them is the bank, others are asked about. Test images
 are never seen, so nobody can choose a recipe or a checkpoint on them by watching these curves. Where pretraining uses
-the same images (without their labels) the figures are a little optimistic.
+the same images the figures are a little optimistic, and more where its method is shown their labels.
 """
 
 import numpy as np

@@ -12,7 +12,7 @@ from simclr_dist.config.registry import load
 from simclr_dist.data.rendering.renderers import RENDERERS
 from simclr_dist.data.rendering.torchvision_ import render_plain
 from simclr_dist.data.sources.base import BrokenImageError, ImageSource, Subset
-from simclr_dist.data.sources.named import open_source
+from simclr_dist.data.sources.named import open_of_recipe
 from simclr_dist.data.sources.shards.settings import shards_of_run
 from simclr_dist.data.sources.summary import say_what_was_found, summary
 from simclr_dist.data.views.groups import draw_groups
@@ -100,11 +100,11 @@ def open_context(run: Facts, images: int) -> ReportContext:
     pretrained = load_encoder(run.path)
     encoder, recipe, steps_done = pretrained.encoder, pretrained.recipe, pretrained.steps_done or 0
     try:
-        pretraining = open_source(recipe.data, shards)
+        pretraining = open_of_recipe(recipe, shards)
     except UserError as error:
         raise Missing(f"The images are not here: {error}.") from error
     try:
-        held_out, bank = (open_source(recipe.data, shards, split) for split in ("test", "train"))
+        held_out, bank = (open_of_recipe(recipe, shards, split) for split in ("test", "train"))
         same = False
     except UserError:
         held_out, bank, same = pretraining, pretraining, True

@@ -807,7 +807,7 @@ def test_an_interpolation_in_the_methods_name_is_refused_as_one(tmp_path):
 
 def test_the_schema_names_the_sources_that_can_be_opened():
     assert tuple(MASKED) == SOURCES_WITH_MASKS
-    assert {*_OPENERS, *MASKED, "webdataset"} == set(SOURCES)
+    assert {*_OPENERS, *MASKED, "folder", "webdataset"} == set(SOURCES)
     assert set(SOURCES_WITHOUT_PATH) <= set(SOURCES)
 
 

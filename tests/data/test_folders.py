@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from simclr_dist.config import load_config
 from simclr_dist.config.recipe import Data
 from simclr_dist.data.sources.folders import IMAGE_SUFFIXES, halves_by_name, is_foreign, splits_of
+from simclr_dist.data.sources.named import open_for_pretraining, open_of_recipe
 from simclr_dist.data.sources.summary import summary
 from simclr_dist.errors import UserError
 from tests.support.commands import run_command
@@ -137,6 +139,32 @@ def test_a_folder_without_splits_is_split_by_name_for_evaluation_the_same_wherev
     assert names(opened("folder", tmp_path / "here")) == paths  # pretraining needs no labels and takes all
 
 
+@pytest.mark.parametrize(("method", "shown"), [("supcon", 8), ("label_augmentation", 8), ("simclr", 10)])
+def test_a_method_that_is_shown_labels_pretrains_on_no_test_image_of_a_folder_without_splits(tmp_path, method, shown):
+    root = fill(tmp_path / "photos", *(f"{name}/{number}.png" for name in "ab" for number in range(10)))
+    data = ["recipe.data.source=folder", f"recipe.data.path={root}", f"recipe.method.name={method}"]
+    config = load_config("digits_demo", data)
+    train, test = (open_of_recipe(config.recipe, config.machine.shards, split) for split in ("train", "test"))
+    pretraining = open_for_pretraining(config)
+    assert np.bincount(pretraining.labels).tolist() == [shown, shown]
+    assert (names(pretraining) == names(train)) == (not set(names(pretraining)) & set(names(test))) == (shown == 8)
+    assert ("one image of 5 of each class is a test image" in summary(pretraining, "folder")) == (shown == 8)
+    assert test.pretrained_on == (shown == 10)
+
+
+def test_a_method_that_needs_labels_still_refuses_a_folder_without_them_and_takes_all_beside_a_held_out_one(tmp_path):
+    fill(tmp_path / "flat", "1.png", "2.png")
+    fill(tmp_path / "stray", "a/1.png", "b/1.png", "1.png")
+    fill(tmp_path / "split", *(f"train/{name}/{number}.png" for name in "ab" for number in range(5)), "test/a/1.png")
+    supcon = ["recipe.data.source=folder", "recipe.method.name=supcon"]
+    for folder in ("flat", "stray"):
+        with pytest.raises(UserError, match="supcon needs labels"):
+            open_for_pretraining(load_config("digits_demo", [*supcon, f"recipe.data.path={tmp_path / folder}"]))
+    assert (
+        len(open_for_pretraining(load_config("digits_demo", [*supcon, f"recipe.data.path={tmp_path / 'split'}"]))) == 10
+    )
+
+
 def test_the_split_by_name_is_fixed_and_leaves_each_class_an_image_to_learn_from():
     train, test = halves_by_name(["a/1", "b/1", "b/2", "c/1", "c/2", "c/3"])
     assert test == ["b/2", "c/2"]
@@ -177,10 +205,25 @@ def test_the_summary_counts_images_and_classes_and_says_what_was_left_out(tmp_pa
     assert summary(open_source(Data(source="digits")), "digits") == "digits: 1,437 images in 10 classes"
 
 
-def test_every_command_that_opens_images_says_what_it_found(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("method", "found"),
+    [
+        ("simclr", "4 images in 2 classes"),
+        (
+            "supcon",
+            "2 images in 2 classes; split by the hash of the names: one image of 5 of each class is a test image",
+        ),
+    ],
+)
+def test_every_command_that_opens_images_for_pretraining_says_what_it_found(tmp_path, capsys, method, found):
     root = fill(tmp_path / "photos", *(f"{name}/{number}.png" for name in "ab" for number in range(2)))
     (root / "a" / "x.svg").write_bytes(encoded(plain("RGB", 0), "PNG"))
-    data = ["recipe.data.source=folder", f"recipe.data.path={root}", "recipe.data.image_size=16"]
+    data = [
+        "recipe.data.source=folder",
+        f"recipe.data.path={root}",
+        "recipe.data.image_size=16",
+        f"recipe.method.name={method}",
+    ]
     few = ["recipe.global_batch_images=2", "machine.loader_workers=0"]
     for arguments in (
         ["preview", "digits_demo", *data, "--images", "1", "--out", f"{tmp_path}/v.png"],
@@ -189,4 +232,4 @@ def test_every_command_that_opens_images_says_what_it_found(tmp_path, capsys):
     ):
         status, _, told = run_command(capsys, *arguments)
         assert status == 0
-        assert f"{root}: 4 images in 2 classes; left out: 1 .svg: no image's suffix\n" in told
+        assert f"{root}: {found}; left out: 1 .svg: no image's suffix\n" in told

@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-from simclr_dist.config.recipe import Data
+from simclr_dist.config import Recipe
 from simclr_dist.data.loading.batches import ALL_BROKEN
 from simclr_dist.data.sources.files import FileSource
-from simclr_dist.data.sources.named import open_source
+from simclr_dist.data.sources.named import open_of_recipe
 from simclr_dist.data.sources.shards.settings import shards_of_run
 from simclr_dist.log import log
 from simclr_dist.storage.reading import cannot_be_read
@@ -77,11 +77,11 @@ class BrokenImages:
             )
 
 
-def broken_files(run_dir: Path, data: Data) -> set[str]:
+def broken_files(run_dir: Path, recipe: Recipe) -> set[str]:
     """Where those images of a run are that it met broken; opens them only when there are any."""
     if not _listed(run_dir / _NAME):
         return set()
-    source = open_source(data, shards_of_run(run_dir))
+    source = open_of_recipe(recipe, shards_of_run(run_dir))
     if not isinstance(source, FileSource):
         return set()
     met = BrokenImages(run_dir, len(source), 1.0).met

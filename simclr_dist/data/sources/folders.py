@@ -143,18 +143,30 @@ def by_hash(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
 
 
-def halves_by_name(names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(train, test) of the images of a folder without splits: of each class (its first folder) those whose names have
-    the smallest SHA-256, one of HELD_OUT_OF and at least one where there are two. The same wherever the folder lies.
+def halves_by_name(names: Sequence[str], *, of_each_class: bool = True) -> tuple[list[str], list[str]]:
+    """(train, test) of the images of a folder without splits: of each class (its first folder), or of all at once,
+    those whose names have the smallest SHA-256, one of HELD_OUT_OF and at least one where there are two. The same
+    wherever the folder lies.
     """
     classes: dict[str, list[str]] = {}
     for name in names:
-        classes.setdefault(name.partition("/")[0], []).append(name)
+        classes.setdefault(name.partition("/")[0] if of_each_class else "", []).append(name)
     held_out: set[str] = set()
     for members in classes.values():
-        count = max(1, round(len(members) / HELD_OUT_OF)) if len(members) > 1 else 0
+        share = len(members) / HELD_OUT_OF
+        count = max(1, round(share) if of_each_class else int(share)) if len(members) > 1 else 0
         held_out.update(by_hash(members)[:count])
     return [name for name in names if name not in held_out], [name for name in names if name in held_out]
+
+
+def part_by_name(names: Sequence[str], split: str, *, of_each_class: bool = True) -> tuple[list[str], str]:
+    """The images of a split of a folder without any, and what is said of it.
+
+    Pretraining that is shown what evaluation asks for, labels or masks, takes its own so, and sees no test image.
+    """
+    each = " of each class" if of_each_class else ""
+    remark = f"split by the hash of the names: one image of {HELD_OUT_OF}{each} is a test image"
+    return halves_by_name(names, of_each_class=of_each_class)[split == "test"], remark
 
 
 def _ranked(folders: Sequence[str], words: tuple[str, ...]) -> list[tuple[int, str]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from simclr_dist.data.sources.base import IGNORED
 from simclr_dist.data.sources.files import reason_of
-from simclr_dist.data.sources.folders import HELD_OUT_OF, by_hash, find_images, some_of, splits_of
+from simclr_dist.data.sources.folders import find_images, part_by_name, some_of, splits_of
 from simclr_dist.data.sources.masked_files import MaskedNames
 from simclr_dist.data.sources.torchvision_readers import require_folder
 from simclr_dist.errors import UserError
@@ -43,9 +43,8 @@ def find_masked(path: Path, split: str) -> MaskedNames:
         remarks.append(f"left out: masks without an image: {some_of(alone)}")
     names = images.names
     if splits.held_out is None:
-        held_out = set(by_hash(names)[: max(1, len(names) // HELD_OUT_OF)])
-        names = [name for name in names if (name in held_out) == (split == "test")]
-        remarks.append(f"split by the hash of the names: one image of {HELD_OUT_OF} is a test image")
+        names, remark = part_by_name(names, split, of_each_class=False)
+        remarks.append(remark)
     if not names:
         raise UserError(f"recipe.data.path: no images in {printable(str(root / 'images'))} for the split '{split}'")
     found = MaskedNames(

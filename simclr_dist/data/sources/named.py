@@ -12,7 +12,7 @@ import numpy as np
 from torchvision import datasets
 
 from simclr_dist.config import Config
-from simclr_dist.config.recipe import Data
+from simclr_dist.config.recipe import Data, Recipe
 from simclr_dist.config.registry import method_class
 from simclr_dist.config.shards import Shards
 from simclr_dist.data.sources.base import ArraySource, BrokenImageError, ImageSource, with_masks
@@ -22,11 +22,10 @@ from simclr_dist.data.sources.color import has_color
 from simclr_dist.data.sources.fashion_mnist import find_files, read_files
 from simclr_dist.data.sources.files import FileSource
 from simclr_dist.data.sources.folders import (
-    HELD_OUT_OF,
     IMAGE_SUFFIXES,
     find_images,
-    halves_by_name,
     is_foreign,
+    part_by_name,
     some_of,
     splits_of,
 )
@@ -44,15 +43,27 @@ from simclr_dist.random.permutation import permute
 from simclr_dist.storage.paths import expanded
 from simclr_dist.terminal import printable
 
-__all__ = ["ArraySource", "BrokenImageError", "FileSource", "ImageSource", "open_for_pretraining", "open_source"]
+__all__ = [
+    "ArraySource",
+    "BrokenImageError",
+    "FileSource",
+    "ImageSource",
+    "open_for_pretraining",
+    "open_of_recipe",
+    "open_source",
+]
 
 Opener = Callable[[Path, str, PixelRule], ImageSource]
 SPLITS = ("pretrain", "train", "test")
 DIGITS_TRAIN = 1437
 
 
-def open_source(data: Data, shards: Shards, split: str = "pretrain") -> ImageSource:
+def open_source(
+    data: Data, shards: Shards, split: str = "pretrain", *, pretrained_with_labels: bool = False
+) -> ImageSource:
     """The images of a recipe; ``shards``: how this machine comes to them, where they are in shards.
+
+    ``pretrained_with_labels``: whether pretraining is shown the labels, so that it must not see a test image.
 
     Raises:
         UserError: the folder is missing, holds no images, or is not what the source expects.
@@ -64,7 +75,19 @@ def open_source(data: Data, shards: Shards, split: str = "pretrain") -> ImageSou
     path, rule = expanded("recipe.data.path", data.path), PixelRule.of(data)
     if data.source == "webdataset":
         return open_shards(path, split, rule, shards)
+    if data.source == "folder":
+        return _open_folder(path, split, rule, pretrained_with_labels)
     return _OPENERS[data.source](path, split, rule)
+
+
+def open_of_recipe(recipe: Recipe, shards: Shards, split: str = "pretrain") -> ImageSource:
+    """As :func:`open_source`; a method that needs labels pretrains on no image that is a test image.
+
+    Raises:
+        UserError: as :func:`open_source`.
+    """
+    with_labels = "labels" in method_class(recipe.method.name).needs
+    return open_source(recipe.data, shards, split, pretrained_with_labels=with_labels)
 
 
 def open_for_pretraining(config: Config) -> ImageSource:
@@ -75,7 +98,7 @@ def open_for_pretraining(config: Config) -> ImageSource:
             classes.
     """
     recipe, data = config.recipe, config.recipe.data
-    source = open_source(data, config.machine.shards)
+    source = open_of_recipe(recipe, config.machine.shards)
     times = times_of(source)
     has = {
         "labels": lambda: source.labels is not None,
@@ -127,12 +150,12 @@ def _open_digits(_: Path, split: str, __: PixelRule) -> ImageSource:
     return ArraySource(images, digits.target[part].astype(np.int64), [str(name) for name in digits.target_names])
 
 
-def _open_folder(path: Path, split: str, rule: PixelRule) -> ImageSource:
+def _open_folder(path: Path, split: str, rule: PixelRule, pretrained_with_labels: bool) -> ImageSource:
     """Every image below a folder, at any depth, in the order of their names; docs/data.md tells which files are some.
 
-    The splits are folders of the usual names. Where none is held out, pretraining takes the folder whole, and
-    evaluation a fixed fifth of each class as test images. The class of an image is the first folder below the split's
-    root; images directly in it leave all unlabelled for pretraining, and are left out of evaluation.
+    The splits are folders of the usual names. Where none is held out, a fixed fifth of each class are test images,
+    which pretraining sees too, unless it is shown the labels. The class of an image is the first folder below the
+    split's root; images directly in it leave all unlabelled for pretraining, and are left out of evaluation.
     """
     require_folder(path, "")
     splits = splits_of(path)
@@ -151,7 +174,8 @@ def _open_folder(path: Path, split: str, rule: PixelRule) -> ImageSource:
         )
     stray = [name for name in names if "/" not in name]
     is_sorted = len(stray) < len(names)
-    by_name = split != "pretrain" and splits.held_out is None
+    labelled = is_sorted and not (split == "pretrain" and stray)
+    by_name = splits.held_out is None and (split != "pretrain" or (pretrained_with_labels and labelled))
     if by_name and not is_sorted:
         raise UserError(
             f"recipe.data.path: {printable(str(root))} has no class folders, and no 'train' and 'test' folders with "
@@ -165,12 +189,12 @@ def _open_folder(path: Path, split: str, rule: PixelRule) -> ImageSource:
             names = [name for name in names if "/" in name]
             left_out.append(beside)
     if by_name:
-        names = halves_by_name(names)[split == "test"]
-        remarks.append(f"split by the hash of the names: one image of {HELD_OUT_OF} of each class is a test image")
+        names, remark = part_by_name(names, split)
+        remarks.append(remark)
     remarks += [f"left out: {', '.join(left_out)}"] if left_out else []
     if not names:
         raise UserError(f"recipe.data.path: {printable(str(root))} has one image a class; two are needed to evaluate")
-    if (split == "pretrain" and stray) or not is_sorted:
+    if not labelled:
         return FileSource(root, names, None, [], rule, remarks)
     folders = {name.partition("/")[0] for name in found.names if "/" in name}
     if split != "pretrain" and splits.held_out:
@@ -179,7 +203,8 @@ def _open_folder(path: Path, split: str, rule: PixelRule) -> ImageSource:
         folders |= {name.partition("/")[0] for name in other.names if "/" in name}
     number = {name: index for index, name in enumerate(sorted(folders))}
     labels = [number[name.partition("/")[0]] for name in names]
-    return FileSource(root, names, labels, list(number), rule, remarks, pretrained_on=by_name)
+    pretrained_on = by_name and not pretrained_with_labels
+    return FileSource(root, names, labels, list(number), rule, remarks, pretrained_on=pretrained_on)
 
 
 def _open_cifar(reader: type[datasets.CIFAR10]) -> Opener:
@@ -216,7 +241,6 @@ def _open_imagenet(path: Path, split: str, rule: PixelRule) -> ImageSource:
 
 _OPENERS: dict[str, Opener] = {
     "digits": _open_digits,
-    "folder": _open_folder,
     "cifar10": _open_cifar(datasets.CIFAR10),
     "cifar100": _open_cifar(datasets.CIFAR100),
     "stl10": _open_stl10,
