@@ -298,10 +298,10 @@ def test_every_method_leaves_the_encoder_bit_equal_repeats_to_the_digit_and_agre
     assert second["probe"] is second["lowshot"] is None
 
 
-@pytest.mark.parametrize("start", ["pretrained", "scratch"])
-def test_below_the_classifier_lies_the_head_that_the_method_names(tmp_path, start):
+@pytest.mark.parametrize(("method", "start"), [("dino", "pretrained"), ("dino", "scratch"), ("densecl", "scratch")])
+def test_below_the_classifier_lies_the_head_that_the_method_names(tmp_path, method, start):
     asked = {"label_shares": (0.1,), "epochs": 1, "batch_images": 20, "starts": (start,), "from_layer": 1}
-    (row,) = fine_tuning.finetune(small_context(tmp_path, "dino"), **asked).rows
+    (row,) = fine_tuning.finetune(small_context(tmp_path, method), **asked).rows
     assert 0 <= row.top1[0] <= 1
 
 
