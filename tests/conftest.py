@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import signal
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 
@@ -57,6 +58,14 @@ def pytest_collection_finish() -> None:
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Runs a command line of ``simclr-dist``: (status, standard output, standard error)."""
     return partial(run_command, capsys)
+
+
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """Also where the suite was started in the background, whose processes a shell makes ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -57,9 +57,10 @@ def test_a_signal_is_said_while_the_main_thread_is_in_a_librarys_code():
     assert flags == [(None, True)]  # Python had not called the handler yet
 
 
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_what_is_done_before_a_signal_is_answered_is_done_also_where_another_thread_takes_the_signal():
     over, done = threading.Event(), []
-    other = threading.Thread(target=over.wait)
+    other = threading.Thread(target=over.wait, daemon=True)
     other.start()
 
     def do_it_at_a_ctrl_c() -> None:

@@ -296,6 +296,7 @@ def test_a_job_whose_record_finds_a_full_disk_is_ended_or_named_and_keeps_its_fo
     assert not (folder / "ended").exists() or (folder / "ended").read_text() == "29\n"
 
 
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_a_ctrl_c_while_sbatch_is_at_it_is_answered_when_the_job_has_its_record_and_the_user_its_number(
     slurm, folder, run
 ):
