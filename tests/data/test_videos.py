@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from simclr_dist.data.sources import video_files
 from simclr_dist.data.sources.base import BrokenImageError
 from simclr_dist.errors import UserError
 from tests.support.images import opened
@@ -123,3 +124,18 @@ def test_a_video_that_ends_early_has_broken_frames_and_whole_ones(tmp_path):
 def test_a_folder_without_videos_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no videos in .*looked for \.mp4"):
         opened("videos", tmp_path)
+
+
+def test_a_frame_that_the_decoder_gave_before_an_earlier_one_is_found_after_it(tmp_path, monkeypatch):
+    write_video(tmp_path / "a.mkv")
+    source = opened("videos", tmp_path)
+    expected = read(opened("videos", tmp_path), FRAMES - 1)
+    in_order = video_files.VideoDecoder._decoded
+
+    def last_ones_swapped(decoder: object, start: int | None) -> Iterator[object]:
+        *frames, last_but_one, last = in_order(decoder, start)
+        yield from (*frames, last, last_but_one)
+
+    monkeypatch.setattr(video_files.VideoDecoder, "_decoded", last_ones_swapped)
+    source.read(FRAMES - 2)
+    assert np.array_equal(read(source, FRAMES - 1), expected)

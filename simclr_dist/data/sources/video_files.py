@@ -27,6 +27,8 @@ from simclr_dist.terminal import printable
 
 _BEYOND = 16
 """Decoders may give the last frames of a file out of order, as far as this."""
+_TRIES = 3
+"""Key frames at which decoding is tried to begin, from the nearest back, before the file's beginning."""
 # Said of this machine or its storage at this moment, and not of the file.
 _OF_THE_MACHINE = (errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT)
 
@@ -65,7 +67,6 @@ class VideoDecoder:
 
     def __init__(self, path: str, index: VideoIndex) -> None:
         self._path, self._index = path, index
-        self._sizes = dict(zip(index.keys.tolist(), index.sizes.tolist(), strict=True))
         self._starts: dict[int, int] = {}  # key frame -> the one at which decoding begins for frames behind it
         self._container: Any = None
         self._frames: Iterator[Any] = iter(())
@@ -80,12 +81,12 @@ class VideoDecoder:
             FFmpegError: it fails.
         """
         key = max(0, int(np.searchsorted(self._index.keys, moment, side="right")) - 1)
-        on_the_way = self._held is not None and self._held.pts is not None and self._held.pts < moment
-        if not (on_the_way and self._starts.get(key) == self._start):
+        is_ahead = self._held is not None and self._held.pts is not None and self._held.pts < moment
+        # Not found on the way, it may have come before the one that is held.
+        if not (is_ahead and self._starts.get(key) == self._start and self._found(moment)):
             self._begin(key)
-        if not self._found(moment):
-            self._start = -1
-            raise ValueError("the decoder gives no such frame")
+            if not self._found(moment):
+                raise ValueError("the decoder gives no such frame")
         pixels: NDArray[np.uint8] = self._held.to_ndarray(format="rgb24")
         return pixels
 
@@ -93,9 +94,8 @@ class VideoDecoder:
         """At that key frame; where it cannot be found or decoded from, at one before it or the file's beginning."""
         import av
 
-        for start in (key, key - 1, key - 2) if key not in self._starts else (self._starts[key],):
-            if start <= 0:
-                break
+        first = self._starts.get(key, key)
+        for start in range(first, max(0, first - _TRIES), -1):
             try:
                 if self._begun_at(start):
                     self._starts[key] = self._start = start
@@ -109,7 +109,7 @@ class VideoDecoder:
     def _begun_at(self, start: int) -> bool:
         """Whether the first frame that is given of those from there on is the key frame itself."""
         moment = int(self._index.keys[start])
-        self._open(self._decoded(moment))
+        self._open(self._decoded(start))
         self._container.seek(int(self._index.seeks[start]), stream=self._container.streams.video[0])
         for frame in self._frames:
             self._held = frame
@@ -125,13 +125,13 @@ class VideoDecoder:
             self._container.close()
         self._container, self._frames = _opened(self._path), frames
 
-    def _decoded(self, moment: int | None) -> Iterator[Any]:
-        """The frames from the packet of the key frame of that moment on; None: from where the file stands."""
-        waits = moment is not None
+    def _decoded(self, start: int | None) -> Iterator[Any]:
+        """The frames from the packet of that key frame on; None: from where the file stands."""
+        known = None if start is None else (int(self._index.keys[start]), int(self._index.sizes[start]))
+        is_there = known is None
         for packet in self._container.demux(self._container.streams.video[0]):
-            if waits and _moment_of(packet) == moment and packet.size == self._sizes[moment]:
-                waits = False
-            if not waits:
+            is_there = is_there or (_moment_of(packet), packet.size) == known
+            if is_there:
                 yield from packet.decode()
 
     def _found(self, moment: int) -> bool:
