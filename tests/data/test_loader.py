@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import mmap
 import multiprocessing
 import os
 import signal
@@ -25,6 +26,7 @@ from simclr_dist.config.registry import method_keys
 from simclr_dist.config.views import COLOR_FORMS
 from simclr_dist.data.loading.batch import Batch
 from simclr_dist.data.loading.batches import ALL_BROKEN, SUBSTITUTES, ViewBatches
+from simclr_dist.data.loading.begun import Begun
 from simclr_dist.data.loading.order import SampleOrder
 from simclr_dist.data.loading.workers import _Loader, load_steps
 from simclr_dist.data.preview import contact_sheet
@@ -397,6 +399,46 @@ def test_killed_workers_are_replaced_and_no_batch_is_lost_or_changed(running, ca
     received += list(iterator)
     assert_same(received, [batches()[step] for step in range(40)])
     assert "a loader worker ended, killed by SIGKILL; workers start again from its batch" in caplog.text
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs the states of processes in /proc")
+def test_a_worker_that_stands_still_before_it_begins_is_replaced_and_the_batches_are_the_same(monkeypatch, caplog):
+    """As a copy of a process that asks for a lock which a thread held at the fork, and no thread gives back."""
+    forks, begin = mmap.mmap(-1, 1), torch.utils.data._utils.worker._worker_loop
+
+    def stands_still_at_first(*arguments):
+        forks[0] += 1
+        if forks[0] == 1:
+            signal.pause()
+        begin(*arguments)
+
+    monkeypatch.setattr("torch.utils.data._utils.worker._worker_loop", stands_still_at_first)
+    monkeypatch.setattr("simclr_dist.data.loading.begun._LOOKS", 2)
+    replaced = load_steps(batches(), range(4), workers=1, pin_memory=False, timeout_seconds=15)
+    assert_same(list(replaced), loaded(range(4), workers=0))
+    assert forks[0] == 2
+    assert "a loader worker ended, killed, as it stood still before it began; workers start again" in caplog.text
+    assert multiprocessing.active_children() == []
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+def test_a_worker_that_has_begun_may_sleep_and_one_that_has_not_may_be_busy():
+    begun = Begun(2)
+    begun.note(0)
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=signal.pause), context.Process(target=spin)]
+    try:
+        for each in workers:
+            each.start()
+        assert all(begun.standing(workers) == [] for _ in range(10))
+    finally:
+        for each in workers:
+            each.kill()
+            each.join()
 
 
 class Opened(PartlyBroken):

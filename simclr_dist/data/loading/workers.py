@@ -1,8 +1,8 @@
 """Batches prefetched by worker processes, which are replaced when they die and end with their loader.
 
-No wait here is without end: each looks at once a second whether the run shall stop, whether a worker is gone, and how
-long it has lasted. torch's own loader waits for a batch that was lost for ever, and raises a worker's death wherever
-the trainer is, in the middle of an update too.
+No wait here is without end: each looks at once a second whether the run shall stop, whether a worker is gone or has
+never begun, and how long it has lasted. torch's own loader waits for a batch that was lost for ever, and raises a
+worker's death wherever the trainer is, in the middle of an update too.
 """
 
 import atexit
@@ -21,6 +21,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from simclr_dist.data.loading.begun import Begun
 from simclr_dist.data.loading.transport import Transport
 from simclr_dist.errors import UserError
 from simclr_dist.log import log
@@ -111,6 +112,7 @@ class _Loader(Generic[Item]):
 
     def __init__(self, batches: Dataset[Item], steps: Sequence[int], *, workers: int, pin_memory: bool) -> None:
         handler = signal.getsignal(signal.SIGCHLD)
+        self._begun = Begun(workers)
         with stop_signals_held():
             try:
                 self._iterator: Any = iter(
@@ -123,7 +125,7 @@ class _Loader(Generic[Item]):
                         multiprocessing_context="fork" if workers else None,  # Python 3.14 would not copy this process
                         pin_memory=pin_memory,
                         prefetch_factor=2 if workers else None,
-                        worker_init_fn=_ignore_signals if workers else None,
+                        worker_init_fn=partial(_begin, self._begun) if workers else None,
                         timeout=_POLL_SECONDS if workers else 0,
                         generator=torch.Generator(),  # else it draws a seed for its workers from torch's global one
                     )
@@ -165,6 +167,10 @@ class _Loader(Generic[Item]):
             if is_stopped():
                 self._kill()
                 return []
+            if standing := self._begun.standing(self._iterator._workers):
+                for worker in standing:
+                    worker.kill()
+                raise _WorkerLostError("killed, as it stood still before it began")
             if time.monotonic() > deadline:
                 self._kill()
                 raise no_batch_in(seconds)
@@ -216,7 +222,8 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _ignore_signals(_: int) -> None:
+def _begin(begun: Begun, worker: int) -> None:
+    begun.note(worker)
     # A stop signal often reaches the whole process group: the trainer finishes its step, so its workers must live on.
     # They end when the trainer closes the loader, or by themselves when their parent is gone.
     ignore_stop_signals()
