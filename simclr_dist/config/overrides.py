@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
 
@@ -18,11 +18,13 @@ from simclr_dist.storage.yaml_text import AmbiguousNumberError, load_yaml, yaml_
 def overridden(node: Any, overrides: Sequence[str], path: Path) -> Any:
     """The mapping of the file ``path`` with every ``key=value``, the last of a key before others.
 
+    The source of health bands of the file's names the keys of its recipe that have another value then.
+
     Raises:
         UserError: one of them is no ``key=value``, or does not fit the file.
     """
     given = [_override(override, path) for override in overrides]
-    node = _without_other_method(_without_other_options(node, overrides), given)
+    node = of_file = _without_other_method(_without_other_options(node, overrides), given)
     for override, value in zip(overrides, given, strict=True):
         try:
             node = OmegaConf.merge(node, value)
@@ -32,6 +34,7 @@ def overridden(node: Any, overrides: Sequence[str], path: Path) -> Any:
                 f"{override}: does not fit {path}, where '{key}' has keys below it, or a list stands there or above it "
                 "in the place of keys; mend the file, or the override"
             ) from error
+    _name_changes(of_file, node, [override.partition("=")[0] for override in overrides])
     return node
 
 
@@ -77,6 +80,18 @@ def _value(key: str, text: str) -> Any:
 def _is_left_open(value: Any) -> bool:
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return value == "???" or any(map(_is_left_open, inner))
+
+
+def _name_changes(of_file: Any, node: Any, keys: Sequence[str]) -> None:
+    """Another run may lie elsewhere than the bands of a file. They depend neither on seeds nor on where images are."""
+    of_recipe = {key for key in keys if key.startswith("recipe.")} - {"recipe.seed", "recipe.data.path"}
+    changed = sorted(key for key in of_recipe if _selected(of_file, key) != _selected(node, key))
+    bands = _selected(of_file, "health")
+    for metric in map(str, bands) if changed and isinstance(bands, DictConfig) else ():
+        said = _selected(node, f"health.{metric}.source")
+        if isinstance(said, str) and not any(key.startswith(f"health.{metric}") for key in keys):
+            named = literal(f"{said.strip().rstrip('.')}; not of this run's {', '.join(changed)}")
+            OmegaConf.update(node, f"health.{metric}.source", named)
 
 
 def _without_other_method(node: Any, overrides: Sequence[Any]) -> Any:

@@ -247,6 +247,23 @@ TYPED = ["2026_11_26", "001", "12:30", "0x10", "exp #3", "0777", "1e5", "yes", "
          "\x1b[31m"]  # fmt: skip
 
 
+def test_bands_say_which_keys_of_their_recipe_a_run_changes_seeds_and_bands_of_its_own_aside():
+    own = ("health.online_knn_top1.bands={5: [1, 2]}", "health.online_knn_top1.source=mine")
+    given = (
+        "recipe.epochs=20",
+        "recipe.seed=3",
+        "machine.compile=false",
+        "recipe.optimizer.base_learning_rate=1",
+        *own,
+    )
+    health = load_config("digits_demo", given).health
+    assert health["contrastive_top1"].source.endswith(
+        "outwards to halves; not of this run's recipe.epochs, recipe.optimizer.base_learning_rate"
+    )
+    assert health["online_knn_top1"].source == "mine"
+    assert "not of this run" not in load_config("digits_demo", ["recipe.seed=3"]).health["contrastive_top1"].source
+
+
 @pytest.mark.parametrize("text", TYPED)
 @pytest.mark.parametrize("key", ["machine.run_dir", "recipe.data.path", "health.online_knn_top1.source"])
 def test_a_text_key_is_the_word_behind_the_equals_sign_to_the_letter(minimal, tmp_path, key, text):
