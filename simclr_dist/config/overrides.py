@@ -89,7 +89,7 @@ def _name_changes(of_file: Any, node: Any, keys: Sequence[str]) -> None:
     bands = _selected(of_file, "health")
     for metric in map(str, bands) if changed and isinstance(bands, DictConfig) else ():
         said = _selected(node, f"health.{metric}.source")
-        if isinstance(said, str) and not any(key.startswith(f"health.{metric}") for key in keys):
+        if isinstance(said, str) and said.strip() and not any(key.startswith(f"health.{metric}") for key in keys):
             named = literal(f"{said.strip().rstrip('.')}; not of this run's {', '.join(changed)}")
             OmegaConf.update(node, f"health.{metric}.source", named)
 
