@@ -1,17 +1,15 @@
 """Submitting a run, or a sweep of runs, to SLURM: checks, then a folder with all that the job needs, then sbatch."""
 
 import dataclasses
-import itertools
-import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from simclr_dist.code_version import code_version
-from simclr_dist.config import Config, Recipe, load_config, to_yaml
+from simclr_dist.config import Config, Recipe, to_yaml
 from simclr_dist.config.machine import GO_ON
 from simclr_dist.errors import UserError
 from simclr_dist.launch.slurm import records, scheduler
@@ -21,8 +19,6 @@ from simclr_dist.launch.slurm.quoting import for_shell
 from simclr_dist.launch.slurm.resources import Resources
 from simclr_dist.log import log
 from simclr_dist.storage.atomic import write_atomically
-from simclr_dist.storage.paths import expanded
-from simclr_dist.terminal import typed
 
 _SCRIPT = "batch.sh"
 
@@ -150,119 +146,7 @@ def _taken_back(job: str) -> str:
     return f"job {job}, which was submitted already, is ended"
 
 
-def runs_of(
-    config: str, overrides: Sequence[str], sweep: Sequence[str] = (), base: Path | None = None
-) -> tuple[Path, tuple[Config, ...]]:
-    """The configs to run, with absolute paths, and the folder over them; one config without a sweep.
-
-    Args:
-        config: as ``pretrain`` takes it.
-        overrides: likewise.
-        sweep: ``key=a,b,c``; several make all combinations, each in a folder named by its values.
-        base: the folder, whatever the config says; None: what it says.
-
-    Raises:
-        UserError: a config is wrong, or a sweep has no values.
-    """
-    choices = [_values(word) for word in sweep]
-    found, folders = [], set()
-    for chosen in itertools.product(*choices):
-        loaded = load_config(config, [*overrides, *(f"{key}={value}" for key, value in chosen)])
-        folders.add(loaded.machine.run_dir)
-        folder = base or Path(loaded.machine.run_dir).absolute()
-        # A name that paths can have and lists of folders, too (quoting.for_list).
-        name = re.sub("[/:,]", "_", "_".join(f"{key.rpartition('.')[2]}={value}" for key, value in chosen))
-        loaded.machine.run_dir = str(folder / name)
-        data, initial = loaded.recipe.data, loaded.recipe.initial
-        data.path = _from_anywhere("recipe.data.path", data.path)
-        initial.weights = _from_anywhere("recipe.initial.weights", initial.weights)
-        found.append(loaded)
-    if len(folders) > 1:
-        raise UserError(
-            f"--sweep: machine.run_dir is the one folder over all runs, and is {' and '.join(sorted(folders)[:2])} by "
-            "the swept values; give one that does not depend on them"
-        )
-    if len({each.machine.run_dir for each in found}) < len(found):
-        raise UserError("--sweep: two runs would have the same folder; give each value once, and keys of other names")
-    return folder, tuple(found)
-
-
-def _from_anywhere(key: str, place: str) -> str:
-    return str(expanded(key, place).absolute()) if place else place
-
-
-def check(configs: Sequence[Config], wanted: Resources, *, data: bool = True) -> None:
-    """All that can be known before the job waits in the queue.
-
-    Args:
-        configs: the runs.
-        wanted: what will be asked of the cluster.
-        data: whether to open the images; nodes may see what this machine does not.
-
-    Raises:
-        UserError: these processes cannot compute a recipe, a run is under way already or its folder holds another
-            recipe's, the images cannot be opened, its initial weights are not there, or a run does not fit into the
-            GPUs' memory.
-    """
-    from simclr_dist.data.sources.named import open_for_pretraining
-    from simclr_dist.data.sources.summary import say_what_was_found, summary
-    from simclr_dist.run.checkpoint import by_age
-    from simclr_dist.run.same_recipe import refuse_folder_of_other
-    from simclr_dist.training.preflight import check_machine
-
-    for config in configs:
-        check_machine(config, wanted.processes)
-        refuse_folder_of_other(Path(config.machine.run_dir), config.recipe)
-        refuse_running(config, wanted.processes)
-        weights = config.recipe.initial.weights
-        if data and weights and not Path(weights).exists() and not by_age(Path(config.machine.run_dir) / "checkpoints"):
-            raise UserError(f"recipe.initial.weights: {weights}: no such file or run folder")
-    opened = {_images_of(config): config for config in configs}
-    counts, found = {}, []
-    for key, config in opened.items() if data else ():
-        source = open_for_pretraining(config)
-        found.append(summary(source, config.recipe.data.source))
-        counts[key] = len(source)
-    if wanted.gpu_memory and counts:
-        from simclr_dist.planning.answer import refuse_too_large
-
-        for config in configs:
-            refuse_too_large(config, wanted.processes, wanted.gpu_memory, counts[_images_of(config)])
-    if found:
-        say_what_was_found(*found)
-
-
 def _places(recipe: Recipe) -> list[Path]:
     """Folders of what a run reads: its images, and the weights that it begins with."""
     weights = Path(recipe.initial.weights)
     return [Path(recipe.data.path), weights if weights.is_dir() else weights.parent]
-
-
-def _images_of(config: Config) -> tuple[str, ...]:
-    """What decides whether the images can be opened, and how many they are."""
-    return config.recipe.data.source, config.recipe.data.path, config.recipe.method.name
-
-
-def refuse_running(config: Config, processes: int) -> None:
-    """Raise a UserError when a job of this run waits or runs, and has not lost as many processes as are to come."""
-    from simclr_dist.distributed.joining import lost_places
-
-    run_dir, lost = Path(config.machine.run_dir), 0
-    for job in scheduler.jobs(records.own_jobs(run_dir)):
-        if job.lives and config.machine.on_lost_process == GO_ON:
-            lost = lost_places(run_dir)
-        if job.lives and processes <= lost:
-            log.warning("job %s has lost %d processes: the new ones take their places", job.id, lost)
-        elif job.lives:
-            of_lost = f", and goes on without {lost} processes: give --nodes for so many" if lost else ""
-            raise UserError(
-                f"{run_dir}: job {job.id} is at it already ({job.description()}){of_lost}; see it with "
-                f"{typed('status', run_dir)}, end it with {typed('cancel', run_dir)}"
-            )
-
-
-def _values(word: str) -> list[tuple[str, str]]:
-    key, equals, values = word.partition("=")
-    if not equals or not key or not all(values.split(",")):
-        raise UserError(f"--sweep: '{word}' must be KEY=VALUE,VALUE,... such as recipe.method.temperature=0.1,0.5")
-    return [(key, value) for value in values.split(",")]

@@ -86,7 +86,8 @@ def submit(
     What can be checked is checked before the job waits in the queue. Code and config are kept in the run's folder, and
     a requeued job runs those.
     """
-    from simclr_dist.launch.slurm.submission import Submission, runs_of
+    from simclr_dist.launch.slurm.submission import Submission
+    from simclr_dist.launch.slurm.sweeps import runs_of
 
     wanted, path = resources(profile, _given(options))
     base, configs = runs_of(config, overrides, sweep)
@@ -108,7 +109,8 @@ def resume(run: str, overrides: tuple[str, ...], new_code: bool, profile: str | 
     Options that are not given are those of its last submission.
     """
     from simclr_dist.launch.slurm import records
-    from simclr_dist.launch.slurm.submission import Submission, runs_of
+    from simclr_dist.launch.slurm.submission import Submission
+    from simclr_dist.launch.slurm.sweeps import runs_of
     from simclr_dist.launch.slurm.watching import find_run
 
     run_dir = find_run(run).absolute()
@@ -199,7 +201,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
 def _submit(submission: Any, options: dict[str, Any]) -> None:
     from simclr_dist.launch.slurm import watching
-    from simclr_dist.launch.slurm.submission import check
+    from simclr_dist.launch.slurm.checks import check
 
     if options["dry_run"]:
         say(submission.script(submission.base / "jobs" / "NNN"), nl=False)

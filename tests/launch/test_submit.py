@@ -16,8 +16,8 @@ from simclr_dist.config import load_config
 from simclr_dist.errors import UserError
 from simclr_dist.launch.slurm import records, scheduler, watching
 from simclr_dist.launch.slurm.batch_script import REQUEUE_STATUS, start_script
+from simclr_dist.launch.slurm.checks import check
 from simclr_dist.launch.slurm.resources import Resources
-from simclr_dist.launch.slurm.submission import check
 from tests.support.commands import TAKES, complaint, run_command
 from tests.support.commands import batch_script as script
 from tests.support.processes import pretrain_here, tiny_config

@@ -10,7 +10,7 @@ import pytest
 from simclr_dist.distributed.launchers import job_here
 from simclr_dist.errors import UserError
 from simclr_dist.launch.slurm import scheduler
-from simclr_dist.launch.slurm.submission import runs_of
+from simclr_dist.launch.slurm.sweeps import runs_of
 from simclr_dist.run.lock_owner import Owner
 from tests.support.commands import TAKES, batch_script
 
