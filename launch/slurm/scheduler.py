@@ -24,6 +24,10 @@ class ControllerAwayError(UserError):
     """SLURM's controller does not answer: nothing is known of any job."""
 
 
+class UnheardError(UserError):
+    """Whether SLURM has taken a job is not known."""
+
+
 def call(*command: str) -> str:
     """What a command of SLURM prints.
 
@@ -58,6 +62,32 @@ def check_only(script: Path) -> str:
     if away := _nodes_away():
         return f"{complaint(done.stderr)}; it waits for nodes that are away now: {away}"
     raise UserError(f"SLURM would refuse this job: {complaint(done.stderr)}{_what_there_is()}")
+
+
+def submit(script: Path) -> str:
+    """Hand a batch script in; the job's number, an array's that of all its tasks.
+
+    What sbatch hears nothing of may have arrived all the same: the queue is asked then.
+
+    Raises:
+        UnheardError: it does not answer, either.
+        UserError: SLURM refuses; it has no such job.
+    """
+    try:
+        return call("sbatch", "--parsable", str(script)).strip().partition(";")[0]
+    except ControllerAwayError as away:
+        try:
+            queue = _patiently(lambda: call("squeue", "--me", "--noheader", "--format=%F %o"))
+        except UserError:
+            raise UnheardError(
+                f"{away}; it may have taken the job all the same, whose files stay in {script.parent}: once it answers "
+                "look with squeue --me, and end that job with scancel before you submit again"
+            ) from away
+        taken = [number for number, _, command in (line.partition(" ") for line in queue.splitlines())
+                 if command.strip() == str(script)]  # fmt: skip
+        if not taken:
+            raise
+        return taken[0]
 
 
 def jobs(ids: Sequence[str]) -> list[Job]:

@@ -77,11 +77,11 @@ class Submission:
         """Call sbatch for a prepared folder; each run's folder with its record.
 
         Raises:
-            UserError: SLURM refuses, and the folder is removed; or there is no record of the job, which is ended.
+            UserError: SLURM refuses, and the folder is removed; or there is no record of the job, which is ended; or
+                SLURM has perhaps taken the job, and the folder stays.
         """
         with _removed_on_failure(folder):
-            answer = scheduler.call("sbatch", "--parsable", str(folder / _SCRIPT))
-        number = answer.strip().partition(";")[0]
+            number = scheduler.submit(folder / _SCRIPT)
         try:
             return [self._record(folder, number, task) for task in range(len(self.configs))]
         except UserError as error:
@@ -132,6 +132,8 @@ class Submission:
 def _removed_on_failure(folder: Path) -> Iterator[None]:
     try:
         yield
+    except scheduler.UnheardError:
+        raise
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from simclr_dist.cli.main import main
+from simclr_dist.launch.slurm import scheduler
 from simclr_dist.launch.slurm.job import LIVING
 from simclr_dist.run.metrics_log import read_metrics
 from tests.support.commands import complaint
@@ -283,7 +284,18 @@ def test_a_task_of_a_sweep_goes_back_into_the_queue_alone_though_its_number_is_t
     assert sorted(re.findall(r" ArrayTaskId=(\d).* Restarts=(\d+)", shown)) == [("0", "0"), ("1", "1")]
 
 
-def test_a_job_that_waits_says_why_and_can_be_cancelled(user, cluster):
+def test_a_job_that_waits_is_found_though_sbatchs_answer_was_lost_says_why_and_can_be_cancelled(
+    user, cluster, monkeypatch
+):
+    call = scheduler.call
+
+    def whose_answer_is_lost(*command):
+        answer = call(*command)
+        if command[0] == "sbatch":
+            raise scheduler.ControllerAwayError("Socket timed out on send/recv operation")
+        return answer
+
+    monkeypatch.setattr(scheduler, "call", whose_answer_is_lost)
     job = user.submit("--sbatch=hold")
     assert "PENDING" in user.type("status", job)
     assert "scontrol release" in user.type("status", job)

@@ -313,6 +313,34 @@ def test_what_sbatch_refuses_leaves_no_folder_of_a_submission(slurm, folder, run
     assert not list(folder.glob("runs/t/jobs/*"))
 
 
+UNHEARD = "{ echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation' >&2; exit 1; }"
+
+
+def test_a_job_that_slurm_took_though_its_answer_was_lost_gets_its_record(slurm, folder, run):
+    script = folder / "runs/t/jobs/001/batch.sh"
+    queue = f"echo '28 /elsewhere/batch.sh'; echo '29 {script}'"
+    slurm(**TAKES | {"sbatch": TAKES["sbatch"].replace("echo 29", UNHEARD), "squeue": queue})
+    status, out, _ = run(*SUBMIT)
+    assert (status, out.splitlines()[0].partition(":")[0]) == (0, "job 29")
+    assert records.last_record(folder / "runs/t").job == "29"
+    assert script.exists()
+
+
+def test_a_job_whose_answer_was_lost_and_that_the_queue_does_not_have_leaves_no_folder(slurm, folder, run):
+    slurm(**TAKES | {"sbatch": TAKES["sbatch"].replace("echo 29", UNHEARD), "squeue": "echo '28 /elsewhere/batch.sh'"})
+    status, _, err = run(*SUBMIT)
+    assert (status, "Socket timed out on send/recv operation" in complaint(err)) == (2, True)
+    assert not list(folder.glob("runs/t/jobs/*"))
+
+
+def test_where_slurm_says_nothing_more_the_files_of_a_job_that_it_may_have_stay(slurm, folder, run, monkeypatch):
+    monkeypatch.setattr(scheduler, "PATIENCE_SECONDS", 0.0)
+    slurm(**TAKES | {"sbatch": TAKES["sbatch"].replace("echo 29", UNHEARD), "squeue": UNHEARD})
+    status, _, err = run(*SUBMIT)
+    assert (status, f"whose files stay in {folder}/runs/t/jobs/001: once it answers" in complaint(err)) == (2, True)
+    assert (folder / "runs/t/jobs/001/start").exists()
+
+
 @pytest.mark.parametrize("state", ["drained", "down*", "maint", "idle*"])
 def test_a_job_that_waits_for_nodes_that_are_away_is_left_to_sbatch_to_judge(slurm, folder, state):
     slurm(sbatch='echo "allocation failure: Requested node configuration is not available" >&2; exit 1',
