@@ -103,6 +103,15 @@ def test_a_file_is_a_sequence_and_files_of_cameras_are_one(tmp_path):
     assert source.name(4) == "pour_view0.mp4:1"
 
 
+@pytest.mark.parametrize("other", ["a.avi", "a_view0.mkv"])
+def test_two_videos_of_one_sequence_and_camera_are_refused(tmp_path, other):
+    for name in ("a.mp4", other, "a_view1.mp4"):
+        write_video(tmp_path / name, 3)
+    one, two = sorted(("a.mp4", other))
+    with pytest.raises(UserError, match=f"recipe.data.path: {one} and {two} are both camera 0 of one sequence"):
+        opened("videos", tmp_path)
+
+
 def test_a_copy_has_the_fingerprint_of_its_original_and_a_longer_video_another(tmp_path):
     for folder in ("one", "copy", "longer"):
         write_video(tmp_path / folder / "a.mp4", 4 if folder == "longer" else 3)

@@ -36,7 +36,8 @@ class VideoFrames:
         """``names`` are paths below ``root``.
 
         Raises:
-            UserError: PyAV is missing, none of the files has frames, or one cannot be read because of the storage.
+            UserError: PyAV is missing, none of the files has frames, two are one camera's of one sequence, or one
+                cannot be read because of the storage.
         """
         self.root, self.classes = root, list[str]()
         read = {name: index_of(root, name) for name in names}
@@ -45,9 +46,14 @@ class VideoFrames:
             raise UserError(f"recipe.data.path: no video below {printable(str(root))} can be read: {some_of(names)}")
         self._indexes = [index for index in read.values() if index]
         self._begins = np.cumsum([0, *(len(index.moments) for index in self._indexes)])
-        keys = []
+        keys, files = [], dict[tuple[str, int], str]()
         for name, index in zip(self.names, self._indexes, strict=True):
             sequence, camera = camera_of(os.path.splitext(name)[0])
+            if (other := files.setdefault((sequence, camera), name)) != name:
+                raise UserError(
+                    f"recipe.data.path: {printable(other)} and {printable(name)} are both camera {camera} of one "
+                    "sequence; move or rename one of them"
+                )
             keys += [((sequence,), camera, number) for number in range(len(index.moments))]
         self.times = numbered_times(keys)
         unread = [name for name, index in read.items() if not index]
