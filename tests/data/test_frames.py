@@ -183,6 +183,25 @@ def test_a_broken_partner_is_replaced_and_the_batch_tells_the_time_of_what_it_sh
         assert batch.views[name][:, 0, 0, 0, 0].tolist() == shown
 
 
+def test_in_the_place_of_a_broken_partner_the_frame_meets_itself_and_no_frame_that_is_far(tmp_path):
+    for number in range(4):
+        write_frame(tmp_path, f"a/{number}.png", 40)
+        write_frame(tmp_path, f"b/{number}.png", 200)
+    recipe = replace(batches(open_source(Data(source="digits"), "pretrain")).recipe, global_batch_images=8)
+    source = opened("frames", tmp_path)
+    for sample in (1, 2, 3, 5, 6, 7):
+        (tmp_path / source.name(sample)).write_bytes(b"\x89PNG no more")
+    views = ViewBatches(source, recipe, build_order(recipe, 8), time=True)
+    for epoch in range(4):
+        batch = views[epoch]
+        anchor, partner = (batch.time[name] for name in ("anchor", "partner"))
+        assert torch.equal(anchor.sequence, partner.sequence)
+        assert torch.equal(anchor.frame, partner.frame)
+        assert torch.equal(batch.views["anchor"][..., 0, 0], batch.views["partner"][..., 0, 0])
+        partners = set(frames_of_group(source, recipe, "partner", epoch, batch.samples.numpy()).tolist())
+        assert partners <= {sample for sample, _ in batch.broken}
+
+
 def test_a_part_of_a_source_and_a_source_of_the_users_own_keep_their_times():
     source = open_source(Data(source="digits"), "pretrain")
     indices = np.array([70, 3, 50])

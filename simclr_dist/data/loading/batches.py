@@ -136,7 +136,7 @@ class ViewBatches(Dataset[Batch]):
             frames = frames_of_group(self.source, self.recipe, name, epoch, own.samples)
             key = frames.tobytes()  # reading replaces the ids of broken ones
             if key not in read:
-                read[key] = self._read_all(frames, epoch)
+                read[key] = self._read_partners(frames, own)
                 own.broken.extend(read[key].broken)
             found[name] = read[key]
         return found
@@ -149,20 +149,38 @@ class ViewBatches(Dataset[Batch]):
             found.masks.extend(mask)
         return found
 
+    def _read_partners(self, frames: NDArray[np.int64], own: _Read) -> _Read:
+        """Those of the pictures that were read. A broken one's place has the picture itself, as where it has none: a
+        substitute of any sequence would be held for its neighbour by methods that do not look at the time."""
+        found = _Read(frames, [], [], [])
+        for row, frame in enumerate(frames):
+            try:
+                picture, mask = self._picture(int(frame))
+            except BrokenImageError as error:
+                found.broken.append((int(frame), str(error)))
+                frames[row], picture, mask = own.samples[row], own.pictures[row], own.masks[row : row + 1]
+            found.pictures.append(picture)
+            found.masks.extend(mask)
+        return found
+
     def read(self, sample: int, epoch: int, broken: list[tuple[int, str]]) -> tuple[int, Tensor, list[Tensor]]:
         """The image, its id and its mask where masks are wanted; or a substitute that depends on (seed, epoch, sample
         id) alone, so that all machines agree. What was met broken is added to ``broken``."""
         for tried in self._candidates(sample, epoch):
             try:
-                if self.masks and (source := with_masks(self.source)):
-                    picture, mask = source.read_with_mask(tried)
-                    return tried, picture, [mask]
-                return tried, self.source.read(tried), []
+                return tried, *self._picture(tried)
             except BrokenImageError as error:
                 broken.append((tried, str(error)))
         broken.append((ALL_BROKEN, f"{SUBSTITUTES} substitutes in a row were broken too"))
         no_mask = [torch.full((1, 1), IGNORED, dtype=torch.uint8)] if self.masks else []
         return sample, torch.zeros(3, 1, 1, dtype=torch.uint8), no_mask
+
+    def _picture(self, sample: int) -> tuple[Tensor, list[Tensor]]:
+        """An image, and its mask where masks are wanted."""
+        if self.masks and (source := with_masks(self.source)):
+            picture, mask = source.read_with_mask(sample)
+            return picture, [mask]
+        return self.source.read(sample), []
 
     def _candidates(self, sample: int, epoch: int) -> Iterator[int]:
         """The image itself, then those that may take its place: of shards, its own shard's first, which is here."""
