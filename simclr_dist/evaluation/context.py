@@ -11,9 +11,9 @@ from torch import nn
 from simclr_dist.config.recipe import Data
 from simclr_dist.config.shards import Shards
 from simclr_dist.data.loading.order import SampleOrder
-from simclr_dist.data.sources.files import without
 from simclr_dist.data.sources.named import open_source
 from simclr_dist.data.sources.summary import summary
+from simclr_dist.data.sources.whole import without
 from simclr_dist.errors import AgreedError
 from simclr_dist.evaluation.feature_blocks import FeatureMatrix
 from simclr_dist.evaluation.features import Extraction, feature_matrix, features_digest, reading_workers

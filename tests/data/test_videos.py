@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from simclr_dist.config.recipe import Data, Recipe
+from simclr_dist.data.loading.broken import BrokenImages, broken_files
 from simclr_dist.data.sources import video_files
 from simclr_dist.data.sources.base import BrokenImageError
+from simclr_dist.data.sources.whole import without
 from simclr_dist.errors import UserError
 from tests.support.images import opened
 
@@ -128,6 +131,17 @@ def test_a_video_that_ends_early_has_broken_frames_and_whole_ones(tmp_path):
     with pytest.raises(BrokenImageError, match=r"a\.mkv:29: "):
         source.read(FRAMES - 1)
     assert np.array_equal(read(source, 1), expected[1])
+
+
+def test_evaluation_leaves_frames_out_that_the_run_found_broken(tmp_path):
+    write_video(tmp_path / "a.mkv", 4)
+    write_video(tmp_path / "b.mkv", 3)
+    recipe = Recipe(data=Data(source="videos", path=str(tmp_path)))
+    source = opened("videos", tmp_path)
+    BrokenImages(tmp_path, len(source), 1.0).note([(2, f"{source.name(2)}: why"), (5, "b.mkv:1: why")], write=True)
+    kept = without(source, broken_files(tmp_path, recipe))
+    times = [*zip(kept.times.sequence.tolist(), kept.times.frame.tolist(), strict=True)]
+    assert times == [(0, 0), (0, 1), (0, 3), (1, 0), (1, 2)]
 
 
 def test_a_folder_without_videos_is_refused(tmp_path):

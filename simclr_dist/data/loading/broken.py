@@ -1,13 +1,12 @@
 """Broken images: named once each in run_dir/broken_images.txt, and the run stops when there are too many."""
 
-import os
 from pathlib import Path
 
 from simclr_dist.config import Recipe
 from simclr_dist.data.loading.batches import ALL_BROKEN
-from simclr_dist.data.sources.files import FileSource
 from simclr_dist.data.sources.named import open_of_recipe
 from simclr_dist.data.sources.shards.settings import shards_of_run
+from simclr_dist.data.sources.whole import path_of
 from simclr_dist.log import log
 from simclr_dist.storage.reading import cannot_be_read
 
@@ -78,14 +77,12 @@ class BrokenImages:
 
 
 def broken_files(run_dir: Path, recipe: Recipe) -> set[str]:
-    """Where those images of a run are that it met broken; opens them only when there are any."""
+    """Where those images of a run, or frames of videos, are that it met broken; opens them only when there are any."""
     if not _listed(run_dir / _NAME):
         return set()
     source = open_of_recipe(recipe, shards_of_run(run_dir))
-    if not isinstance(source, FileSource):
-        return set()
     met = BrokenImages(run_dir, len(source), 1.0).met
-    return {os.path.join(source.root, source.name(sample)) for sample in met if 0 <= sample < len(source)}
+    return {path_of(source, sample) for sample in met if 0 <= sample < len(source)} - {""}
 
 
 def _listed(path: Path) -> str:

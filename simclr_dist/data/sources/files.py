@@ -4,7 +4,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from simclr_dist.data.sources.base import BrokenImageError, ImageSource, Subset
+from simclr_dist.data.sources.base import BrokenImageError
 from simclr_dist.data.sources.decoding import check_beginning, decode
 from simclr_dist.data.sources.identity import FileStates
 from simclr_dist.data.sources.pixels import PixelRule
@@ -183,11 +183,3 @@ def _too_little_memory(path: str) -> UserError:
     return UserError(
         f"{printable(path)}: not enough memory to read it; give the job more, or lower machine.loader_workers"
     )
-
-
-def without(source: ImageSource, files: Collection[str]) -> ImageSource:
-    """The images of a source that are none of some files, given by their paths; the source itself when all are."""
-    if not files or not isinstance(source, FileSource):
-        return source
-    kept = [sample for sample in range(len(source)) if os.path.join(source.root, source.name(sample)) not in files]
-    return source if len(kept) == len(source) else Subset(source, np.array(kept, dtype=np.int64))

@@ -1,5 +1,10 @@
 """All images of a folder whatever its classes and splits, and the name of every image of any source."""
 
+import os
+from collections.abc import Collection
+
+import numpy as np
+
 from simclr_dist.config.recipe import Data
 from simclr_dist.data.sources.base import ImageSource, Subset
 from simclr_dist.data.sources.files import FileSource
@@ -7,6 +12,7 @@ from simclr_dist.data.sources.folders import IMAGE_SUFFIXES, find_images
 from simclr_dist.data.sources.outside import CheckedSource
 from simclr_dist.data.sources.pixels import PixelRule
 from simclr_dist.data.sources.shards.source import ShardSource
+from simclr_dist.data.sources.videos import VideoFrames
 from simclr_dist.errors import UserError
 from simclr_dist.storage.paths import expanded
 from simclr_dist.terminal import printable
@@ -43,3 +49,14 @@ def image_name(source: ImageSource, sample: int) -> str:
     if isinstance(source, CheckedSource):
         return image_name(source.source, sample)
     return str(sample)
+
+
+def path_of(source: ImageSource, sample: int) -> str:
+    """Of an image that is a file; of a frame that of its video, with its number in it; else ""."""
+    return os.path.join(source.root, source.name(sample)) if isinstance(source, FileSource | VideoFrames) else ""
+
+
+def without(source: ImageSource, paths: Collection[str]) -> ImageSource:
+    """The images of a source that lie at none of some paths, as :func:`path_of` says; the source itself when all do."""
+    kept = [sample for sample in range(len(source)) if path_of(source, sample) not in paths] if paths else []
+    return source if not paths or len(kept) == len(source) else Subset(source, np.array(kept, dtype=np.int64))
