@@ -7,7 +7,7 @@ from simclr_dist.data.sources.base import with_masks
 from simclr_dist.errors import AgreedError, UserError
 from simclr_dist.evaluation.context import OpenedImages
 from simclr_dist.evaluation.features import features_digest
-from simclr_dist.models.resnet import WideResNet
+from simclr_dist.models.resnet import resnets_of
 
 _STRIDE_FROM_OUTSIDE = 32
 
@@ -63,7 +63,7 @@ class SegmentationContext(OpenedImages):
             UserError: it is none that the encoder can have.
         """
         keys = self.recipe.encoder
-        if not isinstance(self.pretrained.encoder.backbone, WideResNet):
+        if not resnets_of(self.pretrained.encoder.backbone):
             if asked:
                 raise AgreedError("--output-stride: has no meaning for an encoder from outside; its stride is its own")
             return 0

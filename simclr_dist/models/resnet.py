@@ -145,6 +145,12 @@ class Halves(nn.Module):
         return torch.cat((self.lightness.pool(lightness), self.color.pool(color)), dim=1)
 
 
+def resnets_of(backbone: nn.Module) -> list[WideResNet]:
+    """The ResNets of this project that an encoder is: one, two halves, or none of one from outside."""
+    parts = [backbone.lightness, backbone.color] if isinstance(backbone, Halves) else [backbone]
+    return [part for part in parts if isinstance(part, WideResNet)]
+
+
 def set_output_stride(network: WideResNet, output_stride: int) -> int:
     """Give the last stages dilation in place of their stride, or their stride again: the weights stay as they are.
 

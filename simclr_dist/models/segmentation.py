@@ -56,11 +56,11 @@ def deeplab_v3(
     # Not above: torchvision takes as long to import as torch.
     from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 
-    from simclr_dist.models.resnet import WideResNet, set_output_stride
+    from simclr_dist.models.resnet import resnets_of, set_output_stride
 
     encoder.require_map()
     encoder.maps_only()
-    dilated = set_output_stride(encoder.backbone, output_stride) if isinstance(encoder.backbone, WideResNet) else 0
+    dilated = max([set_output_stride(each, output_stride) for each in resnets_of(encoder.backbone)], default=0)
     rates = [rate * (2 if dilated == 2 else 1) for rate in ATROUS_RATES]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

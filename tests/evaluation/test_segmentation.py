@@ -25,6 +25,7 @@ from simclr_dist.evaluation.subsets import first_with_masks
 from simclr_dist.evaluation.supervised import pixel_cross_entropy
 from simclr_dist.evaluation.whole_images import Sight, predicted
 from simclr_dist.methods.build import build_encoder
+from simclr_dist.models.segmentation import deeplab_v3
 from simclr_dist.weights.digest import state_digest
 from simclr_dist.weights.loaded import LoadedEncoder
 from tests.support.commands import complaint
@@ -140,8 +141,8 @@ def test_whole_images_are_asked_about_at_their_own_size_or_at_a_stated_one_and_a
 # --- the method
 
 
-def small_context(folder, unfinished=None, images=12):
-    recipe = tiny_config(folder, "recipe.data.image_size=16").recipe
+def small_context(folder, unfinished=None, images=12, keys=()):
+    recipe = tiny_config(folder, "recipe.data.image_size=16", *keys).recipe
     encoder = build_encoder(recipe).eval()
     loaded = LoadedEncoder(encoder=encoder, recipe=recipe, source="a test")
     if not (folder / "set").exists():  # files of another time would be other images
@@ -170,6 +171,15 @@ def test_a_result_repeats_to_the_digit_leaves_the_encoder_as_it_is_and_agrees_on
         assert counted.sum() == np.array(other["confusion"]).sum() == 2 * 9 * 5  # without the ignored line
         np.testing.assert_allclose(counted, other["confusion"], atol=2)  # rounding may tip a pixel
     assert sheet.shape == other_sheet.shape
+
+
+def test_both_halves_of_a_split_brain_have_the_stride_that_other_encoders_have(tmp_path):
+    context = small_context(tmp_path, keys=["recipe.method.name=split_brain"])
+    stride = context.output_stride(0)
+    assert stride == small_context(tmp_path).output_stride(0) == 4
+    encoder = deeplab_v3(context.pretrained.encoder, 3, output_stride=stride).encoder.eval()
+    for takes, part in ((1, encoder.backbone.lightness), (2, encoder.backbone.color)):
+        assert part.map(torch.zeros(1, takes, 16, 16)).shape[-2:] == (4, 4)
 
 
 def test_subsets_are_those_of_labelled_images_and_nested(tmp_path):
