@@ -65,6 +65,9 @@ class MethodClass(Protocol):
     def most_classes(cls, config: Any) -> int | None: ...
 
     @classmethod
+    def repels_beyond(cls, config: Any) -> int | None: ...
+
+    @classmethod
     def pictures(cls, recipe: Any, batch: Any) -> Any: ...
 
 

@@ -100,6 +100,12 @@ class Method(nn.Module):
         return None
 
     @classmethod
+    def repels_beyond(cls, config: Any) -> int | None:
+        """How many frame numbers apart frames of a sequence must be, more than that, to repel; images of which no two
+        are so, or of different sequences, are refused at the start. None: time makes nothing repel."""
+        return None
+
+    @classmethod
     def small(cls, config: Any, images: int) -> Any:
         """The keys with sizes (units, queues) for global batches of so few ``images``: ``verify`` takes seconds then.
 

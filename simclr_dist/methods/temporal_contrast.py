@@ -120,6 +120,11 @@ class TemporalContrast(Method):
                 "equal"
             )
 
+    @classmethod
+    def repels_beyond(cls, config: Any) -> int | None:
+        """As the keys say."""
+        return int(config.negative_frames)
+
     def embed(self, batch: Batch) -> Tensors:
         """``z``: embeddings (images, 2, d) of the anchors and of their partners; of unit length but for n-pairs."""
         views = torch.cat([batch.views[name] for name in _VIEWS], dim=1)

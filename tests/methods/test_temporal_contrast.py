@@ -4,10 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from simclr_dist.config import load_config
 from simclr_dist.config.registry import method_class
 from simclr_dist.data.loading.batch import Batch
+from simclr_dist.data.sources.named import open_for_pretraining
 from simclr_dist.data.views.frame_time import FrameTime
 from simclr_dist.distributed.collectives import process_count, process_rank
 from simclr_dist.errors import UserError
@@ -79,6 +81,18 @@ def test_the_partners_group_follows_the_methods_keys():
 def test_recipes_that_contradict_themselves_are_refused(overrides, said):
     with pytest.raises(UserError, match=said):
         load_config("frames_resnet50_temporal", overrides)
+
+
+def test_frames_of_which_none_repel_are_refused_at_the_start(tmp_path):
+    for number in range(13):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"a{number:02}.png")
+    keys = ["recipe.data.source=frames", f"recipe.data.path={tmp_path}"]
+    config = load_config("frames_resnet50_temporal", keys)
+    with pytest.raises(UserError, match=r"negative_frames: no frame is more than 12 numbers from another .*lower it"):
+        open_for_pretraining(config)
+    open_for_pretraining(load_config("frames_resnet50_temporal", [*keys, "recipe.method.negative_frames=11"]))
+    Image.new("RGB", (8, 8)).save(tmp_path / "b00.png")  # of another sequence
+    open_for_pretraining(config)
 
 
 def test_a_group_of_another_method_may_show_near_frames_and_says_how_far():

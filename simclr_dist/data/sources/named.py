@@ -35,7 +35,7 @@ from simclr_dist.data.sources.outside import open_outside
 from simclr_dist.data.sources.pixels import PixelRule
 from simclr_dist.data.sources.shards.opening import open_shards
 from simclr_dist.data.sources.summary import summary
-from simclr_dist.data.sources.times import times_of
+from simclr_dist.data.sources.times import refuse_unfit_times, times_of
 from simclr_dist.data.sources.torchvision_readers import require_folder, through_torchvision
 from simclr_dist.data.sources.videos import open_videos
 from simclr_dist.errors import UserError
@@ -95,16 +95,15 @@ def open_for_pretraining(config: Config) -> ImageSource:
 
     Raises:
         UserError: as :func:`open_source`, or the method needs labels, masks or colours and there are none, or has fewer
-            classes.
+            classes; no frame has a partner, or is far from another, where that is asked for.
     """
     recipe, data = config.recipe, config.recipe.data
     source = open_of_recipe(recipe, config.machine.shards)
-    times = times_of(source)
     has = {
         "labels": lambda: source.labels is not None,
         "masks": lambda: with_masks(source),
         "color": lambda: has_color(source),
-        "time": lambda: times is not None,
+        "time": lambda: times_of(source) is not None,
         "geometry": lambda: True,
     }
     method = method_class(recipe.method.name)
@@ -121,20 +120,7 @@ def open_for_pretraining(config: Config) -> ImageSource:
             f"recipe.method.classes: {recipe.method.name} tells {most} classes, and the images of '{data.source}' are "
             f"of {found}; set recipe.method.classes={found}"
         )
-    for name, group in recipe.views.items():
-        if group.frame == "own":
-            continue
-        if times is None:
-            raise UserError(
-                f"recipe.views.{name}.frame: '{group.frame}' needs images of which it is known when they were taken, "
-                f"and those of '{data.source}' are none; take source frames or videos"
-            )
-        if not times.has_partners(group.frame, group.frame_distance):
-            cure = {"near": "raise it", "camera": "name the folders of one sequence's cameras NAME_view0, NAME_view1"}
-            raise UserError(
-                f"recipe.views.{name}.frame_distance: no frame has a partner ('{group.frame}') at most "
-                f"{group.frame_distance} frame numbers away; {cure[group.frame]} ({summary(source, data.source)})"
-            )
+    refuse_unfit_times(recipe, source)
     return source
 
 

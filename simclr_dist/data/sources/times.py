@@ -9,8 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from simclr_dist.config import Recipe
+from simclr_dist.config.registry import method_class
 from simclr_dist.data.sources.base import ImageSource
+from simclr_dist.data.sources.summary import summary
 from simclr_dist.data.views.frame_time import FrameTime
+from simclr_dist.errors import UserError
 from simclr_dist.random.philox import Purpose, uniforms
 
 Numbers = NDArray[np.int64]
@@ -67,6 +70,10 @@ class FrameTimes:
         """Whether any sample has a candidate."""
         return any(len(self.candidates(sample, kind, distance)) for sample in range(len(self.frame)))
 
+    def has_far(self, distance: int) -> bool:
+        """Whether any two are more than ``distance`` numbers apart, or of different sequences."""
+        return bool(np.ptp(self.sequence) or np.ptp(self.frame) > distance)
+
     @cached_property
     def _ordered(self) -> tuple[Numbers, Numbers, Numbers]:
         """Samples by (sequence, moment, id), where each sequence begins among them, and their moments."""
@@ -88,3 +95,32 @@ def frames_of_group(source: ImageSource, recipe: Recipe, group: str, epoch: int,
         return samples
     drawn = uniforms(recipe.seed, Purpose.PARTNER, epoch, samples, _STREAMS[views.frame], 1)[:, 0]
     return times.partners(samples, views.frame, views.frame_distance, drawn)
+
+
+def refuse_unfit_times(recipe: Recipe, source: ImageSource) -> None:
+    """Refuse images without what the recipe asks of their times.
+
+    Raises:
+        UserError: no frame has a partner for a group of views, or no two are so far apart that the method's repel.
+    """
+    times, name_of_source = times_of(source), recipe.data.source
+    for name, group in recipe.views.items():
+        if group.frame == "own":
+            continue
+        if times is None:
+            raise UserError(
+                f"recipe.views.{name}.frame: '{group.frame}' needs images of which it is known when they were taken, "
+                f"and those of '{name_of_source}' are none; take source frames or videos"
+            )
+        if not times.has_partners(group.frame, group.frame_distance):
+            cure = {"near": "raise it", "camera": "name the folders of one sequence's cameras NAME_view0, NAME_view1"}
+            raise UserError(
+                f"recipe.views.{name}.frame_distance: no frame has a partner ('{group.frame}') at most "
+                f"{group.frame_distance} frame numbers away; {cure[group.frame]} ({summary(source, name_of_source)})"
+            )
+    beyond = method_class(recipe.method.name).repels_beyond(recipe.method)
+    if times is not None and beyond is not None and not times.has_far(beyond):
+        raise UserError(
+            f"recipe.method.negative_frames: no frame is more than {beyond} numbers from another or of another "
+            f"sequence, so nothing would repel; lower it, or take more sequences ({summary(source, name_of_source)})"
+        )
