@@ -11,7 +11,7 @@ from simclr_dist.config.recipe import Data, Recipe
 from simclr_dist.data.loading.broken import BrokenImages, broken_files
 from simclr_dist.data.sources import video_files
 from simclr_dist.data.sources.base import BrokenImageError
-from simclr_dist.data.sources.whole import without
+from simclr_dist.data.sources.whole import image_name, without
 from simclr_dist.errors import UserError
 from tests.support.images import opened
 
@@ -103,7 +103,7 @@ def test_a_file_is_a_sequence_and_files_of_cameras_are_one(tmp_path):
     assert source.times.camera.tolist() == [0] * 6 + [1] * 3
     assert [round(48 * read(source, sample).mean() / 255) - 1 for sample in range(9)] == [0, 1, 2] * 3
     assert "no.mp4: no video that can be read" in source.remarks[-1]
-    assert source.name(4) == "pour_view0.mp4:1"
+    assert source.name(4) == image_name(source, 4) == "pour_view0.mp4:1"
 
 
 @pytest.mark.parametrize("other", ["a.avi", "a_view0.mkv"])

@@ -40,9 +40,9 @@ def open_whole(data: Data) -> FileSource:
 def image_name(source: ImageSource, sample: int) -> str:
     """The path below the source's folder where the images are files; else the number of the image, from 0.
 
-    Of one in a shard: the shard's name and the image's in it.
+    Of one in a shard: the shard's name and the image's in it; of a frame its video's, and its number in it.
     """
-    if isinstance(source, FileSource | ShardSource):
+    if isinstance(source, FileSource | ShardSource | VideoFrames):
         return source.name(sample)
     if isinstance(source, Subset):
         return image_name(source.source, int(source.indices[sample]))
