@@ -16,6 +16,7 @@ import torch
 from simclr_dist.config.recipe import Data, Recipe
 from simclr_dist.config.shards import Shards
 from simclr_dist.data.loading.batches import ViewBatches
+from simclr_dist.data.loading.broken import BrokenImages, broken_files
 from simclr_dist.data.loading.order import ShardOrder, build_order
 from simclr_dist.data.loading.workers import load_steps
 from simclr_dist.data.sources.named import open_source
@@ -23,6 +24,7 @@ from simclr_dist.data.sources.shards import fetched, patience, remote
 from simclr_dist.data.sources.shards.cache import Refused, ShardCache
 from simclr_dist.data.sources.shards.fetched import FetchedShards
 from simclr_dist.data.sources.shards.source import ShardSource
+from simclr_dist.data.sources.whole import image_name, without
 from simclr_dist.errors import UserError
 from simclr_dist.log import log
 from tests.support.shards import Server, indexed, picture, serving, write_shards, write_tar
@@ -170,6 +172,18 @@ def test_where_all_of_a_shard_is_broken_one_of_another_is_taken(tmp_path):
     instead, _, _ = batches(found, 2).read(5, 0, broken)
     assert instead < 5
     assert {sample for sample, _ in broken} == {5}
+
+
+def test_evaluation_leaves_images_of_shards_out_that_the_run_found_broken(tmp_path):
+    write_shards(tmp_path / "tars", [2])
+    write_tar(tmp_path / "tars" / "s-001.tar", {"a.png": picture(0), "x.png": b"no", "z.png": picture(1)})
+    indexed(tmp_path / "tars", tmp_path / "index", "none")
+    recipe = Recipe(data=Data(source="webdataset", path=str(tmp_path / "index"), window_shards=WINDOW))
+    found = open_source(recipe.data, Shards())
+    BrokenImages(tmp_path, len(found), 1.0).note([(3, "s-001.tar/x.png: no image")], write=True)
+    kept = without(found, broken_files(tmp_path, recipe))
+    assert [image_name(kept, sample) for sample in (2, 3)] == ["s-001.tar/a.png", "s-001.tar/z.png"]
+    assert len(kept) == 4
 
 
 @pytest.mark.parametrize("limit", [6, 10])

@@ -77,7 +77,7 @@ class BrokenImages:
 
 
 def broken_files(run_dir: Path, recipe: Recipe) -> set[str]:
-    """Where those images of a run, or frames of videos, are that it met broken; opens them only when there are any."""
+    """Where the images of a run are that it met broken, in shards and videos too; opens them only if there are any."""
     if not _listed(run_dir / _NAME):
         return set()
     source = open_of_recipe(recipe, shards_of_run(run_dir))

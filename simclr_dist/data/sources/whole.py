@@ -52,7 +52,9 @@ def image_name(source: ImageSource, sample: int) -> str:
 
 
 def path_of(source: ImageSource, sample: int) -> str:
-    """Of an image that is a file; of a frame that of its video, with its number in it; else ""."""
+    """Of an image that is a file; of one in a shard or a video that of its file, with its name in it; else ""."""
+    if isinstance(source, ShardSource):
+        return f"{source.shards.store.root}/{source.name(sample)}"
     return os.path.join(source.root, source.name(sample)) if isinstance(source, FileSource | VideoFrames) else ""
 
 
