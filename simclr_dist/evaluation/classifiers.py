@@ -77,13 +77,17 @@ def chosen_probe(
 
 
 def accuracies(scores: NDArray[Any], labels: Labels) -> Accuracies:
-    """Top-1, top-5 (None with five classes or fewer) and balanced accuracy of scores (images, classes)."""
+    """Top-1, top-5 (None with five classes or fewer) and balanced accuracy of scores (images, classes).
+
+    A class at -inf is no answer, though it may stand among the best five.
+    """
     chosen = scores.argmax(1)
     top1, balanced = float((chosen == labels).mean()), balanced_accuracy(chosen, labels)
     if scores.shape[1] <= 5:
         return top1, None, balanced
     best = np.argsort(-scores, axis=1, kind="stable")[:, :5]
-    return top1, float((best == labels[:, None]).any(1).mean()), balanced
+    answered = np.take_along_axis(scores, best, 1) > -np.inf
+    return top1, float(((best == labels[:, None]) & answered).any(1).mean()), balanced
 
 
 def balanced_accuracy(chosen: NDArray[np.int64], labels: Labels) -> float:

@@ -235,6 +235,15 @@ def test_the_nearer_neighbours_win_at_a_small_temperature_whose_weights_a_float3
     assert len(set(scores.argmax(1))) == 6
 
 
+def test_a_class_without_a_vote_is_not_among_the_five_that_nearest_neighbours_answer(tmp_path):
+    context = small_context(tmp_path)
+    context.train_features, context.train_labels = blobs()
+    context.test_features, context.test_labels = blobs(dim=context.train_features.shape[1])
+    context.test_features = -context.test_features  # so that most are wrong
+    (row,) = frozen.knn(context, neighbours=1).rows
+    assert row.top5 == row.top1
+
+
 def test_the_probe_is_scikit_learns_logistic_regression_at_the_l2_chosen_without_test_images():
     features, labels = blobs()
     test, test_labels = blobs(200)
