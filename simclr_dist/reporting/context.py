@@ -9,9 +9,11 @@ from torch import Tensor
 
 from simclr_dist.config import Recipe
 from simclr_dist.config.registry import load
+from simclr_dist.data.loading.broken import broken_files
 from simclr_dist.data.rendering.renderers import RENDERERS
 from simclr_dist.data.rendering.torchvision_ import render_plain
 from simclr_dist.data.sources.base import BrokenImageError, ImageSource, Subset
+from simclr_dist.data.sources.files import without
 from simclr_dist.data.sources.named import open_of_recipe
 from simclr_dist.data.sources.shards.settings import shards_of_run
 from simclr_dist.data.sources.summary import say_what_was_found, summary
@@ -111,6 +113,9 @@ def open_context(run: Facts, images: int) -> ReportContext:
     if getattr(held_out, "pretrained_on", False):  # a folder without splits: not held out of pretraining
         held_out, bank, same = pretraining, pretraining, True
     say_what_was_found(*(summary(each, recipe.data.source) for each in ([held_out] if same else [bank, held_out])))
+    # Pretraining went on without these, and so does evaluate.
+    broken = broken_files(run.path, recipe)
+    pretraining, held_out, bank = (without(each, broken) for each in (pretraining, held_out, bank))
     shown = Subset(held_out, _spread(len(held_out), images))
     kept = shown if same else Subset(bank, _spread(len(bank), 5 * images))
     remark = (

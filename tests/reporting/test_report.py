@@ -377,6 +377,18 @@ def test_a_broken_image_is_one_line_that_names_it_and_status_2(report, tmp_path)
     assert "a/2.png" in err
 
 
+def test_a_broken_image_that_pretraining_went_on_without_is_left_out(report, tmp_path):
+    data = photos(tmp_path / "data", {"a": 6, "b": 6})
+    (data / "a" / "2.png").write_bytes(b"no image")
+    run = train(
+        tmp_path / "one", "recipe.data.source=folder", f"recipe.data.path={data}", "recipe.global_batch_images=4",
+        "machine.max_broken_image_share=0.2", "machine.stop_after_steps=3",
+    )  # fmt: skip
+    assert "2.png" in (run / "broken_images.txt").read_text()
+    assert report(run)[0] == 0
+    assert "11 of 11 pretraining images" in (run / "report.html").read_text()
+
+
 def test_a_folder_that_is_no_run_is_refused(report, tmp_path):
     status, _, err = report(tmp_path)
     assert (status, len(err.splitlines())) == (2, 1)
