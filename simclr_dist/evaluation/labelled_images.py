@@ -33,12 +33,8 @@ def look_at_classes(train: ImageSource, test: ImageSource) -> LabelledImages:
     Raises:
         UserError: there are no labels, one class only, or no test image of a class of the training images.
     """
-    train_of, test_of = labels_of(train), labels_of(test)
-    names = list(train.classes)
-    by_name = names != test.classes and len(set(names)) == len(names) > 0 and len(set(test.classes)) > 0
-    if by_name:  # the splits number their classes each for itself
-        number = {name: index for index, name in enumerate(dict.fromkeys([*names, *test.classes]))}
-        names, test_of = list(number), np.array([number[test.classes[label]] for label in test_of], dtype=np.int64)
+    train_of = labels_of(train)
+    names, test_of = numbered_alike(train, test)
     most = int(max(train_of.max(), test_of.max())) + 1
     names += [f"number {label}" for label in range(len(names), most)]
     learned = np.unique(train_of)
@@ -81,6 +77,20 @@ def look_at_classes(train: ImageSource, test: ImageSource) -> LabelledImages:
             f"'{found.classes[int(sizes.argmin())]}'): balanced accuracy, the mean over the classes, stands beside"
         )
     return found
+
+
+def numbered_alike(train: ImageSource, test: ImageSource) -> tuple[list[str], Labels]:
+    """(names of the classes of both, the test images' labels as the training images count them): by name where the
+    splits number their classes each for itself and no name is there twice.
+
+    Raises:
+        UserError: there are no labels.
+    """
+    names, test_of = list(train.classes), labels_of(test)
+    if names == test.classes or len(set(names)) < len(names) or not names or not test.classes:
+        return names, test_of
+    number = {name: index for index, name in enumerate(dict.fromkeys([*names, *test.classes]))}
+    return list(number), np.array([number[test.classes[label]] for label in test_of], dtype=np.int64)
 
 
 def are_unequal(labels: Labels) -> bool:

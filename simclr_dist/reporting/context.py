@@ -21,6 +21,7 @@ from simclr_dist.data.views.groups import draw_groups
 from simclr_dist.errors import NotFiniteError, UserError
 from simclr_dist.evaluation.feature_blocks import Features
 from simclr_dist.evaluation.features import extract_features
+from simclr_dist.evaluation.labelled_images import numbered_alike
 from simclr_dist.evaluation.subsets import Labels
 from simclr_dist.evaluation.untrained import untrained_encoder
 from simclr_dist.models.encoder import Encoder
@@ -116,6 +117,10 @@ def open_context(run: Facts, images: int) -> ReportContext:
     # Pretraining went on without these, and so does evaluate.
     broken = broken_files(run.path, recipe)
     pretraining, held_out, bank = (without(each, broken) for each in (pretraining, held_out, bank))
+    if not same and held_out.labels is not None and bank.labels is not None:
+        names, labels = numbered_alike(bank, held_out)
+        held_out = Subset(held_out, np.arange(len(held_out)))
+        held_out.classes, held_out.labels = names, labels
     shown = Subset(held_out, _spread(len(held_out), images))
     kept = shown if same else Subset(bank, _spread(len(bank), 5 * images))
     remark = (

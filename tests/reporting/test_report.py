@@ -389,6 +389,23 @@ def test_a_broken_image_that_pretraining_went_on_without_is_left_out(report, tmp
     assert "11 of 11 pretraining images" in (run / "report.html").read_text()
 
 
+def test_splits_that_number_their_classes_differently_are_joined_by_name(report, tmp_path, monkeypatch):
+    (tmp_path / "two_orders.py").write_text(
+        "import numpy as np\n"
+        "from simclr_dist.data.sources.base import ArraySource\n"
+        "def split(data, split):\n"
+        "    classes = ['dark', 'bright'][:: -1 if split == 'test' else 1]\n"
+        "    labels = np.arange(24) % 2\n"
+        "    ends = np.array([[200, 20, 20] if classes[label] == 'bright' else [10, 10, 90] for label in labels])\n"
+        "    noise = np.random.default_rng(len(split)).integers(0, 20, (24, 3, 12, 12))\n"
+        "    return ArraySource((ends[:, :, None, None] + noise).astype(np.uint8), labels, classes)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    run = train(tmp_path / "one", "recipe.data.source=two_orders:split", "recipe.global_batch_images=8")
+    assert report(run)[0] == 0
+    assert "100.0 % right" in section((run / "report.html").read_text(), "run1-confusion")
+
+
 def test_a_folder_that_is_no_run_is_refused(report, tmp_path):
     status, _, err = report(tmp_path)
     assert (status, len(err.splitlines())) == (2, 1)
