@@ -6,7 +6,8 @@ Every method but the label curve writes one JSON file into the run folder,
 - ``format``: 1; ``method``: knn, probe, lowshot, finetune, baseline, segment, label-free;
 - ``steps_done``: of pretraining;
 - ``encoder_sha256``: of the evaluated weights and running statistics;
-- ``data``: source, image_size, classes, train_images, train_fingerprint, test_images, test_fingerprint;
+- ``data``: source, image_size, classes, train_images, train_fingerprint, test_images, test_fingerprint; only where they
+  are not as usual, transparent_ground and apply_orientation; of a foreign file of weights its mean, std and network;
 - ``own_images``: whether these are the images of the run's recipe (false: ``--on`` named others);
 - ``unequal_classes``: whether the table shows balanced accuracy; ``data.left_out_test_images``: of classes that the
   training images lack, only when there are some;

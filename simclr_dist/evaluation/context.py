@@ -96,7 +96,21 @@ class OpenedImages:
             "test_images": len(self.test),
             "test_fingerprint": self.test.fingerprint(),
         }
-        return facts | ({"left_out_broken_images": self.left_out_broken} if self.left_out_broken else {})
+        facts |= {"left_out_broken_images": self.left_out_broken} if self.left_out_broken else {}
+        return facts | self.pixel_facts()
+
+    def pixel_facts(self) -> dict[str, Any]:
+        """What neither the images' fingerprint nor the weights' SHA-256 tells, where it is not as usual: how pictures
+        are read, and of a foreign file the normalisation and the network that were given or taken for granted."""
+        usual, pretrained = Data(), self.pretrained
+        facts = {
+            key: value
+            for key in ("transparent_ground", "apply_orientation")
+            if (value := getattr(self.data, key)) != getattr(usual, key)
+        }
+        if not pretrained.recipe_known:
+            facts |= {"mean": pretrained.mean, "std": pretrained.std, "network": pretrained.network}
+        return facts
 
     def _say(self, notice: str) -> None:
         if self.how.talks:

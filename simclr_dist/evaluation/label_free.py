@@ -123,6 +123,7 @@ def label_free(context: UnlabelledImages, *, views: int = VIEWS, seed: int = 0) 
             "image_size": size,
             "images": len(context.train),
             "fingerprint": context.train.fingerprint(),
+            **context.pixel_facts(),
         },
         own_images=context.own_images,
         protocol={

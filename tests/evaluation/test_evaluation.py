@@ -346,6 +346,19 @@ def test_results_of_other_numbers_are_not_overwritten(tmp_path):
     assert other.write(tmp_path) == second
 
 
+def test_a_result_says_how_pictures_were_read_and_what_was_assumed_of_a_foreign_file(tmp_path):
+    context = small_context(tmp_path)
+    usual = frozen.knn(context)
+    assert not {"apply_orientation", "transparent_ground", "mean"} & usual.data.keys()
+    context.data = replace(context.data, apply_orientation=False)
+    turned = frozen.knn(context)
+    assert turned.data["apply_orientation"] is False
+    context.pretrained = replace(context.pretrained, recipe_known=False)
+    foreign = frozen.knn(context)
+    assert foreign.data["mean"] == context.pretrained.mean
+    assert len({each.file_name() for each in (usual, turned, foreign)}) == 3
+
+
 @pytest.mark.parametrize(
     ("ask", "named"),
     [
