@@ -507,6 +507,17 @@ def test_a_line_half_written_is_no_other_image_and_does_not_swallow_the_next(tmp
     assert path.read_text().splitlines()[-1] == "12\tc"
 
 
+def test_broken_images_are_known_by_their_names_where_images_came_to_the_folder_or_went_since(tmp_path):
+    for name in ("b.png", "c: d.png", "e.png"):
+        write_image(tmp_path / "images" / name)
+    noted = [(0, "b.png: OSError: cut"), (1, "c: d.png: OSError: cut"), (2, "e.png: OSError: cut")]
+    BrokenImages(tmp_path, 3, 1.0).note(noted, write=True)
+    recipe = Recipe(data=Data(source="folder", path=str(tmp_path / "images")))
+    write_image(tmp_path / "images" / "a.png")
+    (tmp_path / "images" / "e.png").unlink()
+    assert broken_files(tmp_path, recipe) == {str(tmp_path / "images" / name) for name in ("b.png", "c: d.png")}
+
+
 @pytest.mark.parametrize("number", [None, errno.EACCES, errno.ESTALE])
 def test_a_list_of_broken_images_that_cannot_be_read_now_is_one_line_and_not_an_empty_list(
     tmp_path, monkeypatch, number

@@ -6,9 +6,10 @@ from simclr_dist.config import Recipe
 from simclr_dist.data.loading.batches import ALL_BROKEN
 from simclr_dist.data.sources.named import open_of_recipe
 from simclr_dist.data.sources.shards.settings import shards_of_run
-from simclr_dist.data.sources.whole import path_of
+from simclr_dist.data.sources.whole import image_name, path_of
 from simclr_dist.log import log
 from simclr_dist.storage.reading import cannot_be_read
+from simclr_dist.terminal import printable
 
 _NAME = "broken_images.txt"
 
@@ -77,12 +78,26 @@ class BrokenImages:
 
 
 def broken_files(run_dir: Path, recipe: Recipe) -> set[str]:
-    """Where the images of a run are that it met broken, in shards and videos too; opens them only if there are any."""
-    if not _listed(run_dir / _NAME):
+    """Where the images of a run are that it met broken, in shards and videos too; opens them only if there are any.
+
+    By their names: where images came to the folder or went since, the numbers are those of others.
+    """
+    listed = [line.partition("\t")[::2] for line in _listed(run_dir / _NAME).splitlines()]
+    names_of = {int(number): _beginnings(reason) for number, reason in listed if number.isdecimal() and reason}
+    if not names_of:
         return set()
     source = open_of_recipe(recipe, shards_of_run(run_dir))
-    met = BrokenImages(run_dir, len(source), 1.0).met
-    return {path_of(source, sample) for sample in met if 0 <= sample < len(source)} - {""}
+    name_of = {sample: printable(image_name(source, sample)) for sample in names_of if sample < len(source)}
+    found = {sample for sample, name in name_of.items() if name in names_of[sample]}
+    if moved := set[str]().union(*(names_of[sample] for sample in names_of.keys() - found)):
+        found |= {sample for sample in range(len(source)) if printable(image_name(source, sample)) in moved}
+    return {path_of(source, sample) for sample in found} - {""}
+
+
+def _beginnings(reason: str) -> set[str]:
+    """What may be the name in "NAME: why": a name may hold a colon, too."""
+    words = reason.split(": ")
+    return {": ".join(words[:count]) for count in range(1, len(words))}
 
 
 def _listed(path: Path) -> str:
