@@ -95,8 +95,12 @@ def next_commands(out: Path, pictures: Pictures, host: Host) -> list[str]:
         (typed("evaluate", run), "few labels, beside raw pixels and the untrained encoder"),
         (typed("report", run), "one HTML page"),
     ]
-    why_not = "its pictures are in no class folders" if not pictures.classes else "it has one class alone"
+    why_not = ""
     if len(pictures.classes) < 2:
+        why_not = "its pictures are in no class folders" if not pictures.classes else "it has one class alone"
+    elif not pictures.held_out and max(pictures.classes.values()) < 2:
+        why_not = "it has one picture a class"
+    if why_not:
         commands[2] = (typed("evaluate", run, "--on", "FOLDER"), f"FOLDER with labels: {why_not}")
     width = max(len(command) for command, _ in commands)
     lines = ["next:", *(f"  {command:{width}}  # {what}" for command, what in commands)]

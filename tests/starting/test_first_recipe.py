@@ -266,6 +266,8 @@ def test_evaluate_asks_for_labels_where_the_pictures_have_none(tmp_path):
     assert "  simclr-dist evaluate runs/my --on FOLDER" in "\n".join(
         next_commands(tmp_path / "my.yaml", pictures(tmp_path, classes={}), CPU)
     )
+    lines = next_commands(tmp_path / "my.yaml", pictures(tmp_path, count=2), CPU)
+    assert any("--on FOLDER" in line and "it has one picture a class" in line for line in lines)
     lines = next_commands(tmp_path / "my.yaml", pictures(tmp_path), GPUS)
     assert any("--processes 8" in line for line in lines)
     assert not any("--on" in line for line in lines)
