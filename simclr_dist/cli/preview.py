@@ -34,7 +34,11 @@ def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> 
     rows = min(images, len(source))
     try:
         with said_when_slow(f"{out}: drawing {rows:,} of the images"):
-            sheet = contact_sheet(source, loaded.recipe, rows, renderer=loaded.machine.renderer)
+            # As a run, which draws others in the place of broken images.
+            sheet = contact_sheet(
+                source, loaded.recipe, rows, renderer=loaded.machine.renderer,
+                passed_over=lambda reason: say(f"not drawn, broken: {reason}", err=True),
+            )  # fmt: skip
         text = PngImagePlugin.PngInfo()
         text.add_text("Software", SOFTWARE)
         Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(out, pnginfo=text)  # other formats take no notice of it

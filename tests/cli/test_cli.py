@@ -355,6 +355,20 @@ def test_preview_of_a_broken_image_names_it(run, tmp_path):
     assert "torn.jpg" in err
 
 
+def test_preview_passes_over_broken_images_that_a_run_would_replace(run, tmp_path):
+    for number in range(4):
+        write_image(tmp_path / "images" / f"{number}.png")
+    for number in (0, 3):
+        (tmp_path / "images" / f"{number}.png").write_bytes(b"no image")
+    folder = ["recipe.data.source=folder", "recipe.data.path=images"]
+    for images, rows in ((1, 1), (2, 2), (4, 2)):
+        status, _, err = run("preview", "digits_demo", *folder, "--images", images)
+        assert status == 0
+        assert "not drawn, broken: 0.png: " in err
+        with Image.open("views.png") as picture:
+            assert picture.height == rows * (16 + 2) + 2
+
+
 @pytest.mark.parametrize("machine", [[], ["machine.renderer=torchvision"], ["machine.views_on_device=true"]])
 def test_data_bench_says_where_the_time_goes_for_every_renderer(run, machine):
     options = ["--images", "8", "--seconds", "0", "machine.loader_workers=0"]
