@@ -13,10 +13,10 @@ from simclr_dist.data.loading.broken import broken_files
 from simclr_dist.data.rendering.renderers import RENDERERS
 from simclr_dist.data.rendering.torchvision_ import render_plain
 from simclr_dist.data.sources.base import BrokenImageError, ImageSource, Subset
-from simclr_dist.data.sources.files import without
 from simclr_dist.data.sources.named import open_of_recipe
 from simclr_dist.data.sources.shards.settings import shards_of_run
 from simclr_dist.data.sources.summary import say_what_was_found, summary
+from simclr_dist.data.sources.whole import without
 from simclr_dist.data.views.groups import draw_groups
 from simclr_dist.errors import NotFiniteError, UserError
 from simclr_dist.evaluation.feature_blocks import Features
