@@ -24,6 +24,7 @@ from simclr_dist.config.recipe import SOURCES, SOURCES_WITHOUT_PATH, Data
 from simclr_dist.data.sources.base import ArraySource, BrokenImageError, Subset
 from simclr_dist.data.sources.decoding import decode, decode_jpeg
 from simclr_dist.data.sources.files import FileSource
+from simclr_dist.data.sources.folders import find_images
 from simclr_dist.data.sources.identity import compare, contents_digest, images_of
 from simclr_dist.data.sources.named import SPLITS
 from simclr_dist.errors import UserError
@@ -395,6 +396,17 @@ def test_a_link_to_a_folder_above_does_not_repeat_images(tmp_path):
     (tmp_path / "cat" / "up").symlink_to(tmp_path)
     source = opened("folder", tmp_path)
     assert [source.name(sample) for sample in range(len(source))] == ["cat/1.png"]
+
+
+@pytest.mark.parametrize("first", ["x", "y"])
+def test_a_folder_that_is_linked_too_has_the_class_of_its_own_place_or_of_the_first_link(tmp_path, first):
+    write_image(tmp_path / "set" / "b" / "1.png")
+    write_image(tmp_path / "outside" / "2.png")
+    (tmp_path / "set" / "a").mkdir()
+    (tmp_path / "set" / "a" / "friends").symlink_to("../b")
+    for name in (first, "y" if first == "x" else "x"):
+        (tmp_path / "set" / "b" / name).symlink_to(tmp_path / "outside")
+    assert find_images(tmp_path / "set").names == ["b/1.png", "b/x/2.png"]
 
 
 def test_an_image_behind_a_link_is_read_too(tmp_path):

@@ -11,8 +11,9 @@ from simclr_dist.terminal import printable
 def walk_once(root: str | os.PathLike[str], asked: str) -> Iterator[tuple[str, list[str], list[str]]]:
     """As os.walk: (folder, its folders, its files); those that are taken off the list of folders are not entered.
 
-    Links are followed, but no folder is entered twice: nothing in it must be found twice. ``asked``: the key or
-    argument that names ``root``, for what is said.
+    Links are followed, but no folder is entered twice: nothing in it must be found twice. Folders that stand below
+    ``root`` themselves come first: where a link leads to one, it keeps the name, and so the class, of its own place.
+    ``asked``: the key or argument that names ``root``, for what is said.
 
     Raises:
         UserError: a folder cannot be listed: what is found would depend on who asks.
@@ -21,14 +22,17 @@ def walk_once(root: str | os.PathLike[str], asked: str) -> Iterator[tuple[str, l
     def refuse(error: OSError) -> None:
         raise unlisted(error, asked) from error
 
-    seen = set()
-    for folder, folders, files in os.walk(root, followlinks=True, onerror=refuse):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link to a folder above, or a second way to one
-            folders.clear()
-            continue
-        seen.add(real)
-        yield os.fspath(folder), folders, files
+    seen, ways = set(), [os.fspath(root)]
+    for way in ways:  # which grow meanwhile
+        for folder, folders, files in os.walk(way, onerror=refuse):
+            real = os.path.realpath(folder)
+            if real in seen:  # a link to a folder above, or a second way to one
+                folders.clear()
+                continue
+            seen.add(real)
+            folders.sort()  # not as the file system has them: of two links to a folder the first is taken
+            yield folder, folders, files
+            ways += [path for name in folders if os.path.islink(path := os.path.join(folder, name))]
 
 
 def unlisted(error: OSError, asked: str) -> UserError:
