@@ -36,16 +36,17 @@ def contact_sheet(
     beside it, in VOC's colours. A method with PICTURES shows those in the place of the views. Where views show partners
     of frames: :func:`preview_frames.frames_sheet`.
 
-    ``passed_over``: told of each image that cannot be read, in whose place the next one stands (not of frames).
+    ``passed_over``: told of each image that cannot be read, in whose place the next one stands.
 
     Raises:
         BrokenImageError: one of the images cannot be read; with ``passed_over``: none of those tried.
     """
-    if any(group.frame != "own" for group in recipe.views.values()):
-        return frames_sheet(source, recipe, images, epochs, renderer)
     samples = np.linspace(0, len(source) - 1, images).astype(np.int64)
     if passed_over:
+        passed_over = _each_once(passed_over)
         samples = np.array(_whole(source, samples.tolist(), passed_over), dtype=np.int64)
+    if any(group.frame != "own" for group in recipe.views.values()):
+        return frames_sheet(source, recipe, samples, epochs, renderer, passed_over)
     drawn = [draw_groups(recipe, epoch, samples) for epoch in range(epochs)]
     side = max(group.side for group in drawn[0])
     method = method_class(recipe.method.name)
@@ -71,6 +72,17 @@ def contact_sheet(
                         tiles.append(_framed(colored(render_masks([mask], place, group.side)[0, 0]), side))
         rows.append(torch.stack(tiles))
     return make_grid(torch.cat(rows), nrow=len(rows[0]), padding=2, pad_value=255)  # type: ignore[no-any-return]
+
+
+def _each_once(tell: Callable[[str], object]) -> Callable[[str], object]:
+    told: set[str] = set()
+
+    def once(reason: str) -> None:
+        if reason not in told:
+            told.add(reason)
+            tell(reason)
+
+    return once
 
 
 def _whole(source: ImageSource, wanted: Sequence[int], passed_over: Callable[[str], object]) -> list[int]:

@@ -1,9 +1,11 @@
 """Pictures of frames near and far, before anything is trained."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 from torchvision.utils import make_grid
@@ -11,7 +13,7 @@ from torchvision.utils import make_grid
 from simclr_dist.config import Recipe
 from simclr_dist.data.rendering.renderers import RENDERERS
 from simclr_dist.data.rendering.torchvision_ import render_plain
-from simclr_dist.data.sources.base import ImageSource
+from simclr_dist.data.sources.base import BrokenImageError, ImageSource
 from simclr_dist.data.sources.times import FrameTimes, frames_of_group, times_of
 from simclr_dist.data.views.groups import draw_groups
 
@@ -19,18 +21,35 @@ _LINE = 13  # pixels of a line of Pillow's own font
 _NARROWEST = 64
 
 
-def frames_sheet(source: ImageSource, recipe: Recipe, images: int, epochs: int, renderer: str) -> Tensor:
+def frames_sheet(
+    source: ImageSource,
+    recipe: Recipe,
+    samples: NDArray[np.int64],
+    epochs: int,
+    renderer: str,
+    passed_over: Callable[[str], object] | None,
+) -> Tensor:
     """uint8 (3, height, width): one row a frame: itself, in each of the first epochs its views and its partner's, and
     frames that are far: the nearest that are, before and behind it, and one of another sequence.
 
-    Below each picture stands which frame it shows: its number, or how far it is from the row's.
+    Below each picture stands which frame it shows: its number, or how far it is from the row's. ``passed_over``: told
+    of each that cannot be read. A broken partner is the frame itself, as in a run; a far one's place is white.
 
     Raises:
-        BrokenImageError: one of them cannot be read.
+        BrokenImageError: one of them cannot be read; with ``passed_over``: one of ``samples``.
     """
+
+    def read(frame: int) -> Tensor | None:
+        try:
+            return source.read(frame)
+        except BrokenImageError as error:
+            if passed_over is None:
+                raise
+            passed_over(str(error))
+            return None
+
     times = times_of(source)
     assert times is not None  # a recipe with partners is refused without
-    samples = np.linspace(0, len(source) - 1, images).astype(np.int64)
     side = max(group.side(recipe.data.image_size) for group in recipe.views.values())
     rows: list[list[Tensor]] = []
     for sample in samples:
@@ -40,18 +59,20 @@ def frames_sheet(source: ImageSource, recipe: Recipe, images: int, epochs: int, 
         for group in draw_groups(recipe, epoch, samples):
             frames = frames_of_group(source, recipe, group.name, epoch, samples)
             for row, (sample, frame) in enumerate(zip(samples, frames, strict=True)):
-                picture = source.read(int(frame))
+                shown, picture = int(frame), read(int(frame))
+                if picture is None:
+                    shown, picture = int(sample), source.read(int(sample))
                 for drawn in group.parameters:
                     view = RENDERERS[renderer].view(picture, drawn, row, group.side, *group.forms)
-                    rows[row].append(_labelled(view, side, _relation(times, int(sample), int(frame))))
+                    rows[row].append(_labelled(view, side, _relation(times, int(sample), shown)))
     keys: Any = recipe.method
     for row, sample in enumerate(samples):
         for far in far_frames(times, int(sample), getattr(keys, "negative_frames", 0)):
-            if far is None:
+            if far is None or (picture := read(far)) is None:
                 rows[row].append(torch.full_like(rows[row][0], 255))
             else:
                 text = f"far {_relation(times, int(sample), far)}"
-                rows[row].append(_labelled(render_plain(source.read(far), side), side, text))
+                rows[row].append(_labelled(render_plain(picture, side), side, text))
     tiles = torch.stack([tile for row in rows for tile in row])
     return make_grid(tiles, nrow=len(rows[0]), padding=2, pad_value=255)  # type: ignore[no-any-return]
 

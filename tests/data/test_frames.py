@@ -15,7 +15,7 @@ from simclr_dist.data.loading.batches import ViewBatches
 from simclr_dist.data.loading.order import build_order
 from simclr_dist.data.preview import contact_sheet
 from simclr_dist.data.preview_frames import far_frames
-from simclr_dist.data.sources.base import Subset
+from simclr_dist.data.sources.base import BrokenImageError, Subset
 from simclr_dist.data.sources.named import open_for_pretraining
 from simclr_dist.data.sources.outside import CheckedSource
 from simclr_dist.data.sources.times import FrameTimes, frames_of_group
@@ -246,3 +246,17 @@ def test_the_preview_shows_each_frame_with_its_partners_and_the_nearest_that_are
     recipe = Recipe(views=GROUPS, data=Data(image_size=70))
     sheet = contact_sheet(source, recipe, images=2, epochs=2)
     assert sheet.shape == (3, 2 * (70 + 13 + 2) + 2, (1 + 2 * 2 + 3) * 72 + 2)
+
+
+def test_the_preview_of_frames_passes_broken_ones_over_and_says_so(tmp_path):
+    for number in range(1, 6):
+        write_frame(tmp_path, f"{number}.png")
+    (tmp_path / "2.png").write_bytes(b"no picture")
+    source = opened("frames", tmp_path, "pretrain")
+    recipe = Recipe(views={"global": ViewGroup(frame="near", frame_distance=1)}, data=Data(image_size=70))
+    said: list[str] = []
+    sheet = contact_sheet(source, recipe, images=5, epochs=2, passed_over=said.append)
+    assert sheet.shape[1] == 4 * (70 + 13 + 2) + 2  # a row for each whole frame
+    assert [line.partition(":")[0] for line in said] == ["2.png"]
+    with pytest.raises(BrokenImageError):
+        contact_sheet(source, recipe, images=5, epochs=2)
