@@ -93,10 +93,12 @@ def compute_gradients(
                 with half():
                     again: Pass = parallel(chunk, embed_only=True)
                 begin_collective(BACKWARD)
-                of_chunk = {name: each.split(chunk_images)[number] for name, each in gradients.items()}
+                # What a method has detached ends there, as it does in one pass.
+                trained = {name: each for name, each in again.embeddings.items() if each.requires_grad}
+                of_chunk = {name: gradients[name].split(chunk_images)[number] for name in trained if name in gradients}
                 torch.autograd.backward(
-                    [again.embeddings[name] for name in of_chunk],
-                    [each.to(again.embeddings[name].dtype) for name, each in of_chunk.items()],
+                    [trained[name] for name in of_chunk],
+                    [each.to(trained[name].dtype) for name, each in of_chunk.items()],
                 )
     return Computed(outputs, detached(cached), targets, batch)
 

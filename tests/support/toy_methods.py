@@ -65,6 +65,14 @@ class Toy(Method):
         self.bank[samples.to(self.bank.device)] = global_batch(batch.labels)
 
 
+class StopsGradients(Toy):
+    """Its small views are what the large ones are held against: no gradient goes back through them (SimSiam)."""
+
+    def embed(self, batch: Batch) -> Tensors:
+        made = super().embed(batch)
+        return made | {"small": made["small"].detach()}
+
+
 class RemoteRowsDetached(Toy):
     """The usual tutorial: rows of other processes without their gradient, so each misses what the others pull."""
 

@@ -16,6 +16,7 @@ from simclr_dist.models.statistics_group import divide_batch_norm
 from simclr_dist.training.gradients import compute_gradients
 from tests.support.processes import assert_bit_equal, final_state, losses, pretrain_here, run_distributed, tiny_config
 from tests.support.simclr import batch_of, simclr_of
+from tests.support.toy_methods import StopsGradients, name_of
 
 IMAGES = 32
 
@@ -114,6 +115,19 @@ def test_runs_with_chunks_of_any_size_follow_the_run_without(tmp_path):
         )
     for walk in walks.values():
         assert walk == pytest.approx(walks[1, 0], rel=1e-10)
+
+
+def test_what_a_method_detaches_in_embed_gets_no_gradient_from_chunks_either(tmp_path):
+    walks = []
+    for chunk in (0, 8):
+        config = tiny_config(
+            tmp_path, f"recipe.method.name={name_of(StopsGradients)}", f"machine.run_dir={tmp_path / str(chunk)}",
+            f"machine.images_per_chunk={chunk}", "machine.precision=float64", "machine.stop_after_steps=3",
+            "recipe.batch_norm_group_images=8",
+        )  # fmt: skip
+        pretrain_here(config)
+        walks.append(losses(config.machine.run_dir))
+    assert walks[1] == pytest.approx(walks[0], rel=1e-10)
 
 
 @pytest.mark.parametrize("count", [1, 2])
