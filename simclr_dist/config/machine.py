@@ -18,8 +18,9 @@ class Machine:
     device: str = one_of("auto", ("auto", "cpu", "cuda"))
     """`auto` takes one GPU a process when there is one, else the CPU."""
     precision: str = one_of("float32", ("float32", "tf32", "bfloat16", "float16", "float64"))
-    """Precision of the kernels. bfloat16 and float16 through autocast (float16 with gradient scaling); float64 is for
-    proofs. tf32 lets NVIDIA's GPUs round what they convolve to 10 bits; float32 does not."""
+    """Precision of the kernels. bfloat16 and float16 through autocast (float16 with gradient scaling, which skips the
+    updates of steps whose gradients overflow: the metrics say which); float64 is for proofs. tf32 lets NVIDIA's GPUs
+    round what they convolve to 10 bits; float32 does not."""
     images_per_chunk: int = number(0, low=0)
     """Images that a process takes through the encoder at once; 0: its whole share of the global batch. Less than the
     share means gradient caching: each chunk goes through twice, and must hold whole batch-norm groups."""

@@ -145,7 +145,9 @@ class TrainingStep:
             values |= self._instead_of_update(anomaly, batch, watch)
         else:
             values |= embedding_rank(self.method, computed.embeddings, steps_done, self.schedule.total_steps)
-            if not overflows:
+            if overflows:
+                values["skipped"] = 1.0  # by gradient scaling: the optimizer's step was none
+            else:
                 self.after_update(computed, steps_done)
         self.scaler.update()
         self.optimizer.zero_grad()

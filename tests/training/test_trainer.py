@@ -160,6 +160,15 @@ def test_half_precision_follows_float32(tmp_path, precision):
     assert bool(state["scaler"]) == (precision == "float16")
 
 
+def test_a_step_that_gradient_scaling_skips_is_told_as_skipped(tmp_path):
+    config = tiny_config(
+        tmp_path, "machine.precision=float16", "recipe.method.loss_scale=1.0e4", "machine.stop_after_steps=2"
+    )
+    pretrain(config)
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [(line["gradient_norm"], line.get("skipped")) for line in lines] == [(None, 1.0)] * 2
+
+
 def test_the_precision_may_change_from_float16_and_back_at_every_start(tmp_path):
     """Also where the run then goes back to a point from before the change."""
     scales = []
