@@ -12,9 +12,14 @@ from simclr_dist.distributed.launchers import host_here
 from simclr_dist.errors import AgreedError, UserError
 from simclr_dist.run.same_recipe import LOCATION_KEYS
 
-# Of the machine half only what decides which collectives are called: the rest may differ.
+# Of the machine half only what decides which collectives are called, and of what numbers: the rest may differ.
+# Gradients that float16's scale multiplies are none to add to others; recomputed batch norm meets other processes once
+# more; with debug_numerics a step that went wrong is not computed again.
 _OF_ALL = (
+    "precision",
     "images_per_chunk",
+    "recompute",
+    "debug_numerics",
     "save_every_steps",
     "keep_every_steps",
     "keep_best",

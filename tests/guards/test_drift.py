@@ -14,7 +14,7 @@ from simclr_dist.data.loading.order import SampleOrder
 from simclr_dist.distributed.collectives import process_rank
 from simclr_dist.errors import AgreedError, UserError
 from simclr_dist.guards.replicas import DriftCheck, digest
-from simclr_dist.guards.same_config import refuse_to_join
+from simclr_dist.guards.same_config import refuse_other_configs, refuse_to_join
 from simclr_dist.training import trainer
 from tests.support.processes import assert_bit_equal, final_state, losses, pretrain_here, run_distributed, tiny_config
 
@@ -113,6 +113,27 @@ def test_two_processes_disagree_about_optimizer_config_or_images_and_comparing_l
         assert "Give all processes the same images" in images
     assert losses(tmp_path / "every_1") == losses(tmp_path / "every_0")
     assert_bit_equal(final_state(tmp_path / "every_1"), final_state(tmp_path / "every_0"))
+
+
+def _refusals(folder: Path) -> list[str]:
+    found = []
+    for override in ("machine.precision=float16", "machine.recompute=blocks", "machine.debug_numerics=true"):
+        own = folder / str(process_rank())
+        own.mkdir(exist_ok=True)
+        config = tiny_config(own, *([override] if process_rank() else []))
+        try:
+            refuse_other_configs(config)
+            found.append("taken")
+        except UserError as error:
+            found.append(str(error))
+    return found
+
+
+def test_processes_of_another_precision_or_with_other_collectives_in_a_step_are_refused(tmp_path):
+    for precision, recompute, debug in run_distributed(2, _refusals, tmp_path):
+        assert "the config of the processes differs (machine.precision): " in precision
+        assert "(machine.recompute): " in recompute
+        assert "(machine.debug_numerics): " in debug
 
 
 def test_a_nodes_own_copy_of_the_images_has_other_times_and_is_no_other_images():
