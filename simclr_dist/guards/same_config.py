@@ -14,11 +14,13 @@ from simclr_dist.run.same_recipe import LOCATION_KEYS
 
 # Of the machine half only what decides which collectives are called, and of what numbers: the rest may differ.
 # Gradients that float16's scale multiplies are none to add to others; recomputed batch norm meets other processes once
-# more; with debug_numerics a step that went wrong is not computed again.
+# more; with debug_numerics a step that went wrong is not computed again. In another layout an update is rounded
+# otherwise, and weights that must be equal to the bit part.
 _OF_ALL = (
     "precision",
     "images_per_chunk",
     "recompute",
+    "channels_last",
     "debug_numerics",
     "save_every_steps",
     "keep_every_steps",

@@ -117,7 +117,8 @@ def test_two_processes_disagree_about_optimizer_config_or_images_and_comparing_l
 
 def _refusals(folder: Path) -> list[str]:
     found = []
-    for override in ("machine.precision=float16", "machine.recompute=blocks", "machine.debug_numerics=true"):
+    keys = ("precision=float16", "recompute=blocks", "debug_numerics=true", "channels_last=true")
+    for override in (f"machine.{key}" for key in keys):
         own = folder / str(process_rank())
         own.mkdir(exist_ok=True)
         config = tiny_config(own, *([override] if process_rank() else []))
@@ -129,11 +130,12 @@ def _refusals(folder: Path) -> list[str]:
     return found
 
 
-def test_processes_of_another_precision_or_with_other_collectives_in_a_step_are_refused(tmp_path):
-    for precision, recompute, debug in run_distributed(2, _refusals, tmp_path):
+def test_processes_of_another_precision_or_layout_or_with_other_collectives_in_a_step_are_refused(tmp_path):
+    for precision, recompute, debug, layout in run_distributed(2, _refusals, tmp_path):
         assert "the config of the processes differs (machine.precision): " in precision
         assert "(machine.recompute): " in recompute
         assert "(machine.debug_numerics): " in debug
+        assert "(machine.channels_last): " in layout
 
 
 def test_a_nodes_own_copy_of_the_images_has_other_times_and_is_no_other_images():
