@@ -9,14 +9,10 @@ import torch
 
 from simclr_dist.config import Config
 from simclr_dist.data.loading.batch import Batch
-from simclr_dist.data.loading.batches import build_batches
 from simclr_dist.data.loading.broken import BrokenImages
-from simclr_dist.data.loading.ffcv_steps import load_views
-from simclr_dist.data.loading.one_ahead import on_device
 from simclr_dist.data.sources.summary import summary
 from simclr_dist.distributed.agreement import all_or_none
 from simclr_dist.distributed.collectives import gather_objects, maximum
-from simclr_dist.distributed.cores import worker_count
 from simclr_dist.distributed.nccl import settle
 from simclr_dist.distributed.processes import Processes
 from simclr_dist.distributed.watchdog import progress
@@ -32,6 +28,7 @@ from simclr_dist.run.folder import RunFolder
 from simclr_dist.run.lock import RunLock
 from simclr_dist.stop_signals import StopSignals
 from simclr_dist.training.agreed import Agreed, next_batch
+from simclr_dist.training.batches_here import batches_here
 from simclr_dist.training.opened import open_images
 from simclr_dist.training.outcome import Outcome
 from simclr_dist.training.peak_memory import PeakMemory
@@ -116,7 +113,7 @@ class Trainer:
         signal = 0
         self._announce()
         with (
-            closing(self._loader(until, stop)) as batches,
+            closing(self._batches(until, stop)) as batches,
             Reporter(
                 self.folder.path,
                 self.config.metrics,
@@ -211,22 +208,12 @@ class Trainer:
         )
         return Agreed(*maximum(list(own)))
 
-    def _loader(self, until: int, stop: StopSignals) -> Generator[Batch, None, None]:
-        processes, machine = self.processes, self.config.machine
-        batches = build_batches(self.config, self.source, self.order, processes.rank, processes.count)
-        loaded = load_views(
-            batches,
-            range(self.steps_done, until),
-            workers=worker_count(machine.loader_workers, self.cores),
-            pin_memory=self.device.type == "cuda",
-            is_stopped=lambda: stop.received,
-            # Before the other processes give this one up: so that all save together.
-            timeout_seconds=min(
-                machine.batch_timeout_seconds,
-                0.9 * machine.collective_timeout_seconds if processes.count > 1 else machine.batch_timeout_seconds,
-            ),
-        )
-        return on_device(loaded, self.device)
+    def _batches(self, until: int, stop: StopSignals) -> Generator[Batch, None, None]:
+        steps = range(self.steps_done, until)
+        return batches_here(
+            self.config, self.source, self.order, self.processes, self.device, steps,
+            cores=self.cores, is_stopped=lambda: stop.received,
+        )  # fmt: skip
 
     def _note(self, broken: BrokenImages, batch: Batch) -> None:
         for met in gather_objects(batch.broken):

@@ -24,7 +24,7 @@ from simclr_dist.distributed.processes import Processes
 from simclr_dist.errors import UserError
 from simclr_dist.run.kept import Kept
 from simclr_dist.run.metrics_log import MetricsLog, last_metrics, read_metrics, read_records, write_run_facts
-from simclr_dist.training import pretraining, trainer
+from simclr_dist.training import batches_here, pretraining, trainer
 from simclr_dist.training.preflight import check_machine
 from tests.support.poison import poisoned
 from tests.support.processes import final_state, losses, pretrain_here, run_distributed, tiny_config
@@ -362,6 +362,6 @@ def test_a_signal_while_a_batch_is_waited_for_ends_the_run_with_the_steps_done_s
         os.kill(os.getpid(), signal.SIGTERM)
         assert is_stopped() == signal.SIGTERM
 
-    monkeypatch.setattr(trainer, "load_views", stopped_later)
+    monkeypatch.setattr(batches_here, "load_views", stopped_later)
     assert pretrain(tiny_config(tmp_path)) == trainer.Outcome(2, 88, signal.SIGTERM)
     assert final_state(tmp_path / "run")["step"] == 2
