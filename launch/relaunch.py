@@ -43,8 +43,9 @@ def relaunch(
     if check:
         check()
     require_devices(device, count)
+    # In front: what stands behind may end with names after "--".
     debug = ["--debug"] if "--debug" in sys.argv else []
-    return int(local.run_processes(count, [*arguments, *debug], goes_on=goes_on))
+    return int(local.run_processes(count, [*debug, *arguments], goes_on=goes_on))
 
 
 def relaunch_checked(count: int, config: Config, arguments: Sequence[str], *, goes_on: bool = False) -> int:

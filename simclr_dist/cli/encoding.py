@@ -105,7 +105,7 @@ def start_in_processes(name: str, count: int, arguments: Sequence[str], given: d
     """The same command in ``count`` processes; its status."""
     from simclr_dist.launch.relaunch import relaunch
 
-    words = [name, *arguments]
+    words = [name]
     for key, value in given.items():
         option = key.replace("_", "-")
         if key == "processes":
@@ -114,6 +114,7 @@ def start_in_processes(name: str, count: int, arguments: Sequence[str], given: d
             words.append(f"--{option}" if value else f"--no-{option}")
         else:
             words += [f"--{option}", str(value)]
+    words += ["--", *arguments]  # a name may begin as an option does
     return relaunch(count, words, given.get("device", "auto"))
 
 

@@ -47,7 +47,7 @@ def pretrain(config: str, overrides: tuple[str, ...], processes: int | None, deb
     if processes and processes > 1:
         refuse_pipe(config)
         goes_on = loaded.machine.on_lost_process == GO_ON
-        return relaunch_checked(processes, loaded, ["pretrain", config, *overrides], goes_on=goes_on)
+        return relaunch_checked(processes, loaded, ["pretrain", "--", config, *overrides], goes_on=goes_on)
 
     here = Processes.from_environment()
     outcome = run(loaded, here, scheduler.has_ended)

@@ -23,7 +23,7 @@ def verify(config: str, overrides: tuple[str, ...], processes: int | None) -> in
     loaded = load_config(config, overrides)
     if processes and processes > 1:
         refuse_pipe(config)
-        return relaunch_checked(processes, loaded, ["verify", config, *overrides])
+        return relaunch_checked(processes, loaded, ["verify", "--", config, *overrides])
     stop_with_launcher()
     from simclr_dist.distributed.devices import choose_device
     from simclr_dist.distributed.processes import Processes, process_group

@@ -257,10 +257,10 @@ def test_a_command_is_started_in_processes_with_the_words_that_were_given(run, m
     assert run(*neighbours, "--features", "f.npz", "--no-pixels", "--processes", "2")[0] == 0
     assert run("features", "my run", "photos", "--out", "f.npz", "--overwrite", "--no-keep", "--processes", "3")[0] == 0
     (count, words, device), other = started
-    assert (count, words[:5], device) == (2, neighbours[:5], "cpu")
-    assert sorted(words[5:]) == sorted([*neighbours[5:], "--features", "f.npz", "--no-pixels"])
+    assert (count, words[0], words[-5:], device) == (2, "neighbours", ["--", *neighbours[1:5]], "cpu")
+    assert sorted(words[1:-5]) == sorted([*neighbours[5:], "--features", "f.npz", "--no-pixels"])
     assert other[0] == 3
-    assert sorted(other[1][3:]) == sorted(["--out", "f.npz", "--overwrite", "--no-keep"])
+    assert sorted(other[1][1:-3]) == sorted(["--out", "f.npz", "--overwrite", "--no-keep"])
 
 
 @pytest.mark.parametrize("option", ["--help", "-h"])
@@ -422,6 +422,20 @@ def test_an_answer_that_needs_no_torch_comes_without_it(code):
     imported = modules_after(code)
     assert "simclr_dist" in imported
     assert not imported & HEAVY
+
+
+@pytest.mark.parametrize("words", [["pretrain"], ["verify"], ["features", "--out=f.npz", "--device=cpu"]], ids=" ".join)
+def test_names_that_begin_as_options_reach_the_processes_as_they_are(run, monkeypatch, tmp_path, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-my.yaml").write_text("recipe: {data: {source: digits, image_size: 16}}\n")
+    started = []
+    monkeypatch.setattr("simclr_dist.launch.local.run_processes", lambda *given, **_: started.append(given[1]) or 0)
+    options = [*words, "--processes", "2", "--debug"]
+    monkeypatch.setattr("sys.argv", ["simclr-dist", *options])
+    assert run(*options, "--", "-my.yaml", "recipe.seed=3")[0] == 0
+    (given,) = started
+    assert given[:2] == ["--debug", words[0]]
+    assert given[-3:] == ["--", "-my.yaml", "recipe.seed=3"]
 
 
 @pytest.mark.parametrize("arguments", [["config", "digits_demo"], ["config", "--explain"]], ids=" ".join)
