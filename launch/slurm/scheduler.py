@@ -203,7 +203,8 @@ def _run(command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
             f"{command[0]}: not installed on this machine; run this on a login node of the SLURM cluster, or start "
             "processes here with: simclr-dist pretrain CONFIG --processes N"
         )
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    # As file names are read: a job's name or folder need not be UTF-8, and must not end a run that asks for its job.
+    return subprocess.run(command, capture_output=True, encoding="utf-8", errors="surrogateescape", check=False)
 
 
 _AWAY = re.compile(

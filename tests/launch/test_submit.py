@@ -224,6 +224,14 @@ def test_a_preemption_is_seen_once_the_controller_answers_again(slurm, monkeypat
     assert not scheduler.should_requeue("29", signal.SIGTERM)  # it may be scancel's
 
 
+def test_a_job_whose_name_or_folder_is_no_utf8_is_answered_like_any_other(slurm, folder):
+    slurm(
+        scontrol=r"printf 'JobId=29 JobName=caf\xe9 JobState=RUNNING PreemptTime=2026-01-01T00:00:00 WorkDir=/\xe9\n'"
+    )
+    assert not scheduler.has_ended("29")
+    assert scheduler.should_requeue("29", signal.SIGTERM)
+
+
 @pytest.mark.parametrize(
     ("number", "again"),
     [(signal.SIGINT, False), (signal.SIGHUP, False), (signal.SIGTERM, True), (signal.SIGUSR2, True)],
