@@ -4,7 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 from simclr_dist.terminal import errors_on_terminal, printable, say
@@ -109,3 +109,10 @@ def ticking(label: str) -> Iterator[None]:
         ended.set()
         thread.join()
         say("", err=True)
+
+
+@contextmanager
+def ticking_on_terminal(label: str, *, active: bool = True) -> Iterator[None]:
+    """As :func:`ticking`, on a terminal alone: of what makes no lines of a log. When not ``active`` nothing is said."""
+    with ticking(label) if active and errors_on_terminal() else nullcontext():
+        yield

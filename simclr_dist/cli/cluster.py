@@ -12,6 +12,7 @@ from simclr_dist.cli.options import NameType, with_config, with_debug
 from simclr_dist.errors import UserError
 from simclr_dist.launch.slurm.profiles import resources
 from simclr_dist.launch.slurm.resources import LEAST, Resources, from_record
+from simclr_dist.progress_bar import ticking_on_terminal
 from simclr_dist.run.moved_folder import refuse_moved
 from simclr_dist.stop_signals import stop_signals_later
 from simclr_dist.terminal import say, typed
@@ -182,8 +183,9 @@ def cancel(runs: tuple[str, ...]) -> None:
             say(f"{run_dir}: no job of it waits or runs{copied}")
             continue
         scheduler.cancel(living)
-        while any(job.lives for job in scheduler.jobs(living)):
-            time.sleep(0.5)
+        with ticking_on_terminal(f"{run_dir}: waiting for job {', '.join(living)} to end"):  # it saves, in KillWait
+            while any(job.lives for job in scheduler.jobs(living)):
+                time.sleep(0.5)
         say(f"{run_dir}: job {', '.join(living)} ended; resume it with: {typed('resume', run_dir)}")
 
 

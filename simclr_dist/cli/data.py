@@ -2,7 +2,6 @@
 
 import signal
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from simclr_dist.config import load_config
 from simclr_dist.config.fields import MOST_SECONDS, MOST_WORKERS
 from simclr_dist.config.shards import LABELS, Shards
 from simclr_dist.data.sources.beton.encoding import CHROMA, MODES, Encoding, default_max_side
-from simclr_dist.progress_bar import showing_progress, ticking
+from simclr_dist.progress_bar import showing_progress, ticking, ticking_on_terminal
 from simclr_dist.terminal import say
 
 _NAMES_SHOWN = 20
@@ -214,12 +213,14 @@ def bench(config: str, overrides: tuple[str, ...], images: int, seconds: float) 
     batches = build_batches(loaded, source, build_order(loaded.recipe, source))
     workers = worker_count(loaded.machine.loader_workers, usable_cores())
     is_ffcv = isinstance(source, FfcvSource)
-    with ticking("ffcv compiles, in each process") if is_ffcv else nullcontext():
+    with ticking("ffcv compiles, in each process") if is_ffcv else ticking_on_terminal("measuring the loader"):
         first, rate = loader_rate(batches, workers, seconds)
+    with ticking_on_terminal("measuring each stage"):
+        stages = stage_table(batches, images)
     say(
         f"{loaded.recipe.data.source}, views {views_in_words(loaded.recipe)}, {loaded.machine.renderer}"
         f"{', colours left to the device' if loaded.machine.views_on_device else ''}\n"
-        f"{stage_table(batches, images)}\n"
+        f"{stages}\n"
         f"  the loader with {workers} {'thread' if is_ffcv else 'worker'}(s): {rate:,.0f} images/s; "
         f"its first batch after {first:.1f} s"
     )

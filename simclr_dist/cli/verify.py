@@ -6,6 +6,7 @@ from simclr_dist.cli.options import with_debug
 from simclr_dist.config import load_config
 from simclr_dist.config.loading import refuse_pipe
 from simclr_dist.launch.relaunch import relaunch_checked, stop_with_launcher
+from simclr_dist.progress_bar import ticking_on_terminal
 from simclr_dist.terminal import say
 
 
@@ -35,7 +36,7 @@ def verify(config: str, overrides: tuple[str, ...], processes: int | None) -> in
     check_machine(loaded, here.count)
     device = choose_device(loaded.machine.device, here.local_rank)
     set_kernels(deterministic=loaded.machine.deterministic, precision=loaded.machine.precision)
-    with process_group(here, device):
+    with process_group(here, device), ticking_on_terminal("computing what is promised", active=here.is_first):
         checks = certify(loaded.recipe, here, device, loaded.machine.precision)
     if here.is_first:
         say(table(checks, f"{here.count} processes, {device.type}"))

@@ -11,6 +11,7 @@ from simclr_dist.distributed.launchers import ranks_here
 from simclr_dist.doctor import gpus, machine, slurm, storage, versions
 from simclr_dist.doctor.findings import PROBLEM, Finding, joined, table
 from simclr_dist.errors import UserError, first_line
+from simclr_dist.progress_bar import ticking_on_terminal
 
 _TIMEOUT_SECONDS = 60
 
@@ -25,8 +26,9 @@ def examine(folder: Path, device: str, json_file: Path | None) -> tuple[str, int
         UserError: the JSON cannot be written.
     """
     rank, count, local_rank, _ = ranks_here()
-    own = _of_host(folder) if local_rank == 0 else []
-    found = _with_others(own, device, folder) if versions.loads("torch") else own
+    with ticking_on_terminal("examining this machine", active=rank == 0):  # storage and networks may be slow
+        own = _of_host(folder) if local_rank == 0 else []
+        found = _with_others(own, device, folder) if versions.loads("torch") else own
     if rank:
         return "", 0
     head = {

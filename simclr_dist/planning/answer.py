@@ -8,7 +8,7 @@ from simclr_dist.config import Config
 from simclr_dist.errors import UserError
 from simclr_dist.planning.cards import CARDS, FLOPS_A_VIEW, rate_of
 from simclr_dist.planning.communication import Assumptions
-from simclr_dist.progress_bar import ticking
+from simclr_dist.progress_bar import ticking, ticking_on_terminal
 from simclr_dist.storage.own_output import refuse_other_picture
 from simclr_dist.units import parse_bandwidth, parse_bytes, parse_count, parse_flops
 
@@ -50,12 +50,13 @@ def plan_run(config: Config, options: Options) -> str:
     from simclr_dist.planning.plan import make_plan
     from simclr_dist.planning.report import report, suggestion
 
-    plan = make_plan(config, options.gpus, memory_bytes, count, assumed)
+    with ticking_on_terminal("tracing the step"):  # of a large encoder for a minute and more
+        plan = make_plan(config, options.gpus, memory_bytes, count, assumed)
+        text = report(plan)
+        if options.suggest:
+            text += f"\n\n{suggestion(plan).rstrip()}"
     if found:  # only now: a mistake is answered in one line
         say_what_was_found(found)
-    text = report(plan)
-    if options.suggest:
-        text += f"\n\n{suggestion(plan).rstrip()}"
     if options.out:
         from simclr_dist.planning.picture import draw
 

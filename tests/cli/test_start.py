@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from simclr_dist.errors import UserError
 from simclr_dist.progress_bar import said_when_slow, showing_progress, ticking
 
 
@@ -26,6 +27,32 @@ def test_without_a_stream_of_errors_progress_is_shown_nowhere(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     with said_when_slow("loading", after_seconds=0), showing_progress(2) as update, ticking("adding numbers"):
         update(2)
+
+
+@pytest.mark.parametrize(
+    ("words", "slow", "told"),
+    [
+        (["plan", "digits_demo", "--gpus", "2", "--gpu-memory", "8GB"], "planning.plan.make_plan", "tracing the step"),
+        (["data", "bench", "digits_demo"], "data.loading.throughput.loader_rate", "measuring the loader"),
+        (["data", "bench", "digits_demo", "machine.loader_workers=0", "--seconds=0"],
+         "data.loading.throughput.stage_table", "measuring each stage"),
+        (["verify"], "verification.certificate.certify", "computing what is promised"),
+        (["doctor"], "doctor.examination._of_host", "examining this machine"),
+    ],
+    ids=lambda given: given if isinstance(given, str) else given[0],
+)  # fmt: skip
+@pytest.mark.parametrize("on_terminal", [True, False])
+def test_what_is_computed_for_long_is_said_on_a_terminal_and_only_there(
+    run, monkeypatch, words, slow, told, on_terminal
+):
+    def takes_long(*_: object, **__: object) -> None:
+        raise UserError("nothing comes of it")
+
+    monkeypatch.setattr(f"simclr_dist.{slow}", takes_long)
+    monkeypatch.setattr("simclr_dist.progress_bar.errors_on_terminal", lambda: on_terminal)
+    status, _, err = run(*words)
+    assert (status, "nothing comes of it" in err) == (2, True)
+    assert (told in err) == on_terminal
 
 
 def test_a_process_without_streams_ends_at_once_with_its_status():

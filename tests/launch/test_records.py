@@ -102,6 +102,14 @@ def test_a_copy_of_a_run_folder_has_not_the_jobs_of_the_original_and_is_resumed_
     assert {path.name for path in folder.glob("ended_*")} == {"ended_30", f"ended_{job}"}
 
 
+def test_a_job_that_takes_its_time_to_end_is_waited_for_aloud(slurm, folder, run, monkeypatch):
+    slurm(**TAKES)
+    assert run("submit", "digits_demo", "machine.run_dir=runs/t")[0] == 0
+    slurm(**LIVE)
+    monkeypatch.setattr("simclr_dist.progress_bar.errors_on_terminal", lambda: True)
+    assert "runs/t: waiting for job 29 to end ..." in run("cancel", "runs/t")[2]
+
+
 def test_a_moved_run_keeps_its_jobs_also_where_another_run_took_its_place(slurm, folder, run):
     slurm(**TAKES)
     assert run("submit", "digits_demo", "machine.run_dir=runs/t")[0] == 0
