@@ -1,5 +1,6 @@
 """The four formats of an export: how each is written, and how what was written is run by its own library."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,9 @@ class Torchvision(ResNetFormat):
         return loading.torchvision_lines(self._architecture(loaded), loaded.projection)
 
     def write(self, file: Path, loaded: LoadedEncoder, description: dict[str, Any]) -> None:
-        torch.save({**_backbone(loaded), **_fc(loaded.projection)}, file)
+        content = io.BytesIO()  # torch's own writer of files says of a full disk only that it is at a wrong position
+        torch.save({**_backbone(loaded), **_fc(loaded.projection)}, content)
+        file.write_bytes(content.getbuffer())
 
 
 class Timm(ResNetFormat):

@@ -32,6 +32,7 @@ from simclr_dist.weights.formats import FORMATS
 from simclr_dist.weights.loaded import LoadedEncoder
 from simclr_dist.weights.read import load_encoder
 from tests.support.commands import NO_UTF8, run_command
+from tests.support.full_disk import no_file_above
 from tests.support.methods import method_config
 from tests.support.processes import tiny_config
 
@@ -314,6 +315,14 @@ def test_nothing_stands_under_the_name_when_the_outputs_differ(capsys, monkeypat
     assert "differ from ours" in refusal(
         capsys, "export", run, "--to", "torchvision", "--out", tmp_path / "encoder.pth"
     )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_a_full_disk_is_named_whoever_writes_the_file(capsys, run, tmp_path, to):
+    with no_file_above(1024):
+        told = refusal(capsys, "export", run, "--to", to, "--out", tmp_path / f"e{FORMATS[to].suffix}")
+    assert "cannot be written: File too large" in told
     assert list(tmp_path.iterdir()) == []
 
 
