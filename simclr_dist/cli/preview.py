@@ -27,6 +27,7 @@ def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> 
     from simclr_dist.data.sources.named import open_for_pretraining
     from simclr_dist.data.sources.summary import say_what_was_found, summary
     from simclr_dist.data.views.groups import views_in_words
+    from simclr_dist.storage.atomic import write_atomically
     from simclr_dist.storage.own_output import SOFTWARE, refuse_other_picture
 
     refuse_other_picture(out)
@@ -41,7 +42,11 @@ def preview(config: str, overrides: tuple[str, ...], out: Path, images: int) -> 
             )  # fmt: skip
         text = PngImagePlugin.PngInfo()
         text.add_text("Software", SOFTWARE)
-        Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(out, pnginfo=text)  # other formats take no notice of it
+        if (kind := Image.registered_extensions().get(out.suffix.lower())) is None:
+            raise ValueError(f"unknown file extension: {out.suffix}")
+        picture = Image.fromarray(sheet.permute(1, 2, 0).numpy())
+        # Other formats than PNG take no notice of the text.
+        write_atomically(out, lambda file: picture.save(file, kind, pnginfo=text))
     except BrokenImageError as error:
         raise UserError(f"cannot preview a broken image: {error}") from error
     except UserError:

@@ -12,6 +12,8 @@ from simclr_dist.doctor import gpus, machine, slurm, storage, versions
 from simclr_dist.doctor.findings import PROBLEM, Finding, joined, table
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.progress_bar import ticking_on_terminal
+from simclr_dist.storage.atomic import write_atomically
+from simclr_dist.terminal import say
 
 _TIMEOUT_SECONDS = 60
 
@@ -40,8 +42,9 @@ def examine(folder: Path, device: str, json_file: Path | None) -> tuple[str, int
     if json_file is not None:
         content = {**head, "findings": [asdict(each) for each in found]}
         try:
-            json_file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            write_atomically(json_file, f"{json.dumps(content, indent=1)}\n".encode())
         except OSError as error:
+            say(table(found))
             raise UserError(f"--json: {json_file} cannot be written: {error.strerror}") from error
     return table(found), int(any(each.mark == PROBLEM for each in found))
 

@@ -10,6 +10,7 @@ from simclr_dist.planning.cards import CARDS, FLOPS_A_VIEW, rate_of
 from simclr_dist.planning.communication import Assumptions
 from simclr_dist.progress_bar import ticking, ticking_on_terminal
 from simclr_dist.storage.own_output import refuse_other_picture
+from simclr_dist.terminal import say
 from simclr_dist.units import parse_bandwidth, parse_bytes, parse_count, parse_flops
 
 _GPUS_PER_NODE = 8
@@ -60,7 +61,11 @@ def plan_run(config: Config, options: Options) -> str:
     if options.out:
         from simclr_dist.planning.picture import draw
 
-        draw(plan, options.out)
+        try:
+            draw(plan, options.out)
+        except UserError:
+            say(text)  # it may have taken minutes
+            raise
         text += f"\n{options.out}: memory and time against GPUs"
     return text
 

@@ -13,6 +13,7 @@ from matplotlib import pyplot
 from simclr_dist.errors import UserError, first_line
 from simclr_dist.planning.memory import Variant
 from simclr_dist.planning.plan import Plan, Row
+from simclr_dist.storage.atomic import write_atomically
 from simclr_dist.storage.own_output import SOFTWARE
 
 _BLUE, _ORANGE, _GREY, _RED = "#1b6ca8", "#d98324", "#7a7a7a", "#b3362b"
@@ -42,8 +43,10 @@ def draw(plan: Plan, path: Path) -> None:
         axis.set_xlabel("GPUs")
         axis.grid(alpha=0.25)
         axis.axvline(plan.suggested.gpus, color=_GREY, linewidth=6, alpha=0.2, zorder=0)
+    kind = path.suffix.lower().removeprefix(".") or "png"
+    metadata = {"Software": SOFTWARE} if kind == "png" else None
     try:
-        figure.savefig(path, dpi=110, metadata={"Software": SOFTWARE} if path.suffix.lower() == ".png" else None)
+        write_atomically(path, lambda file: figure.savefig(file, format=kind, dpi=110, metadata=metadata))
     except (OSError, ValueError) as error:
         raise UserError(f"--out: cannot write {path}: {first_line(error)}") from error
     finally:

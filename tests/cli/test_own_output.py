@@ -5,11 +5,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from simclr_dist.cli import evaluation_calls
 from simclr_dist.errors import UserError
+from simclr_dist.storage.own_output import SOFTWARE
 from tests.support.commands import complaint, run_command
+from tests.support.full_disk import no_file_above
 
 COMMANDS = [
     ("preview", ["digits_demo", "--images", "1", "--out"], "views.png"),
@@ -35,6 +37,33 @@ def test_only_a_file_of_its_own_is_replaced(tmp_path, monkeypatch, capsys, comma
     written = out.read_bytes()
     assert run_command(capsys, command, *words, out)[0] in (0, 1)
     assert (out.read_bytes() == written) == (out.suffix == ".png")
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "name", "shown"),
+    [(*COMMANDS[0], ""), (*COMMANDS[1], "fits, "), (*COMMANDS[2], "processes")],
+    ids=[command for command, *_ in COMMANDS],
+)
+def test_on_a_full_disk_what_was_found_is_shown_and_the_file_before_stays(
+    tmp_path, monkeypatch, capsys, command, words, name, shown
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("simclr_dist.doctor.examination._of_host", lambda folder: [])
+    out = tmp_path / name
+    if out.suffix == ".json":
+        out.write_text(json.dumps({"findings": "those before"}))
+    else:
+        described = PngImagePlugin.PngInfo()
+        described.add_text("Software", SOFTWARE)
+        Image.new("RGB", (4, 4), "red").save(out, pnginfo=described)
+    before = out.read_bytes()
+    with no_file_above(200):
+        status, printed, told = run_command(capsys, command, *words, out)
+    assert status == 2
+    assert "File too large" in told
+    assert shown in printed
+    assert out.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 class Found:
