@@ -101,7 +101,7 @@ def line_chart(
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
     """Round numbers that enclose low..high."""
-    if high <= low:
+    if high - low <= max(1e-9 * max(abs(low), abs(high)), 1e-300):  # as one value: no step would part them
         low, high = (low - abs(low) * 0.1 - 1e-9, high + abs(high) * 0.1 + 1e-9) if low else (0.0, 1.0)
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))

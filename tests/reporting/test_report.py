@@ -552,3 +552,12 @@ def test_a_page_of_older_weights_says_so(run_dir, report):
         assert newer.exists()  # who only reads renames nothing
     finally:
         newer.unlink()
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(1.0, 1.0 + 1e-15), (1e16, 1e16 + 4), (-0.3 - 1e-16, -0.3), (0.0, 5e-324), (-5e-324, 0.0)]
+)
+def test_values_that_differ_by_rounding_alone_have_an_axis_as_equal_ones_have(low, high):
+    found = ticks(low, high)
+    assert found[0] <= low < found[-1]
+    assert len(set(found)) == len(found) > 1
