@@ -4,17 +4,12 @@ import errno
 import os
 import re
 import shutil
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
-from simclr_dist.data.sources.beton.parallel import end_with
 from simclr_dist.data.sources.shards.finding import find_shards
 from simclr_dist.data.sources.shards.index import ShardIndex, is_index, read_index
 from simclr_dist.data.sources.shards.index_writing import write_index
@@ -23,6 +18,7 @@ from simclr_dist.data.sources.shards.place import Store
 from simclr_dist.data.sources.shards.samples import read_samples
 from simclr_dist.data.sources.shards.store import open_store, stamps
 from simclr_dist.data.sources.shards.tar import TarError
+from simclr_dist.data.sources.worker_pool import worker_pool
 from simclr_dist.errors import UserError
 from simclr_dist.progress_bar import showing_progress
 from simclr_dist.storage.flocks import alone
@@ -145,19 +141,7 @@ def _read_all(work: _Work, names: list[str], workers: int, progress: Callable[[i
             work(name)
             progress(1)
         return
-    # Forked, as loader workers are: fsspec begins anew in them, and nothing is imported again.
-    pool = ProcessPoolExecutor(min(workers, len(names)), get_context("fork"), _begin_worker)
-    try:
+    with worker_pool(min(workers, len(names))) as pool:
         for done in as_completed([pool.submit(work, name) for name in names]):
             done.result()
             progress(1)
-    except BrokenProcessPool as error:
-        raise UserError("a worker was killed, perhaps for want of memory; try fewer with --workers") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _begin_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells its workers to stop
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
