@@ -9,6 +9,9 @@ from functools import partial
 
 from simclr_dist.terminal import errors_on_terminal, printable, say
 
+_LOOK_SECONDS = 0.1
+_BETWEEN_IMPORTS = 0.5
+
 _SECONDS_BETWEEN_LINES = 30.0
 
 
@@ -32,31 +35,38 @@ def said_when_slow(
 
 
 @contextmanager
-def said_while_importing(module: str, after_seconds: float = 1.5, *, active: bool = True) -> Iterator[None]:
-    """On a terminal, say that ``module`` is being imported, once that has taken ``after_seconds``, wherever it is.
+def said_while_importing(what: str, after_seconds: float = 1.5, *, active: bool = True) -> Iterator[None]:
+    """On a terminal, say that ``what`` is being loaded, once this thread has imported for ``after_seconds``, wherever.
 
-    When not ``active`` nothing is said.
+    One import after another is one wait. When not ``active`` nothing is said.
     """
-    ended = threading.Event()
+    ended, importer = threading.Event(), threading.get_ident()
 
     def watch() -> None:
-        began: float | None = None
-        while not ended.wait(0.1):
-            spec = getattr(sys.modules.get(module), "__spec__", None)
-            if getattr(spec, "_initializing", False):
-                began = began or time.monotonic()
-                if time.monotonic() >= began + after_seconds:
-                    say(f"loading {module} ...", err=True)
+        began = last = 0.0
+        while not ended.wait(_LOOK_SECONDS):
+            now = time.monotonic()
+            if _imports(importer):
+                began = began if now <= last + _BETWEEN_IMPORTS else now
+                last = now
+                if now >= began + after_seconds:
+                    say(f"loading {what} ...", err=True)
                     return
-            elif module in sys.modules:
-                return
 
     if active and errors_on_terminal():
-        threading.Thread(target=watch, name=f"says that {module} is imported", daemon=True).start()
+        threading.Thread(target=watch, name="says what is imported", daemon=True).start()
     try:
         yield
     finally:
         ended.set()
+
+
+def _imports(thread: int) -> bool:
+    """Whether a thread is in an import now."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
 
 
 @contextmanager

@@ -108,7 +108,7 @@ def command(context: click.Context) -> None:
     """
     # pretrain says that it starts, in a log too.
     says = rank_here() == 0 and context.invoked_subcommand != pretrain.name
-    context.with_resource(said_while_importing("torch", active=says))
+    context.with_resource(said_while_importing("libraries", active=says))
 
 
 for each in (
