@@ -1,6 +1,5 @@
 """How far long work is: a bar on a terminal, a line now and then in a log."""
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -8,9 +7,6 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 
 from simclr_dist.terminal import errors_on_terminal, printable, say
-
-_LOOK_SECONDS = 0.1
-_BETWEEN_IMPORTS = 0.5
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -32,41 +28,6 @@ def said_when_slow(
         yield
     finally:
         timer.cancel()
-
-
-@contextmanager
-def said_while_importing(what: str, after_seconds: float = 1.5, *, active: bool = True) -> Iterator[None]:
-    """On a terminal, say that ``what`` is being loaded, once this thread has imported for ``after_seconds``, wherever.
-
-    One import after another is one wait. When not ``active`` nothing is said.
-    """
-    ended, importer = threading.Event(), threading.get_ident()
-
-    def watch() -> None:
-        began = last = 0.0
-        while not ended.wait(_LOOK_SECONDS):
-            now = time.monotonic()
-            if _imports(importer):
-                began = began if now <= last + _BETWEEN_IMPORTS else now
-                last = now
-                if now >= began + after_seconds:
-                    say(f"loading {what} ...", err=True)
-                    return
-
-    if active and errors_on_terminal():
-        threading.Thread(target=watch, name="says what is imported", daemon=True).start()
-    try:
-        yield
-    finally:
-        ended.set()
-
-
-def _imports(thread: int) -> bool:
-    """Whether a thread is in an import now."""
-    frame = sys._current_frames().get(thread)
-    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
-        frame = frame.f_back
-    return frame is not None
 
 
 @contextmanager

@@ -18,7 +18,8 @@ FLOORS = [
     "cli", "launch", "tracking", "reporting planning starting verification doctor", "training", "evaluation", "weights",
     "guards",
     "run", "methods", "losses optim models", "data", "distributed", "config",
-    "code_version compat configs storage random log errors progress_bar stop_signals terminal triton_start units",
+    "code_version compat configs storage random log errors importing progress_bar stop_signals terminal triton_start "
+    "units",
 ]  # fmt: skip
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 

@@ -38,7 +38,7 @@ from simclr_dist.cli.weights import export_weights, import_weights
 from simclr_dist.distributed.ending import end_process
 from simclr_dist.distributed.launchers import rank_here
 from simclr_dist.errors import AgreedError, UserError, first_line, in_one_line, is_of_full_disk, is_of_memory
-from simclr_dist.progress_bar import said_while_importing
+from simclr_dist.importing import ctrl_c_ends_imports, said_while_importing
 from simclr_dist.terminal import say
 
 
@@ -109,6 +109,7 @@ def command(context: click.Context) -> None:
     # pretrain says that it starts, in a log too.
     says = rank_here() == 0 and context.invoked_subcommand != pretrain.name
     context.with_resource(said_while_importing("libraries", active=says))
+    context.with_resource(ctrl_c_ends_imports())
 
 
 for each in (

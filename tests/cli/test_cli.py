@@ -4,6 +4,7 @@ import errno
 import importlib
 import io
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -20,7 +21,8 @@ from simclr_dist import __version__
 from simclr_dist.cli.main import command
 from simclr_dist.cli.options import NumberType, PathType
 from simclr_dist.config import load_config, to_dict
-from simclr_dist.progress_bar import said_when_slow, said_while_importing
+from simclr_dist.importing import ctrl_c_ends_imports, said_while_importing
+from simclr_dist.progress_bar import said_when_slow
 from tests.support.commands import complaint
 from tests.support.images import write_image
 
@@ -492,6 +494,24 @@ def test_imports_that_take_long_together_are_said_on_a_terminal_wherever_they_st
     assert sys.stderr.getvalue() == expected
     for name in names:
         sys.modules.pop(name, None)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
+def test_a_ctrl_c_within_an_import_ends_the_process_at_once_whatever_catches_it_and_elsewhere_is_raised(
+    monkeypatch, tmp_path
+):
+    (tmp_path / "catches_all.py").write_text(
+        "import signal\ntry:\n signal.raise_signal(2)\nexcept BaseException: pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with ctrl_c_ends_imports():
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        if (child := os.fork()) == 0:
+            importlib.import_module("catches_all")
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 130
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize(
