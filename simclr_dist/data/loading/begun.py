@@ -1,9 +1,9 @@
 """Which workers of a loader have begun, and which stand still before they do.
 
 A fork copies one thread, and every lock as it is. Up to Python 3.11.7 the copy then asks for the lock over thread
-states before it has made it anew (gh-112275), and that may be held by a thread that exists no more: a thread of gloo's
-takes it for a moment after each collective, to tell Python that it has dropped the tensors. Some of a thousand forks
-next to collectives stood still so, for ever. What other libraries lock may do the same on any version.
+states before it has made it anew (gh-112275), and that may be held by a thread that exists no more: by one of gloo's,
+it seems, which tells Python after each collective that it has dropped the tensors. Of a thousand forks next to
+collectives some stood still so, for ever. What other libraries lock may do the same on any version.
 """
 
 import mmap
