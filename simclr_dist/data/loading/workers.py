@@ -167,9 +167,8 @@ class _Loader(Generic[Item]):
             if is_stopped():
                 self._kill()
                 return []
-            if standing := self._begun.standing(self._iterator._workers):
-                for worker in standing:
-                    worker.kill()
+            if self._begun.standing(self._iterator._workers):
+                self._kill()
                 raise _WorkerLostError("killed, as it stood still before it began")
             if time.monotonic() > deadline:
                 self._kill()
